@@ -1,0 +1,224 @@
+"""Every setting and its default, written here once. Unknown keys are refused."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from conditional_detr.errors import ConfigError, did_you_mean
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LONGEST_PER_SHORTEST = 1333 / 800  # the paper's limits: shorter side 800, longer side at most 1333
+
+
+class Settings(BaseModel):
+    """A group of settings: immutable, and without room for a key that nobody reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(Settings):
+    """What the network is made of. The first value of each choice is the paper's."""
+
+    backbone: str = Field("resnet50.tv_in1k", description="timm name of the backbone")
+    backbone_stride: Literal[8, 16, 32] = Field(32, description="stride of the stage that is used, before any dilation")
+    dilation: bool = Field(False, description="dilate that stage instead of striding it: half its stride (DC5)")
+    num_classes: int = Field(91, ge=1, le=100_000)
+    num_queries: int = Field(300, ge=1, le=100_000)
+    hidden_dim: int = Field(256, ge=4, le=16_384)
+    num_heads: int = Field(8, ge=1, le=1024)
+    encoder_layers: int = Field(6, ge=0, le=100)
+    decoder_layers: int = Field(6, ge=1, le=100)
+    feedforward_dim: int = Field(2048, ge=1, le=65_536)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    cross_attention: Literal["conditional"] = "conditional"
+    spatial_query: Literal["conditional"] = "conditional"
+    lambda_q: Literal["diagonal"] = "diagonal"
+    reference_points: Literal["predicted"] = "predicted"
+    box_offset: Literal[True] = True
+    classification: Literal["focal"] = "focal"
+    spatial_init: Literal["xavier", "local"] = Field("xavier", description="where spatial attention starts")
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> "ModelConfig":
+        if self.hidden_dim % self.num_heads or self.hidden_dim % 4:
+            raise ValueError(
+                f"hidden_dim must be divisible by num_heads and by 4, not {self.hidden_dim} with {self.num_heads} heads"
+            )
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Pixels a cell of the feature map."""
+        return self.backbone_stride // 2 if self.dilation else self.backbone_stride
+
+
+class PreprocessorConfig(Settings):
+    """How a picture becomes the network's input."""
+
+    imgsz: int = Field(800, ge=16, le=8192, description="length of the shorter side after resizing, px")
+    max_size: int = Field(0, ge=0, le=32_768, description="limit of the longer side, px; 0 = 1333/800 of imgsz")
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    size_multiple: int = Field(1, ge=1, le=256, description="pictures are padded to multiples of it, px")
+
+    @property
+    def longest(self) -> int:
+        """Limit of the longer side, px."""
+        return self.max_size or round(self.imgsz * LONGEST_PER_SHORTEST)
+
+
+class Preset(Settings):
+    """A model name's network, the size it is made for and the recipe that it is trained with."""
+
+    model: ModelConfig
+    imgsz: int
+    recipe: Literal["paper", "fast"]
+
+
+TINY = ModelConfig(
+    backbone="tf_efficientnet_lite0.in1k",
+    backbone_stride=16,
+    num_queries=100,
+    hidden_dim=128,
+    encoder_layers=2,
+    decoder_layers=3,
+    feedforward_dim=512,
+    dropout=0.0,
+    spatial_init="local",
+)
+
+
+def _paper(backbone: str, dilation: bool = False) -> Preset:
+    return Preset(model=ModelConfig(backbone=backbone, dilation=dilation), imgsz=800, recipe="paper")
+
+
+PRESETS = {
+    "conditional-detr-tiny": Preset(model=TINY, imgsz=320, recipe="fast"),
+    "conditional-detr-r18": _paper("resnet18.tv_in1k"),
+    "conditional-detr-r50": _paper("resnet50.tv_in1k"),
+    "conditional-detr-r101": _paper("resnet101.tv_in1k"),
+    "conditional-detr-dc5-r50": _paper("resnet50.tv_in1k", dilation=True),
+    "conditional-detr-dc5-r101": _paper("resnet101.tv_in1k", dilation=True),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of a model name; an unknown name is answered with the nearest."""
+    if name not in PRESETS:
+        raise ConfigError(f"{name!r} is not a model name. {did_you_mean(name, PRESETS)}")
+    return PRESETS[name]
+
+
+class RecipeConfig(Settings):
+    """How a model is trained. The defaults are the paper's."""
+
+    epochs: int = Field(50, ge=1, le=100_000)
+    batch: int = Field(16, ge=1, le=65_536, description="pictures an optimisation step, over all processes")
+    accumulate: int = Field(1, ge=1, le=65_536, description="parts that a batch is worked through in")
+    lr: float = Field(1e-4, gt=0, le=10)
+    lr_backbone: float = Field(1e-5, ge=0, le=10, description="learning rate of the backbone; 0 freezes it")
+    weight_decay: float = Field(1e-4, ge=0, le=1)
+    clip: float = Field(0.1, ge=0, description="largest norm of the gradient; 0 = unlimited")
+    warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly")
+    patience: int = Field(0, ge=0, description="stop after so many epochs without a better AP; 0 = never")
+    schedule: Literal["step", "cosine"] = "step"
+    drop_at: float = Field(0.8, gt=0, le=1, description="share of the epochs after which `step` drops to a tenth")
+    dense_weight: float = Field(0.0, ge=0, description="weight of a helper loss on the memory's cells; 0 = none")
+    hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    scales: tuple[float, float] = Field((0.6, 1.0), description="range of the shorter side, in imgsz")
+    crop: float = Field(0.5, ge=0, le=1, description="probability of a random crop before resizing")
+    color: float = Field(0.0, ge=0, le=1, description="strength of brightness, contrast and saturation jitter")
+
+
+RECIPES = {
+    "paper": RecipeConfig(),
+    "fast": RecipeConfig(
+        batch=4,
+        lr=4e-4,
+        lr_backbone=2e-4,
+        warmup_steps=100,
+        schedule="cosine",
+        dense_weight=4.0,
+        scales=(0.8, 1.2),
+        color=0.2,
+    ),
+}
+
+
+class RunConfig(Settings):
+    """All that a run was told and resolved to: `config.toml` of a run folder."""
+
+    data: str
+    model: str
+    output: str
+    recipe: Literal["paper", "fast"] = "paper"
+    imgsz: int = Field(800, ge=16, le=8192)
+    device: str = "auto"
+    amp: Literal["auto", "bf16", "off"] = "auto"
+    workers: int = Field(1, ge=0, le=256)
+    threads: int = Field(0, ge=0, le=4096, description="processor threads; 0 = as many as the process may use")
+    seed: int = Field(42, ge=0, lt=2**32)
+    pretrained_backbone: bool = True
+    model_overrides: dict[str, Any] = Field(default_factory=dict, description="fields of the model's configuration")
+    training: RecipeConfig = RecipeConfig()
+
+
+SettingsType = TypeVar("SettingsType", bound=Settings)
+
+
+def build(kind: type[SettingsType], values: dict[str, Any], origin: str) -> SettingsType:
+    """Settings from values; what is wrong with them is said in our words.
+
+    Raises
+    ------
+    ConfigError : names the key, what must hold, what came, and `origin`: where the values are from
+    """
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence(kind, problem, origin) for problem in error.errors())) from None
+
+
+def updated(settings: SettingsType, values: dict[str, Any], origin: str) -> SettingsType:
+    """The same settings with some values changed, and checked again."""
+    return build(type(settings), settings.model_dump() | values, origin)
+
+
+def _sentence(kind: type[Settings], problem: Any, origin: str) -> str:
+    path = [str(part) for part in problem["loc"]]
+    name = ".".join(path)
+    came = problem.get("input")
+    if problem["type"] == "extra_forbidden":
+        return f"{origin}: there is no setting {name!r}. {did_you_mean(path[-1], _fields_at(kind, path[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{origin}: the setting {name!r} is missing"
+    what = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if not path:
+        return f"{origin}: {what}"
+    shown = repr(came)
+    return f"{origin}: {name} must be {what}, not {shown if len(shown) < 80 else shown[:77] + '...'}"
+
+
+def _fields_at(kind: type[Settings], path: list[str]) -> list[str]:
+    for part in path:
+        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, Settings)):
+            return []
+        kind = annotation
+    return list(kind.model_fields)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
+
+
+def to_toml(settings: Settings) -> str:
+    """The settings as a TOML text."""
+    return tomli_w.dumps(settings.model_dump(mode="json"))

@@ -1,0 +1,156 @@
+"""The digits set: real handwritten digits over real photographs, made offline, deterministic by seed.
+
+Digits: 1,797 samples of 8 × 8 pixels from the UCI test set of optical recognition of handwritten digits; photographs:
+`china.jpg` and `flower.jpg`, 427 × 640. All come with scikit-learn. Training scenes use three quarters of the digits and
+the left three quarters of both photographs, validation scenes the rest: they share no digit and no region.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from conditional_detr.errors import ConfigError, DataError, UnavailableError
+
+CATEGORIES = [{"id": i + 1, "name": str(i), "supercategory": "digit"} for i in range(10)]
+SPLIT_SHARE = 0.75
+SMALLEST, LARGEST = 0.2, 0.5  # height of a digit's canvas, in scene sizes
+MOST_OVERLAP = 0.15  # of the smaller box, between any two digits
+INK = 0.25  # a pixel belongs to a digit where at least this much of its ink is
+
+
+def make_digits(folder: Path, train: int, valid: int, size: int = 128, seed: int = 0) -> None:
+    """Write the set as COCO folders `train/` and `valid/` with `_annotations.coco.json`.
+
+    Parameters
+    ----------
+    folder : is made; must not yet hold a `train` or `valid`
+    train, valid : number of scenes
+    size : height and width of a scene, px
+    seed : same seed, same bytes
+    """
+    for name, value in (("train", train), ("valid", valid)):
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1 scene, not {value}")
+        if (folder / name).exists():
+            raise DataError(f"{folder / name} exists already: give a new folder, or remove it first")
+    if not 32 <= size <= 2048:
+        raise ConfigError(f"size must be 32 to 2048 px, not {size}")
+    digits, labels, photographs = _sources()
+    order = np.random.default_rng(0).permutation(len(digits))  # which digits are for training never depends on the seed
+    cut = int(SPLIT_SHARE * len(digits))
+    for split, number, chosen, part, stream in (
+        ("train", train, order[:cut], slice(0, SPLIT_SHARE), 0),
+        ("valid", valid, order[cut:], slice(SPLIT_SHARE, 1), 1),
+    ):
+        regions = [p[:, int(part.start * p.shape[1]) : int(part.stop * p.shape[1])] for p in photographs]
+        _write_split(
+            folder / split, number, digits[chosen], labels[chosen], regions, size, np.random.default_rng([seed, stream])
+        )
+
+
+def _sources() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Digits float [N, 8, 8] in [0, 1], their labels, and two photographs uint8 [H, W, 3]."""
+    try:
+        from sklearn.datasets import load_digits, load_sample_images
+    except ImportError:
+        raise UnavailableError(
+            "the digits set comes with scikit-learn, which is not installed: pip install 'conditional-detr[demo]'"
+        ) from None
+    bunch = load_digits()
+    return bunch.images / 16.0, bunch.target, list(load_sample_images().images)
+
+
+def _write_split(
+    folder: Path,
+    number: int,
+    digits: np.ndarray,
+    labels: np.ndarray,
+    regions: list[np.ndarray],
+    size: int,
+    rng: np.random.Generator,
+) -> None:
+    folder.mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id in range(1, number + 1):
+        scene, boxes, classes = draw_scene(digits, labels, regions, size, rng)
+        name = f"{image_id:05d}.png"
+        Image.fromarray(scene).save(folder / name, compress_level=1)
+        images.append({"id": image_id, "file_name": name, "width": size, "height": size})
+        for (x, y, w, h), label in zip(boxes, classes, strict=True):
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": image_id, "category_id": int(label) + 1,
+                 "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+            )  # fmt: skip
+    info = {"description": "scenes of UCI handwritten digits over scikit-learn's sample photographs"}
+    text = json.dumps({"info": info, "images": images, "annotations": annotations, "categories": CATEGORIES})
+    (folder / "_annotations.coco.json").write_text(text, encoding="utf-8")
+
+
+def draw_scene(
+    digits: np.ndarray, labels: np.ndarray, regions: list[np.ndarray], size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[tuple[int, int, int, int]], list[int]]:
+    """One scene: uint8 [size, size, 3], its boxes (x, y, w, h) in whole px, tight around the ink, and their digits."""
+    canvas = _background(regions, size, rng)
+    boxes: list[tuple[int, int, int, int]] = []
+    classes: list[int] = []
+    wanted = int(rng.integers(1, 9))
+    for _ in range(20 * wanted):
+        if len(boxes) == wanted:
+            break
+        index = int(rng.integers(len(digits)))
+        height = round(size * float(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))))
+        width = max(4, round(height * float(rng.uniform(0.75, 1.1))))
+        ink = _resized(digits[index], height, width)
+        rows, columns = np.where(ink.max(1) >= INK)[0], np.where(ink.max(0) >= INK)[0]
+        top, left = int(rng.integers(0, size - height + 1)), int(rng.integers(0, size - width + 1))
+        box = (
+            left + int(columns[0]), top + int(rows[0]),
+            int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1,
+        )  # fmt: skip
+        if any(_overlap(box, other) > MOST_OVERLAP for other in boxes):
+            continue
+        patch = canvas[top : top + height, left : left + width]
+        color = _contrasting(patch, rng)
+        alpha = np.clip(ink * float(rng.uniform(1.1, 1.6)), 0, 1)[..., None]
+        canvas[top : top + height, left : left + width] = patch * (1 - alpha) + color * alpha
+        boxes.append(box)
+        classes.append(int(labels[index]))
+    return canvas.round().clip(0, 255).astype(np.uint8), boxes, classes
+
+
+def _resized(ink: np.ndarray, height: int, width: int) -> np.ndarray:
+    image = Image.fromarray(ink.astype(np.float32))
+    resized: np.ndarray = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    return resized.clip(0, 1)
+
+
+def _background(regions: list[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
+    """A crop of a photograph, resized, mirrored at times, darker or lighter, its contrast varied."""
+    region = regions[int(rng.integers(len(regions)))]
+    side = int(rng.integers(80, min(region.shape[:2]) + 1))
+    top, left = (int(rng.integers(0, extent - side + 1)) for extent in region.shape[:2])
+    crop = Image.fromarray(region[top : top + side, left : left + side]).resize((size, size), Image.Resampling.BILINEAR)
+    background = np.asarray(crop, dtype=np.float32)
+    if rng.random() < 0.5:
+        background = background[:, ::-1]
+    mean = background.mean((0, 1))
+    return (background - mean) * rng.uniform(0.5, 1.0) + mean * rng.uniform(0.6, 1.2)
+
+
+def _contrasting(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random colour whose brightness is at least 70 of 255 away from what lies below it."""
+    below = patch.mean()
+    while True:
+        color = rng.uniform(0, 255, 3)
+        if abs(color.mean() - below) >= 70:
+            return color
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    return max(width, 0) * max(height, 0) / min(a[2] * a[3], b[2] * b[3])

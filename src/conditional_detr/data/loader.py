@@ -1,0 +1,121 @@
+"""Batches for training: any batch of any epoch is a pure function of the seed, however many workers make it."""
+
+import signal
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from conditional_detr.boxes import xyxy_to_cxcywh
+from conditional_detr.data.coco import CocoIndex
+from conditional_detr.data.transforms import Augmentation
+from conditional_detr.errors import ConditionalDETRError, DataError
+from conditional_detr.preprocessing import Preprocessor, decode
+
+Target = dict[str, Tensor]
+Batch = tuple[Tensor, Tensor | None, list[Target]]
+Item = tuple[Tensor, Target] | ConditionalDETRError
+
+
+class TrainingPictures(Dataset[Item]):
+    """Augmented pictures and their targets. An item is asked for by (index, seed of its augmentation).
+
+    What is wrong with a picture is returned, not raised: an exception would leave a worker process as a wall of text.
+    """
+
+    def __init__(self, index: CocoIndex, augmentation: Augmentation, preprocessor: Preprocessor) -> None:
+        self.index, self.augmentation, self.preprocessor = index, augmentation, preprocessor
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        try:
+            return self._load(*key)
+        except ConditionalDETRError as error:
+            return error
+
+    def _load(self, i: int, seed: int) -> tuple[Tensor, Target]:
+        rgb = decode(self.index.paths[i])
+        said, is_ = tuple(self.index.sizes_hw[i]), tuple(rgb.shape[-2:])
+        if said != is_:
+            raise DataError(
+                f"{self.index.paths[i]} is {is_[1]} x {is_[0]} px after EXIF rotation, but {self.index.file} says "
+                f"{said[1]} x {said[0]}: its boxes cannot be trusted"
+            )
+        boxes, labels = (torch.from_numpy(array) for array in self.index.objects(i))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            rgb, boxes, labels = self.augmentation(rgb, boxes, labels)
+        height, width = rgb.shape[-2:]
+        target = {"labels": labels, "boxes": xyxy_to_cxcywh(boxes) / torch.tensor([width, height, width, height])}
+        return self.preprocessor.normalise(rgb), target
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """The batches of one epoch, shuffled by (seed, epoch), from any position on.
+
+    The last batch is left out where it is not full, unless it is the only one.
+
+    Attributes
+    ----------
+    epoch, position : set before iterating; `position` batches are passed over
+    """
+
+    def __init__(self, pictures: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.pictures, self.batch, self.seed, self.rank, self.world = pictures, batch, seed, rank, world
+        self.epoch = self.position = 0
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return max(1, self.pictures // self.batch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.pictures, generator=generator).tolist()
+        seeds = torch.randint(2**62, (self.pictures,), generator=generator).tolist()
+        keys = list(zip(order, seeds, strict=True))
+        for i in range(self.position, len(self)):
+            yield keys[i * self.batch : (i + 1) * self.batch][self.rank :: self.world]
+
+
+class Collate:
+    """A list of items → images, padding mask (or None), targets; or the first item's error."""
+
+    def __init__(self, preprocessor: Preprocessor) -> None:
+        self.preprocessor = preprocessor
+
+    def __call__(self, items: list[Item]) -> Batch | ConditionalDETRError:
+        good = []
+        for item in items:
+            if isinstance(item, ConditionalDETRError):
+                return item
+            good.append(item)
+        images, padding_mask = self.preprocessor.collate([image for image, _ in good])
+        return images, padding_mask, [target for _, target in good]
+
+
+def training_batches(dataset: TrainingPictures, batches: EpochBatches, workers: int) -> Iterator[Batch]:
+    """The batches of an epoch, made by so many processes (0 = this one).
+
+    Raises
+    ------
+    ImageError, DataError : of a picture that cannot be used, as it would be raised here
+    """
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=Collate(dataset.preprocessor),
+        worker_init_fn=_leave_signals,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for batch in loader:
+        if isinstance(batch, ConditionalDETRError):
+            raise batch
+        yield batch
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; only the main one answers it, and the workers end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)

@@ -1,0 +1,61 @@
+"""Everything that this library raises on purpose.
+
+ConditionalDETRError
+├── ConfigError        an option, a key or a value that cannot be
+├── SourceError        a model source that is none of the known kinds
+├── CheckpointError    weights or their description are damaged or do not fit
+├── UnavailableError   something that must be fetched or installed first
+├── DataError          a data set that cannot be used as it is
+├── ImageError         one picture that cannot be read
+└── RunError           a run folder in the wrong state
+
+Each message says what must hold, what came and from where, and what to do. The command line prints it and exits with 2.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConditionalDETRError(Exception):
+    """The user's input is wrong; the message says what to do."""
+
+
+class ConfigError(ConditionalDETRError, ValueError):
+    """An option, a key or a value that cannot be."""
+
+
+class SourceError(ConditionalDETRError, ValueError):
+    """A model source that is none of the known kinds."""
+
+
+class CheckpointError(ConditionalDETRError, ValueError):
+    """Weights or their description are damaged or do not fit."""
+
+
+class UnavailableError(ConditionalDETRError, RuntimeError):
+    """Something that must be fetched or installed first."""
+
+
+class DataError(ConditionalDETRError, ValueError):
+    """A data set that cannot be used as it is."""
+
+
+class ImageError(ConditionalDETRError, ValueError):
+    """One picture that cannot be read."""
+
+
+class RunError(ConditionalDETRError, RuntimeError):
+    """A run folder in the wrong state."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A closing sentence that names the nearest known word, or all of them if none is near.
+
+    >>> did_you_mean("--epoch", ["--epochs", "--batch"])
+    'Did you mean --epochs?'
+    >>> did_you_mean("zzz", ["focal", "softmax"])
+    'Known: focal, softmax.'
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"Did you mean {near[0]}?" if near else f"Known: {', '.join(names)}."

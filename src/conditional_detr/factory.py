@@ -1,0 +1,144 @@
+"""The only place where names become objects."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+
+from conditional_detr.config import ModelConfig, PreprocessorConfig, preset, updated
+from conditional_detr.errors import ConfigError
+from conditional_detr.imagenet import load_imagenet_weights
+from conditional_detr.model.backbone import Backbone
+from conditional_detr.model.decoder import CROSS_ATTENTIONS, Decoder, DecoderLayer
+from conditional_detr.model.detr import DETR
+from conditional_detr.model.encoder import Encoder
+from conditional_detr.model.heads import BOX_HEADS, CLASS_HEADS
+from conditional_detr.model.initialisation import initialise_transformer, look_at_reference_points
+from conditional_detr.model.queries import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_QUERIES, PointSpatialQuery
+
+SAME_PADDING_MULTIPLE = 32
+
+
+class DetectionModel(DETR):
+    """A detector that knows what it is.
+
+    Attributes
+    ----------
+    config : what it is made of
+    preprocessor : how pictures become its input
+    class_names : a name for each class index
+    category_ids : for each class index the id that its data set uses for it
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        preprocessor: PreprocessorConfig,
+        class_names: Sequence[str] | None = None,
+        category_ids: Sequence[int] | None = None,
+    ) -> None:
+        dim, heads, width, dropout = config.hidden_dim, config.num_heads, config.feedforward_dim, config.dropout
+        first, later = CROSS_ATTENTIONS[config.cross_attention]
+        attentions = [kind(dim, heads, dropout) for kind in (first, *[later] * (config.decoder_layers - 1))]
+        lambda_q = LAMBDA_Q[config.lambda_q](dim)
+        super().__init__(
+            backbone=Backbone(config.backbone, config.backbone_stride, config.dilation),
+            encoder=Encoder(config.encoder_layers, dim, heads, width, dropout),
+            decoder=Decoder(
+                [DecoderLayer(attention, dim, heads, width, dropout) for attention in attentions],
+                first_spatial_query=PointSpatialQuery(),
+                spatial_query=SPATIAL_QUERIES[config.spatial_query](lambda_q),
+                dim=dim,
+            ),
+            reference_points=REFERENCE_POINTS[config.reference_points](dim),
+            class_head=CLASS_HEADS[config.classification](dim, config.num_classes),
+            box_head=BOX_HEADS[config.box_offset](dim),
+            num_queries=config.num_queries,
+            dim=dim,
+        )
+        initialise_transformer(self.encoder, self.decoder, self.reference_points)
+        if config.spatial_init == "local":
+            look_at_reference_points(attentions, lambda_q)
+        self.config = config
+        self.preprocessor = preprocessor
+        self.class_names = [str(i) for i in range(config.num_classes)] if class_names is None else class_names
+        self.category_ids = range(config.num_classes) if category_ids is None else category_ids
+
+    @property
+    def class_names(self) -> list[str]:
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, names: Sequence[str]) -> None:
+        self._class_names = [str(name) for name in names]
+        _check_length("class_names", self._class_names, self.config.num_classes)
+
+    @property
+    def category_ids(self) -> list[int]:
+        return self._category_ids
+
+    @category_ids.setter
+    def category_ids(self, ids: Sequence[int]) -> None:
+        self._category_ids = [int(i) for i in ids]
+        _check_length("category_ids", self._category_ids, self.config.num_classes)
+        if len(set(self._category_ids)) != len(self._category_ids):
+            raise ConfigError("category_ids must differ from each other")
+
+
+def _check_length(what: str, values: list[Any], num_classes: int) -> None:
+    if len(values) != num_classes:
+        raise ConfigError(f"{what} must have an entry for each of the {num_classes} classes, not {len(values)}")
+
+
+def create_model(
+    name: str,
+    num_classes: int = 91,
+    pretrained_backbone: bool = True,
+    class_names: Sequence[str] | None = None,
+    category_ids: Sequence[int] | None = None,
+    **overrides: Any,
+) -> DetectionModel:
+    """A new model by its name.
+
+    Parameters
+    ----------
+    name : one of `conditional_detr.config.PRESETS`, e.g. "conditional-detr-r50"
+    num_classes : K, without any background class
+    pretrained_backbone : ImageNet weights, from the Hub or from an installed package; False = random weights
+    class_names, category_ids : an entry a class; default "0", "1", … and 0, 1, …
+    overrides : fields of `ModelConfig`, e.g. ``num_queries=100``
+
+    Raises
+    ------
+    ConfigError : an unknown name, field or value
+    UnavailableError : the pretrained weights cannot be had; never answered with random ones
+
+    Examples
+    --------
+    >>> model = create_model("conditional-detr-tiny", num_classes=2, pretrained_backbone=False)
+    >>> model.class_names
+    ['0', '1']
+    """
+    chosen = preset(name)
+    config = updated(chosen.model, {"num_classes": num_classes, **overrides}, origin=f"create_model({name!r})")
+    model = DetectionModel(config, preprocessing_for(config, chosen.imgsz), class_names, category_ids)
+    if pretrained_backbone:
+        load_imagenet_weights(model.backbone, config.backbone)
+    return model
+
+
+def preprocessing_for(config: ModelConfig, imgsz: int) -> PreprocessorConfig:
+    """Preprocessing with the constants that the backbone was trained with.
+
+    A backbone that pads at the top and left according to its input's size ("SAME") sees a picture at the same places in any
+    batch only where sizes are multiples of its stride.
+    """
+    backbone = timm.get_pretrained_cfg(config.backbone, allow_unregistered=False)
+    assert backbone is not None
+    same_padding = config.backbone.startswith("tf_")
+    return PreprocessorConfig(
+        imgsz=imgsz,
+        mean=tuple(backbone.mean),
+        std=tuple(backbone.std),
+        size_multiple=SAME_PADDING_MULTIPLE if same_padding else 1,
+    )

@@ -1,0 +1,99 @@
+"""From pictures to `supervision.Detections`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conditional_detr.errors import ConfigError
+from conditional_detr.factory import DetectionModel
+from conditional_detr.inference.batches import detect
+from conditional_detr.preprocessing import Picture
+from conditional_detr.weights.source import load_model
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """A device by its name; "auto" takes a GPU where there is one."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise ConfigError(f"the device {name!r} is not there: device must be auto, cpu, cuda, cuda:N or mps") from None
+    return device
+
+
+class Detector:
+    """A model that is ready to look at pictures.
+
+    Parameters
+    ----------
+    source : a run folder, a checkpoint folder, a model name, a Hub id, or a model
+    runtime : "auto" or "torch"
+    device : "auto", "cpu", "cuda", "cuda:1", "mps"
+
+    Examples
+    --------
+    >>> from conditional_detr.factory import create_model
+    >>> detector = Detector(create_model("conditional-detr-tiny", num_classes=2, pretrained_backbone=False))
+    >>> detections = detector(np.zeros((48, 64, 3), dtype=np.uint8), conf=0.9)
+    >>> len(detections), len(detections[0])
+    (1, 0)
+    """
+
+    def __init__(self, source: str | Path | DetectionModel, runtime: str = "auto", device: str | torch.device = "auto") -> None:
+        if runtime not in ("auto", "torch"):
+            raise ConfigError(f"runtime must be auto or torch, not {runtime!r}")
+        model = source if isinstance(source, DetectionModel) else load_model(source)
+        self.device = choose_device(device) if isinstance(device, str) else device
+        self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    def __call__(self, images: Picture | Sequence[Picture], conf: float = 0.3, batch: int = 8) -> "list[sv.Detections]":
+        """Detect in one picture or many.
+
+        Parameters
+        ----------
+        images : a path, a PIL image or a uint8 RGB array [H, W, 3], or a list of such
+        conf : lowest score, in [0, 1]
+        batch : pictures a batch, at most; moves no result
+
+        Returns
+        -------
+        a `supervision.Detections` for each picture, in order, also for a single one: `xyxy` in pixels of the original
+        picture, `confidence`, `class_id` (class index), `data["class_name"]`; best first, at most 100
+
+        Raises
+        ------
+        ImageError : a picture that cannot be read, by its name
+        """
+        if not 0 <= conf <= 1:
+            raise ConfigError(f"conf must be in [0, 1], not {conf}")
+        if batch < 1:
+            raise ConfigError(f"batch must be at least 1, not {batch}")
+        is_list = isinstance(images, Sequence) and not isinstance(images, str)
+        pictures: list[Picture] = list(images) if is_list else [images]  # type: ignore[arg-type,list-item]
+        results = {position: result for position, _, result in detect(self.model, pictures, batch)}
+        return [to_detections(results[i], self.model.class_names, conf) for i in range(len(pictures))]
+
+
+def to_detections(result: dict[str, Tensor], class_names: list[str], conf: float) -> "sv.Detections":
+    """`postprocess`'s record of one image, from score `conf` on, as supervision's."""
+    import supervision as sv
+
+    kept = result["scores"] >= conf
+    labels = result["labels"][kept].numpy().astype(int)
+    return sv.Detections(
+        xyxy=result["boxes"][kept].numpy().astype(np.float32),
+        confidence=result["scores"][kept].numpy().astype(np.float32),
+        class_id=labels,
+        data={"class_name": np.array([class_names[i] for i in labels], dtype=str)},
+    )

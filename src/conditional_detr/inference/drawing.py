@@ -1,0 +1,54 @@
+"""Boxes on pictures, drawn by supervision."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from conditional_detr.errors import RunError
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+LEGIBLE_SIDE = 480  # smaller pictures are enlarged by whole factors before they are drawn on, so that labels can be read
+
+
+def draw(rgb: np.ndarray, detections: "sv.Detections", labels: list[str]) -> np.ndarray:
+    """A copy of a picture with boxes and labels.
+
+    Parameters
+    ----------
+    rgb : uint8 [H, W, 3]
+    detections : in the picture's pixels, with class_id
+    labels : a text a box
+    """
+    import supervision as sv
+
+    factor = max(1, -(-LEGIBLE_SIDE // min(rgb.shape[:2]))) if max(rgb.shape[:2]) < LEGIBLE_SIDE else 1
+    scene = np.ascontiguousarray(rgb[:, :, ::-1].repeat(factor, 0).repeat(factor, 1))  # supervision draws BGR
+    if not len(detections):
+        return np.ascontiguousarray(scene[:, :, ::-1])
+    height, width = scene.shape[:2]
+    enlarged = sv.Detections(xyxy=detections.xyxy * factor, class_id=detections.class_id)
+    scale = sv.calculate_optimal_text_scale(resolution_wh=(width, height))
+    thickness = sv.calculate_optimal_line_thickness(resolution_wh=(width, height))
+    scene = sv.BoxAnnotator(thickness=thickness).annotate(scene, enlarged)
+    annotator = sv.LabelAnnotator(text_scale=scale, text_thickness=max(1, thickness // 2), text_padding=4, smart_position=False)
+    scene = annotator.annotate(scene, enlarged, labels=labels)
+    return np.ascontiguousarray(scene[:, :, ::-1])
+
+
+def score_labels(detections: "sv.Detections") -> list[str]:
+    """For each box its class name and score, as in `cat 0.87`."""
+    if detections.confidence is None:
+        return []
+    return [f"{n} {s:.2f}" for n, s in zip(detections.data["class_name"], detections.confidence, strict=True)]
+
+
+def save_picture(rgb: np.ndarray, file: Path) -> None:
+    """Write a picture in the format of its suffix."""
+    try:
+        Image.fromarray(rgb).save(file, quality=92)
+    except OSError as error:
+        raise RunError(f"{file} cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,120 @@
+"""Many pictures in, pictures with boxes and `predictions.json` out."""
+
+import glob
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conditional_detr.errors import ConfigError, ImageError, RunError
+from conditional_detr.inference.batches import detect
+from conditional_detr.inference.detector import Detector, to_detections
+from conditional_detr.inference.drawing import draw, save_picture, score_labels
+from conditional_detr.preprocessing import IMAGE_SUFFIXES, decode, is_url
+
+PREDICTIONS = "predictions.json"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `predict` did: rows of `predictions.json`, pictures read, and the sentence of each that could not be."""
+
+    rows: list[dict[str, Any]]
+    read: int
+    unreadable: list[str]
+
+
+def find_pictures(inputs: Sequence[str]) -> list[str]:
+    """Files as named, pictures of folders (by suffix, sorted, with their subfolders), globs, and URLs.
+
+    Raises
+    ------
+    ConfigError : an input that names nothing
+    """
+    found: list[str] = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not inside:
+                raise ConfigError(f"{name} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            found += inside
+        elif path.exists() or is_url(name):
+            found.append(name)
+        elif matches := _matches(name):
+            found += matches
+        else:
+            raise ConfigError(f"{name}: there is no such file or folder, and as a pattern it matches nothing")
+    return found
+
+
+def predict(detector: Detector, pictures: Sequence[str], output: str | Path, conf: float = 0.3, batch: int = 8) -> Prediction:
+    """Detect in files and write what was found.
+
+    Parameters
+    ----------
+    detector : a loaded model
+    pictures : paths and URLs
+    output : folder for the pictures with boxes and for `predictions.json`
+    conf : lowest score, in [0, 1]
+    batch : pictures a batch, at most
+    """
+    if not 0 <= conf <= 1:
+        raise ConfigError(f"conf must be in [0, 1], not {conf}")
+    if batch < 1:
+        raise ConfigError(f"batch must be at least 1, not {batch}")
+    output = Path(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{output} cannot be made: {error.strerror or error}") from None
+    model = detector.model
+    errors: dict[int, ImageError] = {}
+    names = _output_names(pictures)
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for position, _, result in detect(model, pictures, batch, on_unreadable=errors.__setitem__):
+        detections = to_detections(result, model.class_names, conf)
+        rgb = decode(pictures[position]).permute(1, 2, 0).numpy()
+        save_picture(draw(rgb, detections, score_labels(detections)), output / names[position])
+        kept = result["scores"] >= conf
+        rows[position] = [
+            {
+                "image_id": position,
+                "file_name": str(pictures[position]),
+                "category_id": model.category_ids[label],
+                "category_name": model.class_names[label],
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "score": score,
+            }
+            for score, label, (x0, y0, x1, y1) in zip(
+                result["scores"][kept].tolist(),
+                result["labels"][kept].tolist(),
+                result["boxes"][kept].tolist(),
+                strict=True,
+            )
+        ]
+    flat = [row for position in sorted(rows) for row in rows[position]]
+    try:
+        (output / PREDICTIONS).write_text(json.dumps(flat, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{output / PREDICTIONS} cannot be written: {error.strerror or error}") from None
+    return Prediction(flat, len(rows), [str(errors[position]) for position in sorted(errors)])
+
+
+def _matches(pattern: str) -> list[str]:
+    return sorted(p for p in glob.glob(pattern, recursive=True) if Path(p).is_file())  # noqa: PTH207
+
+
+def _output_names(pictures: Sequence[str]) -> list[str]:
+    """A file name each, `STEM.jpg`, told apart by a number where stems are the same."""
+    used: set[str] = set()
+    names = []
+    for picture in pictures:
+        stem = Path(str(picture).split("?")[0]).stem or "picture"
+        name, number = f"{stem}.jpg", 2
+        while name in used:
+            name, number = f"{stem}-{number}.jpg", number + 1
+        used.add(name)
+        names.append(name)
+    return names

@@ -1,0 +1,65 @@
+"""A timm network as a detector's backbone: pictures in, one feature map out."""
+
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float
+from timm.layers.norm_act import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from conditional_detr.model.convolution import fold_frozen_norms
+
+# The stem and the first stage of the ResNets stay as ImageNet left them (Conditional DETR and DETR, released code).
+FROZEN_PREFIXES = ("conv1.", "layer1.")
+
+
+class Backbone(nn.Module):
+    """One feature map of a timm network whose BatchNorm is frozen.
+
+    Every BatchNorm becomes an affine map by its stored statistics, with that layer's own epsilon and activation.
+
+    Parameters
+    ----------
+    name : a timm model that offers `features_only`
+    stride : pixels a cell of the deepest stage that is used, 32 for a whole ResNet; later stages are not built
+    dilation : that stage is dilated instead of strided (DC5), which halves its stride
+    """
+
+    def __init__(self, name: str, stride: int, dilation: bool = False) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            strides = feature_network(name).feature_info.reduction()
+        options = {"output_stride": stride // 2} if dilation else {}
+        body = feature_network(name, out_indices=(strides.index(stride),), **options)
+        self.channels: int = body.feature_info.channels()[-1]
+        self.body: nn.Module = freeze_batch_norm_2d(body)  # type: ignore[no-untyped-call]
+        drop_unused(self.body)
+        fold_frozen_norms(self.body)
+        for key, parameter in self.body.named_parameters():
+            if key.startswith(FROZEN_PREFIXES):
+                parameter.requires_grad_(False)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        return self.body(images)[-1]
+
+
+def feature_network(name: str, **options: Any) -> Any:
+    """timm's network that returns feature maps, with random weights."""
+    return timm.create_model(name, pretrained=False, features_only=True, **options)
+
+
+def drop_unused(network: nn.Module) -> None:
+    """Take out, in place, the stages that the output does not depend on: timm builds and runs some of them all the same.
+
+    Which ones these are is seen from the gradient of a small picture, not guessed from names.
+    """
+    was_training = network.training
+    network.eval()(torch.zeros(1, 3, 64, 64))[-1].sum().backward()
+    network.train(was_training)
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            parameters = list(child.parameters())
+            if parameters and all(p.grad is None for p in parameters):
+                setattr(parent, name, nn.Identity())
+    network.zero_grad(set_to_none=True)

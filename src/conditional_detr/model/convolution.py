@@ -1,0 +1,149 @@
+"""Convolutions with a frozen BatchNorm behind them, made fast to train without changing what they compute."""
+
+import torch
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import FrozenBatchNormAct2d
+from timm.layers.padding import pad_same
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+FROZEN_NORMS = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
+
+
+class FoldedConv2d(nn.Conv2d):
+    """A convolution that also does the affine map of the frozen norm behind it.
+
+    ``s·(w∗x) + (b − s·mean) = (s·w)∗x + (b − s·mean)`` with ``s = γ / sqrt(var + ε)``: one pass over the feature map instead
+    of three, in the backward pass too. The weight stays the network's own, so checkpoints do not change.
+
+    Parameters
+    ----------
+    convolution : without bias; its weight is shared
+    norm : owned by the network as before; only its buffers are read here
+    """
+
+    def __init__(self, convolution: nn.Conv2d, norm: nn.Module) -> None:
+        super().__init__(
+            convolution.in_channels, convolution.out_channels, convolution.kernel_size,  # type: ignore[arg-type]
+            convolution.stride, convolution.padding, convolution.dilation, convolution.groups,  # type: ignore[arg-type]
+            bias=False, device="meta",
+        )  # fmt: skip
+        self.weight = convolution.weight
+        self.pads_same = isinstance(convolution, Conv2dSame)
+        self.__dict__["norm"] = norm  # not a child: the norm keeps its place and its name in the network
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.__dict__["norm"]
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight, bias = self.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+        if self.pads_same:
+            x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+            return F.conv2d(x, weight, bias, self.stride, 0, self.dilation, self.groups)
+        if self._is_dilated_depthwise() and _trains_on_cpu(x):
+            return DilatedDepthwise.apply(x, weight, self.padding, self.dilation) + bias[:, None, None]
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def _is_dilated_depthwise(self) -> bool:
+        return (
+            1 < self.groups == self.in_channels == self.out_channels
+            and max(self.dilation) > 1
+            and self.stride == (1, 1)
+            and all(size % 2 for size in self.kernel_size)
+            and self.padding == tuple(d * (k // 2) for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        )
+
+
+class FoldedNorm(nn.Module):
+    """What is left of a folded norm: its buffers, for the convolution and for checkpoints, and its activation."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        for name, buffer in norm.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+        self.act = getattr(norm, "act", nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x)
+
+
+def _trains_on_cpu(x: Tensor) -> bool:
+    return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+class DilatedDepthwise(torch.autograd.Function):
+    """A depthwise convolution of stride 1, dilated, that keeps the size; with a backward pass that fits the CPU.
+
+    oneDNN has no fast gradient for this case: in EfficientNet-Lite0 at stride 16 four such layers took half of a training
+    step (`python benchmarks/backbone_step.py`).
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, padding, dilation):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, weight)
+        ctx.padding, ctx.dilation = padding, dilation
+        return F.conv2d(x, weight, None, 1, padding, dilation, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        x, weight = ctx.saved_tensors
+        x_gradient = weight_gradient = None
+        if ctx.needs_input_grad[0]:  # the correlation with the kernel turned around
+            x_gradient = F.conv2d(gradient, weight.flip(2, 3), None, 1, ctx.padding, ctx.dilation, groups=x.shape[1])
+        if ctx.needs_input_grad[1]:
+            weight_gradient = depthwise_weight_gradient(x, gradient, weight.shape, ctx.dilation).to(weight.dtype)
+        return x_gradient, weight_gradient, None, None
+
+
+def depthwise_weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, dilation: tuple[int, int]) -> Tensor:
+    """∂L/∂w[c, i, j] = Σ x[c, y + δy, x + δx] · g[c, y, x], where only the overlap of the two maps is touched.
+
+    For an odd kernel and padding that keeps the size; (δy, δx) is how far tap (i, j) reaches from the kernel's centre.
+    """
+    channels, _, rows, columns = shape
+    height, width = x.shape[-2:]
+    taps = []
+    for i in range(rows):
+        for j in range(columns):
+            dy, dx = (i - rows // 2) * dilation[0], (j - columns // 2) * dilation[1]
+            if abs(dy) >= height or abs(dx) >= width:  # the tap only ever meets padding
+                taps.append(x.new_zeros(channels, dtype=torch.float32))
+                continue
+            here = gradient[:, :, max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
+            there = x[:, :, max(dy, 0) : height - max(-dy, 0), max(dx, 0) : width - max(-dx, 0)]
+            taps.append((here * there).sum((0, 2, 3), dtype=torch.float32))
+    return torch.stack(taps, dim=1).view(channels, 1, rows, columns)
+
+
+def fold_frozen_norms(network: nn.Module) -> None:
+    """Fold every frozen norm that is fed by a convolution, in place.
+
+    Which norm follows which convolution is seen by sending a small picture through, not guessed from names.
+    """
+    producers: dict[int, tuple[nn.Conv2d, Tensor]] = {}
+    pairs: dict[nn.Module, nn.Module] = {}
+
+    def note(convolution: nn.Module, _: object, output: Tensor) -> None:
+        assert isinstance(convolution, nn.Conv2d)
+        producers[id(output)] = (convolution, output)
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        convolution, output = producers.get(id(inputs[0]), (None, None))
+        if convolution is not None and output is inputs[0] and convolution.bias is None:
+            pairs[convolution] = norm
+
+    hooks = [m.register_forward_hook(note) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    hooks += [m.register_forward_pre_hook(look) for m in network.modules() if isinstance(m, FROZEN_NORMS)]
+    was_training = network.training
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, 3, 64, 64, device=next(network.parameters()).device))
+    network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    norms = {norm: FoldedNorm(norm) for norm in pairs.values()}
+    exchanged = {conv: FoldedConv2d(conv, norms[norm]) for conv, norm in pairs.items()} | norms  # type: ignore[arg-type]
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if child in exchanged:
+                setattr(parent, name, exchanged[child])

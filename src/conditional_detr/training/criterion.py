@@ -1,0 +1,139 @@
+"""The set criterion: matching, then the loss of every decoder layer."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from conditional_detr.errors import ConfigError, did_you_mean
+from conditional_detr.model.detr import DetectionOutput
+from conditional_detr.training.losses import giou_loss, l1_loss, sigmoid_focal_loss, sum_by
+from conditional_detr.training.matching import CLASS_COSTS, match
+
+
+class Weights(NamedTuple):
+    """Of the class, L1 and GIoU terms: first in the matching cost, then in the loss."""
+
+    cost_class: float
+    cost_bbox: float
+    cost_giou: float
+    loss_ce: float
+    loss_bbox: float
+    loss_giou: float
+
+
+PAPER_WEIGHTS = {"focal": Weights(2, 5, 2, 2, 5, 2)}
+
+
+class SetCriterion(nn.Module):
+    """Match queries with objects and add up what is lost, over all decoder layers.
+
+    Everything is computed in float32, whatever the model runs in. Each term is divided by the number of objects in the
+    batch (over all processes, at least 1), so images without objects are ordinary: they teach what is background.
+
+    Source: Conditional DETR, section 3.4 and released code.
+
+    Parameters
+    ----------
+    num_classes : K
+    classification : "focal"
+    weights : of costs and losses; None = the paper's for that classification
+
+    Examples
+    --------
+    >>> output = DetectionOutput(torch.zeros(1, 5, 3), torch.full((1, 5, 4), 0.5))
+    >>> target = {"labels": torch.tensor([2]), "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]])}
+    >>> sorted(SetCriterion(num_classes=3)(output, [target]))
+    ['loss', 'loss_bbox', 'loss_ce', 'loss_giou']
+    """
+
+    def __init__(self, num_classes: int, classification: str = "focal", weights: Weights | None = None) -> None:
+        super().__init__()
+        if classification not in CLASS_COSTS:
+            raise ConfigError(f"there is no classification {classification!r}. {did_you_mean(classification, CLASS_COSTS)}")
+        self.num_classes = num_classes
+        self.classification = classification
+        self.weights = PAPER_WEIGHTS[classification] if weights is None else weights
+
+    def forward(
+        self, output: DetectionOutput, targets: list[dict[str, Tensor]], num_objects: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Parameters
+        ----------
+        output : of the detector
+        targets : an image each: "labels" int64 [M] in 0…K−1, "boxes" float32 [M, 4] (cx, cy, w, h) in [0, 1]
+        num_objects : what the terms are divided by, where these images are a part of a batch; None = counted here
+
+        Returns
+        -------
+        "loss": the weighted total over all layers, and unweighted "loss_ce", "loss_bbox", "loss_giou" of the last layer,
+        "loss_ce_0", … of the earlier ones; scalars
+
+        Raises
+        ------
+        ConfigError : a label outside 0…K−1, or as many target dicts as there are not images
+        """
+        with torch.autocast(output.pred_logits.device.type, enabled=False):
+            return self._forward(*stack_layers(output), targets, num_objects)
+
+    def _forward(
+        self, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]], num_objects: Tensor | None
+    ) -> dict[str, Tensor]:
+        self._check(logits, targets)
+        layers = len(logits)
+        w = self.weights
+        layer, image, query, target = match(
+            logits, boxes, targets,
+            cost_class=w.cost_class, cost_bbox=w.cost_bbox, cost_giou=w.cost_giou, classification=self.classification,
+        )  # fmt: skip
+        labels = torch.cat([t["labels"] for t in targets])[target]
+        target_boxes = torch.cat([t["boxes"] for t in targets]).float()[target]
+        matched_boxes = boxes[layer, image, query]
+        count = number_of_objects(targets, logits.device) if num_objects is None else num_objects
+
+        one_hot = torch.zeros_like(logits)
+        one_hot[layer, image, query, labels] = 1
+        terms = {
+            "loss_ce": sigmoid_focal_loss(logits, one_hot).sum((1, 2, 3)) / count,
+            "loss_bbox": sum_by(l1_loss(matched_boxes, target_boxes), layer, layers) / count,
+            "loss_giou": sum_by(giou_loss(matched_boxes, target_boxes), layer, layers) / count,
+        }
+        total = sum(getattr(w, name) * values.sum() for name, values in terms.items())
+        losses = {"loss": torch.as_tensor(total)}
+        for name, values in terms.items():
+            losses[name] = values[-1]
+            losses |= {f"{name}_{i}": value for i, value in enumerate(values[:-1])}
+        return losses
+
+    def _check(self, logits: Tensor, targets: list[dict[str, Tensor]]) -> None:
+        if len(targets) != logits.shape[1]:
+            raise ConfigError(f"there must be a target an image: {logits.shape[1]} images, {len(targets)} targets")
+        if logits.shape[-1] != self.num_classes:
+            raise ConfigError(f"the criterion is for {self.num_classes} classes, the logits are of {logits.shape[-1]}")
+        for i, t in enumerate(targets):
+            labels = t["labels"]
+            if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < self.num_classes):
+                raise ConfigError(
+                    f"labels must be class indices from 0 to {self.num_classes - 1}; target {i} has "
+                    f"{int(labels.min())} to {int(labels.max())}. Ids of a data set are mapped to indices when it is read"
+                )
+
+
+def stack_layers(output: DetectionOutput) -> tuple[Tensor, Tensor]:
+    """Logits [L, B, Q, K] and boxes [L, B, Q, 4] of all layers, the last at the end, in float32."""
+    logits, boxes = output.pred_logits[None], output.pred_boxes[None]
+    if output.aux_logits is not None and output.aux_boxes is not None:
+        logits = torch.cat([output.aux_logits, logits])
+        boxes = torch.cat([output.aux_boxes, boxes])
+    return logits.float(), boxes.float()
+
+
+def number_of_objects(targets: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+    """Objects in the batch, as a mean over processes, at least 1."""
+    count = torch.tensor(float(sum(len(t["labels"]) for t in targets)), device=device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        count = count / torch.distributed.get_world_size()
+    return count.clamp(min=1)

@@ -1,0 +1,87 @@
+"""What a person sees of a run: a live bar in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL_SECONDS = 15.0
+
+
+class Reporter:
+    """Says what happens. A context, so that a bar is always closed."""
+
+    def __init__(self, epochs: int, steps: int, batch: int, quiet: bool = False) -> None:
+        self.epochs, self.steps, self.batch, self.quiet = epochs, steps, batch, quiet
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=quiet)
+        self.live = self.console.is_terminal and not quiet
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task("", total=steps, text="")
+        self.steps_done = 0
+        self.started = self.spoken = time.monotonic()
+
+    def __enter__(self) -> "Reporter":
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, markup=False)
+
+    def step(self, epoch: int, position: int, loss: float) -> None:
+        """After each step: epoch and position count from 1."""
+        self.steps_done += 1
+        rate = self.steps_done * self.batch / max(time.monotonic() - self.started, 1e-9)
+        left = (self.epochs - epoch) * self.steps + self.steps - position
+        text = f"loss {loss:.3f}  {rate:.1f} pictures/s"
+        if self.live:
+            remaining = clock(left * self.batch / rate)
+            self.bar.update(
+                self.task, description=f"epoch {epoch}/{self.epochs}", completed=position,
+                text=f"{text}  run left {remaining}",
+            )  # fmt: skip
+        elif time.monotonic() - self.spoken > PLAIN_INTERVAL_SECONDS:
+            self.spoken = time.monotonic()
+            self.say(
+                f"  epoch {epoch}/{self.epochs} step {position}/{self.steps}  {text}  left {clock(left * self.batch / rate)}"
+            )
+
+    def evaluating(self) -> None:
+        if self.live:
+            self.bar.update(self.task, text="evaluating")
+
+    def epoch(self, row: dict[str, Any], best: bool) -> None:
+        """The line of a finished epoch."""
+        self.spoken = time.monotonic()
+        mark = "  (best so far)" if best else ""
+        self.say(
+            f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.3f}  AP {figure(row['AP'])}  AP50 {figure(row['AP50'])}"
+            f"  {row['seconds']:.0f} s{mark}"
+        )
+
+
+def figure(value: float | None) -> str:
+    """An AP as it is printed."""
+    return "  n/a" if value is None else f"{value:.3f}"
+
+
+def clock(seconds: float) -> str:
+    """75 → "1:15"."""
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

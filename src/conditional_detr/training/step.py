@@ -1,0 +1,145 @@
+"""One optimisation step, as `train` runs it and as benchmarks time it."""
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from conditional_detr.config import RECIPES, RecipeConfig
+from conditional_detr.errors import ConfigError
+from conditional_detr.factory import DetectionModel
+from conditional_detr.training.criterion import SetCriterion, number_of_objects
+from conditional_detr.training.dense import DenseClassifier
+from conditional_detr.training.optimizer import build_optimizer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+AMP_CHOICES = ("auto", "bf16", "off")
+
+
+def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    """What matrix products run in: bfloat16 where asked for or, with "auto", where the device has it in hardware."""
+    if amp not in AMP_CHOICES:
+        raise ConfigError(f"amp must be one of {', '.join(AMP_CHOICES)}, not {amp!r}")
+    if amp == "off" or (amp == "auto" and not _has_bf16(device)):
+        return None
+    return torch.bfloat16
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":  # without AVX512_BF16 or AMX, bf16 products on a processor are hundreds of times slower
+        known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
+
+
+class TrainStep:
+    """Forward, loss, backward, clip, update.
+
+    Parameters
+    ----------
+    model : the detector, on its device
+    criterion : what is lost
+    optimizer : over the model's parameters
+    recipe : `clip`, `accumulate` and `dense_weight` are read
+    amp : "auto", "bf16" or "off"
+    accelerator : prepares the model for several processes; None = this process alone
+    dense : the helper loss on the memory, if the recipe has one
+    """
+
+    def __init__(
+        self,
+        model: DetectionModel,
+        criterion: SetCriterion,
+        optimizer: torch.optim.Optimizer,
+        recipe: RecipeConfig,
+        amp: str = "auto",
+        accelerator: "Accelerator | None" = None,
+        dense: DenseClassifier | None = None,
+    ) -> None:
+        self.device = next(model.parameters()).device
+        self.model: nn.Module = model if accelerator is None else accelerator.prepare_model(model)
+        self.helper = dense
+        self.dense = dense if dense is None or accelerator is None else accelerator.prepare_model(dense)
+        self.criterion, self.optimizer, self.recipe, self.accelerator = criterion, optimizer, recipe, accelerator
+        self.dtype = autocast_dtype(amp, self.device)
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def __call__(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Take one step.
+
+        Parameters
+        ----------
+        images : float32 [B, 3, H, W]
+        padding_mask : bool [B, H, W] or None
+        targets : as `SetCriterion` wants them
+
+        Returns
+        -------
+        the losses of the batch before the update, detached, and "gradient_norm" before clipping
+        """
+        self.model.train()
+        images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        padding_mask = None if padding_mask is None else padding_mask.to(self.device, non_blocking=True)
+        targets = [{key: value.to(self.device, non_blocking=True) for key, value in t.items()} for t in targets]
+        count = number_of_objects(targets, self.device)
+        size = -(-len(images) // self.recipe.accumulate)
+        parts = range(0, len(images), size)
+        self.optimizer.zero_grad(set_to_none=True)
+        total: dict[str, Tensor] = {}
+        for start in parts:
+            part = slice(start, start + size)
+            with self._synchronised(last=start == parts[-1]):
+                with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+                    output = self.model(images[part], None if padding_mask is None else padding_mask[part])
+                losses = self.criterion(output, targets[part], count)
+                if self.dense is not None and output.memory is not None:
+                    share = len(images[part]) / len(images)
+                    losses["loss_dense"] = share * self.dense(*output.memory, targets[part])
+                    losses["loss"] = losses["loss"] + self.recipe.dense_weight * losses["loss_dense"]
+                losses["loss"].backward()
+            total = {key: total.get(key, 0) + value.detach() for key, value in losses.items()}
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or torch.inf)
+        self.optimizer.step()
+        return total | {"gradient_norm": norm}
+
+    def _synchronised(self, last: bool) -> Any:
+        if last or self.accelerator is None:
+            return nullcontext()
+        return self.accelerator.no_sync(self.model)
+
+
+def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | None = None) -> TrainStep:
+    """An optimisation step exactly as `train` runs it, for benchmarks.
+
+    Parameters
+    ----------
+    model : stays on its device
+    amp : "auto", "bf16" or "off"
+    recipe : None = the paper's
+
+    Examples
+    --------
+    >>> from conditional_detr.factory import create_model
+    >>> step = make_step(create_model("conditional-detr-tiny", num_classes=2, pretrained_backbone=False))
+    >>> target = {"labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]])}
+    >>> float(step(torch.zeros(1, 3, 64, 64), None, [target])["loss"]) > 0
+    True
+    """
+    recipe = RECIPES["paper"] if recipe is None else recipe
+    model.to(memory_format=torch.channels_last)
+    criterion = SetCriterion(model.config.num_classes, model.config.classification)
+    dense = build_dense(model, recipe)
+    return TrainStep(model, criterion, build_optimizer(model, recipe, dense), recipe, amp, dense=dense)
+
+
+def build_dense(model: DetectionModel, recipe: RecipeConfig) -> DenseClassifier | None:
+    """The helper on the model's memory, on its device, if the recipe has one."""
+    if not recipe.dense_weight:
+        return None
+    dense = DenseClassifier(model.config.hidden_dim, model.config.num_classes)
+    return dense.to(next(model.parameters()).device)

@@ -1,0 +1,42 @@
+"""What all tests share: shapes are checked while they run, nothing is fetched, few threads."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from jaxtyping import install_import_hook
+
+# Shapes in the signatures of the arithmetic are checked in every test.
+install_import_hook(["conditional_detr.model", "conditional_detr.training"], "beartype.beartype")
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from conditional_detr.data.digits import make_digits  # noqa: E402
+from conditional_detr.factory import DetectionModel, create_model  # noqa: E402
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small digits set: 12 scenes to train on, 6 to validate on, 64 px."""
+    folder = tmp_path_factory.mktemp("digits") / "data"
+    make_digits(folder, train=12, valid=6, size=64, seed=3)
+    return folder
+
+
+@pytest.fixture
+def small_model() -> DetectionModel:
+    """`conditional-detr-tiny` with few parts and perturbed weights, in eval mode."""
+    torch.manual_seed(0)
+    model = create_model(
+        "conditional-detr-tiny", num_classes=3, pretrained_backbone=False, num_queries=12, encoder_layers=1, decoder_layers=2,
+        hidden_dim=32, feedforward_dim=48,
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model

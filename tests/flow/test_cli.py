@@ -1,0 +1,165 @@
+"""The command line: what is printed, what is left, and how a wrong word is answered."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from conditional_detr.cli import main
+from conditional_detr.weights.native import save_model
+
+
+def run(capsys, *tokens: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
+    code = 0
+    try:
+        main([str(token) for token in tokens])
+    except SystemExit as stop:
+        code = stop.code or 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        (["trian"], "there is no command 'trian'. Did you mean train?"),
+        (["data", "digit", "x"], "there is no command 'data digit'. Did you mean digits?"),
+        (["train", "--epoch", "3"], "train has no option --epoch. Did you mean --epochs?"),
+        (["train", "--epochs", "many", "--data", "x"], "--epochs must be a whole number, not 'many'"),
+        (["train", "epochs=many", "data=x"], "--epochs must be a whole number, not 'many'"),
+        (["train", "--epochs", "3"], "train needs --data: a COCO folder"),
+        (["train", "--data", "x", "--set", "lrr=1"], "--set: there is no setting 'lrr'. Did you mean lr?"),
+        (["train", "--data", "x", "--set", "lr"], "--set wants key=value, not 'lr'"),
+        (["train", "--data", "x", "--lr", "-1"], "train: lr must be greater than 0, not -1.0"),
+        (["train", "--data", "x", "--recipe", "papr"], "there is no recipe 'papr'. Did you mean paper?"),
+        (["train", "--data", "nowhere"], "nowhere is no folder"),
+        (["eval", "conditional-detr-tiny"], "--data is missing"),
+        (["eval", "nowhere", "--data", "x"], "nowhere: there is no such path, and it is no model name"),
+        (["predict", "conditional-detr-tiny"], "predict needs pictures"),
+        (["predict", "runs/none", "x.jpg"], "runs/none: there is no such"),
+        (["predict", "conditional-detr-tiny", "none.jpg"], "none.jpg: there is no such file or folder"),
+        (["info"], "SOURCE is missing"),
+    ],
+)
+def test_a_wrong_word_is_answered_in_one_line_with_exit_code_2(capsys, monkeypatch, tmp_path, tokens, text):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *tokens)
+    assert code == 2
+    assert text in err
+    assert err.startswith("cdetr: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert not out
+
+
+@pytest.mark.parametrize("verb", [[], ["train"], ["eval"], ["predict"], ["info"], ["demo"], ["data"], ["data", "digits"]])
+def test_every_verb_has_a_help(capsys, verb):
+    code, out, err = run(capsys, *verb, "--help")
+    assert code == 0
+    assert "Usage: cdetr" in out
+    assert not err
+
+
+def test_from_data_to_predictions(capsys, tmp_path):
+    data, output = tmp_path / "d", tmp_path / "r"
+    code, out, _ = run(capsys, "data", "digits", data, "--train", 8, "valid=4", "--size", 64)
+    assert code == 0
+    assert "8 + 4 scenes of 64 x 64 px" in out
+    (tmp_path / "c.toml").write_text("batch = 4\nweight_decay = 0.01\n[model_overrides]\nnum_queries = 9\n")
+    code, out, err = run(
+        capsys, "train", f"data={data}", "--epochs=1", "imgsz=64", "--output", output, "--config", tmp_path / "c.toml",
+        "--set", "model.decoder_layers=2", "--set", "clip=0.5", "--workers", 0, "--device", "cpu", "--no-pretrained-backbone",
+    )  # fmt: skip
+    assert code == 0, err
+    assert not err
+    assert "epoch 1/1  loss" in out
+    assert "random weights, as asked for" in out
+    config = (output / "config.toml").read_text()
+    for text in ("num_queries = 9", "decoder_layers = 2", "clip = 0.5", "batch = 4", "weight_decay = 0.01"):
+        assert text in config
+    code, out, _ = run(capsys, "eval", output, "--data", data, "--output", tmp_path / "e")
+    assert code == 0
+    assert all(name in out for name in ("AP50", "ARl", "class"))
+    metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert list(metrics) == [
+        "AP",
+        "AP50",
+        "AP75",
+        "APs",
+        "APm",
+        "APl",
+        "AR1",
+        "AR10",
+        "AR100",
+        "ARs",
+        "ARm",
+        "ARl",
+        "per_class",
+    ]
+    assert list(metrics["per_class"]) == [str(i) for i in range(10)]
+    code, out, _ = run(capsys, "predict", output, data / "valid", "--conf", 0, "--output", tmp_path / "p")
+    assert code == 0
+    assert "objects at score 0.0 or more in 4 pictures" in out
+    assert len(list((tmp_path / "p").glob("*.jpg"))) == 4
+    code, out, _ = run(capsys, "info", output)
+    assert code == 0
+    assert "10: 0, 1, 2" in out
+    assert "multiply-adds" in out
+    code, out, err = run(capsys, "train", "--data", data, "--output", output)
+    assert code == 2
+    assert "Add --resume" in err
+
+
+def test_a_finished_runs_own_config_repeats_it(capsys, tmp_path):
+    run(capsys, "data", "digits", tmp_path / "d", "--train", 4, "--valid", 2, "--size", 64)
+    common = ("--workers", 0, "--device", "cpu")
+    parts = ("--set", "model.num_queries=5", "--set", "model.encoder_layers=0", "--set", "model.decoder_layers=1")
+    run(
+        capsys, "train", "--data", tmp_path / "d", "--epochs", 1, "--imgsz", 64, "--output", tmp_path / "a", *parts, *common,
+        "--no-pretrained-backbone",
+    )  # fmt: skip
+    code, _, err = run(capsys, "train", "--config", tmp_path / "a" / "config.toml", "--output", tmp_path / "b", *common)
+    assert code == 0, err
+    first, second = ((tmp_path / name / "config.toml").read_text() for name in "ab")
+    assert first.replace(str(tmp_path / "a"), "X") == second.replace(str(tmp_path / "b"), "X")
+    assert (tmp_path / "a/best/model.safetensors").read_bytes() == (tmp_path / "b/best/model.safetensors").read_bytes()
+
+
+def test_unreadable_inputs_are_named_counted_and_survived(capsys, small_model, tmp_path):
+    from PIL import Image
+
+    save_model(small_model, tmp_path / "m")
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "in" / "good.png")
+    (tmp_path / "in" / "bad.png").write_text("no")
+    code, out, err = run(capsys, "predict", tmp_path / "m", tmp_path / "in", "--output", tmp_path / "p")
+    assert code == 0
+    assert "in 1 pictures" in out
+    assert "bad.png cannot be read" in err
+    assert "1 of 2 inputs could not be read" in err
+    code, _, err = run(capsys, "predict", tmp_path / "m", tmp_path / "in" / "bad.png", "--output", tmp_path / "p")
+    assert code == 2
+    assert "none of the inputs could be read" in err
+
+
+def test_a_model_name_is_said_to_be_untrained(capsys, tmp_path, monkeypatch):
+    from PIL import Image
+
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    code, _, err = run(capsys, "predict", "conditional-detr-tiny", tmp_path / "a.png", "--output", tmp_path / "p")
+    assert code == 0
+    assert "its decoder is not trained" in err
+
+
+def test_as_a_module_and_without_a_wall_of_text():
+    done = subprocess.run(
+        [sys.executable, "-m", "conditional_detr", "info", "conditional-detr-tiny"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert not done.stderr
+    assert "trainable" in done.stdout

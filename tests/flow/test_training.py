@@ -1,0 +1,187 @@
+"""A run from beginning to end, stopped and gone on with, fine-tuned."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from conditional_detr.errors import ConfigError, DataError, RunError
+from conditional_detr.evaluation.coco import evaluate
+from conditional_detr.training import run as run_module
+from conditional_detr.training.run import train
+from conditional_detr.weights.source import load_model
+
+PARTS = {
+    "num_queries": 12, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "feedforward_dim": 48, "dropout": 0.1,
+}  # fmt: skip
+OPTIONS = {
+    "imgsz": 64, "batch": 4, "device": "cpu", "workers": 0, "threads": 2, "pretrained_backbone": False, "quiet": True,
+    "model_overrides": PARTS, "recipe_overrides": {"warmup_steps": 2},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(digits_folder, tmp_path_factory):
+    """A run of three epochs that was left alone."""
+    return train(digits_folder, output=tmp_path_factory.mktemp("run") / "a", epochs=3, **OPTIONS)
+
+
+def test_a_run_leaves_what_it_should(finished, digits_folder):
+    folder = finished.folder
+    names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert {
+        "best/model.safetensors", "best/config.json", "last/model.safetensors", "last/config.json", "config.toml",
+        "metrics.jsonl", "train_batch.jpg",
+    } <= names  # fmt: skip
+    assert not [name for name in names if ".new" in name or ".old" in name]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows == finished.metrics
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert {"loss", "loss_ce", "loss_bbox", "loss_giou", "loss_ce_0", "lr", "seconds", "AP", "AP50", "ARl"} <= set(rows[0])
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    with Image.open(folder / "train_batch.jpg") as picture:
+        assert min(picture.size) > 480
+    model = load_model(folder)
+    assert model.class_names == [str(i) for i in range(10)]
+    assert model.category_ids == list(range(1, 11))
+    best = max(row["AP"] for row in rows)
+    assert pytest.approx(best, abs=1e-9) == evaluate(folder, digits_folder).AP
+
+
+def same_weights(a, b) -> bool:
+    ours, theirs = (load_file(folder / "last" / "model.safetensors") for folder in (a, b))
+    return all((ours[key] - theirs[key]).abs().max() <= 1e-6 for key in ours)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_that_goes_on_equals_one_that_was_left_alone(finished, digits_folder, tmp_path, monkeypatch, number):
+    class Stopping(run_module.TrainStep):
+        calls = 0
+
+        def __call__(self, *arguments):
+            Stopping.calls += 1
+            if Stopping.calls == 5:  # in the middle of the second epoch
+                os.kill(os.getpid(), number)
+            return super().__call__(*arguments)
+
+    monkeypatch.setattr(run_module, "TrainStep", Stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(digits_folder, output=tmp_path / "b", epochs=3, **OPTIONS)
+    state = json.loads((tmp_path / "b" / "last" / "state.json").read_text())
+    assert (state["epoch"], state["position"]) == (1, 2)
+    monkeypatch.undo()
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+    torch.manual_seed(123)
+    run = train(digits_folder, output=tmp_path / "b", epochs=3, resume=True, **OPTIONS)
+    assert same_weights(finished.folder, run.folder)
+    for ours, theirs in zip(run.metrics, finished.metrics, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["AP"] == pytest.approx(theirs["AP"], abs=1e-6)
+
+
+def test_a_stop_while_evaluating_loses_nothing(finished, digits_folder, tmp_path, monkeypatch):
+    original = run_module.detections_of
+    calls = []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(run_module, "detections_of", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(digits_folder, output=tmp_path / "b", epochs=3, **OPTIONS)
+    monkeypatch.undo()
+    run = train(digits_folder, output=tmp_path / "b", epochs=3, resume=True, **OPTIONS)
+    assert same_weights(finished.folder, run.folder)
+    assert len(run.metrics) == 3
+
+
+def test_more_epochs_go_on_and_a_finished_run_stays(digits_folder, tmp_path, capsys):
+    options = {**OPTIONS, "quiet": False}
+    train(digits_folder, output=tmp_path / "r", epochs=1, resume=True, **options)
+    assert "holds no run yet: starting" in capsys.readouterr().out
+    assert len(train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **options).metrics) == 2
+    before = (tmp_path / "r" / "last" / "model.safetensors").stat().st_mtime_ns
+    assert len(train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **options).metrics) == 2
+    assert "is finished: 2 epochs" in capsys.readouterr().out
+    assert (tmp_path / "r" / "last" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_other_settings_on_resume_are_named(finished, digits_folder):
+    with pytest.raises(RunError, match=r"begun with other settings: .*seed was 42, now 1.*only --epochs"):
+        train(digits_folder, output=finished.folder, epochs=3, resume=True, seed=1, **OPTIONS)
+
+
+def test_a_folder_in_use_is_not_written_into(finished, digits_folder, tmp_path):
+    with pytest.raises(RunError, match=r"is not empty. Add --resume to go on with it, or give another folder"):
+        train(digits_folder, output=finished.folder, epochs=1, **OPTIONS)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"is not empty. Give another folder"):
+        train(digits_folder, output=tmp_path, epochs=1, **OPTIONS)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_damaged_state_is_said(finished, digits_folder, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "r")
+    (tmp_path / "r" / "last" / "state.json").write_text("{")
+    with pytest.raises(RunError, match=r"last is damaged"):
+        train(digits_folder, output=tmp_path / "r", epochs=4, resume=True, **OPTIONS)
+
+
+def test_fine_tuning_keeps_the_classes_or_says_that_the_head_starts_anew(finished, digits_folder, tmp_path, capsys):
+    options = {**OPTIONS, "quiet": False, "model_overrides": {}}
+    same = train(digits_folder, finished.folder, tmp_path / "same", epochs=1, **options)
+    assert "going on from" in (text := capsys.readouterr().out)
+    assert "same classes" in text
+    assert same.metrics[0]["loss"] < finished.metrics[0]["loss"]
+    shutil.copytree(digits_folder, tmp_path / "d")
+    for split in ("train", "valid"):
+        file = tmp_path / "d" / split / "_annotations.coco.json"
+        content = json.loads(file.read_text())
+        content["categories"] = [{"id": 1, "name": "digit"}]
+        for row in content["annotations"]:
+            row["category_id"] = 1
+        file.write_text(json.dumps(content))
+    other = train(tmp_path / "d", finished.folder, tmp_path / "other", epochs=1, **options)
+    assert "other classes (10 before, 1 now), so the class head starts anew" in capsys.readouterr().out
+    model = load_model(other.folder)
+    assert (model.class_names, model.category_ids) == (["digit"], [1])
+    with pytest.raises(ConfigError, match="cannot be changed by model_overrides"):
+        train(digits_folder, finished.folder, tmp_path / "x", epochs=1, **OPTIONS)
+
+
+def test_patience_stops_early(digits_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "detections_of", lambda *_: [])
+    run = train(digits_folder, output=tmp_path / "r", epochs=9, patience=2, **OPTIONS)
+    assert len(run.metrics) == 3
+
+
+def test_pictures_without_objects_train_and_too_many_objects_are_said(digits_folder, tmp_path, capsys):
+    shutil.copytree(digits_folder, tmp_path / "d")
+    file = tmp_path / "d" / "train" / "_annotations.coco.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] > 6]
+    file.write_text(json.dumps(content))
+    options = {**OPTIONS, "quiet": False, "model_overrides": {**PARTS, "num_queries": 3}}
+    run = train(tmp_path / "d", output=tmp_path / "r", epochs=1, **options)
+    assert run.metrics[0]["loss"] > 0
+    assert "more than the model's 3 queries can find: --set model.num_queries=" in capsys.readouterr().out
+
+
+def test_data_without_a_box_or_without_validation_is_refused(digits_folder, tmp_path):
+    shutil.copytree(digits_folder, tmp_path / "d")
+    file = tmp_path / "d" / "train" / "_annotations.coco.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    with pytest.raises(DataError, match="has no usable box: there is nothing to learn"):
+        train(tmp_path / "d", output=tmp_path / "r", epochs=1, **OPTIONS)
+    shutil.rmtree(tmp_path / "d" / "valid")
+    with pytest.raises(DataError, match="has no split 'valid'"):
+        train(tmp_path / "d", output=tmp_path / "r", epochs=1, **OPTIONS)
+    assert not (tmp_path / "r").exists()

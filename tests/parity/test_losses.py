@@ -1,0 +1,27 @@
+"""Single loss terms equal transformers' (whose total weighs the class term by 1 where the paper's code has 2)."""
+
+import torch
+from oracle import build_oracle, ours_like, pictures
+
+from conditional_detr.training.criterion import SetCriterion
+
+
+def test_terms_of_the_last_layer():
+    parts = {"encoder_layers": 1, "decoder_layers": 2}
+    oracle = build_oracle(7, **parts)
+    ours = ours_like(oracle, "conditional-detr-r50", **parts)
+    images, is_padding = pictures(128, 160)
+    generator = torch.Generator().manual_seed(0)
+    targets = [
+        {
+            "labels": torch.randint(7, (n,), generator=generator),
+            "boxes": torch.rand(n, 4, generator=generator) * 0.3 + 0.3,
+        }
+        for n in (3, 5)
+    ]
+    labels = [{"class_labels": t["labels"], "boxes": t["boxes"]} for t in targets]
+    with torch.no_grad():
+        theirs = oracle(images, (~is_padding).long(), labels=labels).loss_dict
+        losses = SetCriterion(7)(ours(images, is_padding), targets)
+    for name in ("loss_ce", "loss_bbox", "loss_giou"):
+        torch.testing.assert_close(losses[name], theirs[name], atol=1e-4, rtol=1e-4)

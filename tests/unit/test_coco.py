@@ -1,0 +1,143 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conditional_detr.data.coco import Category, find_split, load_split, match_categories
+from conditional_detr.errors import DataError
+
+
+def content(**changes: object) -> dict:
+    base = {
+        "images": [
+            {"id": 7, "file_name": "a.jpg", "width": 100, "height": 50},
+            {"id": 3, "file_name": "b.jpg", "width": 40, "height": 40},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 3, "category_id": 90, "bbox": [1, 2, 10, 20], "area": 200, "iscrowd": 0},
+            {"id": 2, "image_id": 7, "category_id": 5, "bbox": [0, 0, 5, 5], "area": 25, "iscrowd": 0},
+        ],
+        "categories": [{"id": 90, "name": "dog"}, {"id": 5, "name": "cat"}],
+    }  # fmt: skip
+    return {**base, **changes}
+
+
+def write(folder: Path, what: object, split: str = "train") -> Path:
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    file = folder / split / "_annotations.coco.json"
+    file.write_text(what if isinstance(what, str) else json.dumps(what))
+    return file
+
+
+def test_ids_become_contiguous_indices_and_are_kept(tmp_path):
+    write(tmp_path, content())
+    index = load_split(tmp_path, "train")
+    assert index.categories == [Category(5, "cat"), Category(90, "dog")]
+    assert index.image_ids.tolist() == [7, 3]
+    boxes, labels = index.objects(1)
+    assert boxes.tolist() == [[1, 2, 11, 22]]
+    assert labels.tolist() == [1]
+    assert index.objects(0)[1].tolist() == [0]
+    assert index.report == []
+
+
+def test_images_without_objects_stay(tmp_path):
+    write(tmp_path, content(annotations=[]))
+    index = load_split(tmp_path, "train")
+    assert len(index) == 2
+    assert index.objects(0)[0].shape == (0, 4)
+
+
+def test_what_cannot_be_used_is_left_out_counted_and_named(tmp_path):
+    rows = [
+        {"bbox": [10, 10, 0, 5]}, {"bbox": [200, 10, 5, 5]}, {"bbox": [float("nan"), 1, 2, 3]}, {"bbox": [1, 2, 3]},
+        {"bbox": [90, 40, 50, 50]}, {"bbox": [1, 1, 5, 5], "image_id": 99}, {"bbox": [1, 1, 5, 5], "category_id": 1},
+        {"bbox": [1, 1, 5, 5], "iscrowd": 1},
+    ]  # fmt: skip
+    annotations = [{"id": i, "image_id": 7, "category_id": 5, **row} for i, row in enumerate(rows)]
+    write(tmp_path, content(annotations=annotations))
+    index = load_split(tmp_path, "train")
+    assert index.boxes_xyxy.tolist() == [[90, 40, 100, 50]]
+    report = "\n".join(index.report)
+    for text in (
+        "1 boxes have no area and were left out (annotation 0)", "1 boxes lie outside their picture", "1 boxes are not finite",
+        "1 boxes are not four numbers", "1 boxes reach outside their picture and were clipped (annotation 4)",
+        "1 boxes belong to no listed image", "1 boxes are of no listed category",
+    ):  # fmt: skip
+        assert text in report
+
+
+def test_the_classic_layout_is_found(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content()))
+    file, pictures = find_split(tmp_path, "valid")
+    assert file.name == "instances_val2017.json"
+    assert pictures == tmp_path / "val2017"
+
+
+def test_val_is_another_word_for_valid(tmp_path):
+    write(tmp_path, content(), "val")
+    assert len(load_split(tmp_path, "valid")) == 2
+
+
+def test_a_missing_split_names_those_that_are_there(tmp_path):
+    write(tmp_path, content())
+    with pytest.raises(DataError, match=r"has no split 'test'.*It has: train"):
+        load_split(tmp_path, "test")
+    with pytest.raises(DataError, match=r"is no folder"):
+        load_split(tmp_path / "nowhere", "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"Nothing there looks like one of the known layouts"):
+        load_split(tmp_path / "empty", "train")
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("{", "is no valid JSON"),
+        ("[" * 100_000, "is no valid JSON"),
+        ("[]", "must hold a JSON object, not list"),
+        ({"images": []}, "'annotations' must be a list of objects"),
+        (content(images=[]), "lists no images"),
+        (content(categories=[]), "lists no categories"),
+        (content(categories=[{"id": 1}]), "must have an integer 'id' and a 'name'"),
+        (content(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "the category id 1 is used twice"),
+        (content(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]), "the category name 'a' is used twice"),
+        (content(images=[{"id": 1, "file_name": "a.jpg", "width": 0, "height": 5}]), "must have a size, not 0 x 5"),
+        (content(images=[{"id": 1, "file_name": "a.jpg"}]), "must have an integer 'id', 'width' and 'height'"),
+        (
+            content(images=[{"id": 1, "file_name": "../../a.jpg", "width": 5, "height": 5}]),
+            "leaves the data set's folder",
+        ),
+    ],
+)
+def test_a_file_that_is_no_coco_is_refused_whole(tmp_path, what: object, text: str):
+    data = tmp_path / "data"
+    write(data, what)
+    with pytest.raises(DataError) as caught:
+        load_split(data, "train")
+    assert text in str(caught.value)
+    assert "_annotations.coco.json" in str(caught.value)
+
+
+def test_a_path_that_leaves_the_split_but_not_the_data_set_is_fine(tmp_path):
+    images = [{"id": 7, "file_name": "../pictures/a.jpg", "width": 10, "height": 10}]
+    write(tmp_path, content(images=images, annotations=[]))
+    assert load_split(tmp_path, "train").paths[0].endswith("pictures/a.jpg")
+
+
+def test_boxes_are_in_flat_arrays(tmp_path):
+    write(tmp_path, content())
+    index = load_split(tmp_path, "train")
+    assert index.boxes_xyxy.dtype == np.float32
+    assert index.first.tolist() == [0, 1, 2]
+
+
+def test_classes_are_matched_by_name_then_by_id():
+    categories = [Category(5, "cat"), Category(90, "dog")]
+    assert match_categories(["dog", "cow", "cat"], [1, 2, 3], categories, "x") == {0: 90, 2: 5}
+    assert match_categories(["0", "1"], [90, 5], categories, "x") == {0: 90, 1: 5}
+    with pytest.raises(DataError, match="no class of the model is a category of x: the model has cats; Did you mean cat?"):
+        match_categories(["cats"], [1], categories, "x")

@@ -1,0 +1,145 @@
+import json
+
+import numpy as np
+import pytest
+import supervision as sv
+import torch
+from PIL import Image
+
+from conditional_detr.errors import ConfigError, ImageError
+from conditional_detr.evaluation.coco import evaluate
+from conditional_detr.inference.detector import Detector
+from conditional_detr.inference.predict import find_pictures, predict
+from conditional_detr.weights.native import save_model
+
+
+@pytest.fixture
+def detector(small_model) -> Detector:
+    small_model.preprocessor = small_model.preprocessor.model_copy(update={"imgsz": 96})
+    return Detector(small_model, device="cpu")
+
+
+def arrays() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [
+        rng.integers(0, 255, (*size, 3), dtype=np.uint8) for size in ((60, 80), (80, 60), (60, 80), (50, 90), (1, 1), (60, 80))
+    ]
+
+
+def test_a_list_always_in_the_inputs_order(detector):
+    single = detector(arrays()[0], conf=0)
+    assert isinstance(single, list)
+    assert isinstance(single[0], sv.Detections)
+    many = detector(arrays(), conf=0, batch=2)
+    assert len(many) == 6
+    np.testing.assert_allclose(many[0].xyxy, single[0].xyxy, atol=1e-3)
+    for picture, detections in zip(arrays(), many, strict=True):
+        assert detections.xyxy[:, 2].max() <= 2 * picture.shape[1]
+        assert (np.diff(detections.confidence) <= 0).all()
+
+
+def test_results_do_not_depend_on_batch_mates(detector):
+    one, eight = detector(arrays(), conf=0, batch=1), detector(arrays(), conf=0, batch=8)
+    for a, b in zip(one, eight, strict=True):
+        np.testing.assert_allclose(a.confidence, b.confidence, atol=1e-5)
+        np.testing.assert_allclose(a.xyxy, b.xyxy, atol=1e-2)
+
+
+def test_paths_pil_and_arrays_give_the_same(detector, tmp_path):
+    Image.fromarray(arrays()[0]).save(tmp_path / "a.png")
+    doors = detector([tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(arrays()[0]), arrays()[0]], conf=0)
+    for other in doors[1:]:
+        np.testing.assert_allclose(doors[0].xyxy, other.xyxy, atol=1e-3)
+
+
+def test_names_ids_and_confidence(detector):
+    detector.model.class_names = ["x", "y", "z"]
+    detections = detector(arrays()[0], conf=0)[0]
+    assert [detector.model.class_names[i] for i in detections.class_id] == list(detections.data["class_name"])
+    conf = float(detections.confidence[4])
+    assert len(detector(arrays()[0], conf=conf)[0]) == int((detections.confidence >= conf).sum())
+    assert len(detector(arrays()[0], conf=1)[0]) == 0
+
+
+def test_wrong_wishes_are_refused(detector, small_model):
+    with pytest.raises(ConfigError, match=r"conf must be in \[0, 1\], not 2"):
+        detector(arrays()[0], conf=2)
+    with pytest.raises(ConfigError, match="batch must be at least 1, not 0"):
+        detector(arrays()[0], batch=0)
+    with pytest.raises(ConfigError, match="runtime must be auto or torch, not 'tpu'"):
+        Detector(small_model, runtime="tpu")
+    with pytest.raises(ConfigError, match="the device 'cuda:77' is not there"):
+        Detector(small_model, device="cuda:77")
+    with pytest.raises(ImageError, match=r"nowhere.jpg cannot be opened"):
+        detector("nowhere.jpg")
+
+
+def test_predict_writes_pictures_and_rows_and_names_what_it_could_not_read(detector, tmp_path):
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    for i, array in enumerate(arrays()[:3]):
+        Image.fromarray(array).save(folder / f"{i}.png")
+    Image.fromarray(arrays()[0]).save(folder / "deep" / "0.jpg")
+    (folder / "bad.jpg").write_text("no picture")
+    (folder / "notes.txt").write_text("not a picture by its name")
+    detector.model.category_ids = [7, 9, 11]
+    pictures = find_pictures([str(folder)])
+    assert len(pictures) == 5
+    done = predict(detector, pictures, tmp_path / "out", conf=0, batch=2)
+    rows = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert rows == done.rows
+    assert done.read == 4
+    assert len(done.unreadable) == 1
+    assert "bad.jpg cannot be read" in done.unreadable[0]
+    assert set(rows[0]) == {"image_id", "file_name", "category_id", "category_name", "bbox", "score"}
+    assert {pictures[row["image_id"]] for row in rows} == {row["file_name"] for row in rows}
+    assert {row["category_id"] for row in rows} <= {7, 9, 11}
+    assert [row["image_id"] for row in rows] == sorted(row["image_id"] for row in rows)
+    assert max(sum(row["image_id"] == i for row in rows) for i in range(5)) <= 100
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.jpg")) == ["0-2.jpg", "0.jpg", "1.jpg", "2.jpg"]
+
+
+def test_inputs_are_files_folders_and_patterns(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(arrays()[0]).save(tmp_path / name)
+    assert find_pictures([str(tmp_path / "*.png")]) == find_pictures([str(tmp_path)])
+    assert find_pictures([str(tmp_path / "b.png"), str(tmp_path / "a.png")])[0].endswith("b.png")
+    with pytest.raises(ConfigError, match="there is no such file or folder, and as a pattern it matches nothing"):
+        find_pictures([str(tmp_path / "c*.png")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="holds no pictures"):
+        find_pictures([str(tmp_path / "empty")])
+
+
+def test_evaluation_and_prediction_are_one_path(digits_folder, tmp_path, small_model):
+    """AR100 of `evaluate` equals that of `predict`'s rows, judged by pycocotools."""
+    import contextlib
+    import io
+
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    small_model.class_names, small_model.category_ids = ["1", "7", "9"], [2, 8, 10]
+    save_model(small_model, tmp_path / "m")
+    metrics = evaluate(tmp_path / "m", digits_folder, "valid", batch=4)
+    pictures = find_pictures([str(digits_folder / "valid")])
+    rows = predict(Detector(tmp_path / "m"), pictures, tmp_path / "out", conf=0, batch=1).rows
+    file = digits_folder / "valid" / "_annotations.coco.json"
+    by_name = {image["file_name"]: image["id"] for image in json.loads(file.read_text())["images"]}
+    results = [{**row, "image_id": by_name[row["file_name"].rsplit("/", 1)[-1]]} for row in rows]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(file))
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[8] > 0
+    assert pytest.approx(evaluation.stats[8], abs=1e-6) == metrics.AR100
+    assert pytest.approx(evaluation.stats[0], abs=1e-6) == metrics.AP
+
+
+def test_a_detector_moves_no_weights(detector):
+    before = {k: v.clone() for k, v in detector.model.state_dict().items()}
+    detector(arrays(), conf=0)
+    assert all(v.equal(before[k]) for k, v in detector.model.state_dict().items())
+    assert not torch.is_inference_mode_enabled()

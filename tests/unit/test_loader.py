@@ -1,0 +1,90 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from conditional_detr.config import RECIPES, PreprocessorConfig
+from conditional_detr.data.coco import load_split
+from conditional_detr.data.loader import EpochBatches, TrainingPictures, training_batches
+from conditional_detr.data.transforms import Augmentation
+from conditional_detr.errors import DataError, ImageError
+from conditional_detr.preprocessing import Preprocessor
+
+
+def pictures(folder) -> TrainingPictures:
+    return TrainingPictures(
+        load_split(folder, "train"), Augmentation(RECIPES["paper"], 64), Preprocessor(PreprocessorConfig(imgsz=64))
+    )
+
+
+def test_batches_are_the_same_however_many_workers_make_them(digits_folder):
+    results = []
+    for workers in (0, 1):
+        batches = EpochBatches(12, batch=5, seed=7)
+        batches.epoch = 3
+        results.append(list(training_batches(pictures(digits_folder), batches, workers)))
+    for (a, mask_a, targets_a), (b, mask_b, targets_b) in zip(*results, strict=True):
+        assert a.equal(b)
+        assert (mask_a is None and mask_b is None) or mask_a.equal(mask_b)
+        assert all(x["boxes"].equal(y["boxes"]) for x, y in zip(targets_a, targets_b, strict=True))
+
+
+def test_an_epoch_can_be_entered_at_any_position():
+    batches = EpochBatches(20, batch=3, seed=1)
+    batches.epoch = 2
+    whole = list(batches)
+    batches.position = 4
+    assert list(batches) == whole[4:]
+    assert len(batches) == len(whole) == 6
+
+
+def test_epochs_differ_and_each_picture_comes_at_most_once():
+    batches = EpochBatches(20, batch=4, seed=1)
+    first = list(batches)
+    batches.epoch = 1
+    assert list(batches) != first
+    assert sorted(i for batch in first for i, _ in batch) == list(range(20))
+
+
+def test_fewer_pictures_than_a_batch_make_one_batch():
+    assert [len(batch) for batch in EpochBatches(3, batch=8, seed=0)] == [3]
+
+
+def test_processes_share_a_batch_between_them():
+    whole = list(EpochBatches(12, batch=6, seed=5))
+    parts = [list(EpochBatches(12, batch=6, seed=5, rank=rank, world=2)) for rank in range(2)]
+    for i, batch in enumerate(whole):
+        assert sorted(batch) == sorted(parts[0][i] + parts[1][i])
+
+
+def test_targets_are_relative_boxes_of_the_augmented_picture(digits_folder):
+    images, _, targets = next(iter(training_batches(pictures(digits_folder), EpochBatches(12, batch=12, seed=0), 0)))
+    assert images.dtype == torch.float32
+    for target in targets:
+        corners = torch.cat(
+            [target["boxes"][:, :2] - target["boxes"][:, 2:] / 2, target["boxes"][:, :2] + target["boxes"][:, 2:] / 2],
+            1,
+        )
+        assert (corners >= -1e-5).all()
+        assert (corners <= 1 + 1e-5).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_picture_is_named_without_a_workers_traceback(digits_folder, tmp_path, workers: int):
+    shutil.copytree(digits_folder, tmp_path / "d")
+    (tmp_path / "d" / "train" / "00004.png").write_bytes(b"broken")
+    with pytest.raises(ImageError) as caught:
+        list(training_batches(pictures(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), workers))
+    assert "00004.png cannot be read as a picture" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_picture_of_another_size_than_its_json_says_is_refused(digits_folder, tmp_path):
+    shutil.copytree(digits_folder, tmp_path / "d")
+    file = tmp_path / "d" / "train" / "_annotations.coco.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["width"] = 99
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"00001.png is 64 x 64 px after EXIF rotation, but .* says 99 x 64"):
+        list(training_batches(pictures(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), 0))

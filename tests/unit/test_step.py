@@ -1,0 +1,97 @@
+import copy
+
+import pytest
+import torch
+
+from conditional_detr.config import RECIPES, updated
+from conditional_detr.errors import ConfigError
+from conditional_detr.training.optimizer import build_optimizer, lr_factor
+from conditional_detr.training.step import autocast_dtype, make_step
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor, list[dict[str, torch.Tensor]]]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 3, 64, 64, generator=generator)
+    is_padding = torch.zeros(4, 64, 64, dtype=torch.bool)
+    is_padding[1, :, 32:] = True
+    targets = [
+        {
+            "labels": torch.randint(3, (n,), generator=generator),
+            "boxes": torch.rand(n, 4, generator=generator) * 0.3 + 0.3,
+        }
+        for n in (2, 0, 5, 1)
+    ]
+    return images, is_padding, targets
+
+
+def test_a_step_lowers_the_loss_and_moves_every_parameter_that_has_a_gradient(small_model):
+    recipe = updated(RECIPES["paper"], {"lr": 1e-3, "lr_backbone": 1e-3}, "test")
+    before = {name: p.detach().clone() for name, p in small_model.named_parameters()}
+    step = make_step(small_model, amp="off", recipe=recipe)
+    losses = [float(step(*batch())["loss"]) for _ in range(8)]
+    assert losses[-1] < losses[0]
+    # The first self-attention's content is zero, so these three get a gradient of exactly zero, from the paper's own form.
+    still = {name for name, p in small_model.named_parameters() if p.equal(before[name]) and p.requires_grad}
+    assert still <= {f"decoder.layers.0.self_attention.{name}.weight" for name in ("q_content", "k_content", "v")}
+
+
+def test_the_loss_is_the_criterions(small_model):
+    from conditional_detr.training.criterion import SetCriterion
+
+    with torch.no_grad():
+        expected = SetCriterion(3)(small_model(*batch()[:2], aux=True), batch()[2])
+    losses = make_step(small_model, amp="off")(*batch())
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, atol=1e-4, rtol=1e-4)
+
+
+def test_a_batch_in_parts_is_the_same_step(small_model):
+    twin = copy.deepcopy(small_model)
+    whole = make_step(small_model, amp="off", recipe=updated(RECIPES["paper"], {"accumulate": 1}, ""))
+    parts = make_step(twin, amp="off", recipe=updated(RECIPES["paper"], {"accumulate": 3}, ""))
+    a, b = whole(*batch()), parts(*batch())
+    torch.testing.assert_close(a["loss"], b["loss"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(a["gradient_norm"], b["gradient_norm"], atol=1e-3, rtol=1e-3)
+
+
+def test_the_backbone_has_its_own_rate_and_zero_freezes_it(small_model):
+    optimizer = build_optimizer(small_model, RECIPES["paper"])
+    assert [g["lr"] for g in optimizer.param_groups] == [1e-4, 1e-5]
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == sum(p.requires_grad for p in small_model.parameters())
+    frozen = build_optimizer(small_model, updated(RECIPES["paper"], {"lr_backbone": 0}, ""))
+    assert len(frozen.param_groups) == 1
+    assert not any(p.requires_grad for p in small_model.backbone.parameters())
+
+
+def test_the_papers_schedule_drops_once_between_epochs():
+    recipe = RECIPES["paper"]
+    factors = [lr_factor(step, 10, recipe) for step in range(500)]
+    assert factors == [1.0] * 400 + [0.1] * 100
+
+
+def test_warm_up_and_cosine():
+    recipe = updated(RECIPES["paper"], {"warmup_steps": 10, "schedule": "cosine", "epochs": 10}, "")
+    factors = [lr_factor(step, 10, recipe) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == pytest.approx(1, abs=0.05)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert 0.02 <= factors[-1] < 0.03
+
+
+def test_precision_is_bf16_only_where_the_hardware_has_it(monkeypatch):
+    cpu = torch.device("cpu")
+    assert autocast_dtype("off", cpu) is None
+    assert autocast_dtype("bf16", cpu) is torch.bfloat16
+    monkeypatch.setattr("conditional_detr.training.step._has_bf16", lambda device: False)
+    assert autocast_dtype("auto", cpu) is None
+    monkeypatch.setattr("conditional_detr.training.step._has_bf16", lambda device: True)
+    assert autocast_dtype("auto", cpu) is torch.bfloat16
+    with pytest.raises(ConfigError, match="amp must be one of auto, bf16, off, not 'fp8'"):
+        autocast_dtype("fp8", cpu)
+
+
+def test_a_bf16_step_has_nearly_the_same_loss(small_model):
+    twin = copy.deepcopy(small_model)
+    exact, rough = make_step(small_model, amp="off")(*batch()), make_step(twin, amp="bf16")(*batch())
+    assert rough["loss"].dtype == torch.float32
+    assert abs(float(rough["loss"]) / float(exact["loss"]) - 1) < 0.02
