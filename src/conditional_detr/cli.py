@@ -1,17 +1,14 @@
 """The command line: one function a verb. Heavy imports wait until a verb needs them."""
 
-import re
 import sys
 from collections.abc import Callable
-from inspect import Parameter as FunctionParameter
-from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.exceptions import CoercionError, MissingArgumentError
 
-from conditional_detr.errors import ConditionalDETRError, ConfigError, did_you_mean
+from conditional_detr.command_line import normalised, parse_error
+from conditional_detr.errors import ConditionalDETRError, ConfigError
 
 app = App(
     name="cdetr",
@@ -79,7 +76,7 @@ def train(
     resume: Annotated[bool, Parameter(negative="")] = False,
     patience: int | None = None,
     amp: str | None = None,
-    pretrained_backbone: bool = True,
+    pretrained_backbone: bool | None = None,
     config: Path | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False)] = None,
 ) -> None:
@@ -124,12 +121,13 @@ def train(
     set_
         One setting, as in model.num_queries=50 or weight_decay=0.01; may be repeated.
     """
+    from conditional_detr.training.options import training_options
     from conditional_detr.training.run import train as run_training
 
     given = {
         "data": data, "model": model, "output": output, "epochs": epochs, "batch": batch, "lr": lr, "imgsz": imgsz,
         "recipe": recipe, "device": device, "workers": workers, "threads": threads, "seed": seed, "patience": patience,
-        "amp": amp, "pretrained_backbone": pretrained_backbone or None if pretrained_backbone else False,
+        "amp": amp, "pretrained_backbone": pretrained_backbone,
     }  # fmt: skip
     values = training_options(config, set_ or [], {key: value for key, value in given.items() if value is not None})
     if "data" not in values:
@@ -248,43 +246,6 @@ def info(source: str, /) -> None:
         print(f"{name:<14} {value}")
 
 
-def training_options(config: Path | None, assignments: list[str], given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `train` from a TOML file, changed by --set, changed by the options that were typed."""
-    import tomllib
-
-    from conditional_detr.config import RecipeConfig, read_toml
-    from conditional_detr.training.run import train as run_training
-
-    known = set(signature(run_training).parameters) - {"model_overrides", "recipe_overrides", "resume", "quiet"}
-    recipe_keys = set(RecipeConfig.model_fields) - known
-    values: dict[str, Any] = {}
-    overrides: dict[str, dict[str, Any]] = {"model": {}, "recipe": {}}
-    file = read_toml(config) if config is not None else {}
-    overrides["model"] |= file.pop("model_overrides", {})
-    settings = file.pop("training", {}) | file
-    for assignment in assignments:
-        key, sign, text = assignment.partition("=")
-        if not sign:
-            raise ConfigError(f"--set wants key=value, not {assignment!r}")
-        try:
-            value = tomllib.loads(f"v = {text}")["v"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        if key.startswith("model."):
-            overrides["model"][key.removeprefix("model.")] = value
-        else:
-            settings[key.removeprefix("training.")] = value
-    for key, value in settings.items():
-        if key in known:
-            values[key] = value
-        elif key in recipe_keys:
-            overrides["recipe"][key] = value
-        else:
-            origin = config if config is not None and key in file else "--set"
-            raise ConfigError(f"{origin}: there is no setting {key!r}. {did_you_mean(key, known | recipe_keys)}")
-    return {**values, **given, "model_overrides": overrides["model"], "recipe_overrides": overrides["recipe"]}
-
-
 def set_threads(threads: int) -> None:
     import torch
 
@@ -344,71 +305,11 @@ VERBS: dict[tuple[str, ...], Callable[..., None]] = {
 }
 
 
-def options_of(verb: Callable[..., None]) -> dict[str, bool]:
-    """Options of a verb: "--name" → whether it takes a value."""
-    options = {}
-    for name, parameter in signature(verb).parameters.items():
-        if parameter.kind is FunctionParameter.KEYWORD_ONLY:
-            option = "--" + name.strip("_").replace("_", "-")
-            is_flag = isinstance(parameter.default, bool)
-            options[option] = not is_flag
-            if is_flag and parameter.default:
-                options[f"--no-{option[2:]}"] = False
-    return options
-
-
-def normalised(tokens: list[str]) -> list[str]:
-    """Tokens as the parser wants them: `epochs=50` becomes `--epochs=50`; an unknown word names the nearest one.
-
-    `name=value` is rewritten for options of the verb only, and never where a file of that name exists.
-    """
-    if not tokens or tokens[0].startswith("-"):
-        return tokens
-    path = next((p for p in VERBS if tuple(tokens[: len(p)]) == p), None)
-    if path is None:
-        if tokens[0] == "data":
-            rest = tokens[1:2]
-            if not rest or rest[0].startswith("-"):
-                return tokens
-            raise ConfigError(f"there is no command 'data {rest[0]}'. {did_you_mean(rest[0], ['digits'])}")
-        raise ConfigError(f"there is no command {tokens[0]!r}. {did_you_mean(tokens[0], [p[0] for p in VERBS])}")
-    options = options_of(VERBS[path])
-    out, takes_value = list(path), False
-    for token in tokens[len(path) :]:
-        name = token.split("=")[0]
-        option = "--" + name.lstrip("-").replace("_", "-")
-        if takes_value:
-            takes_value = False
-        elif token.startswith("--") and token not in ("--", "--help"):
-            if option not in options:
-                raise ConfigError(f"{' '.join(path)} has no option {name}. {did_you_mean(option, options)}")
-            takes_value = options[option] and "=" not in token
-            token = option + token[len(name) :]
-        elif re.match(r"[A-Za-z_-]+=", token) and option in options and not Path(token).exists():
-            token = option + token[len(name) :]
-        out.append(token)
-    return out
-
-
-def parse_error(error: CycloptsError) -> str:
-    """What the parser has to say, in our words."""
-    argument = getattr(error, "argument", None)
-    name = argument.name if argument is not None else ""
-    if isinstance(error, MissingArgumentError):
-        return f"{name or 'an argument'} is missing: see cdetr {' '.join(error.command_chain or [])} --help"
-    if isinstance(error, CoercionError):
-        words = {int: "a whole number", float: "a number", bool: "true or false"}
-        kind = words.get(error.target_type, "another value") if error.target_type else "another value"
-        token = getattr(error, "token", None)
-        return f"{name} must be {kind}, not {getattr(token, 'value', None)!r}"
-    return str(error).strip()
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 the input is wrong (one message on stderr), 1 a fault of ours."""
     tokens = sys.argv[1:] if arguments is None else arguments
     try:
-        app(normalised(tokens), exit_on_error=False, print_error=False)
+        app(normalised(tokens, VERBS), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         sys.exit(_refuse(parse_error(error)))
     except ConditionalDETRError as error:

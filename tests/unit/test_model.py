@@ -228,19 +228,6 @@ def test_a_model_can_be_copied():
         torch.testing.assert_close(copy.deepcopy(model)(images).pred_boxes, model(images).pred_boxes)
 
 
-def test_the_model_can_be_exported_with_dynamic_size():
-    model = perturbed(small())
-    batch, height, width = torch.export.Dim.AUTO, torch.export.Dim.AUTO, torch.export.Dim.AUTO
-    program = torch.export.export(
-        model, (torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool)),
-        dynamic_shapes={"images": {0: batch, 2: height, 3: width}, "padding_mask": {0: batch, 1: height, 2: width}},
-    )  # fmt: skip
-    images, is_padding = torch.randn(1, 3, 96, 128), torch.zeros(1, 96, 128, dtype=torch.bool)
-    with torch.no_grad():
-        exported, eager = program.module()(images, is_padding), model(images, is_padding)
-    torch.testing.assert_close(exported.pred_boxes, eager.pred_boxes, atol=1e-5, rtol=1e-5)
-
-
 def test_points_and_grid_share_one_embedding():
     points = torch.tensor([[[0.25, 0.5]]])
     torch.testing.assert_close(sine_embedding(points, 16)[0, 0], sine_embedding(points[0, 0], 16))

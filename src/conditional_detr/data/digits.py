@@ -124,8 +124,8 @@ def draw_scene(
 
 def _resized(ink: np.ndarray, height: int, width: int) -> np.ndarray:
     image = Image.fromarray(ink.astype(np.float32))
-    resized: np.ndarray = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-    return resized.clip(0, 1)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(image, dtype=np.float32).clip(0, 1)
 
 
 def _background(regions: list[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
@@ -138,7 +138,8 @@ def _background(regions: list[np.ndarray], size: int, rng: np.random.Generator) 
     if rng.random() < 0.5:
         background = background[:, ::-1]
     mean = background.mean((0, 1))
-    return (background - mean) * rng.uniform(0.5, 1.0) + mean * rng.uniform(0.6, 1.2)
+    varied: np.ndarray = (background - mean) * rng.uniform(0.5, 1.0) + mean * rng.uniform(0.6, 1.2)
+    return varied
 
 
 def _contrasting(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:

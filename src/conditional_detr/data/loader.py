@@ -106,6 +106,7 @@ def training_batches(dataset: TrainingPictures, batches: EpochBatches, workers: 
         num_workers=workers,
         collate_fn=Collate(dataset.preprocessor),
         worker_init_fn=_leave_signals,
+        generator=torch.Generator(),  # of its own: the loader draws a seed for each pass, and dropout must not notice
         pin_memory=torch.cuda.is_available(),
     )
     for batch in loader:

@@ -45,6 +45,6 @@ def multiply_adds(model: DetectionModel, height: int, width: int) -> int:
     """Multiply-adds of one picture of that size in px, counted by PyTorch."""
     parameter = next(model.parameters())
     images = torch.zeros(1, 3, height, width, device=parameter.device)
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(images)
     return int(counter.get_total_flops()) // 2

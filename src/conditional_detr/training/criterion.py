@@ -22,7 +22,7 @@ class Weights(NamedTuple):
     loss_giou: float
 
 
-PAPER_WEIGHTS = {"focal": Weights(2, 5, 2, 2, 5, 2)}
+PAPER_WEIGHTS = {"focal": Weights(2.0, 5.0, 2.0, 2.0, 5.0, 2.0)}
 
 
 class SetCriterion(nn.Module):

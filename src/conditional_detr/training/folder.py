@@ -110,8 +110,7 @@ class RunFolder:
         """Put model, optimiser and random states back as they were."""
         try:
             content = json.loads((self.last / STATE).read_bytes())
-            progress = Progress(**content)
-            progress.best = (float(progress.best[0]), int(progress.best[1]))
+            progress = Progress(**{**content, "best": tuple(content["best"])})
             tensors = load_file(self.last / OPTIMIZER)
         except Exception as error:  # whatever a damaged file makes the readers raise
             raise RunError(f"{self.last} is damaged: {str(error)[:200]}. Begin anew in another folder") from None
@@ -121,10 +120,14 @@ class RunFolder:
             torch.cuda.set_rng_state(cuda)
         if helper is not None:
             helper.load_state_dict({key: tensors.pop(f"helper.{key}") for key in helper.state_dict()})
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in tensors.items():
             i, key = name.split(".", 1)
-            state.setdefault(int(i), {})[key] = value
+            parameter = parameters[int(i)]
+            # The fused AdamW walks through memory: its averages must lie there as the parameter does (channels last).
+            same_layout = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+            state.setdefault(int(i), {})[key] = same_layout
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return progress
 

@@ -1,0 +1,42 @@
+"""Arguments of a training run from a file, from --set and from the command line."""
+
+import tomllib
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from conditional_detr.config import RecipeConfig, read_toml
+from conditional_detr.errors import ConfigError, did_you_mean
+from conditional_detr.training.run import train
+
+
+def training_options(config: Path | None, assignments: list[str], given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `train` from a TOML file, changed by --set, changed by the options that were typed."""
+    known = set(signature(train).parameters) - {"model_overrides", "recipe_overrides", "resume", "quiet"}
+    recipe_keys = set(RecipeConfig.model_fields) - known
+    values: dict[str, Any] = {}
+    overrides: dict[str, dict[str, Any]] = {"model": {}, "recipe": {}}
+    file = read_toml(config) if config is not None else {}
+    overrides["model"] |= file.pop("model_overrides", {})
+    settings = file.pop("training", {}) | file
+    for assignment in assignments:
+        key, sign, text = assignment.partition("=")
+        if not sign:
+            raise ConfigError(f"--set wants key=value, not {assignment!r}")
+        try:
+            value = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        if key.startswith("model."):
+            overrides["model"][key.removeprefix("model.")] = value
+        else:
+            settings[key.removeprefix("training.")] = value
+    for key, value in settings.items():
+        if key in known:
+            values[key] = value
+        elif key in recipe_keys:
+            overrides["recipe"][key] = value
+        else:
+            origin = config if config is not None and key in file else "--set"
+            raise ConfigError(f"{origin}: there is no setting {key!r}. {did_you_mean(key, known | recipe_keys)}")
+    return {**values, **given, "model_overrides": overrides["model"], "recipe_overrides": overrides["recipe"]}
