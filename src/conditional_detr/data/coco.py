@@ -1,6 +1,5 @@
 """COCO folders: where they keep things, and one split's annotations in flat arrays."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from conditional_detr.config import read_json_object
 from conditional_detr.errors import DataError, did_you_mean
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
@@ -97,14 +97,7 @@ def splits(root: Path) -> dict[str, tuple[Path, Path]]:
 
 def read_json(file: Path) -> dict[str, Any]:
     """A COCO file as a dict with its three lists, of dicts each."""
-    try:
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"{file} cannot be opened: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is no valid JSON: {str(error)[:200]}") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{file} must hold a JSON object, not {type(content).__name__}")
+    content = read_json_object(file, DataError)
     for key in ("images", "annotations", "categories"):
         rows = content.get(key)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

@@ -34,7 +34,7 @@ def draw(rgb: np.ndarray, detections: "sv.Detections", labels: list[str]) -> np.
     scale = sv.calculate_optimal_text_scale(resolution_wh=(width, height))
     thickness = sv.calculate_optimal_line_thickness(resolution_wh=(width, height))
     scene = sv.BoxAnnotator(thickness=thickness).annotate(scene, enlarged)
-    annotator = sv.LabelAnnotator(text_scale=scale, text_thickness=max(1, thickness // 2), text_padding=4, smart_position=False)
+    annotator = sv.LabelAnnotator(text_scale=scale, text_thickness=max(1, thickness // 2), text_padding=4, smart_position=True)
     scene = annotator.annotate(scene, enlarged, labels=labels)
     return np.ascontiguousarray(scene[:, :, ::-1])
 

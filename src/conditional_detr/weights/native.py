@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from conditional_detr.config import ModelConfig, PreprocessorConfig, build
+from conditional_detr.config import ModelConfig, PreprocessorConfig, build, read_json_object
 from conditional_detr.errors import CheckpointError, ConfigError, did_you_mean
 from conditional_detr.factory import DetectionModel
 
@@ -115,13 +115,8 @@ def recover(folder: Path) -> None:
 def read_description(folder: Path) -> dict[str, Any]:
     """The `config.json` of a checkpoint folder, checked for what a description must have."""
     file = folder / DESCRIPTION
-    try:
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be opened: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is no valid JSON: {str(error)[:200]}") from None
-    if not isinstance(content, dict) or "format_version" not in content:
+    content = read_json_object(file, CheckpointError)
+    if "format_version" not in content:
         raise CheckpointError(f"{file} does not describe a checkpoint of this library: it has no format_version")
     version = content["format_version"]
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
