@@ -75,8 +75,7 @@ def _trains_on_cpu(x: Tensor) -> bool:
 class DilatedDepthwise(torch.autograd.Function):
     """A depthwise convolution of stride 1, dilated, that keeps the size; with a backward pass that fits the CPU.
 
-    oneDNN has no fast gradient for this case: in EfficientNet-Lite0 at stride 16 four such layers took half of a training
-    step (`python benchmarks/backbone_step.py`).
+    oneDNN has no fast gradient for this case; `python benchmarks/backbone_step.py` compares both.
     """
 
     @staticmethod
