@@ -1,6 +1,7 @@
-"""What all tests share: shapes are checked while they run, nothing is fetched, few threads."""
+"""What all tests share: shapes are checked while they run, nothing is fetched, few threads, the same random numbers."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -17,7 +18,16 @@ import torch  # noqa: E402
 from conditional_detr.data.digits import make_digits  # noqa: E402
 from conditional_detr.factory import DetectionModel, create_model  # noqa: E402
 
-torch.set_num_threads(2)
+THREADS = 1
+
+
+@pytest.fixture(autouse=True)
+def _the_same_start() -> Iterator[None]:
+    """A test sees the same random numbers and threads whatever ran before it. One thread: machines of tests are shared."""
+    torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

@@ -145,7 +145,7 @@ def evaluate(
     batch: int = 8,
     device: str = "auto",
     threads: int = 0,
-    output: Path | None = None,
+    output: Path = Path("evaluation"),
 ) -> None:
     """Print COCO's twelve figures and AP per class, and write metrics.json.
 
@@ -166,16 +166,15 @@ def evaluate(
     output
         Folder for metrics.json.
     """
+    from conditional_detr.device import set_threads
     from conditional_detr.evaluation.coco import evaluate as run_evaluation
 
-    if batch < 1:
-        raise ConfigError(f"--batch must be at least 1, not {batch}")
     note_untrained(source)
     set_threads(threads)
     metrics = run_evaluation(source, data, split, batch, device)
     print_metrics(metrics)
-    if output is not None:
-        write_json(output / "metrics.json", metrics.to_dict())
+    write_json(output / "metrics.json", metrics.to_dict())
+    print(f"→ {output / 'metrics.json'}")
 
 
 @app.command
@@ -217,6 +216,7 @@ def predict(
     from conditional_detr.inference.predict import predict as run_prediction
 
     pictures = find_pictures(images)
+    from conditional_detr.device import set_threads
     from conditional_detr.inference.detector import Detector
 
     note_untrained(source)
@@ -244,16 +244,6 @@ def info(source: str, /) -> None:
 
     for name, value in describe(source).items():
         print(f"{name:<14} {value}")
-
-
-def set_threads(threads: int) -> None:
-    import torch
-
-    from conditional_detr.training.run import usable_cores
-
-    if threads < 0:
-        raise ConfigError(f"--threads must be 0 or more, not {threads}")
-    torch.set_num_threads(threads or usable_cores())
 
 
 def note_untrained(source: str) -> None:

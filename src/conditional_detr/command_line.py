@@ -41,22 +41,52 @@ def normalised(tokens: list[str], verbs: Verbs) -> list[str]:
                 return tokens
             raise ConfigError(f"there is no command 'data {rest[0]}'. {did_you_mean(rest[0], ['digits'])}")
         raise ConfigError(f"there is no command {tokens[0]!r}. {did_you_mean(tokens[0], [p[0] for p in verbs])}")
-    options = options_of(verbs[path])
+    options, room = options_of(verbs[path]), places_of(verbs[path])
+    seen: set[str] = set()
     out, takes_value = list(path), False
-    for token in tokens[len(path) :]:
+    for i, token in enumerate(tokens[len(path) :], len(path)):
+        if token == "--" and not takes_value:  # what follows are names of files
+            return out + tokens[i:]
         name = token.split("=")[0]
         option = "--" + name.lstrip("-").replace("_", "-")
         if takes_value:
             takes_value = False
         elif token.startswith("--") and token not in ("--", "--help"):
             if option not in options:
-                raise ConfigError(f"{' '.join(path)} has no option {name}. {did_you_mean(option, options)}")
+                raise ConfigError(unknown_option(path, name, options))
             takes_value = options[option] and "=" not in token
             token = option + token[len(name) :]
-        elif re.match(r"[A-Za-z_-]+=", token) and option in options and not Path(token).exists():
+        elif re.match(r"[A-Za-z_][\w.-]*=", token) and not Path(token).exists() and (option in options or not room):
+            if option not in options:
+                raise ConfigError(unknown_option(path, name, options))
             token = option + token[len(name) :]
+        elif not token.startswith("-"):
+            if not room:
+                raise ConfigError(f"{' '.join(path)} has no place for {token!r}: options are --name value or name=value")
+            room -= 1
+        if token.startswith("--"):
+            _note_once(token.split("=")[0], seen)
         out.append(token)
     return out
+
+
+def places_of(verb: Callable[..., None]) -> float:
+    """How many words a verb takes that are no options."""
+    kinds = [parameter.kind for parameter in signature(verb).parameters.values()]
+    return float("inf") if Parameter.VAR_POSITIONAL in kinds else kinds.count(Parameter.POSITIONAL_ONLY)
+
+
+def unknown_option(path: tuple[str, ...], name: str, options: dict[str, bool]) -> str:
+    if "." in name:
+        return f"{' '.join(path)} has no option {name}: single settings are --set {name}=VALUE"
+    near = did_you_mean("--" + name.lstrip("-"), options) if options else "It has none."
+    return f"{' '.join(path)} has no option {name}. {near}"
+
+
+def _note_once(option: str, seen: set[str]) -> None:
+    if option in seen and option != "--set":
+        raise ConfigError(f"{option} is given twice")
+    seen.add(option)
 
 
 def parse_error(error: CycloptsError) -> str:

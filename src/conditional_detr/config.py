@@ -3,7 +3,7 @@
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,6 +12,9 @@ from conditional_detr.errors import ConditionalDETRError, ConfigError, did_you_m
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LONGEST_PER_SHORTEST = 1333 / 800  # the paper's limits: shorter side 800, longer side at most 1333
+
+
+Scale = Annotated[float, Field(ge=0.1, le=10)]
 
 
 class Settings(BaseModel):
@@ -106,6 +109,11 @@ PRESETS = {
 }
 
 
+def recipe_of(model: ModelConfig) -> Literal["paper", "fast"]:
+    """The recipe of the model name with the same backbone; the paper's where there is none."""
+    return next((p.recipe for p in PRESETS.values() if p.model.backbone == model.backbone), "paper")
+
+
 def preset(name: str) -> Preset:
     """The preset of a model name; an unknown name is answered with the nearest."""
     if name not in PRESETS:
@@ -129,15 +137,21 @@ class RecipeConfig(Settings):
     drop_at: float = Field(0.8, gt=0, le=1, description="share of the epochs after which `step` drops to a tenth")
     dense_weight: float = Field(0.0, ge=0, description="weight of a helper loss on the memory's cells; 0 = none")
     hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
-    scales: tuple[float, float] = Field((0.6, 1.0), description="range of the shorter side, in imgsz")
+    scales: tuple[Scale, Scale] = Field((0.6, 1.0), description="range of the shorter side, in imgsz")
     crop: float = Field(0.5, ge=0, le=1, description="probability of a random crop before resizing")
     color: float = Field(0.0, ge=0, le=1, description="strength of brightness, contrast and saturation jitter")
+
+    @model_validator(mode="after")
+    def _scales_rise(self) -> "RecipeConfig":
+        if self.scales[0] > self.scales[1]:
+            raise ValueError(f"scales must be a range from small to large, not {list(self.scales)}")
+        return self
 
 
 RECIPES = {
     "paper": RecipeConfig(),
     "fast": RecipeConfig(
-        batch=4,
+        batch=2,
         lr=4e-4,
         lr_backbone=2e-4,
         warmup_steps=100,
@@ -159,7 +173,7 @@ class RunConfig(Settings):
     imgsz: int = Field(800, ge=16, le=8192)
     device: str = "auto"
     amp: Literal["auto", "bf16", "off"] = "auto"
-    workers: int = Field(1, ge=0, le=256)
+    workers: int = Field(0, ge=0, le=256)
     threads: int = Field(0, ge=0, le=4096, description="processor threads; 0 = as many as the process may use")
     seed: int = Field(42, ge=0, lt=2**32)
     pretrained_backbone: bool = True

@@ -17,7 +17,7 @@ TRAIN_SCENES, VALID_SCENES, SHOWN = 2400, 300, 12
 EPOCHS = 4
 # A mirrored 2 is no 2, and scenes come at one size: the general augmentation would only make this set harder.
 PARTS = {"num_queries": 40}  # five for each digit that a scene can have
-RECIPE = {"hflip": 0.0, "crop": 0.0, "scales": (1.0, 1.0), "color": 0.0}
+RECIPE = {"batch": 4, "hflip": 0.0, "crop": 0.0, "scales": (1.0, 1.0), "color": 0.0}
 
 
 @dataclass(frozen=True)

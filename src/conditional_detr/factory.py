@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import timm
+import torch
 
 from conditional_detr.config import ModelConfig, PreprocessorConfig, preset, updated
 from conditional_detr.errors import ConfigError
 from conditional_detr.imagenet import load_imagenet_weights
-from conditional_detr.model.backbone import Backbone
+from conditional_detr.model.backbone import Backbone, check_network
 from conditional_detr.model.decoder import CROSS_ATTENTIONS, Decoder, DecoderLayer
 from conditional_detr.model.detr import DETR
 from conditional_detr.model.encoder import Encoder
@@ -30,6 +31,8 @@ class DetectionModel(DETR):
     category_ids : for each class index the id that its data set uses for it
     """
 
+    @torch.inference_mode(False)  # building looks at gradients, whatever the caller has switched off
+    @torch.enable_grad()
     def __init__(
         self,
         config: ModelConfig,
@@ -133,6 +136,7 @@ def preprocessing_for(config: ModelConfig, imgsz: int) -> PreprocessorConfig:
     A backbone that pads at the top and left according to its input's size ("SAME") sees a picture at the same places in any
     batch only where sizes are multiples of its stride.
     """
+    check_network(config.backbone)
     backbone = timm.get_pretrained_cfg(config.backbone, allow_unregistered=False)
     assert backbone is not None
     same_padding = config.backbone.startswith("tf_")

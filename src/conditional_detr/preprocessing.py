@@ -44,7 +44,10 @@ def decode(picture: Picture) -> Tensor:
             raise ImageError(f"an array must be a uint8 RGB picture [H, W, 3], not {picture.dtype} {list(picture.shape)}")
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     if isinstance(picture, Image.Image):
-        return _to_rgb(picture, "a PIL picture")
+        try:
+            return _to_rgb(picture, "a PIL picture")
+        except (OSError, SyntaxError, ValueError) as error:  # a file that PIL opened but had not read
+            raise error if isinstance(error, ImageError) else ImageError(f"a PIL picture cannot be read: {error}") from None
     if not isinstance(picture, str | Path):
         raise ImageError(f"a picture must be a path, a PIL image or an array, not {type(picture).__name__}")
     data = _fetch(str(picture)) if is_url(picture) else _read(Path(picture))
@@ -91,7 +94,7 @@ def _to_rgb(image: Image.Image, name: str) -> Tensor:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits and wider
         values = np.asarray(image, dtype=np.float64)
-        values = values / 257 if values.max(initial=0) > 255 else values
+        values = values / 257 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else values
         image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
@@ -137,6 +140,11 @@ class Preprocessor:
         """uint8 [3, H, W] → float32, channels shifted and scaled."""
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.mean, self.config.std))
         return (rgb.float() / 255 - mean) / std
+
+    def denormalise(self, image: Tensor) -> Tensor:
+        """The inverse of `normalise`, for eyes."""
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.mean, self.config.std))
+        return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def collate(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Normalised pictures → images [B, 3, H, W] and padding mask bool [B, H, W] (True = padding).

@@ -29,6 +29,16 @@ def run(capsys, *tokens: object) -> tuple[int, str, str]:
         (["train", "--epoch", "3"], "train has no option --epoch. Did you mean --epochs?"),
         (["train", "--epochs", "many", "--data", "x"], "--epochs must be a whole number, not 'many'"),
         (["train", "epochs=many", "data=x"], "--epochs must be a whole number, not 'many'"),
+        (["train", "epoch=3", "--data", "x"], "train has no option epoch. Did you mean --epochs?"),
+        (
+            ["train", "model.num_queries=5"],
+            "train has no option model.num_queries: single settings are --set model.num_queries=VALUE",
+        ),
+        (["train", "cells"], "train has no place for 'cells': options are --name value or name=value"),
+        (["train", "--epochs", "3", "epochs=4"], "--epochs is given twice"),
+        (["info", "a", "b"], "info has no place for 'b'"),
+        (["data", "digits", "d", "--seed", "-1"], "seed must be 0 or more, not -1"),
+        (["train", "--data", "x", "--set", "model.backbone=resnet5"], "x is no folder"),
         (["train", "--epochs", "3"], "train needs --data: a COCO folder"),
         (["train", "--data", "x", "--set", "lrr=1"], "--set: there is no setting 'lrr'. Did you mean lr?"),
         (["train", "--data", "x", "--set", "lr"], "--set wants key=value, not 'lr'"),
@@ -163,3 +173,21 @@ def test_as_a_module_and_without_a_wall_of_text():
     assert done.returncode == 0
     assert not done.stderr
     assert "trainable" in done.stdout
+
+
+def test_tables_of_a_settings_file_must_be_tables(capsys, tmp_path):
+    (tmp_path / "c.toml").write_text("model_overrides = 5\n")
+    code, _, err = run(capsys, "train", "--data", "x", "--config", tmp_path / "c.toml")
+    assert code == 2
+    assert "model_overrides must be a table, as in [model_overrides], not 5" in err
+
+
+def test_what_follows_two_dashes_is_a_file(capsys, tmp_path, monkeypatch, small_model):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    save_model(small_model, "m")
+    Image.new("RGB", (40, 30)).save("--conf=1.png")
+    code, out, err = run(capsys, "predict", "m", "--conf", 0, "--", "--conf=1.png")
+    assert (code, err) == (0, "")
+    assert "in 1 pictures" in out

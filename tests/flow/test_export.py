@@ -10,7 +10,7 @@ import torch
 from conditional_detr.factory import create_model
 
 torch.manual_seed(0)
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 parts = {"encoder_layers": 1, "decoder_layers": 2}
 model = create_model("conditional-detr-tiny", num_classes=3, pretrained_backbone=False, **parts).eval()
 size = torch.export.Dim.AUTO

@@ -97,7 +97,7 @@ def test_no_verb_opens_a_connection_unasked(digits_folder, tmp_path):
             "--set",
             "model.decoder_layers=1",
         ],
-        ["eval", run, "--data", data],
+        ["eval", run, "--data", data, "--output", str(tmp_path / "e")],
         ["predict", run, data + "/valid", "--output", str(tmp_path / "p")],
         ["info", run],
     ]

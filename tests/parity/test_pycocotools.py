@@ -94,3 +94,16 @@ def test_a_detection_of_an_unknown_image_is_refused():
     truth, found = scene(7)
     with pytest.raises(DataError, match="1 detections are of images that the ground truth lacks, e.g. id 5"):
         coco_metrics(truth, [{**found[0], "image_id": 5}])
+
+
+def test_a_ground_truth_that_is_no_coco_is_refused():
+    with pytest.raises(DataError, match="the ground truth is no COCO file: 'categories' must be a list"):
+        coco_metrics({"images": [], "annotations": []}, [])
+    images, categories = [{"id": 1, "width": 9, "height": 9}], [{"id": 1, "name": "a"}]
+    row = {"id": 1, "image_id": [1], "category_id": 1, "bbox": [0, 0, 5, 5]}
+    good = {**row, "image_id": "1"}
+    truth = {"images": images, "annotations": [row, good], "categories": categories}
+    found = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.9}]
+    assert pytest.approx(1) == coco_metrics(truth, found).AP
+    with pytest.raises(DataError, match="must have an integer 'id' of its own"):
+        coco_metrics({**truth, "images": images * 2}, found)

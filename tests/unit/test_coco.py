@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conditional_detr.data.coco import Category, find_split, load_split, match_categories
+from conditional_detr.data.coco import Category, as_id, find_split, load_split, match_categories
 from conditional_detr.errors import DataError
 
 
@@ -141,3 +141,29 @@ def test_classes_are_matched_by_name_then_by_id():
     assert match_categories(["0", "1"], [90, 5], categories, "x") == {0: 90, 1: 5}
     with pytest.raises(DataError, match="no class of the model is a category of x: the model has cats; Did you mean cat?"):
         match_categories(["cats"], [1], categories, "x")
+
+
+def test_ids_that_a_tool_wrote_as_fractions_or_words_are_read(tmp_path):
+    base = content()
+    rows = [{**row, "image_id": float(row["image_id"]), "category_id": str(row["category_id"])} for row in base["annotations"]]
+    write(tmp_path, content(annotations=rows))
+    index = load_split(tmp_path, "train")
+    assert index.labels.tolist() == [0, 1]
+    assert index.report == []
+    odd = [as_id(value) for value in (7, 7.0, "7", 7.5, "x", None, True, [7], 2**70, float("nan"))]
+    assert odd == [7, 7, 7, None, None, None, None, None, None, None]
+
+
+def test_a_folder_of_pictures_may_be_a_link_to_elsewhere(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    data = tmp_path / "data"
+    (data / "annotations").mkdir(parents=True)
+    (data / "val2017").symlink_to(tmp_path / "elsewhere")
+    (data / "annotations" / "instances_val2017.json").write_text(json.dumps(content()))
+    assert len(load_split(data, "valid")) == 2
+
+
+def test_an_image_id_that_fits_no_array_is_refused(tmp_path):
+    write(tmp_path, content(images=[{"id": 2**70, "file_name": "a.jpg", "width": 5, "height": 5}]))
+    with pytest.raises(DataError, match="must have an integer 'id'"):
+        load_split(tmp_path, "train")

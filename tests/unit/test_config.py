@@ -86,3 +86,9 @@ def test_the_longer_sides_limit_follows_the_shorter_side():
     assert PreprocessorConfig().longest == 1333
     assert updated(PreprocessorConfig(), {"imgsz": 320}, "x").longest == 533
     assert PreprocessorConfig(max_size=900).longest == 900
+
+
+@pytest.mark.parametrize(("scales", "text"), [((0, 1), "scales.0 must be"), ((1.2, 0.8), "scales must be a range from small")])
+def test_scales_are_a_range_of_sizes(scales: tuple[float, float], text: str):
+    with pytest.raises(ConfigError, match=text):
+        updated(RECIPES["fast"], {"scales": scales}, "here")

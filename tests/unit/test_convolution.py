@@ -6,6 +6,7 @@ import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
+from conditional_detr.errors import ConfigError
 from conditional_detr.model.backbone import Backbone
 from conditional_detr.model.convolution import DilatedDepthwise, FoldedConv2d
 
@@ -82,6 +83,27 @@ def test_the_depthwise_backward_equals_pytorchs(kernel: int, dilation: int, size
         results.append([out, *torch.autograd.grad((out**3).sum(), (x, weight))])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)  # taps are summed in float32
+
+
+def test_the_dilated_stage_trains_under_autocast():
+    backbone = Backbone("tf_efficientnet_lite0", 32, dilation=True)
+    images = torch.randn(1, 3, 64, 64)
+    gradients = []
+    for enabled in (False, True):
+        backbone.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = backbone(images).float().square().mean()
+        loss.backward()
+        gradients.append(backbone.body.blocks[5][1].conv_dw.weight.grad.clone())
+    exact, rough = gradients
+    assert (rough - exact).norm() < 0.1 * exact.norm()
+
+
+def test_a_network_or_a_stage_that_is_not_there_is_said():
+    with pytest.raises(ConfigError, match="timm has no network 'resnet5'. Did you mean resnet50"):
+        Backbone("resnet5.tv_in1k", 32)
+    with pytest.raises(ConfigError, match="vit_tiny_patch16_224 has no stage of stride 32; it has 16"):
+        Backbone("vit_tiny_patch16_224", 32)
 
 
 def test_gradients_of_the_folded_backbone_equal_those_of_the_unfolded_one():

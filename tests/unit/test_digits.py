@@ -65,7 +65,9 @@ def test_training_and_validation_share_no_digit_and_no_region(monkeypatch, tmp_p
     )
     make_digits(tmp_path / "d", train=1, valid=1, size=64)
     (train_digits, train_regions), (valid_digits, valid_regions) = seen
-    assert len(train_digits) + len(valid_digits) == 1797
+    digits, _, _ = _sources()
+    rows = [sorted(map(bytes, part)) for part in (np.concatenate([train_digits, valid_digits]), digits)]
+    assert rows[0] == rows[1]  # each digit in one of them, none in both
     assert len(train_digits) == int(SPLIT_SHARE * 1797)
     for train, valid in zip(train_regions, valid_regions, strict=True):
         assert train.shape[1] + valid.shape[1] == 640
@@ -75,6 +77,11 @@ def test_training_and_validation_share_no_digit_and_no_region(monkeypatch, tmp_p
 def test_wrong_wishes_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="train must be at least 1 scene, not 0"):
         make_digits(tmp_path / "d", train=0, valid=1)
+    with pytest.raises(ConfigError, match="seed must be 0 or more, not -1"):
+        make_digits(tmp_path / "d", train=1, valid=1, seed=-1)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file/x/train cannot be written: Not a directory"):
+        make_digits(tmp_path / "file" / "x", train=1, valid=1)
     with pytest.raises(ConfigError, match="size must be 32 to 2048 px, not 8"):
         make_digits(tmp_path / "d", train=1, valid=1, size=8)
     make_digits(tmp_path / "d", train=1, valid=1, size=32)

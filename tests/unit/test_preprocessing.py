@@ -156,3 +156,23 @@ def test_postprocess_refuses_what_it_does_not_know():
     output = DetectionOutput(torch.zeros(1, 2, 2), torch.zeros(1, 2, 4))
     with pytest.raises(ConfigError, match="classification must be 'focal', not 'softmax'"):
         postprocess(output, torch.tensor([[1, 1]]), classification="softmax")
+
+
+def test_sixteen_bits_are_scaled_the_same_whatever_the_picture_shows(tmp_path):
+    for name, value in (("dark", 200), ("bright", 51400)):
+        Image.fromarray(np.full((4, 4), value, dtype=np.uint16)).save(tmp_path / f"{name}.png")
+    assert decode(tmp_path / "dark.png").max() == 0
+    assert decode(tmp_path / "bright.png").max() == 200
+
+
+def test_a_pil_picture_whose_file_is_cut_off_is_an_image_error(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
+    with Image.open(tmp_path / "b.png") as opened, pytest.raises(ImageError, match="a PIL picture cannot be read"):
+        decode(opened)
+
+
+def test_a_normalised_picture_can_be_shown_again():
+    rgb = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
+    preprocessor = Preprocessor(PreprocessorConfig(imgsz=32))
+    assert preprocessor.denormalise(preprocessor.normalise(rgb)).equal(rgb)

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from conditional_detr.config import RECIPES, updated
+from conditional_detr.config import PRESETS, RECIPES, recipe_of, updated
 from conditional_detr.errors import ConfigError
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
 from conditional_detr.training.step import autocast_dtype, make_step
@@ -40,7 +40,7 @@ def test_the_loss_is_the_criterions(small_model):
 
     with torch.no_grad():
         expected = SetCriterion(3)(small_model(*batch()[:2], aux=True), batch()[2])
-    losses = make_step(small_model, amp="off")(*batch())
+    losses = make_step(small_model, amp="off", recipe=RECIPES["paper"])(*batch())
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value, atol=1e-4, rtol=1e-4)
 
@@ -92,6 +92,26 @@ def test_precision_is_bf16_only_where_the_hardware_has_it(monkeypatch):
 
 def test_a_bf16_step_has_nearly_the_same_loss(small_model):
     twin = copy.deepcopy(small_model)
-    exact, rough = make_step(small_model, amp="off")(*batch()), make_step(twin, amp="bf16")(*batch())
+    exact, rough = (make_step(m, amp, RECIPES["paper"])(*batch()) for m, amp in ((small_model, "off"), (twin, "bf16")))
     assert rough["loss"].dtype == torch.float32
     assert abs(float(rough["loss"]) / float(exact["loss"]) - 1) < 0.02
+
+
+def test_a_step_without_a_finite_gradient_moves_nothing(small_model):
+    images, is_padding, targets = batch()
+    step = make_step(small_model, amp="off")
+    step(images, is_padding, targets)
+    before = {name: value.clone() for name, value in small_model.state_dict().items()}
+    images[0, 0, 0, 0] = torch.inf
+    losses = step(images, is_padding, targets)
+    assert not torch.isfinite(losses["gradient_norm"])
+    assert all(value.equal(before[name]) for name, value in small_model.state_dict().items())
+    images[0, 0, 0, 0] = 0
+    assert torch.isfinite(step(images, is_padding, targets)["gradient_norm"])
+
+
+def test_the_recipe_of_a_step_is_the_one_that_train_takes(small_model):
+    assert "loss_dense" in make_step(small_model, amp="off")(*batch())
+    assert recipe_of(PRESETS["conditional-detr-r50"].model) == "paper"
+    assert recipe_of(small_model.config) == "fast"
+    assert recipe_of(updated(small_model.config, {"backbone": "resnet34"}, "")) == "paper"

@@ -1,6 +1,7 @@
 """COCO folders: where they keep things, and one split's annotations in flat arrays."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -58,6 +59,20 @@ class CocoIndex:
         rows = slice(self.first[i], self.first[i + 1])
         return self.boxes_xyxy[rows], self.labels[rows]
 
+    def check_size(self, i: int, size_hw: tuple[int, int]) -> None:
+        """A decoded picture must be as large as the file says, else its boxes lie somewhere else.
+
+        Raises
+        ------
+        DataError
+        """
+        said = tuple(int(side) for side in self.sizes_hw[i])
+        if said != tuple(size_hw):
+            raise DataError(
+                f"{self.paths[i]} is {size_hw[1]} x {size_hw[0]} px after EXIF rotation, but {self.file} says "
+                f"{said[1]} x {said[0]}: its boxes cannot be trusted"
+            )
+
 
 def find_split(folder: str | Path, split: str) -> tuple[Path, Path]:
     """The annotation file of a split and the folder its file names start from.
@@ -98,11 +113,16 @@ def splits(root: Path) -> dict[str, tuple[Path, Path]]:
 def read_json(file: Path) -> dict[str, Any]:
     """A COCO file as a dict with its three lists, of dicts each."""
     content = read_json_object(file, DataError)
+    check_lists(content, str(file))
+    return content
+
+
+def check_lists(content: dict[str, Any], origin: str) -> None:
+    """A COCO file has three lists of objects."""
     for key in ("images", "annotations", "categories"):
         rows = content.get(key)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"{file} is no COCO file: {key!r} must be a list of objects")
-    return content
+            raise DataError(f"{origin} is no COCO file: {key!r} must be a list of objects")
 
 
 def load_split(folder: str | Path, split: str) -> CocoIndex:
@@ -130,7 +150,7 @@ def load_split(folder: str | Path, split: str) -> CocoIndex:
 
 def _categories(rows: list[dict[str, Any]], file: Path) -> list[Category]:
     try:
-        categories = sorted((Category(int(row["id"]), str(row["name"])) for row in rows), key=lambda c: c.id)
+        categories = sorted((Category(_index(row["id"]), str(row["name"])) for row in rows), key=lambda c: c.id)
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{file}: each category must have an integer 'id' and a 'name'") from None
     if not categories:
@@ -144,10 +164,9 @@ def _categories(rows: list[dict[str, Any]], file: Path) -> list[Category]:
 
 def _images(rows: list[dict[str, Any]], pictures: Path, root: Path, file: Path) -> list[dict[str, Any]]:
     images, seen = [], set()
-    inside = root.resolve()
     for row in rows:
         try:
-            image = {"id": int(row["id"]), "width": int(row["width"]), "height": int(row["height"])}
+            image = {"id": _index(row["id"]), "width": int(row["width"]), "height": int(row["height"])}
             path = pictures / str(row["file_name"])
         except (KeyError, TypeError, ValueError, OverflowError):
             raise DataError(
@@ -157,7 +176,7 @@ def _images(rows: list[dict[str, Any]], pictures: Path, root: Path, file: Path) 
             raise DataError(f"{file}: the image id {image['id']} is used twice")
         if image["width"] < 1 or image["height"] < 1:
             raise DataError(f"{file}: {row['file_name']} must have a size, not {image['width']} x {image['height']}")
-        if not path.resolve().is_relative_to(inside):
+        if not _is_inside(path, root):
             raise DataError(f"{file}: {row['file_name']} leaves the data set's folder {root}; it is not read")
         seen.add(image["id"])
         images.append(image | {"path": str(path)})
@@ -167,16 +186,16 @@ def _images(rows: list[dict[str, Any]], pictures: Path, root: Path, file: Path) 
 def _annotations(
     rows: list[dict[str, Any]], images: list[dict[str, Any]], categories: list[Category]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    image_index = {image["id"]: i for i, image in enumerate(images)}
-    label_of = {c.id: i for i, c in enumerate(categories)}
+    image_index: dict[int | None, int] = {image["id"]: i for i, image in enumerate(images)}
+    label_of: dict[int | None, int] = {c.id: i for i, c in enumerate(categories)}
     out: dict[str, list[Any]] = {"image": [], "box": [], "label": []}
     faults: dict[str, list[str]] = {}
     for row in rows:
         if row.get("iscrowd"):
             continue
         fault, clipped = None, None
-        i = image_index.get(_hashable(row.get("image_id")))
-        label = label_of.get(_hashable(row.get("category_id")))
+        i = image_index.get(as_id(row.get("image_id")))
+        label = label_of.get(as_id(row.get("category_id")))
         if i is None:
             fault = "belong to no listed image"
         elif label is None:
@@ -197,8 +216,26 @@ def _annotations(
     return arrays, [f"{len(names)} boxes {fault} ({_some(names)})" for fault, names in faults.items()]
 
 
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, int | str) else None
+def as_id(value: Any) -> int | None:
+    """An id as a whole number, also where a tool wrote 7 as 7.0 or "7"; None where it is none."""
+    try:
+        number = int(value)
+        return number if number == float(value) and abs(number) < 2**63 and not isinstance(value, bool) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _index(value: Any) -> int:
+    number = as_id(value)
+    if number is None:
+        raise ValueError(value)
+    return number
+
+
+def _is_inside(path: Path, root: Path) -> bool:
+    """By what is written, so that a folder of pictures may be a link to elsewhere; or by where it truly is."""
+    written, top = (Path(os.path.abspath(p)) for p in (path, root))  # noqa: PTH100
+    return written.is_relative_to(top) or path.resolve().is_relative_to(root.resolve())
 
 
 def _some(names: list[str]) -> str:

@@ -36,6 +36,8 @@ def make_digits(folder: Path, train: int, valid: int, size: int = 128, seed: int
             raise ConfigError(f"{name} must be at least 1 scene, not {value}")
         if (folder / name).exists():
             raise DataError(f"{folder / name} exists already: give a new folder, or remove it first")
+    if seed < 0:
+        raise ConfigError(f"seed must be 0 or more, not {seed}")
     if not 32 <= size <= 2048:
         raise ConfigError(f"size must be 32 to 2048 px, not {size}")
     digits, labels, photographs = _sources()
@@ -46,9 +48,12 @@ def make_digits(folder: Path, train: int, valid: int, size: int = 128, seed: int
         ("valid", valid, order[cut:], slice(SPLIT_SHARE, 1), 1),
     ):
         regions = [p[:, int(part.start * p.shape[1]) : int(part.stop * p.shape[1])] for p in photographs]
-        _write_split(
-            folder / split, number, digits[chosen], labels[chosen], regions, size, np.random.default_rng([seed, stream])
-        )
+        try:
+            _write_split(
+                folder / split, number, digits[chosen], labels[chosen], regions, size, np.random.default_rng([seed, stream])
+            )
+        except OSError as error:
+            raise DataError(f"{folder / split} cannot be written: {error.strerror or error}") from None
 
 
 def _sources() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:

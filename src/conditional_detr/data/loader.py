@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from conditional_detr.boxes import xyxy_to_cxcywh
 from conditional_detr.data.coco import CocoIndex
 from conditional_detr.data.transforms import Augmentation
-from conditional_detr.errors import ConditionalDETRError, DataError
+from conditional_detr.errors import ConditionalDETRError, ConfigError
 from conditional_detr.preprocessing import Preprocessor, decode
 
 Target = dict[str, Tensor]
@@ -35,12 +35,7 @@ class TrainingPictures(Dataset[Item]):
 
     def _load(self, i: int, seed: int) -> tuple[Tensor, Target]:
         rgb = decode(self.index.paths[i])
-        said, is_ = tuple(self.index.sizes_hw[i]), tuple(rgb.shape[-2:])
-        if said != is_:
-            raise DataError(
-                f"{self.index.paths[i]} is {is_[1]} x {is_[0]} px after EXIF rotation, but {self.index.file} says "
-                f"{said[1]} x {said[0]}: its boxes cannot be trusted"
-            )
+        self.index.check_size(i, (rgb.shape[-2], rgb.shape[-1]))
         boxes, labels = (torch.from_numpy(array) for array in self.index.objects(i))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -61,6 +56,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(self, pictures: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        if batch % world or pictures < world:
+            raise ConfigError(f"batch must be divisible by the {world} processes, with a picture for each, not {batch}")
         self.pictures, self.batch, self.seed, self.rank, self.world = pictures, batch, seed, rank, world
         self.epoch = self.position = 0
 
@@ -119,4 +116,3 @@ def _leave_signals(worker: int) -> None:
     """Ctrl-C reaches every process of a terminal; only the main one answers it, and the workers end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)

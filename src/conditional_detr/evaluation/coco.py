@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from conditional_detr.data.coco import CocoIndex, find_split, load_split, match_categories, read_json
+from conditional_detr.data.coco import CocoIndex, as_id, check_lists, load_split, match_categories, read_json
 from conditional_detr.errors import DataError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.inference.batches import detect
@@ -59,7 +59,7 @@ def coco_metrics(ground_truth: dict[str, Any] | str | Path, detections: Sequence
 
     Raises
     ------
-    DataError : a detection of an image that the ground truth does not list
+    DataError : a ground truth that is no COCO, or a detection of an image that it does not list
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
@@ -91,15 +91,19 @@ def _mean(precision: np.ndarray) -> float | None:
 
 def _complete(content: dict[str, Any]) -> dict[str, Any]:
     """The ground truth as the evaluator wants it: ids from 1, area and iscrowd given, broken annotations left out."""
-    known = {image["id"] for image in content["images"]}
+    check_lists(content, "the ground truth")
+    images, categories = ([row | {"id": as_id(row.get("id"))} for row in content[key]] for key in ("images", "categories"))
+    known, classes = ({row["id"] for row in rows} - {None} for rows in (images, categories))
+    if len(known) < len(images) or len(classes) < len(categories):
+        raise DataError("each image and each category of the ground truth must have an integer 'id' of its own")
     annotations: list[dict[str, Any]] = []
     for row in content["annotations"]:
-        box = row.get("bbox")
-        if row.get("image_id") not in known or not _is_box(box):
+        box, ids = row.get("bbox"), {key: as_id(row.get(key)) for key in ("image_id", "category_id")}
+        if ids["image_id"] not in known or not _is_box(box):
             continue
-        filled = {"area": box[2] * box[3], "iscrowd": 0} | copy.deepcopy(row) | {"id": len(annotations) + 1}
+        filled = {"area": box[2] * box[3], "iscrowd": 0} | copy.deepcopy(row) | ids | {"id": len(annotations) + 1}
         annotations.append(filled)
-    return {"info": {}, "images": content["images"], "annotations": annotations, "categories": content["categories"]}
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
 def _is_box(box: Any) -> bool:
@@ -124,23 +128,23 @@ def evaluate(
     """
     model = Detector(source, runtime="torch", device=device).model
     index = load_split(data, split)
-    file, _ = find_split(data, split)
-    results = detections_of(model, index, batch)
-    return coco_metrics(read_json(file), results)
+    return coco_metrics(index.file, detections_of(model, index, batch))
 
 
-def detections_of(model: DetectionModel, index: CocoIndex, batch: int) -> list[Result]:
-    """The model's 100 best detections of every picture, as COCO results with the data set's own ids."""
+def detections_of(model: DetectionModel, index: CocoIndex, batch: int, share: slice = slice(None)) -> list[Result]:
+    """The model's 100 best detections of every picture, or of a share, as COCO results with the data set's own ids."""
     category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     results = []
-    for position, _, result in detect(model, index.paths, batch):
+    chosen = range(len(index))[share]
+    for position, rgb, result in detect(model, [index.paths[i] for i in chosen], batch):
+        index.check_size(chosen[position], (rgb.shape[-2], rgb.shape[-1]))
         for score, label, (x0, y0, x1, y1) in zip(
             result["scores"].tolist(), result["labels"].tolist(), result["boxes"].tolist(), strict=True
         ):
             if label in category_of:
                 results.append(
                     {
-                        "image_id": int(index.image_ids[position]),
+                        "image_id": int(index.image_ids[chosen[position]]),
                         "category_id": category_of[label],
                         "bbox": [x0, y0, x1 - x0, y1 - y0],
                         "score": score,

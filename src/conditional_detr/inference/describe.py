@@ -26,6 +26,7 @@ def describe(source: str | Path) -> dict[str, str]:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     height, width = Preprocessor(picture).size_hw(LANDSCAPE)
+    work = multiply_adds(model, height, width) / 1e9
     names = model.class_names
     shown = ", ".join(names[:12]) + (f", … ({len(names) - 12} more)" if len(names) > 12 else "")
     return {
@@ -37,14 +38,14 @@ def describe(source: str | Path) -> dict[str, str]:
         "classes": f"{len(names)}" + ("" if folder is None else f": {shown}"),
         "input": f"shorter side {picture.imgsz} px, longer side at most {picture.longest} px",
         "parameters": f"{trainable:,} trainable, {frozen:,} frozen",
-        "compute": f"{multiply_adds(model, height, width) / 1e9:.1f} G multiply-adds for a picture of {width} x {height} px",
+        "compute": f"{work:.1f} G multiply-adds for a picture of {width} x {height} px",
     }
 
 
+@torch.no_grad()
 def multiply_adds(model: DetectionModel, height: int, width: int) -> int:
     """Multiply-adds of one picture of that size in px, counted by PyTorch."""
-    parameter = next(model.parameters())
-    images = torch.zeros(1, 3, height, width, device=parameter.device)
+    images = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(images)
     return int(counter.get_total_flops()) // 2

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conditional_detr.device import choose_device
 from conditional_detr.errors import ConfigError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.inference.batches import detect
@@ -18,18 +19,10 @@ if TYPE_CHECKING:
     import supervision as sv
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """A device by its name; "auto" takes a GPU where there is one."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise ConfigError(f"the device {name!r} is not there: device must be auto, cpu, cuda, cuda:N or mps") from None
-    return device
+def check_conf(conf: float) -> None:
+    """A lowest score must be in [0, 1]."""
+    if not 0 <= conf <= 1:
+        raise ConfigError(f"conf must be in [0, 1], not {conf}")
 
 
 class Detector:
@@ -37,7 +30,8 @@ class Detector:
 
     Parameters
     ----------
-    source : a run folder, a checkpoint folder, a model name, a Hub id, or a model
+    source : a run folder, a checkpoint folder, a model name, a Hub id, or a model, which is moved to the device and set to
+        eval mode
     runtime : "auto" or "torch"
     device : "auto", "cpu", "cuda", "cuda:1", "mps"
 
@@ -75,10 +69,7 @@ class Detector:
         ------
         ImageError : a picture that cannot be read, by its name
         """
-        if not 0 <= conf <= 1:
-            raise ConfigError(f"conf must be in [0, 1], not {conf}")
-        if batch < 1:
-            raise ConfigError(f"batch must be at least 1, not {batch}")
+        check_conf(conf)
         is_list = isinstance(images, Sequence) and not isinstance(images, str)
         pictures: list[Picture] = list(images) if is_list else [images]  # type: ignore[arg-type,list-item]
         results = {position: result for position, _, result in detect(self.model, pictures, batch)}

@@ -9,9 +9,9 @@ from typing import Any
 
 from conditional_detr.errors import ConfigError, ImageError, RunError
 from conditional_detr.inference.batches import detect
-from conditional_detr.inference.detector import Detector, to_detections
+from conditional_detr.inference.detector import Detector, check_conf, to_detections
 from conditional_detr.inference.drawing import draw, save_picture, score_labels
-from conditional_detr.preprocessing import IMAGE_SUFFIXES, decode, is_url
+from conditional_detr.preprocessing import IMAGE_SUFFIXES, is_url
 
 PREDICTIONS = "predictions.json"
 
@@ -60,10 +60,7 @@ def predict(detector: Detector, pictures: Sequence[str], output: str | Path, con
     conf : lowest score, in [0, 1]
     batch : pictures a batch, at most
     """
-    if not 0 <= conf <= 1:
-        raise ConfigError(f"conf must be in [0, 1], not {conf}")
-    if batch < 1:
-        raise ConfigError(f"batch must be at least 1, not {batch}")
+    check_conf(conf)
     output = Path(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -71,12 +68,11 @@ def predict(detector: Detector, pictures: Sequence[str], output: str | Path, con
         raise RunError(f"{output} cannot be made: {error.strerror or error}") from None
     model = detector.model
     errors: dict[int, ImageError] = {}
-    names = _output_names(pictures)
+    names = _output_names(pictures, output)
     rows: dict[int, list[dict[str, Any]]] = {}
-    for position, _, result in detect(model, pictures, batch, on_unreadable=errors.__setitem__):
+    for position, rgb, result in detect(model, pictures, batch, on_unreadable=errors.__setitem__):
         detections = to_detections(result, model.class_names, conf)
-        rgb = decode(pictures[position]).permute(1, 2, 0).numpy()
-        save_picture(draw(rgb, detections, score_labels(detections)), output / names[position])
+        save_picture(draw(rgb.permute(1, 2, 0).numpy(), detections, score_labels(detections)), output / names[position])
         kept = result["scores"] >= conf
         rows[position] = [
             {
@@ -106,9 +102,10 @@ def _matches(pattern: str) -> list[str]:
     return sorted(p for p in glob.glob(pattern, recursive=True) if Path(p).is_file())  # noqa: PTH207
 
 
-def _output_names(pictures: Sequence[str]) -> list[str]:
-    """A file name each, `STEM.jpg`, told apart by a number where stems are the same."""
-    used: set[str] = set()
+def _output_names(pictures: Sequence[str], output: Path) -> list[str]:
+    """A file name each, `STEM.jpg`, told apart by a number where stems are the same and where it is an input's."""
+    inputs = {Path(picture).resolve() for picture in pictures if not is_url(picture)}
+    used = {path.name for path in inputs if path.parent == output.resolve()}
     names = []
     for picture in pictures:
         stem = Path(str(picture).split("?")[0]).stem or "picture"

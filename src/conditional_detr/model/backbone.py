@@ -8,6 +8,7 @@ from jaxtyping import Float
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 
+from conditional_detr.errors import ConfigError, did_you_mean
 from conditional_detr.model.convolution import fold_frozen_norms
 
 # The stem and the first stage of the ResNets stay as ImageNet left them (Conditional DETR and DETR, released code).
@@ -30,6 +31,8 @@ class Backbone(nn.Module):
         super().__init__()
         with torch.device("meta"):
             strides = feature_network(name).feature_info.reduction()
+        if stride not in strides:
+            raise ConfigError(f"{name} has no stage of stride {stride}; it has {', '.join(map(str, strides))}")
         options = {"output_stride": stride // 2} if dilation else {}
         body = feature_network(name, out_indices=(strides.index(stride),), **options)
         self.channels: int = body.feature_info.channels()[-1]
@@ -46,7 +49,15 @@ class Backbone(nn.Module):
 
 def feature_network(name: str, **options: Any) -> Any:
     """timm's network that returns feature maps, with random weights."""
+    check_network(name)
     return timm.create_model(name, pretrained=False, features_only=True, **options)
+
+
+def check_network(name: str) -> None:
+    """timm must know it; an unknown name is answered with the nearest."""
+    known = timm.list_models()
+    if (plain := name.split(".")[0]) not in known:
+        raise ConfigError(f"timm has no network {plain!r}. {did_you_mean(plain, known)}")
 
 
 def drop_unused(network: nn.Module) -> None:

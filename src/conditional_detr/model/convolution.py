@@ -79,12 +79,14 @@ class DilatedDepthwise(torch.autograd.Function):
     """
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")
     def forward(ctx, x, weight, padding, dilation):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, weight)
         ctx.padding, ctx.dilation = padding, dilation
         return F.conv2d(x, weight, None, 1, padding, dilation, groups=x.shape[1])
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
         x_gradient = weight_gradient = None

@@ -34,6 +34,8 @@ class DenseClassifier(nn.Module):
     ) -> Float[Tensor, ""]:
         """Focal loss over all cells that are no padding, divided by the number of cells inside boxes.
 
+        Where a batch is worked through in parts, each part is divided by its own number.
+
         Parameters
         ----------
         memory : of the encoder

@@ -1,7 +1,7 @@
 """A run folder: what a run leaves behind and what it goes on from."""
 
 import json
-from dataclasses import dataclass, field
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +13,13 @@ from torch import nn
 from conditional_detr.config import RunConfig, build, read_toml, to_toml
 from conditional_detr.errors import RunError
 from conditional_detr.factory import DetectionModel
+from conditional_detr.training.progress import Progress
 from conditional_detr.weights.native import load_native, recover, replaced_folder, save_model, write_checkpoint
 
 CONFIG, METRICS = "config.toml", "metrics.jsonl"
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
-MAY_DIFFER = frozenset({"epochs", "device", "workers", "threads", "output"})
-
-
-@dataclass
-class Progress:
-    """Where a run is.
-
-    Attributes
-    ----------
-    epoch, position : finished epochs, and finished steps of the one under way
-    sums, counted, seconds : of the epoch under way: losses added up, their number, time spent
-    history : a row a finished epoch, as in `metrics.jsonl`
-    best : the highest AP so far and its epoch
-    """
-
-    epoch: int = 0
-    position: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    counted: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: tuple[float, int] = (-1.0, 0)
+MAY_DIFFER = frozenset({"training.epochs", "device", "workers", "threads", "output"})
+PATHS = frozenset({"data", "model"})
 
 
 class RunFolder:
@@ -48,35 +29,38 @@ class RunFolder:
         self.path = Path(path)
         self.best, self.last = self.path / "best", self.path / "last"
 
-    def open(self, config: RunConfig, resume: bool) -> bool:
-        """Make the folder ready; whether there is a state to go on from.
+    def check(self, config: RunConfig, resume: bool) -> bool:
+        """Whether there is a state to go on from; looks only.
 
         Raises
         ------
-        RunError : it is not empty and `resume` was not asked for, or the settings are not those that the run began with
+        RunError : the folder is not empty and `resume` was not asked for, or the settings are not those that the run began
+            with
         """
         if self.path.is_file():
             raise RunError(f"{self.path} is a file: a run needs a folder (--output)")
-        for folder in (self.best, self.last):
-            recover(folder)
-        begun = (self.last / STATE).is_file()
+        begun = any((folder / STATE).is_file() for folder in (self.last, replaced_folder(self.last).old))
         if not resume and self.path.is_dir() and any(self.path.iterdir()):
             advice = "Add --resume to go on with it, or give" if begun else "Give"
             raise RunError(f"{self.path} is not empty. {advice} another folder (--output)")
         if begun:
             self._check_same(config)
+        return begun
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder, or take it over, and write down the settings."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             _write_whole(self.path / CONFIG, to_toml(config))
         except OSError as error:
             raise RunError(f"{self.path} cannot be written: {error.strerror or error}") from None
-        return begun
 
     def _check_same(self, config: RunConfig) -> None:
         before = build(RunConfig, read_toml(self.path / CONFIG), str(self.path / CONFIG))
         old, new = _flat(before.model_dump()), _flat(config.model_dump())
-        if differ := [k for k in new if k.rsplit(".")[-1] not in MAY_DIFFER and old.get(k) != new[k]]:
-            changes = "; ".join(f"{key} was {old.get(key)!r}, now {new[key]!r}" for key in differ[:3])
+        differ = [k for k in sorted(old | new) if k not in MAY_DIFFER and not _same(k, old.get(k), new.get(k))]
+        if differ:
+            changes = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in differ[:3])
             raise RunError(
                 f"{self.path} was begun with other settings: {changes}. A run goes on as it began; only --epochs, "
                 "--device, --workers and --threads may differ"
@@ -92,7 +76,7 @@ class RunFolder:
 
         `helper` is what learns beside the model.
         """
-        with replaced_folder(self.last) as new:
+        with replaced_folder(self.last, [OPTIMIZER, STATE]) as new:
             write_checkpoint(model, new)
             tensors = {
                 f"{i}.{key}": value.contiguous()
@@ -101,42 +85,38 @@ class RunFolder:
             }
             if helper is not None:
                 tensors |= {f"helper.{key}": value for key, value in helper.state_dict().items()}
-            save_file(tensors | _random_states(), new / OPTIMIZER)
+            save_file(tensors, new / OPTIMIZER)
             (new / STATE).write_text(json.dumps(vars(progress)), encoding="utf-8")
         lines = "".join(json.dumps(row) + "\n" for row in progress.history)
         _write_whole(self.path / METRICS, lines)
 
     def load_last(self, model: DetectionModel, helper: nn.Module | None, optimizer: torch.optim.Optimizer) -> Progress:
-        """Put model, optimiser and random states back as they were."""
+        """Put model, helper and optimiser back as they were."""
+        recover(self.last)
         try:
             content = json.loads((self.last / STATE).read_bytes())
             progress = Progress(**{**content, "best": tuple(content["best"])})
             tensors = load_file(self.last / OPTIMIZER)
+            model.load_state_dict(load_native(self.last).state_dict())
+            if helper is not None:
+                helper.load_state_dict({key: tensors.pop(f"helper.{key}") for key in helper.state_dict()})
+            load_optimizer(optimizer, tensors)
         except Exception as error:  # whatever a damaged file makes the readers raise
             raise RunError(f"{self.last} is damaged: {str(error)[:200]}. Begin anew in another folder") from None
-        model.load_state_dict(load_native(self.last).state_dict())
-        torch.set_rng_state(tensors.pop("random.cpu"))
-        if (cuda := tensors.pop("random.cuda", None)) is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(cuda)
-        if helper is not None:
-            helper.load_state_dict({key: tensors.pop(f"helper.{key}") for key in helper.state_dict()})
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in tensors.items():
-            i, key = name.split(".", 1)
-            parameter = parameters[int(i)]
-            # The fused AdamW walks through memory: its averages must lie there as the parameter does (channels last).
-            same_layout = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
-            state.setdefault(int(i), {})[key] = same_layout
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return progress
 
 
-def _random_states() -> dict[str, torch.Tensor]:
-    states = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["random.cuda"] = torch.cuda.get_rng_state()
-    return states
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back an optimiser's tensors, named by parameter number and slot."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        i, key = name.split(".", 1)
+        parameter = parameters[int(i)]
+        # The fused AdamW walks through memory: its averages must lie there as the parameter does (channels last).
+        same_layout = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+        state.setdefault(int(i), {})[key] = same_layout
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _write_whole(file: Path, text: str) -> None:
@@ -154,3 +134,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple | np.ndarray) else value
     return flat
+
+
+def _same(key: str, old: Any, new: Any) -> bool:
+    return old == new or (key in PATHS and os.path.abspath(str(old)) == os.path.abspath(str(new)))  # noqa: PTH100

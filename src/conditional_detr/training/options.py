@@ -17,8 +17,12 @@ def training_options(config: Path | None, assignments: list[str], given: dict[st
     values: dict[str, Any] = {}
     overrides: dict[str, dict[str, Any]] = {"model": {}, "recipe": {}}
     file = read_toml(config) if config is not None else {}
-    overrides["model"] |= file.pop("model_overrides", {})
-    settings = file.pop("training", {}) | file
+    tables = {key: file.pop(key, {}) for key in ("model_overrides", "training")}
+    for key, table in tables.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{config}: {key} must be a table, as in [{key}], not {table!r}")
+    overrides["model"] |= tables["model_overrides"]
+    settings = tables["training"] | file
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign:

@@ -9,6 +9,7 @@ from torch import Tensor
 from conditional_detr.boxes import cxcywh_to_xyxy
 from conditional_detr.config import PreprocessorConfig
 from conditional_detr.inference.drawing import draw, save_picture
+from conditional_detr.preprocessing import Preprocessor
 
 MOST, COLUMNS = 16, 4
 GAP = 8
@@ -35,12 +36,12 @@ def save_batch_picture(
     """
     import supervision as sv
 
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocessor.mean, preprocessor.std))
+    undo = Preprocessor(preprocessor).denormalise
     tiles = []
     for i in range(min(MOST, len(images))):
         valid = torch.ones(images.shape[-2:], dtype=torch.bool) if padding_mask is None else ~padding_mask[i]
         height, width = int(valid.any(1).sum()), int(valid.any(0).sum())
-        rgb = ((images[i] * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)[:, :height, :width]
+        rgb = undo(images[i])[:, :height, :width]
         labels = targets[i]["labels"].numpy()
         boxes = cxcywh_to_xyxy(targets[i]["boxes"]) * torch.tensor([width, height, width, height])
         detections = sv.Detections(xyxy=boxes.numpy(), class_id=labels.astype(int))

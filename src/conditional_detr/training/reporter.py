@@ -1,5 +1,6 @@
 """What a person sees of a run: a live bar in a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -16,8 +17,8 @@ class Reporter:
 
     def __init__(self, epochs: int, steps: int, batch: int, quiet: bool = False) -> None:
         self.epochs, self.steps, self.batch, self.quiet = epochs, steps, batch, quiet
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=quiet)
-        self.live = self.console.is_terminal and not quiet
+        self.live = sys.stdout.isatty() and not quiet
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not self.live)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -40,8 +41,15 @@ class Reporter:
         self.bar.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        self.console.print(text, markup=False)
+        """A line that stays. A reader who has gone away, as in `| head`, does not stop a run."""
+        if self.live:
+            self.console.print(text, markup=False)
+        elif not self.quiet:
+            try:
+                print(text, flush=True)
+            except BrokenPipeError:
+                self.quiet = True
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's own last flush goes there
 
     def step(self, epoch: int, position: int, loss: float) -> None:
         """After each step: epoch and position count from 1."""
@@ -69,9 +77,10 @@ class Reporter:
         """The line of a finished epoch."""
         self.spoken = time.monotonic()
         mark = "  (best so far)" if best else ""
+        skipped = f"  ({row['skipped_steps']} steps skipped: no finite gradient)" if row["skipped_steps"] else ""
         self.say(
-            f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.3f}  AP {figure(row['AP'])}  AP50 {figure(row['AP50'])}"
-            f"  {row['seconds']:.0f} s{mark}"
+            f"epoch {row['epoch']}/{self.epochs}  loss {figure(row['loss'])}  AP {figure(row['AP'])}  "
+            f"AP50 {figure(row['AP50'])}  {row['seconds']:.0f} s{mark}{skipped}"
         )
 
 

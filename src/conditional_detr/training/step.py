@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from conditional_detr.config import RECIPES, RecipeConfig
+from conditional_detr.config import RECIPES, RecipeConfig, recipe_of
 from conditional_detr.errors import ConfigError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.training.criterion import SetCriterion, number_of_objects
@@ -80,7 +80,8 @@ class TrainStep:
 
         Returns
         -------
-        the losses of the batch before the update, detached, and "gradient_norm" before clipping
+        the losses of the batch before the update, detached, and "gradient_norm" before clipping; where that is not finite
+        no weight was moved
         """
         self.model.train()
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
@@ -104,7 +105,8 @@ class TrainStep:
                 losses["loss"].backward()
             total = {key: total.get(key, 0) + value.detach() for key, value in losses.items()}
         norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or torch.inf)
-        self.optimizer.step()
+        if torch.isfinite(norm):  # else the step is left out: one bad batch must not cost the weights
+            self.optimizer.step()
         return total | {"gradient_norm": norm}
 
     def _synchronised(self, last: bool) -> Any:
@@ -120,7 +122,7 @@ def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | N
     ----------
     model : stays on its device
     amp : "auto", "bf16" or "off"
-    recipe : None = the paper's
+    recipe : None = the one that `train` takes for this model
 
     Examples
     --------
@@ -130,7 +132,7 @@ def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | N
     >>> float(step(torch.zeros(1, 3, 64, 64), None, [target])["loss"]) > 0
     True
     """
-    recipe = RECIPES["paper"] if recipe is None else recipe
+    recipe = RECIPES[recipe_of(model.config)] if recipe is None else recipe
     model.to(memory_format=torch.channels_last)
     criterion = SetCriterion(model.config.num_classes, model.config.classification)
     dense = build_dense(model, recipe)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def save_model(model: DetectionModel, folder: str | Path, format: str = "native"
     Raises
     ------
     ConfigError : an unknown format
-    CheckpointError : the folder cannot be written, e.g. the disk is full
+    CheckpointError : the folder cannot be written, e.g. the disk is full, or holds files that are not a checkpoint's
 
     Returns
     -------
@@ -63,17 +64,23 @@ def write_checkpoint(model: DetectionModel, folder: Path) -> None:
 class replaced_folder:
     """A context that gives a new empty folder, which takes the place of `folder` if nothing went wrong.
 
-    At any moment the old or the new one is whole, under `folder` or, for an instant, beside it: see `recover`.
+    At any moment the old or the new one is whole, under `folder` or, for an instant, beside it as `old`: see `recover`.
+    Only a checkpoint is replaced: a folder that holds other files than its two and `more` is refused.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.new, self.old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
+    def __init__(self, folder: Path, more: Collection[str] = ()) -> None:
+        self.folder = Path(os.path.abspath(folder))  # noqa: PTH100 - "." has no name to write beside
+        self.own = {WEIGHTS, DESCRIPTION, *more}
+        self.new, self.old = (self.folder.with_name(f".{self.folder.name}.{what}") for what in ("new", "old"))
 
     def __enter__(self) -> Path:
         try:
             if self.folder.is_file():
                 raise CheckpointError(f"{self.folder} is a file: a checkpoint is a folder")
+            if self.folder.is_dir() and (others := sorted({p.name for p in self.folder.iterdir()} - self.own)):
+                raise CheckpointError(
+                    f"{self.folder} holds what is not a checkpoint's ({', '.join(others[:3])}): give a new or empty folder"
+                )
             shutil.rmtree(self.new, ignore_errors=True)
             self.new.mkdir(parents=True)
         except OSError as error:
@@ -107,7 +114,7 @@ class replaced_folder:
 
 def recover(folder: Path) -> None:
     """Put back what a kill between the two renames of a replacement left beside `folder`."""
-    old = folder.with_name(f".{folder.name}.old")
+    old = replaced_folder(folder).old
     if old.exists() and not folder.exists():
         old.rename(folder)
 
@@ -131,13 +138,22 @@ def read_description(folder: Path) -> dict[str, Any]:
     return content
 
 
+def read_configs(folder: Path) -> tuple[ModelConfig, PreprocessorConfig]:
+    """What a checkpoint's model is made of, and its preprocessing."""
+    description = read_description(folder)
+    origin = str(folder / DESCRIPTION)
+    try:
+        return build(ModelConfig, description["model"], origin), build(PreprocessorConfig, description["preprocessor"], origin)
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{origin} describes no model that can be built: {error}") from None
+
+
 def load_native(folder: Path) -> DetectionModel:
     """A model from a checkpoint folder, in eval mode."""
     description = read_description(folder)
     origin = str(folder / DESCRIPTION)
     try:
-        config = build(ModelConfig, description["model"], origin)
-        preprocessor = build(PreprocessorConfig, description["preprocessor"], origin)
+        config, preprocessor = read_configs(folder)
         state = read_weights(folder / WEIGHTS)
         with torch.device("meta"):
             expected = DetectionModel(config, preprocessor).state_dict()

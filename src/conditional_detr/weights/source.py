@@ -9,7 +9,7 @@ from conditional_detr.config import PRESETS
 from conditional_detr.errors import SourceError, UnavailableError, did_you_mean
 from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.hub import fetch
-from conditional_detr.weights.native import DESCRIPTION, WEIGHTS, load_native
+from conditional_detr.weights.native import DESCRIPTION, WEIGHTS, load_native, replaced_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -24,11 +24,10 @@ def find_checkpoint(source: str | Path) -> Path | None:
     """
     path = Path(source)
     if path.is_dir():
-        for folder in (path, path / "best"):
+        # A kill while a run replaces its best/ leaves the former one beside it.
+        for folder in (path, path / "best", replaced_folder(path / "best").old, path / "last"):
             if (folder / DESCRIPTION).is_file():
                 return folder
-        if (path / "last").is_dir():
-            return path / "last"
         raise SourceError(f"{path} is a folder, but holds no model: neither {DESCRIPTION} nor a run's best/")
     if path.exists():
         raise SourceError(f"{path} is a file: a model is a checkpoint folder or a run folder")

@@ -1,0 +1,33 @@
+"""Where a model runs: its device, and how many of the processor's cores."""
+
+import os
+
+import torch
+
+from conditional_detr.errors import ConfigError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """A device by its name; "auto" takes a GPU where there is one."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise ConfigError(f"the device {name!r} is not there: device must be auto, cpu, cuda, cuda:N or mps") from None
+    return device
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(threads: int) -> None:
+    """Processor threads of this process; 0 = as many as it may use."""
+    if threads < 0:
+        raise ConfigError(f"threads must be 0 or more, not {threads}")
+    torch.set_num_threads(threads or usable_cores())

@@ -1,0 +1,64 @@
+"""This process among those that train together (`torchrun`, `accelerate launch`), or alone."""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conditional_detr.device import choose_device
+
+
+class Processes:
+    """What the processes of one run have to agree on.
+
+    Attributes
+    ----------
+    device : of this process
+    rank, world : which one this is, and how many there are
+    accelerator : accelerate's, where there are several; None alone
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = choose_device(device)
+        self.accelerator: Any = None
+        self.rank, self.world = 0, 1
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import Accelerator
+
+            self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision="no")
+            self.device = self.accelerator.device
+            self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this one speaks and writes."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
+    def gathered(self, rows: list[Any]) -> list[Any]:
+        """Everyone's rows, in every process."""
+        if self.accelerator is None:
+            return rows
+        from accelerate.utils import gather_object
+
+        everyone: list[Any] = gather_object(rows)
+        return everyone
+
+    def mean(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        """The mean over all of them, as numbers."""
+        values = torch.stack([value.float() for value in losses.values()])
+        if self.accelerator is not None:
+            values = self.accelerator.reduce(values, reduction="mean")
+        return dict(zip(losses, values.tolist(), strict=True))
+
+    def any(self, flag: bool) -> bool:
+        """Whether it holds in one of them at least."""
+        if self.accelerator is None:
+            return flag
+        total = self.accelerator.reduce(torch.tensor(float(flag), device=self.device), reduction="sum")
+        return bool(total > 0)

@@ -1,0 +1,100 @@
+"""What a run begins with: its settings, its model, and what must hold of its data before the first step."""
+
+from pathlib import Path
+from typing import Any
+
+from conditional_detr.config import PRESETS, RECIPES, ModelConfig, PreprocessorConfig, RunConfig, build, recipe_of, updated
+from conditional_detr.data.coco import CocoIndex, match_categories
+from conditional_detr.errors import ConfigError, DataError, did_you_mean
+from conditional_detr.factory import DetectionModel, create_model
+from conditional_detr.weights.native import read_configs
+from conditional_detr.weights.source import find_checkpoint, load_model, with_new_class_head
+
+
+def resolve(name: str, recipe: str | None, recipe_values: dict[str, Any], values: dict[str, Any]) -> RunConfig:
+    """All settings of a run: the model's, changed by the recipe's, changed by what was given.
+
+    A model name says for which size and recipe it is made, a checkpoint for which size; its recipe is that of the model
+    name with its backbone.
+    """
+    if recipe is not None and recipe not in RECIPES:
+        raise ConfigError(f"there is no recipe {recipe!r}. {did_you_mean(recipe, RECIPES)}")
+    model, preprocessor = made_for(name)
+    chosen = recipe or recipe_of(model)
+    base = RECIPES[chosen]
+    lr = recipe_values.get("lr")
+    if isinstance(lr, int | float):
+        recipe_values = {"lr_backbone": base.lr_backbone * lr / base.lr if lr > 0 else base.lr_backbone, **recipe_values}
+    training = updated(base, recipe_values, origin="train")
+    return build(RunConfig, {"imgsz": preprocessor.imgsz, **values, "recipe": chosen, "training": training}, origin="train")
+
+
+def made_for(source: str) -> tuple[ModelConfig, PreprocessorConfig]:
+    """What a source is made of and for, without building it."""
+    folder = find_checkpoint(source)
+    if folder is None:
+        return PRESETS[source].model, PreprocessorConfig(imgsz=PRESETS[source].imgsz)
+    return read_configs(folder)
+
+
+def build_model(config: RunConfig, data: CocoIndex) -> tuple[DetectionModel, list[str]]:
+    """The model that a run begins with, for the classes of its data, and what is to be said of it."""
+    names, ids = [c.name for c in data.categories], [c.id for c in data.categories]
+    if find_checkpoint(config.model) is None:
+        model = create_model(config.model, len(names), config.pretrained_backbone, names, ids, **config.model_overrides)
+        start = "ImageNet weights" if config.pretrained_backbone else "random weights, as asked for"
+        notes = [f"backbone {model.config.backbone}: {start}"]
+    elif config.model_overrides:
+        raise ConfigError(f"{config.model} is a trained model: its parts cannot be changed by model_overrides")
+    else:
+        model = load_model(config.model)
+        had = model.class_names
+        if had == names:
+            notes = [f"going on from {config.model}, same classes"]
+        else:
+            model = with_new_class_head(model, len(names))
+            notes = [
+                f"going on from {config.model}: other classes ({len(had)} before, {len(names)} now), so the class head "
+                "starts anew"
+            ]
+        model.class_names, model.category_ids = names, ids
+    if config.imgsz != model.preprocessor.imgsz:
+        model.preprocessor = updated(model.preprocessor, {"imgsz": config.imgsz, "max_size": 0}, "train")
+    return model, notes
+
+
+def check_data(train: CocoIndex, valid: CocoIndex) -> None:
+    """What would otherwise be noticed after an hour.
+
+    Raises
+    ------
+    DataError : nothing to learn, pictures that are not there, no class in common
+    """
+    if not len(train.labels):
+        raise DataError(f"{train.file} has no usable box: there is nothing to learn. " + "; ".join(train.report))
+    match_categories([c.name for c in train.categories], [c.id for c in train.categories], valid.categories, str(valid.file))
+    for index in (train, valid):
+        if missing := [path for path in index.paths if not Path(path).is_file()]:
+            raise DataError(f"{len(missing)} of {len(index)} pictures that {index.file} lists are not there, e.g. {missing[0]}")
+
+
+def opening(train: CocoIndex, valid: CocoIndex, model: DetectionModel, config: RunConfig, where: str) -> list[str]:
+    """The lines that say what is about to be trained, on what and where."""
+    lines = [
+        f"data: {len(train)} pictures, {len(train.labels)} boxes, {len(train.categories)} classes; "
+        f"{len(valid)} pictures to validate on",
+    ]
+    for index in (train, valid):
+        lines += [f"  {index.file}: {line}" for line in index.report]
+    most = int((train.first[1:] - train.first[:-1]).max())
+    if most > model.config.num_queries:
+        lines.append(
+            f"  a picture has {most} objects, more than the model's {model.config.num_queries} queries can find: "
+            f"--set model.num_queries={most + most // 2}"
+        )
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lines.append(
+        f"model: {config.model}, {trainable / 1e6:.1f} M trainable parameters, shorter side {config.imgsz} px, {where}, "
+        f"recipe {config.recipe}"
+    )
+    return lines

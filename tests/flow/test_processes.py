@@ -1,0 +1,55 @@
+"""Two processes on one processor learn what one process learns from the joint batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SCRIPT = """
+import sys
+import torch
+from conditional_detr.training.run import train
+
+torch.manual_seed(0)
+parts = {"num_queries": 12, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "feedforward_dim": 48}
+run = train(
+    sys.argv[1], output=sys.argv[2], epochs=2, batch=4, imgsz=64, device="cpu", workers=0, threads=1, recipe="paper",
+    pretrained_backbone=False, model_overrides=parts | {"dropout": 0.0}, recipe_overrides={"crop": 0.0, "scales": (1.0, 1.0)},
+)
+print([row["loss"] for row in run.metrics])
+"""
+
+
+def test_two_processes_equal_one(digits_folder, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    results = {}
+    for world in (1, 2):
+        children = []
+        for rank in range(world):
+            environment = os.environ | {
+                "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+            }  # fmt: skip
+            command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(digits_folder), str(tmp_path / str(world))]
+            children.append(
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            )
+        said = [child.communicate(timeout=300) for child in children]
+        assert [child.returncode for child in children] == [0] * world, said
+        results[world] = [out.strip().splitlines() for out, _ in said]
+    assert len(results[2][1]) == 1  # only the first one speaks
+    assert len(results[2][0]) == len(results[1][0])
+    one, two = (load_file(tmp_path / str(world) / "last" / "model.safetensors") for world in (1, 2))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=2e-4, rtol=0, msg=key)
+    lines = [(tmp_path / str(world) / "metrics.jsonl").read_text().splitlines() for world in (1, 2)]
+    assert len(lines[0]) == len(lines[1]) == 2
+    for alone, together in zip(*lines, strict=True):
+        assert json.loads(together)["loss"] == pytest.approx(json.loads(alone)["loss"], rel=1e-4)
