@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 SCRIPT = """
 import torch
 from conditional_detr.factory import create_model
@@ -27,7 +25,6 @@ torch.testing.assert_close(exported.pred_logits, eager.pred_logits, atol=1e-5, r
 """
 
 
-@pytest.mark.slow
 def test_batch_height_and_width_stay_dynamic():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-1500:]

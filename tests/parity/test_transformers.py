@@ -1,13 +1,14 @@
 """The model equals transformers' Conditional DETR: with padding, with gradients, in the small and a released size.
 
-Tolerance: float32 itself is about 4e-5 from float64 for these weights, whose attention is peaked on purpose.
+Tolerance: float32 itself is about 4e-5 from float64 for these weights, whose attention is peaked on purpose. In gradients
+the number of threads alone makes a relative difference of 2e-3, and both sides are 1e-3 to 3e-3 from float64.
 """
 
 import pytest
 import torch
 from oracle import build_oracle, ours_like, pictures
 
-LOGITS, BOXES = 2e-4, 5e-5
+LOGITS, BOXES, GRADIENTS = 2e-4, 5e-5, 5e-3
 SIZES = {
     "small": ("conditional-detr-r50", {"encoder_layers": 2, "decoder_layers": 3}),
     "r50": ("conditional-detr-r50", {}),
@@ -65,4 +66,4 @@ def test_gradients():
         ("backbone.body.layer4.2.conv3.weight", "model.backbone.model.layer4.2.conv3.weight"),
     ):
         gradient, reference = ours.get_parameter(ours_name).grad, expected[their_name].grad
-        assert (gradient - reference).norm() <= 2e-3 * reference.norm(), ours_name
+        assert (gradient - reference).norm() <= GRADIENTS * reference.norm(), ours_name

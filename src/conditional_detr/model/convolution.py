@@ -38,11 +38,21 @@ class FoldedConv2d(nn.Conv2d):
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight, bias = self.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
         if self.pads_same:
-            x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+            x = self._pad_same(x)
             return F.conv2d(x, weight, bias, self.stride, 0, self.dilation, self.groups)
         if self._is_dilated_depthwise() and _trains_on_cpu(x):
             return DilatedDepthwise.apply(x, weight, self.padding, self.dilation) + bias[:, None, None]
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def _pad_same(self, x: Tensor) -> Tensor:
+        """Padding by the size of the input. In an exported graph sizes are symbols, and those that the preprocessor makes are
+        multiples of the stride: for them the padding is a constant.
+        """
+        if not torch.compiler.is_compiling():
+            return pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+        total = [max((k - 1) * d + 1 - s, 0) for k, s, d in zip(self.kernel_size, self.stride, self.dilation, strict=True)]
+        top, left = (t // 2 for t in total)
+        return F.pad(x, (left, total[1] - left, top, total[0] - top))
 
     def _is_dilated_depthwise(self) -> bool:
         return (

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.export import register_dataclass
 from torch.nn import functional as F
 
 from conditional_detr.model.backbone import Backbone
@@ -46,6 +47,9 @@ class DetectionOutput:
     aux_logits: Float[Tensor, "A B Q K"] | None = None
     aux_boxes: Float[Tensor, "A B Q 4"] | None = None
     memory: Memory | None = None
+
+
+register_dataclass(DetectionOutput, serialized_type_name="conditional_detr.DetectionOutput")  # exporters return it whole
 
 
 class DETR(nn.Module):
