@@ -41,7 +41,11 @@ def test_two_processes_equal_one(digits_folder, tmp_path):
             children.append(
                 subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             )
-        said = [child.communicate(timeout=300) for child in children]
+        try:
+            said = [child.communicate(timeout=300) for child in children]
+        finally:
+            for child in children:
+                child.kill()
         assert [child.returncode for child in children] == [0] * world, said
         results[world] = [out.strip().splitlines() for out, _ in said]
     assert len(results[2][1]) == 1  # only the first one speaks

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from conditional_detr.data.coco import load_split
 from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError, RunError
-from conditional_detr.evaluation.coco import evaluate
+from conditional_detr.evaluation.coco import detections_of, evaluate
 from conditional_detr.training import run as run_module
 from conditional_detr.training.run import train
 from conditional_detr.weights.source import load_model
@@ -105,6 +106,32 @@ def test_a_stop_while_evaluating_loses_nothing(finished, digits_folder, tmp_path
     assert [row["lr"] for row in run.metrics] == [row["lr"] for row in finished.metrics]
 
 
+def test_a_fault_while_evaluating_costs_no_step(finished, digits_folder, tmp_path, monkeypatch):
+    def fall(*_):
+        raise DataError("a validation picture is broken")
+
+    monkeypatch.setattr(run_module, "detections_of", fall)
+    with pytest.raises(DataError, match="is broken"):
+        train(digits_folder, output=tmp_path / "b", epochs=3, **OPTIONS)
+    state = json.loads((tmp_path / "b" / "last" / "state.json").read_text())
+    assert (state["epoch"], state["position"]) == (0, 3)
+    (tmp_path / "b" / "last" / ".DS_Store").touch()  # somebody looked
+    monkeypatch.undo()
+    run = train(digits_folder, output=tmp_path / "b", epochs=3, resume=True, **OPTIONS)
+    assert same_weights(finished.folder, run.folder)
+    assert [row["lr"] for row in run.metrics] == [row["lr"] for row in finished.metrics]
+
+
+def test_processes_share_the_validation_pictures(finished, digits_folder):
+    model, index = load_model(finished.folder), load_split(digits_folder, "valid")
+    whole = detections_of(model, index, batch=2)
+    halves = [row for rank in range(2) for row in detections_of(model, index, 2, slice(rank, None, 2))]
+    order = lambda row: (row["image_id"], -row["score"], row["category_id"])  # noqa: E731
+    for ours, theirs in zip(sorted(halves, key=order), sorted(whole, key=order), strict=True):
+        assert ours["image_id"] == theirs["image_id"]
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+
+
 def test_more_epochs_go_on_and_a_finished_run_stays(digits_folder, tmp_path, capsys):
     options = {**OPTIONS, "quiet": False}
     train(digits_folder, output=tmp_path / "r", epochs=1, resume=True, **options)
@@ -185,7 +212,9 @@ def test_steps_without_a_finite_gradient_are_counted_and_too_many_stop_the_run(d
     assert run.metrics[0]["loss"] > 0
     assert "(1 steps skipped: no finite gradient)" in capsys.readouterr().out
     Astray.bad = range(10_000)
-    with pytest.raises(RunError, match=r"20 steps in a row had no finite gradient \(epoch 7, .*a lower --lr may help"):
+    with pytest.raises(
+        RunError, match=r"20 steps in a row had no finite gradient \(epoch 7, .*begin in another folder with a lower --lr"
+    ):
         train(digits_folder, output=tmp_path / "b", epochs=9, **OPTIONS)
 
 

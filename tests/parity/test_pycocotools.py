@@ -101,9 +101,13 @@ def test_a_ground_truth_that_is_no_coco_is_refused():
         coco_metrics({"images": [], "annotations": []}, [])
     images, categories = [{"id": 1, "width": 9, "height": 9}], [{"id": 1, "name": "a"}]
     row = {"id": 1, "image_id": [1], "category_id": 1, "bbox": [0, 0, 5, 5]}
-    good = {**row, "image_id": "1"}
+    good = {**row, "image_id": "1", "iscrowd": None}
     truth = {"images": images, "annotations": [row, good], "categories": categories}
-    found = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.9}]
+    found = [{"image_id": "1", "category_id": 1.0, "bbox": [0, 0, 5, 5], "score": 0.9}]
     assert pytest.approx(1) == coco_metrics(truth, found).AP
     with pytest.raises(DataError, match="must have an integer 'id' of its own"):
         coco_metrics({**truth, "images": images * 2}, found)
+    with pytest.raises(DataError, match="categories also a 'name'"):
+        coco_metrics({**truth, "categories": [{"id": 1}]}, found)
+    with pytest.raises(DataError, match="1 detections are of images that the ground truth lacks, e.g. id 'x'"):
+        coco_metrics(truth, [{**found[0], "image_id": "x"}])

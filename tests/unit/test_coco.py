@@ -150,8 +150,8 @@ def test_ids_that_a_tool_wrote_as_fractions_or_words_are_read(tmp_path):
     index = load_split(tmp_path, "train")
     assert index.labels.tolist() == [0, 1]
     assert index.report == []
-    odd = [as_id(value) for value in (7, 7.0, "7", 7.5, "x", None, True, [7], 2**70, float("nan"))]
-    assert odd == [7, 7, 7, None, None, None, None, None, None, None]
+    odd = [as_id(value) for value in (7, 7.0, "7", 2**53 + 1, 7.5, "x", None, True, [7], 2**70, float("nan"))]
+    assert odd == [7, 7, 7, 2**53 + 1, None, None, None, None, None, None, None]
 
 
 def test_a_folder_of_pictures_may_be_a_link_to_elsewhere(tmp_path):

@@ -106,10 +106,13 @@ def test_predict_writes_pictures_and_rows_and_names_what_it_could_not_read(detec
 def test_predict_never_writes_over_what_it_reads(detector, tmp_path):
     for name in ("a.jpg", "a.png"):
         Image.fromarray(arrays()[0]).save(tmp_path / name)
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "a.png")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     predict(detector, find_pictures([str(tmp_path)]), tmp_path, conf=0)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
-    assert sorted(p.name for p in tmp_path.glob("*.jpg")) == ["a-2.jpg", "a-3.jpg", "a.jpg"]
+    assert sorted(p.name for p in tmp_path.glob("*-?.jpg")) == ["a-2.jpg", "a-3.jpg", "link-2.jpg"]
+    predict(detector, [str(tmp_path / "a.jpg")], tmp_path / "out", conf=0)
+    assert (tmp_path / "out" / "a.jpg").is_file()
 
 
 def test_a_picture_from_the_web_is_fetched_once(detector, tmp_path, monkeypatch):

@@ -218,9 +218,12 @@ def _annotations(
 
 def as_id(value: Any) -> int | None:
     """An id as a whole number, also where a tool wrote 7 as 7.0 or "7"; None where it is none."""
+    if isinstance(value, bool):
+        return None
     try:
         number = int(value)
-        return number if number == float(value) and abs(number) < 2**63 and not isinstance(value, bool) else None
+        is_whole = isinstance(value, int | str) or number == value
+        return number if is_whole and abs(number) < 2**63 else None
     except (TypeError, ValueError, OverflowError):
         return None
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from conditional_detr.boxes import xyxy_to_cxcywh
 from conditional_detr.data.coco import CocoIndex
 from conditional_detr.data.transforms import Augmentation
-from conditional_detr.errors import ConditionalDETRError, ConfigError
+from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError
 from conditional_detr.preprocessing import Preprocessor, decode
 
 Target = dict[str, Tensor]
@@ -56,8 +56,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(self, pictures: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        if batch % world or pictures < world:
-            raise ConfigError(f"batch must be divisible by the {world} processes, with a picture for each, not {batch}")
+        if batch % world:
+            raise ConfigError(f"--batch must be divisible by the number of processes, {world}, not {batch}")
+        if pictures < world:
+            raise DataError(f"{pictures} training pictures are too few for {world} processes")
         self.pictures, self.batch, self.seed, self.rank, self.world = pictures, batch, seed, rank, world
         self.epoch = self.position = 0
 
@@ -113,6 +115,6 @@ def training_batches(dataset: TrainingPictures, batches: EpochBatches, workers: 
 
 
 def _leave_signals(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; only the main one answers it, and the workers end with it."""
+    """Both reach every process of a group; only the main one answers them, and the workers end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -66,10 +66,11 @@ def coco_metrics(ground_truth: dict[str, Any] | str | Path, detections: Sequence
     content = read_json(Path(ground_truth)) if isinstance(ground_truth, str | Path) else ground_truth
     truth = _complete(content)
     known = {image["id"] for image in truth["images"]}
-    if strange := [d["image_id"] for d in detections if d["image_id"] not in known]:
-        raise DataError(f"{len(strange)} detections are of images that the ground truth lacks, e.g. id {strange[0]}")
+    results = [dict(d) | {key: as_id(d.get(key)) for key in ("image_id", "category_id")} for d in detections]
+    if strange := [d.get("image_id") for d, r in zip(detections, results, strict=True) if r["image_id"] not in known]:
+        raise DataError(f"{len(strange)} detections are of images that the ground truth lacks, e.g. id {strange[0]!r}")
     coco = COCO(truth)
-    evaluation = COCOeval_faster(coco, coco.loadRes([dict(d) for d in detections]), "bbox", print_function=_silent)
+    evaluation = COCOeval_faster(coco, coco.loadRes(results), "bbox", print_function=_silent)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
@@ -94,15 +95,18 @@ def _complete(content: dict[str, Any]) -> dict[str, Any]:
     check_lists(content, "the ground truth")
     images, categories = ([row | {"id": as_id(row.get("id"))} for row in content[key]] for key in ("images", "categories"))
     known, classes = ({row["id"] for row in rows} - {None} for rows in (images, categories))
-    if len(known) < len(images) or len(classes) < len(categories):
-        raise DataError("each image and each category of the ground truth must have an integer 'id' of its own")
+    named = all("name" in row for row in categories)
+    if len(known) < len(images) or len(classes) < len(categories) or not named:
+        raise DataError(
+            "each image and each category of the ground truth must have an integer 'id' of its own, categories also a 'name'"
+        )
     annotations: list[dict[str, Any]] = []
     for row in content["annotations"]:
         box, ids = row.get("bbox"), {key: as_id(row.get(key)) for key in ("image_id", "category_id")}
         if ids["image_id"] not in known or not _is_box(box):
             continue
-        filled = {"area": box[2] * box[3], "iscrowd": 0} | copy.deepcopy(row) | ids | {"id": len(annotations) + 1}
-        annotations.append(filled)
+        filled = {"area": box[2] * box[3]} | copy.deepcopy(row) | ids
+        annotations.append(filled | {"id": len(annotations) + 1, "iscrowd": int(bool(row.get("iscrowd")))})
     return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 

@@ -105,13 +105,14 @@ def _matches(pattern: str) -> list[str]:
 def _output_names(pictures: Sequence[str], output: Path) -> list[str]:
     """A file name each, `STEM.jpg`, told apart by a number where stems are the same and where it is an input's."""
     inputs = {Path(picture).resolve() for picture in pictures if not is_url(picture)}
-    used = {path.name for path in inputs if path.parent == output.resolve()}
+    # Folded, because some file systems do not tell A.jpg from a.jpg.
+    used = {Path(picture).name.casefold() for picture in pictures if Path(picture).parent.resolve() == output.resolve()}
     names = []
     for picture in pictures:
         stem = Path(str(picture).split("?")[0]).stem or "picture"
         name, number = f"{stem}.jpg", 2
-        while name in used:
+        while name.casefold() in used or (output / name).resolve() in inputs:
             name, number = f"{stem}-{number}.jpg", number + 1
-        used.add(name)
+        used.add(name.casefold())
         names.append(name)
     return names

@@ -48,7 +48,7 @@ class FoldedConv2d(nn.Conv2d):
         """Padding by the size of the input. In an exported graph sizes are symbols, and those that the preprocessor makes are
         multiples of the stride: for them the padding is a constant.
         """
-        if not torch.compiler.is_compiling():
+        if not is_exporting():
             return pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
         total = [max((k - 1) * d + 1 - s, 0) for k, s, d in zip(self.kernel_size, self.stride, self.dilation, strict=True)]
         top, left = (t // 2 for t in total)
@@ -62,6 +62,12 @@ class FoldedConv2d(nn.Conv2d):
             and all(size % 2 for size in self.kernel_size)
             and self.padding == tuple(d * (k // 2) for d, k in zip(self.dilation, self.kernel_size, strict=True))
         )
+
+
+def is_exporting() -> bool:
+    """Whether a graph for every size is being recorded; torch 2.6 cannot tell it from compiling."""
+    tell = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return bool(tell())
 
 
 class FoldedNorm(nn.Module):

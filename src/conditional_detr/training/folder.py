@@ -1,7 +1,6 @@
 """A run folder: what a run leaves behind and what it goes on from."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from conditional_detr.config import RunConfig, build, read_toml, to_toml
 from conditional_detr.errors import RunError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.training.progress import Progress
-from conditional_detr.weights.native import load_native, recover, replaced_folder, save_model, write_checkpoint
+from conditional_detr.weights.native import load_native, recover, replaced_folder, write_checkpoint
 
 CONFIG, METRICS = "config.toml", "metrics.jsonl"
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 MAY_DIFFER = frozenset({"training.epochs", "device", "workers", "threads", "output"})
-PATHS = frozenset({"data", "model"})
 
 
 class RunFolder:
@@ -49,16 +47,22 @@ class RunFolder:
 
     def create(self, config: RunConfig) -> None:
         """Make the folder, or take it over, and write down the settings."""
+        self._write(CONFIG, to_toml(config))
+
+    def _write(self, name: str, text: str) -> None:
+        """Replace a text file in one go."""
+        new = self.path / f".{name}.new"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _write_whole(self.path / CONFIG, to_toml(config))
+            new.write_text(text, encoding="utf-8")
+            new.replace(self.path / name)
         except OSError as error:
-            raise RunError(f"{self.path} cannot be written: {error.strerror or error}") from None
+            raise RunError(f"{self.path / name} cannot be written: {error.strerror or error}") from None
 
     def _check_same(self, config: RunConfig) -> None:
         before = build(RunConfig, read_toml(self.path / CONFIG), str(self.path / CONFIG))
         old, new = _flat(before.model_dump()), _flat(config.model_dump())
-        differ = [k for k in sorted(old | new) if k not in MAY_DIFFER and not _same(k, old.get(k), new.get(k))]
+        differ = [k for k in sorted(old | new) if k not in MAY_DIFFER and old.get(k) != new.get(k)]
         if differ:
             changes = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in differ[:3])
             raise RunError(
@@ -67,7 +71,9 @@ class RunFolder:
             )
 
     def save_best(self, model: DetectionModel) -> None:
-        save_model(model, self.best)
+        """The model as it is now; whatever stood in `best/` makes room."""
+        with replaced_folder(self.best) as new:
+            write_checkpoint(model, new)
 
     def save_last(
         self, model: DetectionModel, helper: nn.Module | None, optimizer: torch.optim.Optimizer, progress: Progress
@@ -76,7 +82,7 @@ class RunFolder:
 
         `helper` is what learns beside the model.
         """
-        with replaced_folder(self.last, [OPTIMIZER, STATE]) as new:
+        with replaced_folder(self.last) as new:
             write_checkpoint(model, new)
             tensors = {
                 f"{i}.{key}": value.contiguous()
@@ -87,8 +93,7 @@ class RunFolder:
                 tensors |= {f"helper.{key}": value for key, value in helper.state_dict().items()}
             save_file(tensors, new / OPTIMIZER)
             (new / STATE).write_text(json.dumps(vars(progress)), encoding="utf-8")
-        lines = "".join(json.dumps(row) + "\n" for row in progress.history)
-        _write_whole(self.path / METRICS, lines)
+        self._write(METRICS, "".join(json.dumps(row) + "\n" for row in progress.history))
 
     def load_last(self, model: DetectionModel, helper: nn.Module | None, optimizer: torch.optim.Optimizer) -> Progress:
         """Put model, helper and optimiser back as they were."""
@@ -119,13 +124,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _write_whole(file: Path, text: str) -> None:
-    """Replace a text file in one go."""
-    new = file.with_name(f".{file.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(file)
-
-
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
@@ -134,7 +132,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple | np.ndarray) else value
     return flat
-
-
-def _same(key: str, old: Any, new: Any) -> bool:
-    return old == new or (key in PATHS and os.path.abspath(str(old)) == os.path.abspath(str(new)))  # noqa: PTH100

@@ -1,6 +1,7 @@
 """This process among those that train together (`torchrun`, `accelerate launch`), or alone."""
 
 import os
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -29,6 +30,14 @@ class Processes:
             self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision="no")
             self.device = self.accelerator.device
             self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # After a fault the others may never come: they end with this process.
+        if self.accelerator is not None and kind in (None, KeyboardInterrupt):
+            self.accelerator.end_training()
 
     @property
     def is_main(self) -> bool:

@@ -1,5 +1,6 @@
 """A whole training run: settings, data, model, the loop, and what is left behind."""
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -93,18 +94,21 @@ def train(
     KeyboardInterrupt : after Ctrl-C or SIGTERM, once `last/` is saved
     """
     given = {"epochs": epochs, "batch": batch, "lr": lr, "patience": patience or None}
-    name = str(model)
+    name = str(Path(model).resolve() if Path(model).exists() else model)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that share this machine's cores
+    cores = max(1, usable_cores() // here)
     config = resolve(
         name,
         recipe,
         {**(recipe_overrides or {}), **{key: value for key, value in given.items() if value is not None}},
         {
-            "data": str(data), "model": name, "output": str(output), "device": device, "threads": threads, "seed": seed,
-            "workers": max(0, usable_cores() - 2) // 2 if workers is None else workers, "amp": amp,
+            "data": str(Path(data).resolve()), "model": name, "output": str(output), "device": device, "threads": threads,
+            "seed": seed,
+            "workers": max(0, cores - 2) // 2 if workers is None else workers, "amp": amp,
             "pretrained_backbone": pretrained_backbone, "model_overrides": model_overrides or {},
         } | ({} if imgsz is None else {"imgsz": imgsz}),
     )  # fmt: skip
-    set_threads(threads)
+    set_threads(threads or cores)
     return _Training(config, resume, quiet).run()
 
 
@@ -148,11 +152,11 @@ class _Training:
 
     def run(self) -> Run:
         self.processes.wait()  # all have looked at the folder before one writes into it
-        if self.processes.is_main:
+        if self.processes.is_main and not self._is_over():
             self.folder.create(self.config)
         for line in self.lines:
             self.reporter.say(line)
-        with self.reporter, self._signals():
+        with self.processes, self.reporter, self._signals():
             while not self._is_over():
                 self._steps()
                 self._close_epoch()
@@ -161,6 +165,8 @@ class _Training:
             self.reporter.say(
                 f"best: epoch {best['epoch']}, AP {figure(best['AP'])}, AP50 {figure(best['AP50'])} → {self.folder.best}"
             )
+        if self.stop_asked:  # during the last evaluation
+            raise KeyboardInterrupt
         return Run(self.folder.path, history)
 
     def _is_over(self) -> bool:
@@ -188,8 +194,8 @@ class _Training:
             if progress.skipped_in_a_row >= MOST_SKIPPED:
                 raise RunError(
                     f"{MOST_SKIPPED} steps in a row had no finite gradient (epoch {progress.epoch + 1}, the last loss was "
-                    f"{losses['loss']}): a lower --lr may help. {self.folder.path} is as it was after epoch "
-                    f"{progress.epoch}"
+                    f"{losses['loss']}). Look at {self.folder.path}/train_batch.jpg, and begin in another folder with a "
+                    "lower --lr"
                 )
             self._stop_if_asked()
 

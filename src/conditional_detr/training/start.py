@@ -20,7 +20,7 @@ def resolve(name: str, recipe: str | None, recipe_values: dict[str, Any], values
     if recipe is not None and recipe not in RECIPES:
         raise ConfigError(f"there is no recipe {recipe!r}. {did_you_mean(recipe, RECIPES)}")
     model, preprocessor = made_for(name)
-    chosen = recipe or recipe_of(model)
+    chosen = recipe or recipe_of(updated(model, values["model_overrides"], origin="train"))
     base = RECIPES[chosen]
     lr = recipe_values.get("lr")
     if isinstance(lr, int | float):

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ def save_model(model: DetectionModel, folder: str | Path, format: str = "native"
     if format not in FORMATS:
         raise ConfigError(f"there is no format {format!r}. {did_you_mean(format, FORMATS)}")
     folder = Path(folder)
+    if folder.is_dir() and (others := sorted({p.name for p in folder.iterdir()} - {WEIGHTS, DESCRIPTION})):
+        raise CheckpointError(
+            f"{folder} holds what is not a checkpoint's ({', '.join(others[:3])}): give a new or empty folder"
+        )
     with replaced_folder(folder) as new:
         write_checkpoint(model, new)
     return folder
@@ -65,22 +69,16 @@ class replaced_folder:
     """A context that gives a new empty folder, which takes the place of `folder` if nothing went wrong.
 
     At any moment the old or the new one is whole, under `folder` or, for an instant, beside it as `old`: see `recover`.
-    Only a checkpoint is replaced: a folder that holds other files than its two and `more` is refused.
     """
 
-    def __init__(self, folder: Path, more: Collection[str] = ()) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = Path(os.path.abspath(folder))  # noqa: PTH100 - "." has no name to write beside
-        self.own = {WEIGHTS, DESCRIPTION, *more}
         self.new, self.old = (self.folder.with_name(f".{self.folder.name}.{what}") for what in ("new", "old"))
 
     def __enter__(self) -> Path:
         try:
             if self.folder.is_file():
                 raise CheckpointError(f"{self.folder} is a file: a checkpoint is a folder")
-            if self.folder.is_dir() and (others := sorted({p.name for p in self.folder.iterdir()} - self.own)):
-                raise CheckpointError(
-                    f"{self.folder} holds what is not a checkpoint's ({', '.join(others[:3])}): give a new or empty folder"
-                )
             shutil.rmtree(self.new, ignore_errors=True)
             self.new.mkdir(parents=True)
         except OSError as error:
@@ -116,7 +114,8 @@ def recover(folder: Path) -> None:
     """Put back what a kill between the two renames of a replacement left beside `folder`."""
     old = replaced_folder(folder).old
     if old.exists() and not folder.exists():
-        old.rename(folder)
+        with suppress(FileNotFoundError):  # another process of the run was quicker
+            old.rename(folder)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
