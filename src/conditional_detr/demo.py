@@ -54,5 +54,5 @@ def demo(output: str | Path) -> Demo:
     metrics = evaluate(run.folder, folder / "data", "valid")
     (folder / "metrics.json").write_text(json.dumps(metrics.to_dict(), indent=1), encoding="utf-8")
     print(f"4/4  drawing {SHOWN} of them")
-    predict(Detector(run.folder), find_pictures([str(folder / "data" / "valid")])[:SHOWN], folder / "predictions", conf=0.35)
+    predict(Detector(run.folder), find_pictures([str(folder / "data" / "valid")])[:SHOWN], folder / "predictions", conf=0.4)
     return Demo(folder, metrics, time.monotonic() - started)
