@@ -129,6 +129,9 @@ def train(
         "recipe": recipe, "device": device, "workers": workers, "threads": threads, "seed": seed, "patience": patience,
         "amp": amp, "pretrained_backbone": pretrained_backbone,
     }  # fmt: skip
+    own = Path(output or "runs/train")
+    if resume and config is None and (own / "last" / "state.json").is_file():
+        config = own / "config.toml"  # a run goes on as it began; what is typed is compared with it
     values = training_options(config, set_ or [], {key: value for key, value in given.items() if value is not None})
     if "data" not in values:
         raise ConfigError("train needs --data: a COCO folder")
@@ -228,7 +231,8 @@ def predict(
         print(f"{len(done.unreadable)} of {len(pictures)} inputs could not be read", file=sys.stderr)
     if not done.read:
         raise ConditionalDETRError("none of the inputs could be read as a picture")
-    print(f"{len(done.rows)} objects at score {conf} or more in {done.read} pictures → {output}")
+    hint = "" if done.rows else ". A lower --conf shows what it is less sure of"
+    print(f"{len(done.rows)} objects at score {conf} or more in {done.read} pictures → {output}{hint}")
 
 
 @app.command

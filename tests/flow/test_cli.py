@@ -191,3 +191,18 @@ def test_what_follows_two_dashes_is_a_file(capsys, tmp_path, monkeypatch, small_
     code, out, err = run(capsys, "predict", "m", "--conf", 0, "--", "--conf=1.png")
     assert (code, err) == (0, "")
     assert "in 1 pictures" in out
+
+
+def test_resume_needs_nothing_but_the_folder(capsys, tmp_path):
+    run(capsys, "data", "digits", tmp_path / "d", "--train", 4, "--valid", 2, "--size", 64)
+    parts = ("--set", "model.num_queries=5", "--set", "model.encoder_layers=0", "--set", "model.decoder_layers=1")
+    common = ("--imgsz", 64, "--lr", 1e-3, "--device", "cpu", "--no-pretrained-backbone", "--threads", 1)
+    run(capsys, "train", "--data", tmp_path / "d", "--epochs", 1, "--output", tmp_path / "r", *parts, *common)
+    code, out, err = run(capsys, "train", "--output", tmp_path / "r", "--resume", "--epochs", 2, "--threads", 1)
+    assert (code, err) == (0, "")
+    assert "going on after epoch 1" in out
+    assert "backbone" not in out
+    assert "epoch 2/2" in out
+    code, _, err = run(capsys, "train", "--output", tmp_path / "r", "--resume", "--imgsz", 96)
+    assert code == 2
+    assert "imgsz was 64, now 96" in err

@@ -61,7 +61,7 @@ def test_unreadable_toml_names_the_file(tmp_path):
     (tmp_path / "a.toml").write_text("a = = 1")
     with pytest.raises(ConfigError, match=r"a.toml cannot be read as TOML"):
         read_toml(tmp_path / "a.toml")
-    with pytest.raises(ConfigError, match=r"b.toml cannot be read"):
+    with pytest.raises(ConfigError, match=r"b.toml cannot be opened: No such file"):
         read_toml(tmp_path / "b.toml")
 
 

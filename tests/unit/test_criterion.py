@@ -121,3 +121,12 @@ def test_the_number_of_targets_and_of_classes_must_fit():
         SetCriterion(4)(output, [nothing, nothing])
     with pytest.raises(ConfigError, match="there is no classification 'focl'. Did you mean focal?"):
         SetCriterion(3, classification="focl")
+
+
+def test_targets_of_another_kind_are_refused():
+    output = DetectionOutput(torch.zeros(1, 5, 3), torch.full((1, 5, 4), 0.5))
+    labels = torch.tensor([0])
+    with pytest.raises(ConfigError, match=r"boxes must be \(cx, cy, w, h\) in \[0, 1\] .*has up to 50: are they in pixels"):
+        SetCriterion(3)(output, [{"labels": labels, "boxes": torch.tensor([[50.0, 50, 20, 20]])}])
+    with pytest.raises(ConfigError, match="must have 'labels' and 'boxes'; target 0 has 'class_labels', 'boxes'"):
+        SetCriterion(3)(output, [{"class_labels": labels, "boxes": torch.zeros(1, 4)}])

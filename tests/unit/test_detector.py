@@ -56,9 +56,10 @@ def test_paths_pil_and_arrays_give_the_same(detector, tmp_path):
 
 
 def test_names_ids_and_confidence(detector):
-    detector.model.class_names = ["x", "y", "z"]
+    detector.model.class_names, detector.model.category_ids = ["x", "y", "z"], [7, 9, 11]
     detections = detector(arrays()[0], conf=0)[0]
     assert [detector.model.class_names[i] for i in detections.class_id] == list(detections.data["class_name"])
+    assert [detector.model.category_ids[i] for i in detections.class_id] == list(detections.data["category_id"])
     conf = float(detections.confidence[3:5].mean())
     assert detections.confidence[3] > detections.confidence[4]
     assert len(detector(arrays()[0], conf=conf)[0]) == 4

@@ -63,7 +63,8 @@ class Detector:
         Returns
         -------
         a `supervision.Detections` for each picture, in order, also for a single one: `xyxy` in pixels of the original
-        picture, `confidence`, `class_id` (class index), `data["class_name"]`; best first, at most 100
+        picture, `confidence`, `class_id` (class index), `data["class_name"]`, `data["category_id"]` (the data set's own
+        id); best first, at most 100
 
         Raises
         ------
@@ -73,10 +74,10 @@ class Detector:
         is_list = isinstance(images, Sequence) and not isinstance(images, str)
         pictures: list[Picture] = list(images) if is_list else [images]  # type: ignore[arg-type,list-item]
         results = {position: result for position, _, result in detect(self.model, pictures, batch)}
-        return [to_detections(results[i], self.model.class_names, conf) for i in range(len(pictures))]
+        return [to_detections(results[i], self.model, conf) for i in range(len(pictures))]
 
 
-def to_detections(result: dict[str, Tensor], class_names: list[str], conf: float) -> "sv.Detections":
+def to_detections(result: dict[str, Tensor], model: DetectionModel, conf: float) -> "sv.Detections":
     """`postprocess`'s record of one image, from score `conf` on, as supervision's."""
     import supervision as sv
 
@@ -86,5 +87,8 @@ def to_detections(result: dict[str, Tensor], class_names: list[str], conf: float
         xyxy=result["boxes"][kept].numpy().astype(np.float32),
         confidence=result["scores"][kept].numpy().astype(np.float32),
         class_id=labels,
-        data={"class_name": np.array([class_names[i] for i in labels], dtype=str)},
+        data={
+            "class_name": np.array([model.class_names[i] for i in labels], dtype=str),
+            "category_id": np.array([model.category_ids[i] for i in labels], dtype=int),
+        },
     )

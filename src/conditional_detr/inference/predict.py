@@ -71,7 +71,7 @@ def predict(detector: Detector, pictures: Sequence[str], output: str | Path, con
     names = _output_names(pictures, output)
     rows: dict[int, list[dict[str, Any]]] = {}
     for position, rgb, result in detect(model, pictures, batch, on_unreadable=errors.__setitem__):
-        detections = to_detections(result, model.class_names, conf)
+        detections = to_detections(result, model, conf)
         save_picture(draw(rgb.permute(1, 2, 0).numpy(), detections, score_labels(detections)), output / names[position])
         kept = result["scores"] >= conf
         rows[position] = [

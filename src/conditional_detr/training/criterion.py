@@ -10,6 +10,8 @@ from conditional_detr.model.detr import DetectionOutput
 from conditional_detr.training.losses import giou_loss, l1_loss, sigmoid_focal_loss, sum_by
 from conditional_detr.training.matching import CLASS_COSTS, match
 
+MOST_OF_A_PICTURE = 2.0  # no box that is meant in [0, 1] comes near it
+
 
 class Weights(NamedTuple):
     """Of the class, L1 and GIoU terms: first in the matching cost, then in the loss."""
@@ -30,6 +32,9 @@ class SetCriterion(nn.Module):
 
     Everything is computed in float32, whatever the model runs in. Each term is divided by the number of objects in the
     batch (over all processes, at least 1), so images without objects are ordinary: they teach what is background.
+
+    It is called with a `DetectionOutput` and a target an image: {"labels": int64 [M] in 0…K−1, "boxes": float32 [M, 4]
+    (cx, cy, w, h) in [0, 1]}; it returns the weighted total "loss" and each unweighted term, see `forward`.
 
     Source: Conditional DETR, section 3.4 and released code.
 
@@ -73,7 +78,7 @@ class SetCriterion(nn.Module):
 
         Raises
         ------
-        ConfigError : a label outside 0…K−1, or as many target dicts as there are not images
+        ConfigError : a label outside 0…K−1, boxes in pixels, a key that is missing, or not one target an image
         """
         with torch.autocast(output.pred_logits.device.type, enabled=False):
             return self._forward(*stack_layers(output), targets, num_objects)
@@ -113,7 +118,14 @@ class SetCriterion(nn.Module):
         if logits.shape[-1] != self.num_classes:
             raise ConfigError(f"the criterion is for {self.num_classes} classes, the logits are of {logits.shape[-1]}")
         for i, t in enumerate(targets):
+            if not {"labels", "boxes"} <= set(t):
+                raise ConfigError(f"a target must have 'labels' and 'boxes'; target {i} has {', '.join(map(repr, t))}")
             labels = t["labels"]
+            if len(labels) and float(t["boxes"].max()) > MOST_OF_A_PICTURE:
+                raise ConfigError(
+                    f"boxes must be (cx, cy, w, h) in [0, 1] of the picture; target {i} has up to {float(t['boxes'].max()):g}: "
+                    "are they in pixels?"
+                )
             if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < self.num_classes):
                 raise ConfigError(
                     f"labels must be class indices from 0 to {self.num_classes - 1}; target {i} has "

@@ -95,14 +95,17 @@ class RunFolder:
             (new / STATE).write_text(json.dumps(vars(progress)), encoding="utf-8")
         self._write(METRICS, "".join(json.dumps(row) + "\n" for row in progress.history))
 
-    def load_last(self, model: DetectionModel, helper: nn.Module | None, optimizer: torch.optim.Optimizer) -> Progress:
-        """Put model, helper and optimiser back as they were."""
+    def last_model(self) -> DetectionModel:
+        """The model as it was saved last."""
         recover(self.last)
+        return load_native(self.last)
+
+    def load_last(self, helper: nn.Module | None, optimizer: torch.optim.Optimizer) -> Progress:
+        """Put helper and optimiser back as they were."""
         try:
             content = json.loads((self.last / STATE).read_bytes())
             progress = Progress(**{**content, "best": tuple(content["best"])})
             tensors = load_file(self.last / OPTIMIZER)
-            model.load_state_dict(load_native(self.last).state_dict())
             if helper is not None:
                 helper.load_state_dict({key: tensors.pop(f"helper.{key}") for key in helper.state_dict()})
             load_optimizer(optimizer, tensors)

@@ -123,11 +123,11 @@ class _Training:
         check_data(train, self.valid)
         self.processes = Processes(config.device)
         torch.manual_seed(config.seed)
-        self.model, notes = build_model(config, train)
+        self.model, notes = (self.folder.last_model(), []) if begun else build_model(config, train)
         self.model.to(self.processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         dense = build_dense(self.model, self.recipe)
         optimizer = build_optimizer(self.model, self.recipe, dense)
-        self.progress = self.folder.load_last(self.model, dense, optimizer) if begun else Progress()
+        self.progress = self.folder.load_last(dense, optimizer) if begun else Progress()
         self.step = TrainStep(
             self.model,
             SetCriterion(self.model.config.num_classes, self.model.config.classification),
