@@ -1,6 +1,8 @@
 """What all tests share: shapes are checked while they run, nothing is fetched, few threads, the same random numbers."""
 
+import json
 import os
+import shutil
 from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -36,6 +38,17 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "data"
     make_digits(folder, train=12, valid=6, size=64, seed=3)
     return folder
+
+
+@pytest.fixture
+def wrongly_sized(digits_folder: Path, tmp_path: Path) -> Path:
+    """The digits set with a wrong width in the JSON for the first picture of each split."""
+    shutil.copytree(digits_folder, tmp_path / "d")
+    for file in (tmp_path / "d").glob("*/_annotations.coco.json"):
+        content = json.loads(file.read_text())
+        content["images"][0]["width"] = 99
+        file.write_text(json.dumps(content))
+    return tmp_path / "d"
 
 
 @pytest.fixture

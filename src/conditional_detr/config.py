@@ -37,12 +37,12 @@ class ModelConfig(Settings):
     decoder_layers: int = Field(6, ge=1, le=100)
     feedforward_dim: int = Field(2048, ge=1, le=65_536)
     dropout: float = Field(0.1, ge=0, lt=1)
-    cross_attention: Literal["conditional"] = "conditional"
-    spatial_query: Literal["conditional"] = "conditional"
-    lambda_q: Literal["diagonal"] = "diagonal"
-    reference_points: Literal["predicted"] = "predicted"
-    box_offset: Literal[True] = True
-    classification: Literal["focal"] = "focal"
+    cross_attention: Literal["conditional", "additive"] = "conditional"
+    spatial_query: Literal["conditional", "intermediate", "point", "lambda", "content"] = "conditional"
+    lambda_q: Literal["diagonal", "identity", "scalar", "block", "full"] = "diagonal"
+    reference_points: Literal["predicted", "learned", "origin"] = "predicted"
+    box_offset: bool = True
+    classification: Literal["focal", "softmax"] = "focal"
     spatial_init: Literal["xavier", "local"] = Field("xavier", description="where spatial attention starts")
 
     @model_validator(mode="after")
@@ -57,6 +57,40 @@ class ModelConfig(Settings):
     def stride(self) -> int:
         """Pixels a cell of the feature map."""
         return self.backbone_stride // 2 if self.dilation else self.backbone_stride
+
+
+# A part that another choice makes meaningless is not built; the field then says this.
+IDLE = {"spatial_query": "conditional", "lambda_q": "diagonal", "reference_points": "origin", "spatial_init": "xavier"}
+
+
+def idle_fields(model: ModelConfig) -> dict[str, str]:
+    """Fields that mean nothing beside the others, each with the choice that makes it so."""
+    idle = {}
+    if additive := model.cross_attention == "additive":
+        idle["spatial_query"] = "cross_attention = 'additive'"
+    if additive or model.spatial_query not in ("conditional", "intermediate"):
+        idle["lambda_q"] = idle.get("spatial_query", f"spatial_query = {model.spatial_query!r}")
+    if additive or model.spatial_query in ("lambda", "content"):  # nothing looks from the reference points
+        idle["spatial_init"] = idle["lambda_q"]
+        if not model.box_offset:
+            idle["reference_points"] = f"{idle['lambda_q']} with box_offset = false"
+    return idle
+
+
+def check_parts(model: ModelConfig) -> None:
+    """No field may ask for what another rules out.
+
+    Raises
+    ------
+    ConfigError : names both
+    """
+    for field, cause in idle_fields(model).items():
+        if getattr(model, field) != IDLE[field]:
+            raise ConfigError(_conflict(model, field, cause))
+
+
+def _conflict(model: ModelConfig, field: str, cause: str) -> str:
+    return f"{field} = {getattr(model, field)!r} and {cause} exclude each other: nothing would be left for {field} to do"
 
 
 class PreprocessorConfig(Settings):
@@ -82,6 +116,14 @@ class Preset(Settings):
     recipe: Literal["paper", "fast"]
 
 
+# The baseline: DETR as a row of choices.
+DETR_CHOICES = {
+    "cross_attention": "additive",
+    "reference_points": "origin",
+    "box_offset": False,
+    "classification": "softmax",
+    "num_queries": 100,
+}
 TINY = ModelConfig(
     backbone="tf_efficientnet_lite0.in1k",
     backbone_stride=16,
@@ -99,26 +141,14 @@ def _paper(backbone: str, dilation: bool = False) -> Preset:
     return Preset(model=ModelConfig(backbone=backbone, dilation=dilation), imgsz=800, recipe="paper")
 
 
-PRESETS = {
-    "conditional-detr-tiny": Preset(model=TINY, imgsz=320, recipe="fast"),
-    "conditional-detr-r18": _paper("resnet18.tv_in1k"),
-    "conditional-detr-r50": _paper("resnet50.tv_in1k"),
-    "conditional-detr-r101": _paper("resnet101.tv_in1k"),
-    "conditional-detr-dc5-r50": _paper("resnet50.tv_in1k", dilation=True),
-    "conditional-detr-dc5-r101": _paper("resnet101.tv_in1k", dilation=True),
+_SYSTEMS = {
+    "tiny": Preset(model=TINY, imgsz=320, recipe="fast"),
+    "r18": _paper("resnet18.tv_in1k"),
+    "r50": _paper("resnet50.tv_in1k"),
+    "r101": _paper("resnet101.tv_in1k"),
+    "dc5-r50": _paper("resnet50.tv_in1k", dilation=True),
+    "dc5-r101": _paper("resnet101.tv_in1k", dilation=True),
 }
-
-
-def recipe_of(model: ModelConfig) -> Literal["paper", "fast"]:
-    """The recipe of the model name with the same backbone; the paper's where there is none."""
-    return next((p.recipe for p in PRESETS.values() if p.model.backbone == model.backbone), "paper")
-
-
-def preset(name: str) -> Preset:
-    """The preset of a model name; an unknown name is answered with the nearest."""
-    if name not in PRESETS:
-        raise ConfigError(f"{name!r} is not a model name. {did_you_mean(name, PRESETS)}")
-    return PRESETS[name]
 
 
 class RecipeConfig(Settings):
@@ -252,3 +282,34 @@ def read_json_object(path: Path, kind: type[ConditionalDETRError]) -> dict[str, 
 def to_toml(settings: Settings) -> str:
     """The settings as a TOML text."""
     return tomli_w.dumps(settings.model_dump(mode="json"))
+
+
+def with_overrides(model: ModelConfig, overrides: dict[str, Any], origin: str) -> ModelConfig:
+    """The same model with some fields changed.
+
+    What these changes make meaningless falls away with them; what is asked for although it is meaningless is an error.
+    """
+    changed = updated(model, overrides, origin)
+    idle = idle_fields(changed)
+    for field in idle.keys() & overrides.keys():
+        if getattr(changed, field) != "origin":  # which says that there is no point, and is true
+            raise ConfigError(f"{origin}: {_conflict(changed, field, idle[field])}")
+    return changed.model_copy(update={field: IDLE[field] for field in idle})
+
+
+PRESETS = {f"conditional-detr-{size}": chosen for size, chosen in _SYSTEMS.items()} | {
+    f"detr-{size}": chosen.model_copy(update={"model": with_overrides(chosen.model, DETR_CHOICES, size)})
+    for size, chosen in _SYSTEMS.items()
+}
+
+
+def recipe_of(model: ModelConfig) -> Literal["paper", "fast"]:
+    """The recipe of the model name with the same backbone; the paper's where there is none."""
+    return next((p.recipe for p in PRESETS.values() if p.model.backbone == model.backbone), "paper")
+
+
+def preset(name: str) -> Preset:
+    """The preset of a model name; an unknown name is answered with the nearest."""
+    if name not in PRESETS:
+        raise ConfigError(f"{name!r} is not a model name. {did_you_mean(name, PRESETS)}")
+    return PRESETS[name]

@@ -6,7 +6,7 @@ from typing import Any
 import timm
 import torch
 
-from conditional_detr.config import ModelConfig, PreprocessorConfig, preset, updated
+from conditional_detr.config import ModelConfig, PreprocessorConfig, check_parts, preset, with_overrides
 from conditional_detr.errors import ConfigError
 from conditional_detr.imagenet import load_imagenet_weights
 from conditional_detr.model.backbone import Backbone, check_network
@@ -15,7 +15,7 @@ from conditional_detr.model.detr import DETR
 from conditional_detr.model.encoder import Encoder
 from conditional_detr.model.heads import BOX_HEADS, CLASS_HEADS
 from conditional_detr.model.initialisation import initialise_transformer, look_at_reference_points
-from conditional_detr.model.queries import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_QUERIES, PointSpatialQuery
+from conditional_detr.model.queries import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_QUERIES
 
 SAME_PADDING_MULTIPLE = 32
 
@@ -40,20 +40,20 @@ class DetectionModel(DETR):
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
     ) -> None:
+        check_parts(config)
         dim, heads, width, dropout = config.hidden_dim, config.num_heads, config.feedforward_dim, config.dropout
-        first, later = CROSS_ATTENTIONS[config.cross_attention]
-        attentions = [kind(dim, heads, dropout) for kind in (first, *[later] * (config.decoder_layers - 1))]
-        lambda_q = LAMBDA_Q[config.lambda_q](dim)
+        among_queries, first, later = CROSS_ATTENTIONS[config.cross_attention]
+        layers = [
+            DecoderLayer(among_queries(dim, heads, dropout), to_memory(dim, heads, dropout), dim, width, dropout)
+            for to_memory in (first, *[later] * (config.decoder_layers - 1))
+        ]
+        # DETR's attention adds the object query itself; without parameters of its own a place is ignored there.
+        kind = SPATIAL_QUERIES["point" if config.cross_attention == "additive" else config.spatial_query]
         super().__init__(
             backbone=Backbone(config.backbone, config.backbone_stride, config.dilation),
             encoder=Encoder(config.encoder_layers, dim, heads, width, dropout),
-            decoder=Decoder(
-                [DecoderLayer(attention, dim, heads, width, dropout) for attention in attentions],
-                first_spatial_query=PointSpatialQuery(),
-                spatial_query=SPATIAL_QUERIES[config.spatial_query](lambda_q),
-                dim=dim,
-            ),
-            reference_points=REFERENCE_POINTS[config.reference_points](dim),
+            decoder=Decoder(layers, kind(LAMBDA_Q[config.lambda_q](dim, heads)), dim),
+            reference_points=REFERENCE_POINTS[config.reference_points](dim, config.num_queries),
             class_head=CLASS_HEADS[config.classification](dim, config.num_classes),
             box_head=BOX_HEADS[config.box_offset](dim),
             num_queries=config.num_queries,
@@ -61,7 +61,7 @@ class DetectionModel(DETR):
         )
         initialise_transformer(self.encoder, self.decoder, self.reference_points)
         if config.spatial_init == "local":
-            look_at_reference_points(attentions, lambda_q)
+            look_at_reference_points(self.decoder)
         self.config = config
         self.preprocessor = preprocessor
         self.class_names = [str(i) for i in range(config.num_classes)] if class_names is None else class_names
@@ -123,7 +123,7 @@ def create_model(
     ['0', '1']
     """
     chosen = preset(name)
-    config = updated(chosen.model, {"num_classes": num_classes, **overrides}, origin=f"create_model({name!r})")
+    config = with_overrides(chosen.model, {"num_classes": num_classes, **overrides}, origin=f"create_model({name!r})")
     model = DetectionModel(config, preprocessing_for(config, chosen.imgsz), class_names, category_ids)
     if pretrained_backbone:
         load_imagenet_weights(model.backbone, config.backbone)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conditional_detr.model.attention import attend, concat_per_head, split_heads
+from conditional_detr.model.attention import Parts, add, attend, attention_weights, concatenate, split_heads
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, is_padding: Tensor | None) -> Tensor:
@@ -40,15 +40,35 @@ def test_padded_keys_have_no_say():
     torch.testing.assert_close(attend(query, key, value, is_padding), expected)
 
 
-def test_trap_parts_are_joined_head_by_head_and_their_products_add_up():
-    torch.manual_seed(0)
-    heads, width = 8, 256
-    content_q, spatial_q, content_k, spatial_k = (torch.randn(1, 3, width) for _ in range(4))
-    joined = concat_per_head(content_q, spatial_q, heads) @ concat_per_head(content_k, spatial_k, heads).transpose(-1, -2)
+@pytest.fixture
+def parts() -> Parts:
+    return Parts(*(split_heads(torch.randn(1, 3, 256), 8) for _ in range(4)))
+
+
+def test_trap_parts_are_joined_head_by_head_and_their_products_add_up(parts):
+    query, key = concatenate(parts)
+    assert query.shape == (1, 8, 3, 64)
     apart = sum(
-        split_heads(q, heads) @ split_heads(k, heads).transpose(-1, -2)
-        for q, k in ((content_q, content_k), (spatial_q, spatial_k))
+        q @ k.transpose(-1, -2) for q, k in ((parts.content_query, parts.content_key), (parts.spatial_query, parts.spatial_key))
     )
-    torch.testing.assert_close(joined / 8, apart / math.sqrt(64), atol=1e-4, rtol=1e-4)
-    wrong = split_heads(torch.cat([content_q, spatial_q], -1), heads)
-    assert not torch.allclose(wrong, concat_per_head(content_q, spatial_q, heads))
+    torch.testing.assert_close(query @ key.transpose(-1, -2) / 8, apart / math.sqrt(64), atol=1e-4, rtol=1e-4)
+    whole = [torch.cat([x.transpose(1, 2).flatten(2) for x in pair], -1) for pair in (parts[::2], parts[1::2])]
+    wrong = split_heads(whole[0], 8) @ split_heads(whole[1], 8).transpose(-1, -2)
+    assert not torch.allclose(wrong, query @ key.transpose(-1, -2), atol=0.1)
+
+
+@pytest.mark.parametrize("join", [concatenate, add])
+def test_the_weights_that_are_shown_are_those_that_attention_uses(parts, join):
+    if join is add:  # one query is compared with both
+        parts = parts._replace(spatial_query=parts.content_query)
+    query, key = join(parts)
+    value, is_padding = torch.randn(1, 8, 3, 32), torch.tensor([[False, False, True]])
+    width = key.shape[-1]
+    shown = attention_weights(query, key, is_padding, width)
+    used = attend(query, key, value, is_padding)
+    torch.testing.assert_close((shown @ value).transpose(1, 2).flatten(2), used, atol=1e-5, rtol=1e-4)
+    assert shown[..., 2].eq(0).all()
+    content = attention_weights(parts.content_query, parts.content_key, is_padding, width)
+    spatial = attention_weights(parts.spatial_query, parts.spatial_key, is_padding, width)
+    product = content * spatial
+    torch.testing.assert_close(product / product.sum(-1, keepdim=True), shown, atol=1e-5, rtol=1e-4)

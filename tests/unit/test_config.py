@@ -7,10 +7,12 @@ from conditional_detr.config import (
     PreprocessorConfig,
     RunConfig,
     build,
+    check_parts,
     preset,
     read_toml,
     to_toml,
     updated,
+    with_overrides,
 )  # fmt: skip
 from conditional_detr.errors import ConfigError
 
@@ -30,7 +32,7 @@ def test_an_unknown_field_is_answered_with_the_nearest():
     [
         ({"num_queries": 0}, "here: num_queries must be greater than or equal to 1, not 0"),
         ({"dropout": float("nan")}, "here: dropout must be"),
-        ({"lambda_q": "blok"}, "here: lambda_q must be 'diagonal', not 'blok'"),
+        ({"lambda_q": "blok"}, "here: lambda_q must be 'diagonal', 'identity', 'scalar', 'block' or 'full', not 'blok'"),
         ({"hidden_dim": 100}, "here: hidden_dim must be divisible by num_heads and by 4, not 100 with 8 heads"),
         ({"encoder_layers": "many"}, "here: encoder_layers must be a valid integer"),
     ],
@@ -73,13 +75,48 @@ def test_the_paper_recipe_is_the_papers():
 
 def test_the_papers_models_have_the_papers_parts():
     for name, chosen in PRESETS.items():
-        if name == "conditional-detr-tiny":
+        if name.endswith("-tiny"):
             continue
         model = chosen.model
         assert (model.hidden_dim, model.num_heads, model.encoder_layers, model.decoder_layers) == (256, 8, 6, 6)
-        assert (model.feedforward_dim, model.num_queries, model.dropout, chosen.imgsz) == (2048, 300, 0.1, 800)
+        queries = 100 if name.startswith("detr") else 300
+        assert (model.feedforward_dim, model.num_queries, model.dropout, chosen.imgsz) == (2048, queries, 0.1, 800)
         assert model.spatial_init == "xavier"
         assert model.stride == (16 if "dc5" in name else 32)
+
+
+CONFLICTS = [
+    ({"cross_attention": "additive", "spatial_query": "point"}, "spatial_query = 'point' and cross_attention = 'additive'"),
+    ({"cross_attention": "additive", "lambda_q": "diagonal"}, "lambda_q = 'diagonal' and cross_attention = 'additive'"),
+    ({"spatial_query": "content", "lambda_q": "block"}, "lambda_q = 'block' and spatial_query = 'content'"),
+    ({"spatial_query": "lambda", "spatial_init": "local"}, "spatial_init = 'local' and spatial_query = 'lambda'"),
+    (
+        {"spatial_query": "lambda", "box_offset": "false", "reference_points": "learned"},
+        "reference_points = 'learned' and spatial_query = 'lambda' with box_offset = false",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "text"), CONFLICTS)
+def test_two_fields_that_exclude_each_other_are_both_named(overrides: dict, text: str):
+    with pytest.raises(ConfigError) as caught:
+        with_overrides(preset("conditional-detr-tiny").model, overrides, "here")
+    assert f"here: {text} exclude each other" in str(caught.value)
+
+
+@pytest.mark.parametrize("overrides", [overrides for overrides, _ in CONFLICTS if "diagonal" not in overrides.values()])
+def test_a_configuration_that_contradicts_itself_is_not_built(overrides: dict):
+    with pytest.raises(ConfigError, match="exclude each other"):
+        check_parts(build(ModelConfig, overrides, "here"))
+
+
+def test_what_a_choice_makes_meaningless_falls_away_with_it():
+    tiny = preset("conditional-detr-tiny").model
+    assert tiny.spatial_init == "local"
+    detr = with_overrides(tiny, {"cross_attention": "additive", "box_offset": False}, "here")
+    assert (detr.spatial_init, detr.reference_points) == ("xavier", "origin")
+    check_parts(detr)
+    assert with_overrides(tiny, {"cross_attention": "additive"}, "here").reference_points == "predicted"  # for the offset
 
 
 def test_the_longer_sides_limit_follows_the_shorter_side():

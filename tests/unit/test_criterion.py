@@ -9,7 +9,7 @@ from torchvision.ops import box_convert, generalized_box_iou, generalized_box_io
 
 from conditional_detr.errors import ConfigError
 from conditional_detr.model.detr import DetectionOutput
-from conditional_detr.training.criterion import SetCriterion
+from conditional_detr.training.criterion import SetCriterion, batch_totals
 
 LAYERS, BATCH, QUERIES, CLASSES = 3, 4, 40, 7
 
@@ -72,6 +72,21 @@ def test_value_and_gradient_equal_the_oracles(counts: list[int]):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("classification", ["focal", "softmax"])
+def test_parts_of_a_batch_that_are_divided_by_the_batchs_totals_add_up_to_it(classification: str):
+    generator = torch.Generator().manual_seed(5)
+    targets = random_targets([3, 45, 0, 7], generator)  # 45 objects are more than the queries
+    columns = CLASSES + (classification == "softmax")
+    logits = torch.randn(LAYERS, BATCH, QUERIES, columns, generator=generator)
+    boxes = torch.rand(LAYERS, BATCH, QUERIES, 4, generator=generator) * 0.3 + 0.2
+    criterion = SetCriterion(CLASSES, classification)
+    whole = criterion(record(logits, boxes), targets)
+    totals = batch_totals(targets, QUERIES, logits.device)
+    halves = [criterion(record(logits[:, part], boxes[:, part]), targets[part], totals) for part in (slice(0, 1), slice(1, 4))]
+    for name, value in whole.items():
+        torch.testing.assert_close(sum(half[name] for half in halves), value, atol=1e-5, rtol=1e-5)
+
+
 def test_the_total_is_the_weighted_sum_of_all_layers_terms():
     generator = torch.Generator().manual_seed(2)
     targets = random_targets([3, 2], generator)
@@ -117,8 +132,10 @@ def test_the_number_of_targets_and_of_classes_must_fit():
     nothing = {"labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)}
     with pytest.raises(ConfigError, match="2 images, 1 targets"):
         SetCriterion(3)(output, [nothing])
-    with pytest.raises(ConfigError, match="for 4 classes, the logits are of 3"):
+    with pytest.raises(ConfigError, match="for 4 classes with focal there must be 4 logits a query, not 3"):
         SetCriterion(4)(output, [nothing, nothing])
+    with pytest.raises(ConfigError, match="for 3 classes with softmax there must be 4 logits a query, not 3"):
+        SetCriterion(3, classification="softmax")(output, [nothing, nothing])
     with pytest.raises(ConfigError, match="there is no classification 'focl'. Did you mean focal?"):
         SetCriterion(3, classification="focl")
 

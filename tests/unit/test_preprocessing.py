@@ -154,8 +154,21 @@ def test_trap_a_query_may_appear_with_several_classes():
 
 def test_postprocess_refuses_what_it_does_not_know():
     output = DetectionOutput(torch.zeros(1, 2, 2), torch.zeros(1, 2, 4))
-    with pytest.raises(ConfigError, match="classification must be 'focal', not 'softmax'"):
-        postprocess(output, torch.tensor([[1, 1]]), classification="softmax")
+    with pytest.raises(ConfigError, match="there is no classification 'soft'. Did you mean softmax?"):
+        postprocess(output, torch.tensor([[1, 1]]), classification="soft")
+
+
+def test_softmax_gives_each_query_once_with_its_best_class_and_never_no_object():
+    torch.manual_seed(0)
+    logits, boxes = torch.randn(2, 9, 5), torch.rand(2, 9, 4)
+    results = postprocess(DetectionOutput(logits, boxes), torch.tensor([[10, 20], [10, 20]]), 100, "softmax")
+    for j, result in enumerate(results):
+        scores, labels = logits[j].softmax(-1)[:, :4].max(-1)
+        order = scores.argsort(descending=True)
+        torch.testing.assert_close(result["scores"], scores[order])
+        assert result["labels"].equal(labels[order])
+        expected = box_convert(boxes[j], "cxcywh", "xyxy")[order] * torch.tensor([20, 10, 20, 10])
+        torch.testing.assert_close(result["boxes"], expected)
 
 
 def test_sixteen_bits_are_scaled_the_same_whatever_the_picture_shows(tmp_path):

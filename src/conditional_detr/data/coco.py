@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from conditional_detr.config import read_json_object
-from conditional_detr.errors import DataError, did_you_mean
+from conditional_detr.errors import DataError
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 ROBOFLOW_FILE = "_annotations.coco.json"
@@ -264,7 +264,10 @@ def _clip(bbox: Any, width: int, height: int) -> tuple[list[float] | None, str |
 
 
 def match_categories(names: list[str], ids: list[int], categories: Iterable[Category], origin: str) -> dict[int, int]:
-    """For each class index of a model the category id that a data set uses for it: by name, else by id.
+    """For each class index of a model the category id that a data set uses for it: by name.
+
+    By id only where the model has no names but its classes' numbers; otherwise a "cat" would be counted as a "dog" because
+    both are number 3.
 
     Raises
     ------
@@ -274,10 +277,12 @@ def match_categories(names: list[str], ids: list[int], categories: Iterable[Cate
     by_name = {c.name: c.id for c in categories}
     known = {c.id for c in categories}
     mapping = {i: by_name[name] for i, name in enumerate(names) if name in by_name}
-    if not mapping:
+    if not mapping and names == [str(i) for i in range(len(names))]:
         mapping = {i: id_ for i, id_ in enumerate(ids) if id_ in known}
     if not mapping:
         raise DataError(
-            f"no class of the model is a category of {origin}: the model has {_some(names)}; {did_you_mean(names[0], by_name)}"
+            f"no class of the model is a category of {origin}: the model has {_some(names)}; the data has "
+            f"{_some(list(by_name))}. "
+            "If they are the same under other names, set the model's class_names (or rename the categories)"
         )
     return mapping

@@ -1,5 +1,8 @@
 """Attention as functions of projected queries, keys and values: no parameters here."""
 
+import math
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -11,15 +14,41 @@ def split_heads(x: Float[Tensor, "B N D"], num_heads: int) -> Float[Tensor, "B H
     return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads).transpose(1, 2)
 
 
-def concat_per_head(
-    content: Float[Tensor, "B N D"], spatial: Float[Tensor, "B N D"], num_heads: int
-) -> Float[Tensor, "B H N d2"]:
-    """Each head's content and spatial parts side by side: [c_h | p_h].
+class Parts(NamedTuple):
+    """What is compared in cross-attention, split into what things look like and where they are; [B, H, Q or N, d] each."""
+
+    content_query: Tensor
+    content_key: Tensor
+    spatial_query: Tensor
+    spatial_key: Tensor
+
+
+def concatenate(parts: Parts) -> tuple[Tensor, Tensor]:
+    """Query and key [c_h | p_h]: each head's content and spatial parts side by side.
 
     Their inner product is then the sum of both parts' products, head by head (Conditional DETR, section 3.3, eq. 5).
     Concatenating before splitting into heads would give some heads only content and others only space.
     """
-    return torch.cat([split_heads(content, num_heads), split_heads(spatial, num_heads)], dim=-1)
+    query = torch.cat([parts.content_query, parts.spatial_query], dim=-1)
+    return query, torch.cat([parts.content_key, parts.spatial_key], dim=-1)
+
+
+def add(parts: Parts) -> tuple[Tensor, Tensor]:
+    """Query and key of DETR: one query is compared with the sum of content and spatial key."""
+    return parts.content_query, parts.content_key + parts.spatial_key
+
+
+def attention_weights(
+    query: Float[Tensor, "B H Q d"], key: Float[Tensor, "B H N d"], is_padding: Bool[Tensor, "B N"] | None, width: int
+) -> Float[Tensor, "B H Q N"]:
+    """softmax(q·kᵀ / √width) over keys that are no padding: what `attend` never writes down.
+
+    `width` is that of whole keys, also where `query` and `key` are one part of them.
+    """
+    logits = query @ key.transpose(-1, -2) / math.sqrt(width)
+    if is_padding is not None:
+        logits = logits.masked_fill(is_padding[:, None, None, :], -torch.inf)
+    return logits.softmax(-1)
 
 
 def attend(

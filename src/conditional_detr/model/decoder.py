@@ -1,17 +1,21 @@
-"""Conditional DETR's decoder: cross-attention whose spatial query is conditioned on the decoder embedding."""
+"""The decoder: Conditional DETR's, whose spatial query is conditioned on the decoder embedding, and DETR's."""
 
+from collections.abc import Callable
 from itertools import chain, repeat
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from conditional_detr.model.attention import attend, concat_per_head, split_heads
-from conditional_detr.model.encoder import FeedForward
+from conditional_detr.model.attention import Parts, add, attend, concatenate, split_heads
+from conditional_detr.model.encoder import AdditiveAttention, FeedForward
 from conditional_detr.model.positional import sine_embedding
+from conditional_detr.model.queries import SpatialQuery
 
 
-class DecoderSelfAttention(nn.Module):
+class ConditionalSelfAttention(nn.Module):
     """Queries look at each other: content and object query have projections of their own, and are added."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
@@ -28,43 +32,81 @@ class DecoderSelfAttention(nn.Module):
         return self.out(attend(query, key, value, dropout=self.dropout if self.training else 0.0))
 
 
-class ConditionalCrossAttention(nn.Module):
-    """softmax((c_q·c_k + p_q·p_k) / √d) v: content and space are compared apart, head by head (eq. 5).
+class CrossAttention(nn.Module):
+    """Queries look at the memory: softmax(q·k / √width) v, with q and k from what `parts` compares.
 
     Only the memory enters the values; the position never does.
     """
 
-    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+    v: nn.Linear
+    out: nn.Linear
+
+    def __init__(self, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.q_content, self.q_spatial, self.k_content, self.k_spatial, self.v, self.out = (
-            nn.Linear(dim, dim) for _ in range(6)
-        )
 
-    def content_query_and_key(
+    def parts(
         self,
-        decoder_embedding: Float[Tensor, "B Q D"],
+        content: Float[Tensor, "B Q D"],
         object_query: Float[Tensor, "Q D"],
+        spatial_query: Float[Tensor, "B Q D"],
         memory: Float[Tensor, "B N D"],
-        spatial_key: Float[Tensor, "B N D"],
-    ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B N D"]]:
-        return self.q_content(decoder_embedding), self.k_content(memory)
+        position: Float[Tensor, "_ N D"],
+    ) -> Parts:
+        """Projected queries and keys, by heads: what `forward` attends with and what an explanation shows."""
+        raise NotImplementedError
+
+    def join(self, parts: Parts) -> tuple[Float[Tensor, "B H Q w"], Float[Tensor, "B H N w"]]:
+        """Query and key whose inner product is the sum of both parts' products."""
+        raise NotImplementedError
 
     def forward(
         self,
-        decoder_embedding: Float[Tensor, "B Q D"],
+        content: Float[Tensor, "B Q D"],
         object_query: Float[Tensor, "Q D"],
         spatial_query: Float[Tensor, "B Q D"],
         memory: Float[Tensor, "B N D"],
         position: Float[Tensor, "_ N D"],
         is_padding: Bool[Tensor, "B N"] | None,
     ) -> Float[Tensor, "B Q D"]:
-        spatial_key = self.k_spatial(position).expand_as(memory)
-        content_query, content_key = self.content_query_and_key(decoder_embedding, object_query, memory, spatial_key)
-        query = concat_per_head(content_query, self.q_spatial(spatial_query), self.num_heads)
-        key = concat_per_head(content_key, spatial_key, self.num_heads)
+        query, key = self.join(self.parts(content, object_query, spatial_query, memory, position))
         value = split_heads(self.v(memory), self.num_heads)
         return self.out(attend(query, key, value, is_padding, self.dropout if self.training else 0.0))
+
+
+class ConditionalCrossAttention(CrossAttention):
+    """softmax((c_q·c_k + p_q·p_k) / √2d) v: content and space are compared apart, head by head (eq. 5)."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__(num_heads, dropout)
+        self.q_content, self.q_spatial, self.k_content, self.k_spatial, self.v, self.out = (
+            nn.Linear(dim, dim) for _ in range(6)
+        )
+
+    def parts(
+        self,
+        content: Float[Tensor, "B Q D"],
+        object_query: Float[Tensor, "Q D"],
+        spatial_query: Float[Tensor, "B Q D"],
+        memory: Float[Tensor, "B N D"],
+        position: Float[Tensor, "_ N D"],
+    ) -> Parts:
+        spatial_key = self.k_spatial(position).expand_as(memory)
+        content_query, content_key = self.compare_content(content, object_query, memory, spatial_key)
+        compared = content_query, content_key, self.q_spatial(spatial_query), spatial_key
+        return Parts(*(split_heads(x, self.num_heads) for x in compared))
+
+    def compare_content(
+        self,
+        content: Float[Tensor, "B Q D"],
+        object_query: Float[Tensor, "Q D"],
+        memory: Float[Tensor, "B N D"],
+        spatial_key: Float[Tensor, "B N D"],
+    ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B N D"]]:
+        return self.q_content(content), self.k_content(memory)
+
+    def join(self, parts: Parts) -> tuple[Float[Tensor, "B H Q w"], Float[Tensor, "B H N w"]]:
+        return concatenate(parts)
 
 
 class FirstConditionalCrossAttention(ConditionalCrossAttention):
@@ -74,27 +116,69 @@ class FirstConditionalCrossAttention(ConditionalCrossAttention):
         super().__init__(dim, num_heads, dropout)
         self.q_position = nn.Linear(dim, dim)
 
-    def content_query_and_key(
+    def compare_content(
         self,
-        decoder_embedding: Float[Tensor, "B Q D"],
+        content: Float[Tensor, "B Q D"],
         object_query: Float[Tensor, "Q D"],
         memory: Float[Tensor, "B N D"],
         spatial_key: Float[Tensor, "B N D"],
     ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B N D"]]:
-        query = self.q_content(decoder_embedding) + self.q_position(object_query)
-        return query, self.k_content(memory) + spatial_key
+        return self.q_content(content) + self.q_position(object_query), self.k_content(memory) + spatial_key
 
 
-# How query and memory are compared: in the first layer, and in the later ones.
-CROSS_ATTENTIONS = {"conditional": (FirstConditionalCrossAttention, ConditionalCrossAttention)}
+class AdditiveCrossAttention(CrossAttention):
+    """softmax(W_q(c + o_q) · W_k(memory + position) / √d) v: content and space are added before they are compared (DETR).
+
+    The key's projection is taken apart, W_k(memory + position) = (W_k memory + b) + W_k position, so that the same query can
+    be compared with either.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__(num_heads, dropout)
+        self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
+
+    def parts(
+        self,
+        content: Float[Tensor, "B Q D"],
+        object_query: Float[Tensor, "Q D"],
+        spatial_query: Float[Tensor, "B Q D"],
+        memory: Float[Tensor, "B N D"],
+        position: Float[Tensor, "_ N D"],
+    ) -> Parts:
+        query = self.q(content + object_query)
+        spatial_key = F.linear(position, self.k.weight).expand_as(memory)
+        compared = query, self.k(memory), query, spatial_key
+        return Parts(*(split_heads(x, self.num_heads) for x in compared))
+
+    def join(self, parts: Parts) -> tuple[Float[Tensor, "B H Q w"], Float[Tensor, "B H N w"]]:
+        return add(parts)
+
+
+class Attentions(NamedTuple):
+    """A decoder's attention: among queries, and from queries to memory in the first layer and in the later ones.
+
+    Each is built by (dim, number of heads, dropout).
+    """
+
+    among_queries: Callable[[int, int, float], nn.Module]
+    first: Callable[[int, int, float], CrossAttention]
+    later: Callable[[int, int, float], CrossAttention]
+
+
+CROSS_ATTENTIONS = {
+    "conditional": Attentions(ConditionalSelfAttention, FirstConditionalCrossAttention, ConditionalCrossAttention),
+    "additive": Attentions(AdditiveAttention, AdditiveCrossAttention, AdditiveCrossAttention),
+}
 
 
 class DecoderLayer(nn.Module):
     """Self-attention, cross-attention, feed-forward, each with a residual and a norm behind it."""
 
-    def __init__(self, cross_attention: nn.Module, dim: int, num_heads: int, feedforward_dim: int, dropout: float):
+    def __init__(
+        self, self_attention: nn.Module, cross_attention: CrossAttention, dim: int, feedforward_dim: int, dropout: float
+    ) -> None:
         super().__init__()
-        self.self_attention = DecoderSelfAttention(dim, num_heads, dropout)
+        self.self_attention = self_attention
         self.cross_attention = cross_attention
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
@@ -105,32 +189,30 @@ class DecoderLayer(nn.Module):
         self,
         decoder_embedding: Float[Tensor, "B Q D"],
         object_query: Float[Tensor, "Q D"],
-        spatial_query: Float[Tensor, "B Q D"],
+        embedded_points: Float[Tensor, "Q D"],
+        spatial_query: Callable[[Tensor, Tensor, Tensor], Tensor],
         memory: Float[Tensor, "B N D"],
         position: Float[Tensor, "_ N D"],
         is_padding: Bool[Tensor, "B N"] | None,
     ) -> Float[Tensor, "B Q D"]:
-        attended = self.self_attention(decoder_embedding, object_query)
-        decoder_embedding = self.norm1(decoder_embedding + self.dropout(attended))
-        attended = self.cross_attention(decoder_embedding, object_query, spatial_query, memory, position, is_padding)
-        decoder_embedding = self.norm2(decoder_embedding + self.dropout(attended))
-        return self.feedforward(decoder_embedding)
+        content = self.norm1(decoder_embedding + self.dropout(self.self_attention(decoder_embedding, object_query)))
+        place = spatial_query(embedded_points, decoder_embedding, content)
+        attended = self.cross_attention(content, object_query, place, memory, position, is_padding)
+        return self.feedforward(self.norm2(content + self.dropout(attended)))
 
 
 class Decoder(nn.Module):
-    """A stack of layers that share one Λ_q network, and one norm on the way to the heads.
+    """A stack of layers that share one spatial query with its Λ_q, and one norm on the way to the heads.
 
     Parameters
     ----------
     layers : the first is built for a decoder embedding of zeros
-    first_spatial_query, spatial_query : (embedded points, decoder embedding) → spatial query, for the first layer and for
-        all later ones
+    spatial_query : where queries look from; DETR's attention has no use for it
     """
 
-    def __init__(self, layers: list[DecoderLayer], first_spatial_query: nn.Module, spatial_query: nn.Module, dim: int) -> None:
+    def __init__(self, layers: list[DecoderLayer], spatial_query: SpatialQuery, dim: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.first_spatial_query = first_spatial_query
         self.spatial_query = spatial_query
         self.norm = nn.LayerNorm(dim)
 
@@ -145,13 +227,14 @@ class Decoder(nn.Module):
         """Decoder embeddings of every layer, normed for the heads; the stream itself goes on un-normed."""
         embedded_points = sine_embedding(reference_points, object_query.shape[-1])
         decoder_embedding = torch.zeros_like(object_query).expand(memory.shape[0], -1, -1)
-        spatial_queries = chain([self.first_spatial_query], repeat(self.spatial_query))
+        spatial_queries = chain([self.spatial_query.first], repeat(self.spatial_query))
         decoded = []
         for layer, spatial_query in zip(self.layers, spatial_queries, strict=False):
             decoder_embedding = layer(
                 decoder_embedding,
                 object_query,
-                spatial_query(embedded_points, decoder_embedding),
+                embedded_points,
+                spatial_query,
                 memory,
                 position,
                 is_padding,

@@ -22,8 +22,8 @@ class FeedForward(nn.Module):
         return self.norm(x + self.dropout(self.linear2(hidden)))
 
 
-class EncoderSelfAttention(nn.Module):
-    """Queries and keys carry the position, values do not."""
+class AdditiveAttention(nn.Module):
+    """DETR's attention among tokens: queries and keys carry the position, values do not."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -32,12 +32,12 @@ class EncoderSelfAttention(nn.Module):
 
     def forward(
         self,
-        memory: Float[Tensor, "B N D"],
-        position: Float[Tensor, "_ N D"],
-        is_padding: Bool[Tensor, "B N"] | None,
+        tokens: Float[Tensor, "B N D"],
+        position: Float[Tensor, "*_ N D"],
+        is_padding: Bool[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "B N D"]:
-        placed = memory + position
-        query, key, value = (split_heads(x, self.num_heads) for x in (self.q(placed), self.k(placed), self.v(memory)))
+        placed = tokens + position
+        query, key, value = (split_heads(x, self.num_heads) for x in (self.q(placed), self.k(placed), self.v(tokens)))
         return self.out(attend(query, key, value, is_padding, self.dropout if self.training else 0.0))
 
 
@@ -46,7 +46,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
         super().__init__()
-        self.self_attention = EncoderSelfAttention(dim, num_heads, dropout)
+        self.self_attention = AdditiveAttention(dim, num_heads, dropout)
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         self.feedforward = FeedForward(dim, feedforward_dim, dropout)

@@ -41,15 +41,34 @@ class FocalClassHead(nn.Linear):
         nn.init.constant_(self.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
 
 
-class OffsetBoxHead(nn.Module):
+class SoftmaxClassHead(nn.Linear):
+    """One logit a class and, last, one for no object (DETR)."""
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__(dim, num_classes + 1)
+
+
+class BoxHead(nn.Module):
+    """b = sigmoid(MLP(f)): the box straight from the decoder embedding (DETR)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mlp = MLP(dim, dim, 4, num_layers=3)
+
+    def forward(
+        self, decoder_embedding: Float[Tensor, "*shape Q D"], reference_points: Float[Tensor, "Q 2"]
+    ) -> Float[Tensor, "*shape Q 4"]:
+        return torch.sigmoid(self.mlp(decoder_embedding))
+
+
+class OffsetBoxHead(BoxHead):
     """b = sigmoid(MLP(f) + [logit(r), 0, 0]): the centre is predicted as an offset to the reference point (eq. 1).
 
     The last layer starts at zero, so at first every box is (r_x, r_y, 0.5, 0.5).
     """
 
     def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.mlp = MLP(dim, dim, 4, num_layers=3)
+        super().__init__(dim)
         nn.init.zeros_(self.mlp.last.weight)
         nn.init.zeros_(self.mlp.last.bias)
 
@@ -60,5 +79,5 @@ class OffsetBoxHead(nn.Module):
         return torch.sigmoid(self.mlp(decoder_embedding) + offset)
 
 
-CLASS_HEADS = {"focal": FocalClassHead}
-BOX_HEADS = {True: OffsetBoxHead}
+CLASS_HEADS = {"focal": FocalClassHead, "softmax": SoftmaxClassHead}
+BOX_HEADS = {True: OffsetBoxHead, False: BoxHead}

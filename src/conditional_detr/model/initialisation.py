@@ -1,15 +1,14 @@
 """Where the weights start."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from conditional_detr.model.decoder import ConditionalCrossAttention
-from conditional_detr.model.encoder import Encoder
+from conditional_detr.model.decoder import AdditiveCrossAttention, ConditionalCrossAttention, Decoder
+from conditional_detr.model.encoder import AdditiveAttention
 from conditional_detr.model.positional import sine_embedding
-from conditional_detr.model.queries import DiagonalLambda
+from conditional_detr.model.queries import ConditionalSpatialQuery
 
 PEAK_LOGIT = 10.0
 WIDTH, RADIUS = 0.15, 0.1  # of the kernel and of the heads' circle, in picture sizes
@@ -20,21 +19,25 @@ FITTED_GRID = 32
 def initialise_transformer(*parts: nn.Module) -> None:
     """Xavier-uniform for every matrix, zeros for the biases of attention's output (released code).
 
-    DETR initialises the encoder's query, key and value projections as one [3D, D] matrix, hence their smaller gain, and
+    DETR holds the query, key and value projections of its attention as one [3D, D] matrix, hence their smaller gain, and
     starts their biases at zero.
     """
     for part in parts:
-        for name, parameter in part.named_parameters():
-            in_encoder_attention = isinstance(part, Encoder) and ".self_attention." in f".{name}"
-            if parameter.dim() > 1:
-                joint = in_encoder_attention and ".out." not in name
-                nn.init.xavier_uniform_(parameter, gain=2**-0.5 if joint else 1.0)
-            elif name.endswith("attention.out.bias") or (in_encoder_attention and name.endswith("bias")):
-                nn.init.zeros_(parameter)
+        joint = {
+            projection
+            for module in part.modules()
+            if isinstance(module, AdditiveAttention | AdditiveCrossAttention)
+            for projection in (module.q, module.k, module.v)
+        }
+        for name, module in part.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, gain=2**-0.5 if module in joint else 1.0)
+                if module in joint or name.endswith("attention.out"):
+                    nn.init.zeros_(module.bias)
 
 
 @torch.no_grad()
-def look_at_reference_points(cross_attentions: Sequence[ConditionalCrossAttention], lambda_q: DiagonalLambda) -> None:
+def look_at_reference_points(decoder: Decoder) -> None:
     """Let every query look, from the first step on, around its own reference point, each head in its own direction.
 
     With the paper's initialisation p_q·p_k is noise, and the first thousands of steps go into finding out that places
@@ -45,12 +48,15 @@ def look_at_reference_points(cross_attentions: Sequence[ConditionalCrossAttentio
 
     Source: engineering, after the offsets that Deformable DETR's heads start with; measured in docs/experiments.md.
     """
-    for attention in cross_attentions:
+    for layer in decoder.layers:
+        attention = layer.cross_attention
+        assert isinstance(attention, ConditionalCrossAttention)
         weights = local_projections(attention.q_spatial.in_features, attention.num_heads)
         for projection, weight in zip((attention.q_spatial, attention.k_spatial), weights, strict=True):
             projection.weight.copy_(weight)
             projection.bias.zero_()
-    lambda_q.start_at_identity()
+    if isinstance(decoder.spatial_query, ConditionalSpatialQuery):
+        decoder.spatial_query.lambda_q.start_at_identity()  # type: ignore[operator]
 
 
 def local_projections(dim: int, num_heads: int) -> tuple[Tensor, Tensor]:

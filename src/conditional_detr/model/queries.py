@@ -9,11 +9,16 @@ from torch import Tensor, nn
 
 from conditional_detr.model.heads import MLP
 
+Points = Float[Tensor, "Q D"]
+Content = Float[Tensor, "B Q D"]
+
+NEAR_ONE = 0.1  # how much of its random start Λ_q keeps where it starts at the identity
+
 
 class PredictedReferencePoints(nn.Module):
     """s = MLP(o_q): each object query's reference point, before the sigmoid (section 3.3, eq. 4)."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, num_queries: int) -> None:
         super().__init__()
         self.mlp = MLP(dim, dim, 2, num_layers=2)
 
@@ -21,47 +26,172 @@ class PredictedReferencePoints(nn.Module):
         return self.mlp(object_query)
 
 
+class LearnedReferencePoints(nn.Module):
+    """s is a free parameter of each query; at first the points lie evenly over the picture (section 4.3)."""
+
+    def __init__(self, dim: int, num_queries: int) -> None:
+        super().__init__()
+        self.points = nn.Parameter(torch.rand(num_queries, 2).logit(eps=0.01))
+
+    def forward(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
+        return self.points
+
+
+class OriginReferencePoints(nn.Module):
+    """s = (0, 0) for all queries: none has a place of its own (section 4.3)."""
+
+    def __init__(self, dim: int, num_queries: int) -> None:
+        super().__init__()
+
+    def forward(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
+        return object_query.new_zeros(object_query.shape[0], 2)
+
+
+class IdentityLambda(nn.Module):
+    """Λ_q = 1: content does not bend space."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+
+    def forward(self, content: Content, embedded_points: Points) -> Content:
+        return embedded_points.expand_as(content)
+
+    def start_at_identity(self) -> None:
+        """It is there."""
+
+
 class DiagonalLambda(nn.Module):
     """Λ_q = diag(λ_q), λ_q = MLP(f): one factor an entry of the point's embedding (section 3.3)."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.mlp = MLP(dim, dim, dim, num_layers=2)
 
-    def forward(
-        self, decoder_embedding: Float[Tensor, "B Q D"], embedded_points: Float[Tensor, "Q D"]
-    ) -> Float[Tensor, "B Q D"]:
-        return self.mlp(decoder_embedding) * embedded_points
+    def forward(self, content: Content, embedded_points: Points) -> Content:
+        return self.mlp(content) * embedded_points
 
     def start_at_identity(self) -> None:
         """Every factor starts near 1."""
-        with torch.no_grad():
-            self.mlp.last.weight.mul_(0.1)
-            self.mlp.last.bias.fill_(1)
+        start_near(self.mlp, torch.ones(()))
 
 
-class PointSpatialQuery(nn.Module):
-    """p_q = p_s: what the first layer uses, where nothing has been decoded yet."""
+class ScalarLambda(DiagonalLambda):
+    """Λ_q = λ_q · 1: one factor for the whole embedding (figure 5)."""
 
-    def forward(
-        self, embedded_points: Float[Tensor, "Q D"], decoder_embedding: Float[Tensor, "B Q D"]
-    ) -> Float[Tensor, "B Q D"]:
-        return embedded_points.expand_as(decoder_embedding)
+    def __init__(self, dim: int, num_heads: int) -> None:
+        nn.Module.__init__(self)
+        self.mlp = MLP(dim, dim, 1, num_layers=2)
 
 
-class ConditionalSpatialQuery(nn.Module):
-    """p_q = Λ_q p_s, with Λ_q from the decoder embedding of the layer before (eq. 2)."""
+class BlockLambda(nn.Module):
+    """Λ_q is block-diagonal, a full matrix [D/blocks, D/blocks] each, all predicted from the content (figure 5)."""
+
+    def __init__(self, dim: int, blocks: int) -> None:
+        super().__init__()
+        self.blocks, self.width = blocks, dim // blocks
+        self.mlp = MLP(dim, dim, blocks * self.width**2, num_layers=2)
+
+    def forward(self, content: Content, embedded_points: Points) -> Content:
+        matrices = self.mlp(content).view(*content.shape[:-1], self.blocks, self.width, self.width)
+        vectors = embedded_points.view(-1, self.blocks, self.width, 1)
+        return (matrices @ vectors).flatten(-3)
+
+    def start_at_identity(self) -> None:
+        """Every block starts near the identity."""
+        start_near(self.mlp, torch.eye(self.width).flatten().repeat(self.blocks))
+
+
+class FullLambda(BlockLambda):
+    """Λ_q is one full matrix [D, D], predicted from the content (figure 5)."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__(dim, blocks=1)
+
+
+@torch.no_grad()
+def start_near(mlp: MLP, value: Tensor) -> None:
+    """What the network predicts starts near a value, whatever comes in."""
+    mlp.last.weight.mul_(NEAR_ONE)
+    mlp.last.bias.copy_(value)
+
+
+class SpatialQuery(nn.Module):
+    """p_q from the embedded reference points p_s, the decoder embedding f and the content c after self-attention.
+
+    Parameters
+    ----------
+    lambda_q : Λ_q; kept by those that use it
+    """
 
     def __init__(self, lambda_q: nn.Module) -> None:
         super().__init__()
+
+    def forward(self, embedded_points: Points, decoder_embedding: Content, content: Content) -> Content:
+        raise NotImplementedError
+
+    def first(self, embedded_points: Points, decoder_embedding: Content, content: Content) -> Content:
+        """That of the first layer, where nothing has been decoded yet: p_q = p_s."""
+        return embedded_points.expand_as(decoder_embedding)
+
+
+class PointSpatialQuery(SpatialQuery):
+    """p_q = p_s: the reference point alone (CSQ-P)."""
+
+    forward = SpatialQuery.first
+
+
+class ConditionalSpatialQuery(SpatialQuery):
+    """p_q = Λ_q p_s, with Λ_q from the decoder embedding of the layer before (eq. 2)."""
+
+    def __init__(self, lambda_q: nn.Module) -> None:
+        super().__init__(lambda_q)
         self.lambda_q = lambda_q
 
-    def forward(
-        self, embedded_points: Float[Tensor, "Q D"], decoder_embedding: Float[Tensor, "B Q D"]
-    ) -> Float[Tensor, "B Q D"]:
+    def forward(self, embedded_points: Points, decoder_embedding: Content, content: Content) -> Content:
         return self.lambda_q(decoder_embedding, embedded_points)
 
 
-REFERENCE_POINTS = {"predicted": PredictedReferencePoints}
-LAMBDA_Q = {"diagonal": DiagonalLambda}
-SPATIAL_QUERIES = {"conditional": ConditionalSpatialQuery}
+class IntermediateSpatialQuery(ConditionalSpatialQuery):
+    """p_q = Λ_q p_s, with Λ_q from the content after this layer's self-attention (CSQ-I)."""
+
+    def forward(self, embedded_points: Points, decoder_embedding: Content, content: Content) -> Content:
+        return self.lambda_q(content, embedded_points)
+
+
+class LambdaSpatialQuery(ConditionalSpatialQuery):
+    """p_q = λ_q: the transform alone, without a point to act on (CSQ-T)."""
+
+    def forward(self, embedded_points: Points, decoder_embedding: Content, content: Content) -> Content:
+        return self.lambda_q(decoder_embedding, torch.ones_like(embedded_points))
+
+    first = forward
+
+
+class ContentSpatialQuery(SpatialQuery):
+    """p_q = f: the decoder embedding alone, zeros in the first layer (CSQ-C)."""
+
+    def forward(self, embedded_points: Points, decoder_embedding: Content, content: Content) -> Content:
+        return decoder_embedding
+
+    first = forward
+
+
+REFERENCE_POINTS = {
+    "predicted": PredictedReferencePoints,
+    "learned": LearnedReferencePoints,
+    "origin": OriginReferencePoints,
+}
+LAMBDA_Q = {
+    "diagonal": DiagonalLambda,
+    "identity": IdentityLambda,
+    "scalar": ScalarLambda,
+    "block": BlockLambda,
+    "full": FullLambda,
+}
+SPATIAL_QUERIES = {
+    "conditional": ConditionalSpatialQuery,
+    "intermediate": IntermediateSpatialQuery,
+    "point": PointSpatialQuery,
+    "lambda": LambdaSpatialQuery,
+    "content": ContentSpatialQuery,
+}

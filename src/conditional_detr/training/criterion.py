@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from conditional_detr.errors import ConfigError, did_you_mean
 from conditional_detr.model.detr import DetectionOutput
-from conditional_detr.training.losses import giou_loss, l1_loss, sigmoid_focal_loss, sum_by
+from conditional_detr.training.losses import CLASS_LOSSES, Totals, giou_loss, l1_loss, sum_by
 from conditional_detr.training.matching import CLASS_COSTS, match
 
 MOST_OF_A_PICTURE = 2.0  # no box that is meant in [0, 1] comes near it
@@ -24,24 +24,25 @@ class Weights(NamedTuple):
     loss_giou: float
 
 
-PAPER_WEIGHTS = {"focal": Weights(2.0, 5.0, 2.0, 2.0, 5.0, 2.0)}
+PAPER_WEIGHTS = {"focal": Weights(2.0, 5.0, 2.0, 2.0, 5.0, 2.0), "softmax": Weights(1.0, 5.0, 2.0, 1.0, 5.0, 2.0)}
 
 
 class SetCriterion(nn.Module):
     """Match queries with objects and add up what is lost, over all decoder layers.
 
     Everything is computed in float32, whatever the model runs in. Each term is divided by the number of objects in the
-    batch (over all processes, at least 1), so images without objects are ordinary: they teach what is background.
+    batch (over all processes, at least 1), so images without objects are ordinary: they teach what is background. DETR's
+    "softmax" loss of classes is a mean over queries instead, in which no object has a tenth of the weight.
 
     It is called with a `DetectionOutput` and a target an image: {"labels": int64 [M] in 0…K−1, "boxes": float32 [M, 4]
     (cx, cy, w, h) in [0, 1]}; it returns the weighted total "loss" and each unweighted term, see `forward`.
 
-    Source: Conditional DETR, section 3.4 and released code.
+    Source: Conditional DETR, section 3.4 and released code; for "softmax" DETR, section 3.1 and released code.
 
     Parameters
     ----------
     num_classes : K
-    classification : "focal"
+    classification : "focal" (logits of K classes) or "softmax" (K + 1, the last is no object)
     weights : of costs and losses; None = the paper's for that classification
 
     Examples
@@ -61,7 +62,7 @@ class SetCriterion(nn.Module):
         self.weights = PAPER_WEIGHTS[classification] if weights is None else weights
 
     def forward(
-        self, output: DetectionOutput, targets: list[dict[str, Tensor]], num_objects: Tensor | None = None
+        self, output: DetectionOutput, targets: list[dict[str, Tensor]], totals: Totals | None = None
     ) -> dict[str, Tensor]:
         """Losses of a batch.
 
@@ -69,7 +70,7 @@ class SetCriterion(nn.Module):
         ----------
         output : of the detector
         targets : an image each: "labels" int64 [M] in 0…K−1, "boxes" float32 [M, 4] (cx, cy, w, h) in [0, 1]
-        num_objects : what the terms are divided by, where these images are a part of a batch; None = counted here
+        totals : what the terms are divided by, where these images are a part of a batch; None = counted here
 
         Returns
         -------
@@ -81,10 +82,10 @@ class SetCriterion(nn.Module):
         ConfigError : a label outside 0…K−1, boxes in pixels, a key that is missing, or not one target an image
         """
         with torch.autocast(output.pred_logits.device.type, enabled=False):
-            return self._forward(*stack_layers(output), targets, num_objects)
+            return self._forward(*stack_layers(output), targets, totals)
 
     def _forward(
-        self, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]], num_objects: Tensor | None
+        self, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]], totals: Totals | None
     ) -> dict[str, Tensor]:
         self._check(logits, targets)
         layers = len(logits)
@@ -93,17 +94,16 @@ class SetCriterion(nn.Module):
             logits, boxes, targets,
             cost_class=w.cost_class, cost_bbox=w.cost_bbox, cost_giou=w.cost_giou, classification=self.classification,
         )  # fmt: skip
-        labels = torch.cat([t["labels"] for t in targets])[target]
         target_boxes = torch.cat([t["boxes"] for t in targets]).float()[target]
         matched_boxes = boxes[layer, image, query]
-        count = number_of_objects(targets, logits.device) if num_objects is None else num_objects
+        labels = torch.full(logits.shape[:-1], self.num_classes, device=logits.device)
+        labels[layer, image, query] = torch.cat([t["labels"] for t in targets])[target]
+        counted = batch_totals(targets, logits.shape[2], logits.device) if totals is None else totals
 
-        one_hot = torch.zeros_like(logits)
-        one_hot[layer, image, query, labels] = 1
         terms = {
-            "loss_ce": sigmoid_focal_loss(logits, one_hot).sum((1, 2, 3)) / count,
-            "loss_bbox": sum_by(l1_loss(matched_boxes, target_boxes), layer, layers) / count,
-            "loss_giou": sum_by(giou_loss(matched_boxes, target_boxes), layer, layers) / count,
+            "loss_ce": CLASS_LOSSES[self.classification](logits, labels, counted),
+            "loss_bbox": sum_by(l1_loss(matched_boxes, target_boxes), layer, layers) / counted.objects,
+            "loss_giou": sum_by(giou_loss(matched_boxes, target_boxes), layer, layers) / counted.objects,
         }
         total = sum(getattr(w, name) * values.sum() for name, values in terms.items())
         losses = {"loss": torch.as_tensor(total)}
@@ -115,8 +115,12 @@ class SetCriterion(nn.Module):
     def _check(self, logits: Tensor, targets: list[dict[str, Tensor]]) -> None:
         if len(targets) != logits.shape[1]:
             raise ConfigError(f"there must be a target an image: {logits.shape[1]} images, {len(targets)} targets")
-        if logits.shape[-1] != self.num_classes:
-            raise ConfigError(f"the criterion is for {self.num_classes} classes, the logits are of {logits.shape[-1]}")
+        columns = self.num_classes + (self.classification == "softmax")
+        if logits.shape[-1] != columns:
+            raise ConfigError(
+                f"for {self.num_classes} classes with {self.classification} there must be {columns} logits a query, "
+                f"not {logits.shape[-1]}"
+            )
         for i, t in enumerate(targets):
             if not {"labels", "boxes"} <= set(t):
                 raise ConfigError(f"a target must have 'labels' and 'boxes'; target {i} has {', '.join(map(repr, t))}")
@@ -142,10 +146,12 @@ def stack_layers(output: DetectionOutput) -> tuple[Tensor, Tensor]:
     return logits.float(), boxes.float()
 
 
-def number_of_objects(targets: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-    """Objects in the batch, as a mean over processes, at least 1."""
-    count = torch.tensor(float(sum(len(t["labels"]) for t in targets)), device=device)
+def batch_totals(targets: list[dict[str, Tensor]], num_queries: int, device: torch.device) -> Totals:
+    """What the terms of a batch are divided by, as means over processes."""
+    objects = [len(t["labels"]) for t in targets]
+    answers = [min(count, num_queries) for count in objects]
+    counts = torch.tensor([sum(objects), sum(answers), len(targets) * num_queries], dtype=torch.float32, device=device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        count = count / torch.distributed.get_world_size()
-    return count.clamp(min=1)
+        torch.distributed.all_reduce(counts)
+        counts = counts / torch.distributed.get_world_size()
+    return Totals(counts[0].clamp(min=1), counts[1], counts[2])

@@ -1,11 +1,30 @@
 """The terms of the loss, as arithmetic."""
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
 from conditional_detr.boxes import cxcywh_to_xyxy, generalized_iou
+
+NO_OBJECT_WEIGHT = 0.1
+
+
+class Totals(NamedTuple):
+    """What terms are divided by: counts over a whole batch, as means over processes; scalars.
+
+    Attributes
+    ----------
+    objects : in all images, at least 1
+    answers : queries that a layer matches with an object
+    queries : in all images
+    """
+
+    objects: Tensor
+    answers: Tensor
+    queries: Tensor
 
 
 def sigmoid_focal_loss(
@@ -25,6 +44,36 @@ def sigmoid_focal_loss(
     p_t = probability * targets + (1 - probability) * (1 - targets)
     alpha_t = alpha * targets + (1 - alpha) * (1 - targets)
     return alpha_t * (1 - p_t) ** gamma * cross_entropy
+
+
+def focal_class_loss(logits: Float[Tensor, "L B Q K"], labels: Int64[Tensor, "L B Q"], totals: Totals) -> Float[Tensor, " L"]:
+    """Sigmoid focal loss of every query and class, divided by the number of objects (Conditional DETR).
+
+    Parameters
+    ----------
+    logits : of K classes
+    labels : the class that each query answers for; K where it answers for none
+    totals : of the batch
+    """
+    one_hot = F.pad(torch.zeros_like(logits), (0, 1)).scatter(-1, labels[..., None], 1)[..., :-1]
+    return sigmoid_focal_loss(logits, one_hot).sum((1, 2, 3)) / totals.objects
+
+
+def softmax_class_loss(logits: Float[Tensor, "L B Q K"], labels: Int64[Tensor, "L B Q"], totals: Totals) -> Float[Tensor, " L"]:
+    """Cross-entropy over all classes and no object; the latter has a tenth of the weight, and the mean is weighted (DETR).
+
+    Parameters
+    ----------
+    logits : of K classes and, last, no object
+    labels, totals : as for `focal_class_loss`
+    """
+    weight = logits.new_ones(logits.shape[-1])
+    weight[-1] = NO_OBJECT_WEIGHT
+    lost = F.cross_entropy(logits.movedim(-1, 1), labels, weight, reduction="none")
+    return lost.sum((1, 2)) / (totals.answers + NO_OBJECT_WEIGHT * (totals.queries - totals.answers))
+
+
+CLASS_LOSSES = {"focal": focal_class_loss, "softmax": softmax_class_loss}
 
 
 def l1_loss(boxes_cxcywh: Float[Tensor, "P 4"], targets_cxcywh: Float[Tensor, "P 4"]) -> Float[Tensor, " P"]:

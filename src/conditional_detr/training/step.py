@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from conditional_detr.config import RECIPES, RecipeConfig, recipe_of
 from conditional_detr.errors import ConfigError
 from conditional_detr.factory import DetectionModel
-from conditional_detr.training.criterion import SetCriterion, number_of_objects
+from conditional_detr.training.criterion import SetCriterion, batch_totals
 from conditional_detr.training.dense import DenseClassifier
 from conditional_detr.training.optimizer import build_optimizer
 
@@ -62,6 +62,7 @@ class TrainStep:
         dense: DenseClassifier | None = None,
     ) -> None:
         self.device = next(model.parameters()).device
+        self.num_queries = model.config.num_queries
         self.model: nn.Module = model if accelerator is None else accelerator.prepare_model(model)
         self.helper = dense
         self.dense = dense if dense is None or accelerator is None else accelerator.prepare_model(dense)
@@ -87,7 +88,7 @@ class TrainStep:
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         padding_mask = None if padding_mask is None else padding_mask.to(self.device, non_blocking=True)
         targets = [{key: value.to(self.device, non_blocking=True) for key, value in t.items()} for t in targets]
-        count = number_of_objects(targets, self.device)
+        totals = batch_totals(targets, self.num_queries, self.device)
         size = -(-len(images) // self.recipe.accumulate)
         parts = range(0, len(images), size)
         self.optimizer.zero_grad(set_to_none=True)
@@ -97,7 +98,7 @@ class TrainStep:
             with self._synchronised(last=start == parts[-1]):
                 with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                     output = self.model(images[part], None if padding_mask is None else padding_mask[part])
-                losses = self.criterion(output, targets[part], count)
+                losses = self.criterion(output, targets[part], totals)
                 if self.dense is not None and output.memory is not None:
                     share = len(images[part]) / len(images)
                     losses["loss_dense"] = share * self.dense(*output.memory, targets[part])

@@ -1,0 +1,222 @@
+"""What holds of every variant of the model: a new one is tested by standing in a dict."""
+
+from typing import get_args
+
+import pytest
+import torch
+from torch.export import Dim, export
+
+from conditional_detr.config import ModelConfig
+from conditional_detr.factory import DetectionModel, create_model
+from conditional_detr.model.decoder import CROSS_ATTENTIONS
+from conditional_detr.model.heads import BOX_HEADS, CLASS_HEADS
+from conditional_detr.model.positional import sine_embedding
+from conditional_detr.model.queries import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_QUERIES
+from conditional_detr.training.criterion import SetCriterion
+from conditional_detr.weights.native import save_model
+from conditional_detr.weights.source import load_model
+
+PARTS = {
+    "cross_attention": CROSS_ATTENTIONS,
+    "spatial_query": SPATIAL_QUERIES,
+    "lambda_q": LAMBDA_Q,
+    "reference_points": REFERENCE_POINTS,
+    "box_offset": BOX_HEADS,
+    "classification": CLASS_HEADS,
+}
+VARIANTS = [("conditional-detr-tiny", {field: value}) for field, known in PARTS.items() for value in list(known)[1:]]
+VARIANTS += [
+    ("conditional-detr-tiny", {}),
+    ("detr-tiny", {}),
+    ("conditional-detr-tiny", {"spatial_query": "intermediate", "lambda_q": "block"}),
+    ("conditional-detr-tiny", {"spatial_query": "lambda", "box_offset": False}),  # no reference points at all
+]
+SMALL = {"encoder_layers": 1, "decoder_layers": 3, "feedforward_dim": 48, "hidden_dim": 32, "num_queries": 7}
+CLASSES = 5
+
+
+def name_of(variant: object) -> str | None:
+    return "-".join(map(str, variant.values())) or "as-it-is" if isinstance(variant, dict) else None
+
+
+every_variant = pytest.mark.parametrize(("name", "variant"), VARIANTS, ids=name_of)
+
+
+def build(name: str, variant: dict) -> DetectionModel:
+    model = create_model(name, CLASSES, pretrained_backbone=False, **SMALL, **variant).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def images_and_padding() -> tuple[torch.Tensor, torch.Tensor]:
+    images, is_padding = torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool)
+    is_padding[1, :, 64:] = True
+    images[1, :, :, 64:] = 0
+    return images, is_padding
+
+
+def test_every_part_has_its_value_in_the_configuration_and_the_papers_comes_first():
+    for field, known in PARTS.items():
+        if field != "box_offset":
+            values = get_args(ModelConfig.model_fields[field].annotation)
+            assert values == tuple(known), field
+            assert ModelConfig.model_fields[field].default == values[0], field
+
+
+@every_variant
+def test_shapes_and_a_gradient_for_every_parameter(name: str, variant: dict):
+    model = build(name, variant).train()
+    output = model(*images_and_padding())
+    columns = CLASSES + (model.config.classification == "softmax")
+    assert output.pred_logits.shape == (2, 7, columns)
+    assert output.aux_boxes.shape == (2, 2, 7, 4)
+    targets = [
+        {"labels": torch.tensor([1, 2]), "boxes": torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.6, 0.5, 0.3, 0.4]])},
+        {"labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)},
+    ]
+    SetCriterion(CLASSES, model.config.classification)(output, targets)["loss"].backward()
+    assert not [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@every_variant
+def test_a_batch_of_two_equals_two_singles(name: str, variant: dict):
+    model = build(name, variant)
+    images, is_padding = images_and_padding()
+    with torch.no_grad():
+        both = model(images, is_padding)
+        for i in range(2):
+            alone = model(images[i : i + 1], is_padding[i : i + 1])
+            torch.testing.assert_close(both.pred_logits[i], alone.pred_logits[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(both.pred_boxes[i], alone.pred_boxes[0], atol=1e-5, rtol=1e-5)
+
+
+@every_variant
+def test_cells_of_padding_change_nothing(name: str, variant: dict):
+    model = build(name, variant)
+    memory, position, points = torch.randn(1, 12, 32), torch.randn(1, 12, 32), torch.rand(7, 2)
+    is_padding = torch.arange(12)[None] >= 8
+    with torch.no_grad():
+        short = model.decoder(model.object_query, points, memory[:, :8], position[:, :8], None)
+        long = model.decoder(model.object_query, points, memory, position, is_padding)
+    torch.testing.assert_close(long, short, atol=1e-4, rtol=1e-4)
+
+
+@every_variant
+def test_saved_and_loaded_it_is_the_same(name: str, variant: dict, tmp_path):
+    model = build(name, variant)
+    back = load_model(save_model(model, tmp_path / "m"))
+    assert back.config == model.config
+    state = back.state_dict()
+    assert all(value.equal(state[key]) for key, value in model.state_dict().items())
+
+
+@every_variant
+def test_the_decoder_can_be_exported_for_any_batch_and_any_size(name: str, variant: dict):
+    model = build(name, variant)
+
+    class Decoding(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, memory: torch.Tensor, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            points = self.model.reference_points(self.model.object_query).sigmoid()
+            decoded = self.model.decoder(self.model.object_query, points, memory, position, None)
+            return self.model.class_head(decoded), self.model.box_head(decoded, points)
+
+    batch, tokens = Dim("batch", min=1, max=64), Dim("tokens", min=2, max=4096)
+    shapes = {"memory": {0: batch, 1: tokens}, "position": {1: tokens}}
+    program = export(Decoding(), (torch.randn(2, 12, 32), torch.randn(1, 12, 32)), dynamic_shapes=shapes)
+    inputs = torch.randn(3, 20, 32), torch.randn(1, 20, 32)
+    with torch.no_grad():
+        for exported, eager in zip(program.module()(*inputs), Decoding()(*inputs), strict=True):
+            torch.testing.assert_close(exported, eager, atol=1e-5, rtol=1e-5)
+
+
+# What tells a variant from the others: what its queries look at, seen from the decoder alone.
+def decoded(model: DetectionModel, points: torch.Tensor, memory: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.decoder(model.object_query, points, memory, position, None)
+
+
+@pytest.mark.parametrize(
+    ("variant", "first_layer", "later_layers"),
+    [
+        ({"spatial_query": "conditional"}, True, True),
+        ({"spatial_query": "intermediate"}, True, True),
+        ({"spatial_query": "point"}, True, True),
+        ({"spatial_query": "lambda"}, False, False),
+        ({"spatial_query": "content"}, False, False),
+        ({"cross_attention": "additive"}, False, False),
+    ],
+    ids=name_of,
+)
+def test_which_layers_look_from_the_reference_points(variant: dict, first_layer: bool, later_layers: bool):
+    model = build("conditional-detr-tiny", variant)
+    memory, position = torch.randn(1, 12, 32), torch.randn(1, 12, 32)
+    a, b = (decoded(model, points, memory, position) for points in torch.rand(2, 7, 2))
+    assert ((a[0] - b[0]).abs().max() > 1e-4) == first_layer
+    assert ((a[-1] - b[-1]).abs().max() > 1e-4) == later_layers
+
+
+def test_lambda_comes_from_the_layer_before_or_from_this_layers_self_attention():
+    for value, where in (("conditional", 0), ("intermediate", 1)):
+        model = build("conditional-detr-tiny", {"spatial_query": value})
+        seen, passed = [], []
+        model.decoder.spatial_query.lambda_q.register_forward_pre_hook(lambda _, inputs, to=seen: to.append(inputs[0]))
+        for layer in model.decoder.layers[1:]:
+            layer.register_forward_pre_hook(lambda _, inputs, to=passed: to.append([inputs[0]]))
+            layer.norm1.register_forward_hook(lambda _, __, output, to=passed: to[-1].append(output))
+        decoded(model, torch.rand(7, 2), torch.randn(1, 12, 32), torch.randn(1, 12, 32))
+        assert len(seen) == 2
+        for content, candidates in zip(seen, passed, strict=True):
+            assert content is candidates[where]
+
+
+@pytest.mark.parametrize("value", LAMBDA_Q)
+def test_every_lambda_is_a_linear_map_of_the_embedded_point(value: str):
+    lambda_q = LAMBDA_Q[value](32, 8)
+    content, points = torch.randn(2, 7, 32), torch.randn(7, 32)
+    basis = torch.stack([lambda_q(content, unit.expand(7, 32)) for unit in torch.eye(32)], dim=-1)  # [B, Q, D, D]
+    torch.testing.assert_close(lambda_q(content, points), (basis @ points[..., None])[..., 0], atol=1e-4, rtol=1e-4)
+    off_diagonal = basis - torch.diag_embed(basis.diagonal(dim1=-2, dim2=-1))
+    in_block = torch.block_diag(*[torch.ones(4, 4)] * 8).bool()
+    if value in ("identity", "scalar", "diagonal"):
+        assert off_diagonal.eq(0).all()
+    if value in ("identity", "scalar"):
+        torch.testing.assert_close(basis, basis[..., :1, :1] * torch.eye(32))
+    if value == "block":
+        assert off_diagonal[..., ~in_block].eq(0).all()
+        assert (off_diagonal[..., in_block].abs() > 0).any()
+    if value == "full":
+        assert (off_diagonal[..., ~in_block].abs() > 0).any()
+    lambda_q.start_at_identity()
+    torch.testing.assert_close(lambda_q(content, points), points.expand(2, 7, 32), atol=1.0, rtol=0)
+
+
+def test_at_the_origin_all_queries_look_from_the_middle_and_no_parameter_says_otherwise():
+    model = build("conditional-detr-tiny", {"reference_points": "origin"})
+    points = model.reference_points(model.object_query).sigmoid()
+    assert points.eq(0.5).all()
+    assert not list(model.reference_points.parameters())
+    torch.testing.assert_close(sine_embedding(points, 8)[0], sine_embedding(points, 8)[6])
+
+
+def test_detr_has_no_parameters_of_points_or_places():
+    names = [key for key, _ in build("detr-tiny", {}).named_parameters()]
+    assert not [key for key in names if "reference" in key or "lambda" in key or "spatial" in key]
+    assert sum("decoder.layers.1.cross_attention" in key for key in names) == 8
+
+
+def test_detr_r50_has_the_reference_releases_trainable_parameters():
+    model = create_model("detr-r50", num_classes=91, pretrained_backbone=False)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 41_302_368  # printed by DETR's main.py
+    assert sum(p.numel() for p in model.parameters()) == 41_524_768
+
+
+def test_detrs_heads_start_as_pytorch_starts_them():
+    model = create_model("detr-tiny", CLASSES, pretrained_backbone=False, **SMALL)
+    assert model.class_head.bias.abs().max() < 1 / 32**0.5
+    assert model.box_head.mlp.last.weight.abs().max() > 0.01
