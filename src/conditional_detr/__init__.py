@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from conditional_detr.training.run import Run as Run
     from conditional_detr.training.run import train as train
     from conditional_detr.training.step import make_step as make_step
-    from conditional_detr.weights.native import save_model as save_model
+    from conditional_detr.weights.save import save_model as save_model
     from conditional_detr.weights.source import load_model as load_model
 
 __version__ = "0.1.0"
@@ -36,7 +36,7 @@ _HOME = {
     "load_model": "weights.source",
     "make_step": "training.step",
     "postprocess": "preprocessing",
-    "save_model": "weights.native",
+    "save_model": "weights.save",
     "train": "training.run",
 }
 __all__ = sorted(_HOME)

@@ -33,6 +33,30 @@ def fetch(repo: str, files: list[str]) -> list[Path]:
         raise UnavailableError(f"{repo} cannot be had from the Hub: {lines[0][:200]}") from None
 
 
+def fetch_if_there(repo: str, file: str) -> Path | None:
+    """One file of a Hub repository as a local path, or None where the repository has no such file.
+
+    Raises
+    ------
+    UnavailableError : it is there and cannot be had
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, file, local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError, OSError):
+        pass
+    if _out_of_reach():  # what was fetched before is all that is known of it
+        return None
+    try:
+        return Path(hf_hub_download(repo, file))
+    except EntryNotFoundError:
+        return None
+    except Exception as error:
+        raise UnavailableError(f"{file} of {repo} cannot be had from the Hub: {type(error).__name__}") from None
+
+
 def _out_of_reach() -> str | None:
     """Why the Hub cannot be asked, or None. Its client would retry for most of a minute before it said so."""
     from huggingface_hub import constants

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from conditional_detr.cli import main
-from conditional_detr.weights.native import save_model
+from conditional_detr.weights.save import save_model
 
 
 def run(capsys, *tokens: object) -> tuple[int, str, str]:

@@ -1,15 +1,16 @@
 """Single loss terms equal transformers' (whose total weighs the class term by 1 where the paper's code has 2)."""
 
+import pytest
 import torch
 from oracle import build_oracle, ours_like, pictures
 
 from conditional_detr.training.criterion import SetCriterion
 
 
-def test_terms_of_the_last_layer():
-    parts = {"encoder_layers": 1, "decoder_layers": 2}
-    oracle = build_oracle(7, **parts)
-    ours = ours_like(oracle, "conditional-detr-r50", **parts)
+@pytest.mark.parametrize(("kind", "classification"), [("conditional", "focal"), ("detr", "softmax")])
+def test_terms_of_the_last_layer(kind: str, classification: str, tmp_path):
+    oracle = build_oracle(kind, encoder_layers=1, decoder_layers=2)
+    ours = ours_like(oracle, tmp_path)
     images, is_padding = pictures(128, 160)
     generator = torch.Generator().manual_seed(0)
     targets = [
@@ -21,7 +22,9 @@ def test_terms_of_the_last_layer():
     ]
     labels = [{"class_labels": t["labels"], "boxes": t["boxes"]} for t in targets]
     with torch.no_grad():
-        theirs = oracle(images, (~is_padding).long(), labels=labels).loss_dict
-        losses = SetCriterion(7)(ours(images, is_padding), targets)
+        theirs = oracle(images, (~is_padding).long(), labels=labels)
+        losses = SetCriterion(7, classification)(ours(images, is_padding), targets)
     for name in ("loss_ce", "loss_bbox", "loss_giou"):
-        torch.testing.assert_close(losses[name], theirs[name], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(losses[name], theirs.loss_dict[name], atol=1e-4, rtol=1e-4)
+    if kind == "detr":  # its weights are right in transformers
+        torch.testing.assert_close(losses["loss"], theirs.loss, atol=1e-4, rtol=1e-4)

@@ -11,7 +11,7 @@ from conditional_detr.evaluation.coco import evaluate
 from conditional_detr.factory import create_model
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.predict import find_pictures, predict
-from conditional_detr.weights.native import save_model
+from conditional_detr.weights.save import save_model
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from conditional_detr.model.heads import BOX_HEADS, CLASS_HEADS
 from conditional_detr.model.positional import sine_embedding
 from conditional_detr.model.queries import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_QUERIES
 from conditional_detr.training.criterion import SetCriterion
-from conditional_detr.weights.native import save_model
+from conditional_detr.weights.save import save_model
 from conditional_detr.weights.source import load_model
 
 PARTS = {

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from conditional_detr import hub, imagenet
 from conditional_detr.errors import CheckpointError, ConfigError, SourceError, UnavailableError
 from conditional_detr.factory import create_model
-from conditional_detr.weights.native import DESCRIPTION, WEIGHTS, recover, replaced_folder, save_model
+from conditional_detr.weights.files import DESCRIPTION, WEIGHTS
+from conditional_detr.weights.replace import recover, replaced_folder
+from conditional_detr.weights.save import save_model
 from conditional_detr.weights.source import find_checkpoint, load_model
 
 

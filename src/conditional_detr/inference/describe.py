@@ -8,20 +8,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.preprocessing import Preprocessor
-from conditional_detr.weights.native import load_native
-from conditional_detr.weights.source import find_checkpoint
+from conditional_detr.weights.source import find_checkpoint, read_checkpoint
 
 LANDSCAPE = (480, 640)
 
 
 def describe(source: str | Path) -> dict[str, str]:
     """A line for each thing worth knowing of a source: name → text."""
-    folder = find_checkpoint(source)
-    if folder is None:
+    path = find_checkpoint(source)
+    if path is None:
         model = create_model(str(source), pretrained_backbone=False).eval()
         origin = "model name; classes are set by the data that it is trained on"
     else:
-        model, origin = load_native(folder), f"checkpoint folder {folder}"
+        checkpoint = read_checkpoint(path)
+        model, origin = checkpoint.build(), f"{checkpoint.kind} {path}"
     config, picture = model.config, model.preprocessor
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
@@ -35,7 +35,7 @@ def describe(source: str | Path) -> dict[str, str]:
         "network": f"{config.backbone} at stride {config.stride}, width {config.hidden_dim}, "
         f"{config.num_heads} heads, {config.encoder_layers} encoder and {config.decoder_layers} decoder layers",
         "queries": str(config.num_queries),
-        "classes": f"{len(names)}" + ("" if folder is None else f": {shown}"),
+        "classes": f"{len(names)}" + ("" if path is None else f": {shown}"),
         "input": f"shorter side {picture.imgsz} px, longer side at most {picture.longest} px",
         "parameters": f"{trainable:,} trainable, {frozen:,} frozen",
         "compute": f"{work:.1f} G multiply-adds for a picture of {width} x {height} px",

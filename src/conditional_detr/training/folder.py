@@ -13,7 +13,8 @@ from conditional_detr.config import RunConfig, build, read_toml, to_toml
 from conditional_detr.errors import RunError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.training.progress import Progress
-from conditional_detr.weights.native import load_native, recover, replaced_folder, write_checkpoint
+from conditional_detr.weights import native
+from conditional_detr.weights.replace import recover, replaced_folder
 
 CONFIG, METRICS = "config.toml", "metrics.jsonl"
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
@@ -73,7 +74,7 @@ class RunFolder:
     def save_best(self, model: DetectionModel) -> None:
         """The model as it is now; whatever stood in `best/` makes room."""
         with replaced_folder(self.best) as new:
-            write_checkpoint(model, new)
+            native.write(model, new)
 
     def save_last(
         self, model: DetectionModel, helper: nn.Module | None, optimizer: torch.optim.Optimizer, progress: Progress
@@ -83,7 +84,7 @@ class RunFolder:
         `helper` is what learns beside the model.
         """
         with replaced_folder(self.last) as new:
-            write_checkpoint(model, new)
+            native.write(model, new)
             tensors = {
                 f"{i}.{key}": value.contiguous()
                 for i, slots in optimizer.state_dict()["state"].items()
@@ -98,7 +99,7 @@ class RunFolder:
     def last_model(self) -> DetectionModel:
         """The model as it was saved last."""
         recover(self.last)
-        return load_native(self.last)
+        return native.read(self.last).build()
 
     def load_last(self, helper: nn.Module | None, optimizer: torch.optim.Optimizer) -> Progress:
         """Put helper and optimiser back as they were."""

@@ -7,8 +7,7 @@ from conditional_detr.config import PRESETS, RECIPES, ModelConfig, PreprocessorC
 from conditional_detr.data.coco import CocoIndex, match_categories
 from conditional_detr.errors import ConfigError, DataError, did_you_mean
 from conditional_detr.factory import DetectionModel, create_model
-from conditional_detr.weights.native import read_configs
-from conditional_detr.weights.source import find_checkpoint, load_model, with_new_class_head
+from conditional_detr.weights.source import find_checkpoint, load_model, read_checkpoint, with_new_class_head
 
 
 def resolve(name: str, recipe: str | None, recipe_values: dict[str, Any], values: dict[str, Any]) -> RunConfig:
@@ -31,10 +30,11 @@ def resolve(name: str, recipe: str | None, recipe_values: dict[str, Any], values
 
 def made_for(source: str) -> tuple[ModelConfig, PreprocessorConfig]:
     """What a source is made of and for, without building it."""
-    folder = find_checkpoint(source)
-    if folder is None:
+    path = find_checkpoint(source)
+    if path is None:
         return PRESETS[source].model, PreprocessorConfig(imgsz=PRESETS[source].imgsz)
-    return read_configs(folder)
+    checkpoint = read_checkpoint(path)
+    return checkpoint.config, checkpoint.preprocessor
 
 
 def build_model(config: RunConfig, data: CocoIndex) -> tuple[DetectionModel, list[str]]:

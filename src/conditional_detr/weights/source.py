@@ -1,5 +1,6 @@
 """What a `source` is, found out by looking: a path, else a model name, else a Hub id."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -8,38 +9,57 @@ import torch
 from conditional_detr.config import PRESETS
 from conditional_detr.errors import SourceError, UnavailableError, did_you_mean
 from conditional_detr.factory import DetectionModel, create_model
-from conditional_detr.hub import fetch
-from conditional_detr.weights.native import DESCRIPTION, WEIGHTS, load_native, replaced_folder
+from conditional_detr.hub import fetch, fetch_if_there
+from conditional_detr.weights import huggingface, native, release
+from conditional_detr.weights.checkpoint import Checkpoint
+from conditional_detr.weights.files import DESCRIPTION, WEIGHTS
+from conditional_detr.weights.replace import replaced_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FORMATS = (huggingface, native, release)
+
+logger = logging.getLogger("conditional_detr")
 
 
 def find_checkpoint(source: str | Path) -> Path | None:
-    """The checkpoint folder that a source means, or None if it is a model name.
+    """The checkpoint that a source means, a folder or a file, or None if it is a model name.
 
     Raises
     ------
-    SourceError : neither an existing path nor a model name nor a Hub id; or a folder without a model
+    SourceError : neither an existing path nor a model name nor a Hub id; or a path without a model
     UnavailableError : a Hub id that cannot be fetched
     """
     path = Path(source)
     if path.is_dir():
         # A kill while a run replaces its best/ leaves the former one beside it.
         for folder in (path, path / "best", replaced_folder(path / "best").old, path / "last"):
-            if (folder / DESCRIPTION).is_file():
+            if any(each.claims(folder) for each in FORMATS):
                 return folder
-        raise SourceError(f"{path} is a folder, but holds no model: neither {DESCRIPTION} nor a run's best/")
+        raise SourceError(f"{path} is a folder, but holds no model: neither {DESCRIPTION} nor {release.FILE} nor a run's best/")
     if path.exists():
-        raise SourceError(f"{path} is a file: a model is a checkpoint folder or a run folder")
+        if release.claims(path):
+            return path
+        raise SourceError(
+            f"{path} is a file: a model is a checkpoint folder, a run folder, a Hugging Face folder or a file "
+            f"{' or '.join('*' + suffix for suffix in release.SUFFIXES)} of the reference releases"
+        )
     name = str(source)
     if name in PRESETS:
         return None
     if HUB_ID.fullmatch(name) and not Path(name.split("/")[0]).exists():
         try:
-            return fetch(name, [DESCRIPTION, WEIGHTS])[0].parent
+            return _fetch_from_hub(name)
         except UnavailableError as error:
             raise SourceError(f"{name}: there is no such folder here, and as a Hub id: {error}") from None
     raise SourceError(f"{name}: there is no such path, and it is no model name. {did_you_mean(name, PRESETS)}")
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint of whatever format, as `find_checkpoint` found it."""
+    for each in FORMATS:
+        if each.claims(path):
+            return each.read(path)  # type: ignore[no-any-return]
+    raise SourceError(f"{path} is gone")
 
 
 def load_model(source: str | Path, num_classes: int | None = None) -> DetectionModel:
@@ -47,27 +67,42 @@ def load_model(source: str | Path, num_classes: int | None = None) -> DetectionM
 
     Parameters
     ----------
-    source : a run folder (its `best/`), a checkpoint folder, a model name or a Hub id
-    num_classes : another number of classes than the source has keeps everything but the class head, which starts anew
+    source : a run folder (its `best/`), a checkpoint folder, a Hugging Face folder of `conditional_detr` or `detr`, a `.pth`
+        of Conditional DETR's or DETR's reference release, a model name or a Hub id
+    num_classes : another number of classes than the source has keeps everything but the class head, which starts anew; the
+        logger `conditional_detr` says so
 
     Raises
     ------
     SourceError, CheckpointError, UnavailableError
     """
-    folder = find_checkpoint(source)
-    if folder is None:
+    path = find_checkpoint(source)
+    if path is None:
         return create_model(str(source), num_classes=91 if num_classes is None else num_classes).eval()
-    model = load_native(folder)
-    if num_classes is not None and num_classes != model.config.num_classes:
+    model = read_checkpoint(path).build()
+    if num_classes is not None and num_classes != (had := model.config.num_classes):
         model = with_new_class_head(model, num_classes)
+        logger.warning(
+            "%s has %d classes: for %d its class head starts anew, everything else is kept", source, had, num_classes
+        )
     return model.eval()
 
 
 def with_new_class_head(model: DetectionModel, num_classes: int) -> DetectionModel:
-    """The same model for other classes: only the class head starts anew, with the prior probability of 0.01."""
+    """The same model for other classes: only the class head starts anew, as in a new model."""
     config = model.config.model_copy(update={"num_classes": num_classes})
     fresh = DetectionModel(config, model.preprocessor)
     kept = {key: value for key, value in model.state_dict().items() if not key.startswith("class_head.")}
     with torch.no_grad():
         fresh.load_state_dict(kept, strict=False)
     return fresh
+
+
+def _fetch_from_hub(repo: str) -> Path:
+    folder = fetch(repo, [DESCRIPTION])[0].parent
+    weights = (WEIGHTS, huggingface.PICKLED)
+    if not any(fetch_if_there(repo, file) for file in weights):
+        raise UnavailableError(f"{repo} has none of {', '.join(weights)}")
+    if huggingface.claims(folder):
+        fetch_if_there(repo, huggingface.PREPROCESSOR)
+    return folder

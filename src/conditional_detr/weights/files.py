@@ -1,0 +1,51 @@
+"""Files of tensors, read without running anything that lies in them."""
+
+import argparse
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.serialization import safe_globals
+
+from conditional_detr.errors import CheckpointError
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file."""
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing: the checkpoint is not whole") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read as safetensors: {str(error)[:200]}") from None
+
+
+def load_tensors(file: Path) -> dict[str, Any]:
+    """What `torch.save` wrote, if it is tensors, plain values and the `args` of a training script under names.
+
+    Raises
+    ------
+    CheckpointError : it holds anything else, which is not run, or it is damaged
+    """
+    try:
+        with safe_globals([argparse.Namespace]):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise CheckpointError(f"{file} cannot be opened: {error.strerror or error}") from None
+    except Exception as error:  # a damaged file makes its reader raise whatever it meets
+        if isinstance(error, pickle.UnpicklingError) and (asked := re.search(r"GLOBAL (\S+)", str(error))):
+            raise CheckpointError(
+                f"{file} holds more than weights: it asks for {asked[1]}, which is not run. Save its state_dict alone"
+            ) from None
+        reason = [*str(error).splitlines(), type(error).__name__][0]
+        raise CheckpointError(f"{file} cannot be read as a PyTorch checkpoint: {reason[:200]}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} must hold tensors by name; it holds a {type(content).__name__}")
+    return content

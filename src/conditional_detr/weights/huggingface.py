@@ -1,0 +1,215 @@
+"""transformers' folders of `conditional_detr` and `detr`, of its major versions 4 and 5."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conditional_detr.config import ModelConfig, PreprocessorConfig, build, read_json_object
+from conditional_detr.errors import CheckpointError
+from conditional_detr.factory import DetectionModel
+from conditional_detr.weights.checkpoint import Checkpoint
+from conditional_detr.weights.coco_names import names_of
+from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, load_tensors, read_weights
+from conditional_detr.weights.names import (
+    HUGGINGFACE,
+    OWN_RESNET,
+    VERSION_5,
+    VERSION_5_CONDITIONAL,
+    renamed,
+    to_foreign,
+)
+from conditional_detr.weights.resnets import ROWS, backbone_of, check_can_be_held
+
+PREPROCESSOR = "preprocessor_config.json"
+SHARDS, PICKLED = "model.safetensors.index.json", "pytorch_model.bin"
+BACKBONE = "model.backbone.conv_encoder.model."
+Kind = Literal["conditional", "additive"]
+TYPES: dict[str, Kind] = {"conditional_detr": "conditional", "detr": "additive"}
+CLASSES = {"conditional": "ConditionalDetr", "additive": "Detr"}
+# What transformers takes where `config.json` is silent, and what there is no other of here.
+DEFAULTS = {"d_model": 256, "encoder_layers": 6, "decoder_layers": 6, "decoder_ffn_dim": 2048, "decoder_attention_heads": 8}
+QUERIES = {"conditional": 300, "additive": 100}
+ONLY = {"activation_function": "relu", "position_embedding_type": "sine", "num_channels": 3, "scale_embedding": False}
+PLACEHOLDER = "LABEL_"
+
+
+def claims(path: Path) -> bool:
+    """Whether a path is a folder that transformers wrote."""
+    if not (path / DESCRIPTION).is_file():
+        return False
+    text = (path / DESCRIPTION).read_bytes()
+    return b'"model_type"' in text and b'"format_version"' not in text
+
+
+def read(path: Path) -> Checkpoint:
+    """A folder of `conditional_detr` or `detr`: safetensors, whole or in shards, or `pytorch_model.bin`.
+
+    `auxiliary_loss` is not looked at: with it transformers runs another model than the one that the weights are of.
+    """
+    file = path / DESCRIPTION
+    content = read_json_object(file, CheckpointError)
+    kind = content.get("model_type")
+    if kind not in TYPES:
+        raise CheckpointError(f"{file} must be of model_type {' or '.join(TYPES)}; it is {str(kind)[:60]!r}")
+    cross_attention = TYPES[kind]
+    weights, state = _read_state(path)
+    if any(key.startswith("detr.") for key in state):
+        raise CheckpointError(f"{path} must hold a detector; it is a segmentation model, which is not read")
+    state = renamed(state, VERSION_5, VERSION_5_CONDITIONAL if cross_attention == "conditional" else [], OWN_RESNET)
+    names = _class_names(content, state, file)
+    config = _config(file, content, state, cross_attention, len(names))
+    preprocessor = _read_preprocessor(path / PREPROCESSOR)
+    if all(name == f"{PLACEHOLDER}{i}" for i, name in enumerate(names)):
+        names = names_of(len(names)) or [str(i) for i in range(len(names))]
+    ids = content.get("category_ids")
+    return Checkpoint(f"Hugging Face folder ({kind})", file, weights, config, preprocessor, names, ids, state, HUGGINGFACE)
+
+
+def write(model: DetectionModel, folder: Path) -> None:
+    """`config.json`, `model.safetensors` and `preprocessor_config.json`, with names that both major versions read.
+
+    Raises
+    ------
+    CheckpointError : a variant that transformers has no room for
+    """
+    config = model.config
+    check_can_be_held(config, "huggingface")
+    if model.preprocessor.size_multiple != 1:
+        raise CheckpointError("the format 'huggingface' cannot hold a preprocessor's size_multiple. Save it as 'native'")
+    names = dict(enumerate(model.class_names))
+    content = {
+        "architectures": [f"{CLASSES[config.cross_attention]}ForObjectDetection"],
+        "model_type": next(kind for kind, row in TYPES.items() if row == config.cross_attention),
+        "use_timm_backbone": True,
+        "backbone": config.backbone.split(".")[0],
+        "use_pretrained_backbone": False,
+        "dilation": config.dilation,
+        "num_queries": config.num_queries,
+        "d_model": config.hidden_dim,
+        "encoder_layers": config.encoder_layers,
+        "decoder_layers": config.decoder_layers,
+        **{f"{part}_attention_heads": config.num_heads for part in ("encoder", "decoder")},
+        **{f"{part}_ffn_dim": config.feedforward_dim for part in ("encoder", "decoder")},
+        "dropout": config.dropout,
+        "attention_dropout": config.dropout,
+        "activation_dropout": config.dropout,
+        **ONLY,
+        "id2label": names,
+        "label2id": {name: i for i, name in names.items()},
+        "category_ids": model.category_ids,
+    }
+    picture = model.preprocessor
+    preprocessing = {
+        "image_processor_type": "ConditionalDetrImageProcessor"
+        if config.cross_attention == "conditional"
+        else "DetrImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": picture.imgsz, "longest_edge": picture.longest},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(picture.mean),
+        "image_std": list(picture.std),
+        "do_pad": True,
+        "format": "coco_detection",
+    }
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    foreign = {key: value.contiguous() for key, value in to_foreign(state, HUGGINGFACE, config.cross_attention).items()}
+    save_file(foreign, folder / WEIGHTS, metadata={"format": "pt"})
+    for name, values in ((DESCRIPTION, content), (PREPROCESSOR, preprocessing)):
+        (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _read_state(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    if (folder / WEIGHTS).is_file():
+        return folder / WEIGHTS, read_weights(folder / WEIGHTS)
+    if (folder / SHARDS).is_file():
+        shards = read_json_object(folder / SHARDS, CheckpointError).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
+            raise CheckpointError(f"{folder / SHARDS} must say in 'weight_map' which file of the folder holds which tensor")
+        state: dict[str, Tensor] = {}
+        for shard in sorted(set(shards.values())):
+            state |= read_weights(folder / shard)
+        return folder / SHARDS, state
+    if (folder / PICKLED).is_file():
+        content = load_tensors(folder / PICKLED)
+        return folder / PICKLED, {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    raise CheckpointError(f"{folder} holds a {DESCRIPTION} but no weights: none of {WEIGHTS}, {SHARDS}, {PICKLED} is there")
+
+
+def _class_names(content: dict[str, Any], state: dict[str, Tensor], file: Path) -> list[str]:
+    labels = content.get("id2label")
+    if labels is None:  # transformers leaves them out where nobody set them
+        columns = len(state.get("class_labels_classifier.bias", [0] * 3))
+        count = columns - (content["model_type"] == "detr")
+        return [f"{PLACEHOLDER}{i}" for i in range(count)]
+    if not isinstance(labels, dict) or set(labels) != {str(i) for i in range(len(labels))}:
+        raise CheckpointError(f"{file} must name in 'id2label' the classes 0, 1, 2 … without a gap")
+    return [str(labels[str(i)]) for i in range(len(labels))]
+
+
+def _config(
+    file: Path,
+    content: dict[str, Any],
+    state: dict[str, Tensor],
+    cross_attention: Literal["conditional", "additive"],
+    classes: int,
+) -> ModelConfig:
+    for field, value in ONLY.items():
+        if content.get(field, value) != value:
+            raise CheckpointError(f"{file} has {field} = {content[field]!r}; there is only {value!r} here")
+    for field in ("attention_heads", "ffn_dim"):
+        default = DEFAULTS[f"decoder_{field}"]
+        encoder, decoder = (content.get(f"{part}_{field}", default) for part in ("encoder", "decoder"))
+        if encoder != decoder:
+            raise CheckpointError(f"{file} has {encoder!r} encoder_{field} and {decoder!r} decoder_{field}: they must be equal")
+    values = {
+        **ROWS[cross_attention],
+        "cross_attention": cross_attention,
+        "backbone": backbone_of(state, BACKBONE, file.parent),
+        "dilation": _is_dilated(content),
+        "num_classes": classes,
+        "num_queries": content.get("num_queries", QUERIES[cross_attention]),
+        "hidden_dim": content.get("d_model", DEFAULTS["d_model"]),
+        "num_heads": content.get("decoder_attention_heads", DEFAULTS["decoder_attention_heads"]),
+        "encoder_layers": content.get("encoder_layers", DEFAULTS["encoder_layers"]),
+        "decoder_layers": content.get("decoder_layers", DEFAULTS["decoder_layers"]),
+        "feedforward_dim": content.get("decoder_ffn_dim", DEFAULTS["decoder_ffn_dim"]),
+        "dropout": content.get("dropout", ModelConfig.model_fields["dropout"].default),
+    }
+    return build(ModelConfig, values, str(file))
+
+
+def _is_dilated(content: dict[str, Any]) -> bool:
+    """`dilation` speaks where no options of the backbone do; transformers' own ResNet has no dilation."""
+    options = content.get("backbone_config") or content.get("backbone_kwargs")
+    if isinstance(options, dict):
+        return bool(options.get("output_stride") == 16)
+    return bool(content.get("use_timm_backbone", True) and content.get("dilation", False))
+
+
+def _read_preprocessor(file: Path) -> PreprocessorConfig:
+    """Without a file 800 / 1333 and ImageNet's constants."""
+    if not file.is_file():
+        return PreprocessorConfig()
+    content = read_json_object(file, CheckpointError)
+    size = content.get("size", {"shortest_edge": 800, "longest_edge": 1333})
+    if isinstance(size, int):  # as older files have it
+        size = {"shortest_edge": size, "longest_edge": content.get("max_size", 1333)}
+    keeps_proportions = isinstance(size, dict) and {"shortest_edge", "longest_edge"} <= set(size)
+    if not keeps_proportions or not content.get("do_resize", True):
+        raise CheckpointError(
+            f"{file} must resize by shortest_edge and longest_edge, which keeps a picture's proportions; it has "
+            f"size = {size!r}, do_resize = {content.get('do_resize', True)!r}"
+        )
+    values: dict[str, Any] = {"imgsz": size["shortest_edge"], "max_size": size["longest_edge"]}
+    if content.get("do_normalize", True):
+        values |= {
+            ours: content[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in content
+        }
+    else:
+        values |= {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    return build(PreprocessorConfig, values, str(file))

@@ -1,0 +1,150 @@
+"""What our tensors are called in other checkpoints: one table, read in both directions."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+RELEASE, HUGGINGFACE = 0, 1  # columns: the reference releases (Conditional DETR's and DETR's), transformers' files
+
+# A number in brackets: the tensor is that third of the rows of a joint projection of query, key and value.
+ONCE = {
+    "backbone.body.": ("backbone.0.body.", "model.backbone.conv_encoder.model."),
+    "input_projection.": ("input_proj.", "model.input_projection."),
+    "object_query": ("query_embed.weight", "model.query_position_embeddings.weight"),
+    "reference_points.mlp.": ("transformer.decoder.ref_point_head.", "model.decoder.ref_point_head."),
+    "decoder.spatial_query.lambda_q.mlp.": ("transformer.decoder.query_scale.", "model.decoder.query_scale."),
+    "decoder.norm.": ("transformer.decoder.norm.", "model.decoder.layernorm."),
+    "class_head.": ("class_embed.", "class_labels_classifier."),
+    "box_head.mlp.": ("bbox_embed.", "bbox_predictor."),
+}
+EVERY_LAYER = {
+    "self_attention.out.": ("self_attn.out_proj.", "self_attn.out_proj."),
+    "feedforward.linear1.": ("linear1.", "fc1."),
+    "feedforward.linear2.": ("linear2.", "fc2."),
+}
+ADDITIVE_SELF_ATTENTION = {
+    "self_attention.q.": ("self_attn.in_proj_[0]", "self_attn.q_proj."),
+    "self_attention.k.": ("self_attn.in_proj_[1]", "self_attn.k_proj."),
+    "self_attention.v.": ("self_attn.in_proj_[2]", "self_attn.v_proj."),
+}
+ENCODER = {
+    **EVERY_LAYER,
+    **ADDITIVE_SELF_ATTENTION,
+    "norm.": ("norm1.", "self_attn_layer_norm."),
+    "feedforward.norm.": ("norm2.", "final_layer_norm."),
+}
+EVERY_DECODER_LAYER = {
+    **EVERY_LAYER,
+    "norm1.": ("norm1.", "self_attn_layer_norm."),
+    "norm2.": ("norm2.", "encoder_attn_layer_norm."),
+    "feedforward.norm.": ("norm3.", "final_layer_norm."),
+}
+DECODERS = {
+    "conditional": {
+        **EVERY_DECODER_LAYER,
+        "self_attention.q_content.": ("sa_qcontent_proj.",) * 2,
+        "self_attention.q_position.": ("sa_qpos_proj.",) * 2,
+        "self_attention.k_content.": ("sa_kcontent_proj.",) * 2,
+        "self_attention.k_position.": ("sa_kpos_proj.",) * 2,
+        "self_attention.v.": ("sa_v_proj.",) * 2,
+        "cross_attention.q_content.": ("ca_qcontent_proj.",) * 2,
+        "cross_attention.q_position.": ("ca_qpos_proj.",) * 2,
+        "cross_attention.q_spatial.": ("ca_qpos_sine_proj.",) * 2,
+        "cross_attention.k_content.": ("ca_kcontent_proj.",) * 2,
+        "cross_attention.k_spatial.": ("ca_kpos_proj.",) * 2,
+        "cross_attention.v.": ("ca_v_proj.",) * 2,
+        "cross_attention.out.": ("cross_attn.out_proj.", "encoder_attn.out_proj."),
+    },
+    "additive": {
+        **EVERY_DECODER_LAYER,
+        **ADDITIVE_SELF_ATTENTION,
+        "cross_attention.q.": ("multihead_attn.in_proj_[0]", "encoder_attn.q_proj."),
+        "cross_attention.k.": ("multihead_attn.in_proj_[1]", "encoder_attn.k_proj."),
+        "cross_attention.v.": ("multihead_attn.in_proj_[2]", "encoder_attn.v_proj."),
+        "cross_attention.out.": ("multihead_attn.out_proj.", "encoder_attn.out_proj."),
+    },
+}
+LAYERS = {RELEASE: "transformer.{}.layers.{}.", HUGGINGFACE: "model.{}.layers.{}."}
+
+# Checkpoints' own ways of saying the same, each undone before anything is looked up.
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
+VERSION_5 = [  # transformers 5 renames on loading and back on saving; a state dict written by hand has its own names
+    (r"^model\.backbone\.model\.", "model.backbone.conv_encoder.model."),
+    (r"\.o_proj\.", ".out_proj."),
+    (r"\.mlp\.(fc[12])\.", r".\1."),
+    (r"\.self_attn\.([qk])_(content|pos)_proj\.", r".sa_\1\2_proj."),
+    (r"\.encoder_attn\.([qk])_(content|pos)_proj\.", r".ca_\1\2_proj."),
+    (r"\.encoder_attn\.q_pos_sine_proj\.", ".ca_qpos_sine_proj."),
+]
+VERSION_5_CONDITIONAL = [
+    (r"(decoder\.layers\.\d+)\.self_attn\.v_proj\.", r"\1.sa_v_proj."),
+    (r"(decoder\.layers\.\d+)\.encoder_attn\.v_proj\.", r"\1.ca_v_proj."),
+]
+OWN_RESNET = [  # transformers' ResNet in torchvision's names, which timm shares
+    (r"\.embedder\.embedder\.convolution\.", ".conv1."),
+    (r"\.embedder\.embedder\.normalization\.", ".bn1."),
+    (r"\.encoder\.stages\.(\d+)\.layers\.(\d+)\.", lambda m: f".layer{int(m[1]) + 1}.{m[2]}."),
+    (r"\.shortcut\.convolution\.", ".downsample.0."),
+    (r"\.shortcut\.normalization\.", ".downsample.1."),
+    (r"\.layer\.(\d)\.convolution\.", lambda m: f".conv{int(m[1]) + 1}."),
+    (r"\.layer\.(\d)\.normalization\.", lambda m: f".bn{int(m[1]) + 1}."),
+]
+
+
+class Place(NamedTuple):
+    """Where a tensor lies: under a name, whole or as one third of the rows."""
+
+    name: str
+    third: int | None = None
+
+
+def place(key: str, column: int, cross_attention: str) -> Place:
+    """Where a tensor of ours lies in a foreign checkpoint."""
+    for start, theirs in ONCE.items():
+        if key.startswith(start):
+            return Place(theirs[column] + key.removeprefix(start))
+    part, _, layer, rest = key.split(".", 3)
+    table = ENCODER if part == "encoder" else DECODERS[cross_attention]
+    start = next(start for start in table if rest.startswith(start))
+    name, bracket, number = table[start][column].partition("[")
+    name = LAYERS[column].format(part, layer) + name + rest.removeprefix(start)
+    return Place(name, int(number[0]) if bracket else None)
+
+
+def to_foreign(state: dict[str, Tensor], column: int, cross_attention: str) -> dict[str, Tensor]:
+    """Our tensors under foreign names; thirds are joined."""
+    foreign: dict[str, Tensor] = {}
+    thirds: dict[str, list[Tensor]] = {}
+    for key, value in state.items():
+        name, third = place(key, column, cross_attention)
+        if third is None:
+            foreign[name] = value
+        else:
+            thirds.setdefault(name, []).append(value)  # query, key and value follow each other in this order
+    return foreign | {name: torch.cat(values) for name, values in thirds.items()}
+
+
+def from_foreign(foreign: dict[str, Tensor], keys: Iterable[str], column: int, cross_attention: str) -> dict[str, Tensor]:
+    """The tensors of the given names of ours out of a foreign checkpoint."""
+    ours = {}
+    for key in keys:
+        name, third = place(key, column, cross_attention)
+        ours[key] = foreign[name] if third is None else foreign[name].chunk(3)[third]
+    return ours
+
+
+def renamed(foreign: dict[str, Tensor], *tables: list) -> dict[str, Tensor]:  # type: ignore[type-arg]
+    """A foreign checkpoint in the one form that the table above knows, without counters of batches."""
+    out = {}
+    for key, value in foreign.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        name = WRAPPERS.sub("", key)
+        for table in tables:
+            for pattern, replacement in table:
+                name = re.sub(pattern, replacement, name)
+        out[name] = value
+    return out

@@ -1,0 +1,273 @@
+"""Folders of transformers in all the forms that they come in, read and written back."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from oracle import KINDS, build_oracle, ours_like, pictures
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoImageProcessor, ConditionalDetrImageProcessor, DetrImageProcessor
+
+from conditional_detr.config import PreprocessorConfig
+from conditional_detr.errors import CheckpointError
+from conditional_detr.factory import DetectionModel, create_model
+from conditional_detr.weights.save import save_model
+from conditional_detr.weights.source import load_model, read_checkpoint
+
+PARTS = {"encoder_layers": 1, "decoder_layers": 2}
+EXACT = {"atol": 0, "rtol": 0}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> dict[str, Path]:
+    """A folder of each kind as transformers writes it."""
+    folders = {kind: tmp_path_factory.mktemp("hf") / kind for kind in KINDS}
+    for kind, folder in folders.items():
+        build_oracle(kind, **PARTS).save_pretrained(folder)
+    return folders
+
+
+def copied(folder: Path, to: Path) -> Path:
+    return Path(shutil.copytree(folder, to / "copy"))
+
+
+def edit(folder: Path, **values: object) -> None:
+    file = folder / "config.json"
+    content = json.loads(file.read_text())
+    for key, value in values.items():
+        if value is None:
+            content.pop(key, None)
+        else:
+            content[key] = value
+    file.write_text(json.dumps(content))
+
+
+def same(a: DetectionModel, b: DetectionModel) -> bool:
+    theirs = b.state_dict()
+    return a.config == b.config and all(value.equal(theirs[key]) for key, value in a.state_dict().items())
+
+
+def predictions(model: DetectionModel) -> Tensor:
+    with torch.no_grad():
+        return model(*pictures(128, 160)).pred_boxes
+
+
+@every_kind
+def test_written_back_it_is_the_same_to_the_last_bit_for_them_and_for_us(kind: str, saved, tmp_path):
+    ours = load_model(saved[kind])
+    ours.class_names = ["person", "dog", "ß", "a b", "e", "f", "g"]
+    ours.category_ids = [1, 18, 3, 4, 90, 6, 7]
+    ours.preprocessor = PreprocessorConfig(imgsz=480, max_size=640, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
+    save_model(ours, tmp_path / "back", format="huggingface")
+    before, after = load_file(saved[kind] / "model.safetensors"), load_file(tmp_path / "back" / "model.safetensors")
+    assert set(before) == set(after)
+    assert all(value.equal(after[key]) for key, value in before.items())
+
+    back = load_model(tmp_path / "back")
+    assert same(ours, back)
+    assert (back.class_names, back.category_ids) == (ours.class_names, ours.category_ids)
+    assert back.preprocessor == ours.preprocessor
+
+    theirs = KINDS[kind][1].from_pretrained(tmp_path / "back").eval()
+    original = KINDS[kind][1].from_pretrained(saved[kind]).eval()
+    images, is_padding = pictures(128, 160)
+    with torch.no_grad():
+        a, b = (model(images, (~is_padding).long()).logits for model in (theirs, original))
+    torch.testing.assert_close(a, b, **EXACT)
+    assert theirs.config.id2label == dict(enumerate(ours.class_names))
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "back")
+    assert dict(processor.size) == {"shortest_edge": 480, "longest_edge": 640}
+    assert list(processor.image_mean) == [0.5, 0.4, 0.3]
+
+
+@every_kind
+@pytest.mark.parametrize("dilation", [False, True])
+def test_a_model_of_ours_is_theirs(kind: str, dilation: bool, tmp_path):
+    name = ("conditional-detr" if kind == "conditional" else "detr") + ("-dc5-r50" if dilation else "-r18")
+    ours = create_model(
+        name, 3, pretrained_backbone=False, encoder_layers=1, decoder_layers=2, hidden_dim=64, num_queries=9
+    ).eval()
+    save_model(ours, tmp_path / "hf", format="huggingface")
+    theirs = KINDS[kind][1].from_pretrained(tmp_path / "hf").eval()
+    images, is_padding = pictures(128, 160)
+    with torch.no_grad():
+        a, b = theirs(images, (~is_padding).long()), ours(images, is_padding)
+    torch.testing.assert_close(a.logits, b.pred_logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(a.pred_boxes, b.pred_boxes, atol=5e-5, rtol=1e-4)
+    assert same(ours, load_model(tmp_path / "hf"))
+
+
+@every_kind
+def test_names_of_major_version_5_counters_and_wrappers(kind: str, saved, tmp_path):
+    folder = copied(saved[kind], tmp_path)
+    in_memory = KINDS[kind][1].from_pretrained(folder).state_dict()
+    assert any(".mlp.fc1." in key for key in in_memory), "these are the names of version 5"
+    state = {f"module.{key}": value.contiguous() for key, value in in_memory.items()}
+    state["module.model.backbone.model.bn1.num_batches_tracked"] = torch.tensor(3)
+    save_file(state, folder / "model.safetensors")
+    assert same(load_model(folder), load_model(saved[kind]))
+
+
+@every_kind
+@pytest.mark.parametrize("form", ["pickled", "shards"])
+def test_weights_in_other_files(kind: str, form: str, saved, tmp_path):
+    folder = copied(saved[kind], tmp_path)
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if form == "pickled":
+        torch.save(state, folder / "pytorch_model.bin")
+    else:
+        files = {key: f"model-0000{1 + (i % 2)}-of-00002.safetensors" for i, key in enumerate(state)}
+        for file in set(files.values()):
+            save_file({key: state[key] for key in files if files[key] == file}, folder / file)
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    assert same(load_model(folder), load_model(saved[kind]))
+
+
+@every_kind
+def test_transformers_own_resnet(kind: str, tmp_path):
+    oracle = build_oracle(kind, use_timm_backbone=False, **PARTS)
+    ours = ours_like(oracle, tmp_path)
+    assert ours.config.backbone == "resnet50.tv_in1k"
+    images, is_padding = pictures(128, 160)
+    with torch.no_grad():
+        a, b = oracle(images, (~is_padding).long()), ours(images, is_padding)
+    torch.testing.assert_close(a.logits, b.pred_logits, atol=3e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "dilated"),
+    [
+        ({"backbone_config": None, "use_timm_backbone": True, "backbone": "resnet50", "dilation": True}, True),
+        ({"backbone_config": None, "backbone": "resnet50", "backbone_kwargs": {"output_stride": 16}}, True),
+        ({"backbone_config": None, "backbone": "resnet50", "backbone_kwargs": {"out_indices": [1, 2, 3, 4]}}, False),
+        ({"backbone_config": None, "use_timm_backbone": True, "backbone": "resnet50"}, False),
+        ({"backbone_config": {"model_type": "timm_backbone", "output_stride": 16}}, True),
+        ({"backbone_config": {"model_type": "timm_backbone"}, "dilation": True}, False),
+    ],
+)
+def test_dilation_in_older_and_newer_fields(values: dict, dilated: bool, saved, tmp_path):
+    folder = copied(saved["conditional"], tmp_path)
+    edit(folder, **values)
+    assert load_model(folder).config.dilation == dilated
+
+
+def test_names_ids_and_preprocessing_come_along(saved, tmp_path):
+    folder = copied(saved["conditional"], tmp_path)
+    plain = load_model(folder)
+    assert plain.class_names == ["0", "1", "2", "3", "4", "5", "6"]
+    assert (plain.preprocessor.imgsz, plain.preprocessor.longest) == (800, 1333)
+    edit(folder, id2label={str(i): name for i, name in enumerate("abcdefg")})
+    ConditionalDetrImageProcessor(size={"shortest_edge": 512, "longest_edge": 700}).save_pretrained(folder)
+    named = load_model(folder)
+    assert named.class_names == list("abcdefg")
+    assert (named.preprocessor.imgsz, named.preprocessor.longest) == (512, 700)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": 600, "max_size": 1000, "image_mean": [0, 0, 0]}))
+    older = load_model(folder).preprocessor
+    assert (older.imgsz, older.longest, older.mean) == (600, 1000, (0, 0, 0))
+
+
+def test_91_classes_without_names_are_cocos(tmp_path):
+    oracle = build_oracle("detr", num_labels=91, **PARTS)
+    oracle.save_pretrained(tmp_path)
+    DetrImageProcessor().save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    assert (model.class_names[0], model.class_names[1], model.class_names[17], model.class_names[90]) == (
+        "N/A",
+        "person",
+        "cat",
+        "toothbrush",
+    )
+    assert model.class_names.count("N/A") == 11
+    assert model.category_ids == list(range(91))
+
+
+@every_kind
+def test_other_classes_keep_all_but_the_class_head_and_that_is_said(kind: str, saved, caplog):
+    with caplog.at_level(logging.WARNING):
+        other = load_model(saved[kind], num_classes=3)
+    assert "has 7 classes: for 3 its class head starts anew, everything else is kept" in caplog.text
+    whole = load_model(saved[kind]).state_dict()
+    kept = {key for key, value in other.state_dict().items() if value.shape == whole[key].shape and value.equal(whole[key])}
+    assert set(whole) - kept == {"class_head.weight", "class_head.bias"}
+    assert predictions(other).equal(predictions(load_model(saved[kind])))
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"model_type": "yolos"}, "must be of model_type conditional_detr or detr; it is 'yolos'"),
+        ({"activation_function": "gelu"}, "has activation_function = 'gelu'; there is only 'relu' here"),
+        ({"position_embedding_type": "learned"}, "position_embedding_type = 'learned'"),
+        ({"encoder_attention_heads": 4}, "has 4 encoder_attention_heads and 8 decoder_attention_heads"),
+        ({"num_queries": 11}, "model.query_position_embeddings.weight is [300, 256], expected [11, 256]"),
+        ({"decoder_layers": 1}, "model.decoder.layers.1.ca_kcontent_proj.bias is not expected"),
+        ({"d_model": "wide"}, "hidden_dim must be a valid integer"),
+        ({"id2label": {"0": "a", "2": "b"}}, "must name in 'id2label' the classes 0, 1, 2 … without a gap"),
+    ],
+)
+def test_what_does_not_fit_is_said(values: dict, text: str, saved, tmp_path):
+    folder = copied(saved["conditional"], tmp_path)
+    edit(folder, **values)
+    with pytest.raises((CheckpointError, ValueError)) as caught:
+        load_model(folder)
+    assert text in str(caught.value)
+
+
+def test_damaged_foreign_and_missing_weights_are_said_with_the_first_keys_that_differ(saved, tmp_path):
+    folder = copied(saved["conditional"], tmp_path)
+    state = load_file(folder / "model.safetensors")
+    state["strange"] = state.pop("model.input_projection.bias")
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"input_projection.bias is missing; strange is not expected"):
+        load_model(folder)
+    save_file({key: value for key, value in state.items() if ".layer4." not in key}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"must hold a ResNet-18, -34, .* found stages of 3, 4, 6, 0 blocks"):
+        load_model(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no weights: none of model.safetensors, .*, pytorch_model.bin is there"):
+        load_model(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../secret"}}))
+    with pytest.raises(CheckpointError, match="must say in 'weight_map' which file of the folder"):
+        load_model(folder)
+
+
+def test_a_preprocessor_that_squashes_is_refused(saved, tmp_path):
+    folder = copied(saved["conditional"], tmp_path)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 640, "width": 640}}))
+    with pytest.raises(CheckpointError, match="must resize by shortest_edge and longest_edge, which keeps"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("format", ["huggingface", "official"])
+@pytest.mark.parametrize(
+    ("name", "overrides", "text"),
+    [
+        ("conditional-detr-r18", {"spatial_query": "point"}, "cannot hold spatial_query = 'point'"),
+        ("conditional-detr-r18", {"lambda_q": "block"}, "cannot hold lambda_q = 'block'"),
+        ("conditional-detr-r18", {"reference_points": "learned"}, "cannot hold reference_points = 'learned'"),
+        ("conditional-detr-r18", {"box_offset": False}, "cannot hold box_offset = False"),
+        ("conditional-detr-r18", {"classification": "softmax"}, "cannot hold classification = 'softmax'"),
+        ("detr-r18", {"classification": "focal"}, "cannot hold classification = 'focal'"),
+        ("conditional-detr-r18", {"backbone_stride": 16}, "cannot hold backbone_stride = 16"),
+        ("detr-tiny", {"backbone_stride": 32}, "cannot hold backbone = 'tf_efficientnet_lite0.in1k'"),
+    ],
+)
+def test_a_format_refuses_what_it_has_no_room_for_and_names_the_field(
+    format: str, name: str, overrides: dict, text: str, tmp_path
+):
+    small = {"encoder_layers": 0, "decoder_layers": 1, "hidden_dim": 32, "num_queries": 3}
+    model = create_model(name, 2, pretrained_backbone=False, **small, **overrides)
+    with pytest.raises(CheckpointError) as caught:
+        save_model(model, tmp_path / "m", format=format)
+    assert f"the format {format!r} {text}" in str(caught.value)
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_a_folder_is_is_told(saved):
+    assert read_checkpoint(saved["detr"]).kind == "Hugging Face folder (detr)"
