@@ -1,9 +1,11 @@
-"""Conditional DETR (Meng et al., ICCV 2021): train, evaluate and predict."""
+"""Conditional DETR (Meng et al., ICCV 2021): train, evaluate, predict, explain."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from conditional_detr.attention_maps import Explanation as Explanation
+    from conditional_detr.attention_maps import explain as explain
     from conditional_detr.errors import ConditionalDETRError as ConditionalDETRError
     from conditional_detr.evaluation.coco import CocoMetrics as CocoMetrics
     from conditional_detr.evaluation.coco import coco_metrics as coco_metrics
@@ -28,11 +30,13 @@ _HOME = {
     "DetectionModel": "factory",
     "DetectionOutput": "model.detr",
     "Detector": "inference.detector",
+    "Explanation": "attention_maps",
     "Run": "training.run",
     "SetCriterion": "training.criterion",
     "coco_metrics": "evaluation.coco",
     "create_model": "factory",
     "evaluate": "evaluation.coco",
+    "explain": "attention_maps",
     "load_model": "weights.source",
     "make_step": "training.step",
     "postprocess": "preprocessing",

@@ -3,16 +3,17 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
 from conditional_detr.command_line import normalised, parse_error
+from conditional_detr.console import note_untrained, print_metrics, write_json
 from conditional_detr.errors import ConditionalDETRError, ConfigError
 
 app = App(
     name="cdetr",
-    help="Conditional DETR: train, evaluate and predict. `cdetr VERB --help` tells a verb's options.",
+    help="Conditional DETR: train, evaluate, predict, explain. `cdetr VERB --help` tells a verb's options.",
     help_format="plaintext",
     version_flags=["--version"],
 )
@@ -87,7 +88,8 @@ def train(
     data
         COCO folder: SPLIT/_annotations.coco.json, or annotations/instances_SPLIT.json.
     model
-        A model name, or a run or checkpoint folder to go on from. Default conditional-detr-tiny.
+        A model name (default conditional-detr-tiny), or a trained model to go on from: run, checkpoint or
+        Hugging Face folder, .pth, Hub id.
     output
         Run folder, new or empty. Default runs/train.
     epochs
@@ -155,7 +157,7 @@ def evaluate(
     Parameters
     ----------
     source
-        Run folder, checkpoint folder, model name or Hub id.
+        Run folder, checkpoint folder, Hugging Face folder, .pth, model name or Hub id.
     data
         COCO folder.
     split
@@ -196,7 +198,7 @@ def predict(
     Parameters
     ----------
     source
-        Run folder, checkpoint folder, model name or Hub id.
+        Run folder, checkpoint folder, Hugging Face folder, .pth, model name or Hub id.
     images
         Files, folders, patterns or URLs.
     conf
@@ -236,57 +238,65 @@ def predict(
 
 
 @app.command
+def explain(
+    source: str,
+    image: str,
+    /,
+    *,
+    conf: float = 0.3,
+    device: str = "auto",
+    threads: int = 0,
+    output: Path = Path("explanation"),
+) -> None:
+    """Show where each detection's query looked: cross-attention by head and layer, as pictures and arrays.
+
+    Parameters
+    ----------
+    source
+        Run folder, checkpoint folder, Hugging Face folder, .pth, model name or Hub id.
+    image
+        One file or URL.
+    conf
+        Lowest score of a detection that is explained.
+    device
+        auto, cpu, cuda, cuda:1, mps.
+    threads
+        Processor threads; 0 = as many as there are.
+    output
+        Folder for what is written.
+    """
+    from conditional_detr.attention_maps import explain as run_explanation
+    from conditional_detr.device import set_threads
+    from conditional_detr.preprocessing import decode
+
+    note_untrained(source)
+    set_threads(threads)
+    rgb = decode(image).permute(1, 2, 0).numpy()
+    explanations = run_explanation(source, rgb, conf, device)
+    if not explanations:
+        print(f"nothing was found with a score of {conf} or more: a lower --conf explains what the model is less sure of")
+        return
+    from conditional_detr.attention_pictures import write_explanations
+
+    for found, file in zip(explanations, write_explanations(rgb, explanations, output), strict=True):
+        x0, y0, x1, y1 = found.box
+        print(f"{found.class_name} {found.score:.2f} at x {x0:.0f}–{x1:.0f}, y {y0:.0f}–{y1:.0f} px → {file}")
+    print(f"beside each: all layers (-layers.png) and the maps as arrays (.npz), in {output}")
+
+
+@app.command
 def info(source: str, /) -> None:
     """Tell what a model is: classes, size, parameters, FLOPs.
 
     Parameters
     ----------
     source
-        Run folder, checkpoint folder, model name or Hub id.
+        Run folder, checkpoint folder, Hugging Face folder, .pth, model name or Hub id.
     """
     from conditional_detr.inference.describe import describe
 
     for name, value in describe(source).items():
         print(f"{name:<14} {value}")
-
-
-def note_untrained(source: str) -> None:
-    """A model name is a network with a pretrained backbone, not a trained detector."""
-    from conditional_detr.weights.source import find_checkpoint
-
-    if find_checkpoint(source) is None:
-        print(f"note: {source} is a model name: its decoder is not trained, so what it finds is noise", file=sys.stderr)
-
-
-def write_json(file: Path, content: Any) -> None:
-    import json
-
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror or error}") from None
-
-
-def print_metrics(metrics: Any) -> None:
-    """The twelve figures and AP per class, as tables."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from conditional_detr.evaluation.coco import FIGURES
-
-    def cell(value: float | None) -> str:
-        return "–" if value is None else f"{value:.3f}"
-
-    console = Console(highlight=False)
-    for names in (FIGURES[:6], FIGURES[6:]):
-        table = Table(*names, box=None, padding=(0, 2), header_style="bold")
-        table.add_row(*(cell(getattr(metrics, name)) for name in names))
-        console.print(table)
-    classes = Table("class", "AP", box=None, padding=(0, 2), header_style="bold")
-    for name, value in metrics.per_class.items():
-        classes.add_row(name, cell(value))
-    console.print(classes)
 
 
 VERBS: dict[tuple[str, ...], Callable[..., None]] = {
@@ -295,6 +305,7 @@ VERBS: dict[tuple[str, ...], Callable[..., None]] = {
     ("train",): train,
     ("eval",): evaluate,
     ("predict",): predict,
+    ("explain",): explain,
     ("info",): info,
 }
 

@@ -1,0 +1,46 @@
+"""What the command line says to people, and the files of figures that it leaves."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from conditional_detr.errors import ConfigError
+
+
+def note_untrained(source: str) -> None:
+    """A model name is a network with a pretrained backbone, not a trained detector."""
+    from conditional_detr.weights.source import find_checkpoint
+
+    if find_checkpoint(source) is None:
+        print(f"note: {source} is a model name: its decoder is not trained, so what it finds is noise", file=sys.stderr)
+
+
+def write_json(file: Path, content: Any) -> None:
+    import json
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror or error}") from None
+
+
+def print_metrics(metrics: Any) -> None:
+    """The twelve figures and AP per class, as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from conditional_detr.evaluation.coco import FIGURES
+
+    def cell(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    console = Console(highlight=False)
+    for names in (FIGURES[:6], FIGURES[6:]):
+        table = Table(*names, box=None, padding=(0, 2), header_style="bold")
+        table.add_row(*(cell(getattr(metrics, name)) for name in names))
+        console.print(table)
+    classes = Table("class", "AP", box=None, padding=(0, 2), header_style="bold")
+    for name, value in metrics.per_class.items():
+        classes.add_row(name, cell(value))
+    console.print(classes)
