@@ -157,6 +157,21 @@ def test_dilation_in_older_and_newer_fields(values: dict, dilated: bool, saved, 
     assert load_model(folder).config.dilation == dilated
 
 
+@every_kind
+def test_trap_with_auxiliary_loss_transformers_runs_another_model_than_the_weights_are_of(kind: str, saved, tmp_path):
+    folder = copied(saved[kind], tmp_path)
+    edit(folder, auxiliary_loss=True)
+    images, is_padding = pictures(128, 160)
+    with torch.no_grad():
+        right, wrong = (
+            KINDS[kind][1].from_pretrained(source).eval()(images, (~is_padding).long()).logits
+            for source in (saved[kind], folder)
+        )
+        ours = load_model(folder)(images, is_padding).pred_logits
+    torch.testing.assert_close(ours, right, atol=2e-4, rtol=0)
+    assert (ours - wrong).abs().max() > 0.01
+
+
 def test_names_ids_and_preprocessing_come_along(saved, tmp_path):
     folder = copied(saved["conditional"], tmp_path)
     plain = load_model(folder)

@@ -53,14 +53,14 @@ def test_stages_behind_the_one_that_is_used_are_not_built():
     assert all(p.grad is not None for p in shallow.parameters())
 
 
-def test_every_norm_keeps_its_own_epsilon():
+def test_trap_every_norm_keeps_its_own_epsilon():
     lite = [m.eps for m in Backbone("tf_efficientnet_lite0", 16).modules() if hasattr(m, "eps")]
     resnet = [m.eps for m in Backbone("resnet18", 32).modules() if hasattr(m, "eps")]
     assert set(lite) == {1e-3}
     assert set(resnet) == {1e-5}
 
 
-def test_norms_have_no_trainable_parameters_and_resnets_stem_and_first_stage_are_frozen():
+def test_trap_norms_have_no_trainable_parameters_and_resnets_stem_and_first_stage_are_frozen():
     backbone = Backbone("resnet18", 32)
     trainable = {name for name, p in backbone.body.named_parameters() if p.requires_grad}
     frozen = {name for name, p in backbone.body.named_parameters() if not p.requires_grad}

@@ -1,4 +1,4 @@
-"""The whole detector: its size, its start, and the traps that implementations of this paper fall into."""
+"""The whole detector: its size, its start, and what holds of it for any input."""
 
 import copy
 
@@ -7,7 +7,6 @@ import torch
 
 from conditional_detr.config import PRESETS
 from conditional_detr.factory import DetectionModel, create_model
-from conditional_detr.model.decoder import CROSS_ATTENTIONS
 from conditional_detr.model.positional import sine_embedding
 
 SMALL = {"encoder_layers": 1, "decoder_layers": 3, "feedforward_dim": 64, "num_queries": 7}
@@ -73,84 +72,6 @@ def test_the_record_is_frozen():
     output = small()(torch.randn(1, 3, 64, 64))
     with pytest.raises(AttributeError):
         output.pred_boxes = None
-
-
-def decoded(model: DetectionModel, images: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        output = model(images, aux=True)
-    return torch.cat([output.aux_logits, output.pred_logits[None]])
-
-
-def test_trap_the_first_layer_uses_the_plain_point_and_all_later_ones_share_one_lambda():
-    model = perturbed(small())
-    images = torch.randn(1, 3, 64, 64)
-    before = decoded(model, images)
-    with torch.no_grad():
-        model.decoder.spatial_query.lambda_q.mlp.layers[-1].bias.add_(1)
-    after = decoded(model, images)
-    torch.testing.assert_close(after[0], before[0], atol=0, rtol=0)
-    assert (after[1] - before[1]).abs().max() > 1e-4
-    assert sum("lambda_q" in name for name in model.state_dict()) == 4
-
-
-def test_trap_lambda_reads_the_stream_before_the_shared_norm():
-    model = perturbed(small())
-    seen = []
-    model.decoder.spatial_query.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
-    streams = []
-    for layer in model.decoder.layers:
-        layer.register_forward_hook(lambda _, __, output: streams.append(output))
-    with torch.no_grad():
-        model(torch.randn(1, 3, 64, 64))
-    for lambda_input, stream in zip(seen, streams, strict=False):
-        torch.testing.assert_close(lambda_input, stream, atol=0, rtol=0)
-    assert len(seen) == 2
-
-
-def test_trap_only_the_first_layer_adds_the_object_query_and_the_position_to_the_content():
-    _, first, later = CROSS_ATTENTIONS["conditional"]
-    torch.manual_seed(0)
-    embedding, spatial, memory = torch.randn(1, 4, 16), torch.randn(1, 4, 16), torch.randn(1, 6, 16)
-    queries, position = torch.randn(2, 4, 16), torch.randn(1, 6, 16)
-    with torch.no_grad():
-        out = [
-            [layer(embedding, query, spatial, memory, position, None) for query in queries]
-            for layer in (first(16, 2, 0.0), later(16, 2, 0.0))
-        ]
-    assert (out[0][0] - out[0][1]).abs().max() > 1e-4
-    torch.testing.assert_close(out[1][0], out[1][1], atol=0, rtol=0)
-    model = small()
-    assert [hasattr(layer.cross_attention, "q_position") for layer in model.decoder.layers] == [True, False, False]
-
-
-def test_trap_there_is_no_refinement_every_layer_offsets_the_same_reference_point_with_gradient():
-    model = perturbed(small()).train()
-    output = model(torch.randn(1, 3, 64, 64))
-    for boxes in (*output.aux_boxes, output.pred_boxes):
-        last = model.reference_points.mlp.layers[-1].bias
-        (gradient,) = torch.autograd.grad(boxes[..., :2].sum(), last, retain_graph=True)
-        assert (gradient.abs() > 1e-3).all()
-    with torch.no_grad():
-        points = model.reference_points(model.object_query).sigmoid()
-        for head_input in model.decoder(model.object_query, points, torch.randn(1, 4, 128), torch.randn(1, 4, 128), None):
-            boxes = model.box_head(head_input, points)
-            centre = torch.logit(boxes[..., :2]) - model.box_head.mlp(head_input)[..., :2]
-            torch.testing.assert_close(centre[0], torch.logit(points), atol=1e-4, rtol=1e-4)
-
-
-def test_trap_the_position_never_enters_the_values():
-    model = perturbed(small())
-    attention = model.decoder.layers[1].cross_attention
-    memory = torch.randn(1, 1, 128).expand(1, 6, 128)  # the same content everywhere: only values could tell positions
-    arguments = torch.randn(1, 7, 128), model.object_query, torch.randn(1, 7, 128), memory
-    with torch.no_grad():
-        a, b = (attention(*arguments, torch.randn(1, 6, 128), None) for _ in range(2))
-    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
-
-
-def test_trap_one_class_head_and_one_box_head_serve_all_layers():
-    names = [n for n, _ in small().named_parameters() if n.startswith(("class_head", "box_head"))]
-    assert len(names) == 2 + 6
 
 
 def test_what_lies_in_padding_does_not_reach_the_other_images_or_the_unpadded_part():

@@ -156,7 +156,7 @@ def test_of_groups_of_queries_the_first_is_kept(tmp_path):
     assert same(load_model(tmp_path / "g.pth"), model)
 
 
-def test_91_classes_are_cocos_and_their_ids_are_their_numbers(tmp_path):
+def test_trap_91_logits_stand_for_cocos_ids_and_none_for_background(tmp_path):
     model = create_model("detr-r18", 91, pretrained_backbone=False, **SMALL)
     torch.save({"model": release_state(model)}, tmp_path / "detr.pth")
     back = load_model(tmp_path / "detr.pth")

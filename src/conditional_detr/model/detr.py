@@ -123,8 +123,8 @@ class DETR(nn.Module):
 
 
 def float32_region(like: Tensor) -> torch.autocast:
-    """Where autocast, if it is on, has no say."""
-    return torch.autocast(like.device.type, enabled=False)
+    """Where autocast, if it is on, has no say. (It does not know the meta device, on which work is counted.)"""
+    return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)
 
 
 def shrink_mask(padding_mask: Bool[Tensor, "B H W"] | None, features: Float[Tensor, "B D h w"]) -> Bool[Tensor, "B h w"] | None:

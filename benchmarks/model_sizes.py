@@ -1,0 +1,47 @@
+"""Parameters and multiply-adds of every system of the paper beside the paper's figures, as the table of docs/models.md.
+
+Multiply-adds are counted by PyTorch at 800 x 1121 px, where DETR-R50 has the 86 G that the paper gives for it: COCO's
+pictures are of many sizes, and the paper's figures are means over them. Nothing is computed: the models stand on the meta
+device.
+
+Command: python benchmarks/model_sizes.py        Time: about a minute on 1 core.
+"""
+
+import torch
+
+from conditional_detr.config import PRESETS, PreprocessorConfig
+from conditional_detr.factory import DetectionModel
+from conditional_detr.inference.describe import multiply_adds
+
+HEIGHT, WIDTH = 800, 1121
+PAPER = {  # Conditional DETR, table 1: parameters in M, GFLOPs (multiply-adds)
+    "detr-r50": (41, 86),
+    "conditional-detr-r50": (44, 90),
+    "detr-dc5-r50": (41, 187),
+    "conditional-detr-dc5-r50": (44, 195),
+    "detr-r101": (60, 152),
+    "conditional-detr-r101": (63, 156),
+    "detr-dc5-r101": (60, 253),
+    "conditional-detr-dc5-r101": (63, 262),
+}
+OURS_ALONE = ("conditional-detr-r18", "detr-r18")
+
+
+def main() -> None:
+    """Print the table."""
+    print("| name | parameters, M | paper | difference | G multiply-adds | paper | difference |")
+    print("|---|---|---|---|---|---|---|")
+    for name in (*PAPER, *OURS_ALONE):
+        with torch.device("meta"):
+            model = DetectionModel(PRESETS[name].model, PreprocessorConfig()).eval()
+        millions = sum(p.numel() for p in model.parameters()) / 1e6
+        work = multiply_adds(model, HEIGHT, WIDTH) / 1e9
+        cells = [f"`{name}`"]
+        for ours, paper in zip((millions, work), PAPER.get(name, (None, None)), strict=True):
+            known = [str(paper), f"{100 * (ours / paper - 1):+.1f} %"] if paper else ["", ""]
+            cells += [f"{ours:.1f}", *known]
+        print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
