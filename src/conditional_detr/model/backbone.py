@@ -1,5 +1,6 @@
 """A timm network as a detector's backbone: pictures in, one feature map out."""
 
+from functools import cache
 from typing import Any
 
 import timm
@@ -29,8 +30,7 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, stride: int, dilation: bool = False) -> None:
         super().__init__()
-        with torch.device("meta"):
-            strides = feature_network(name).feature_info.reduction()
+        strides = strides_of(name)
         if stride not in strides:
             raise ConfigError(f"{name} has no stage of stride {stride}; it has {', '.join(map(str, strides))}")
         options = {"output_stride": stride // 2} if dilation else {}
@@ -51,6 +51,13 @@ def feature_network(name: str, **options: Any) -> Any:
     """timm's network that returns feature maps, with random weights."""
     check_network(name)
     return timm.create_model(name, pretrained=False, features_only=True, **options)
+
+
+@cache
+def strides_of(name: str) -> tuple[int, ...]:
+    """Pixels a cell of each stage of a network, the finest first."""
+    with torch.device("meta"):
+        return tuple(feature_network(name).feature_info.reduction())
 
 
 def check_network(name: str) -> None:
