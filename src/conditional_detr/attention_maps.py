@@ -94,14 +94,13 @@ def explain_picture(model: DetectionModel, rgb: Tensor, conf: float) -> list[Exp
     preprocessor = Preprocessor(model.preprocessor)
     prepared = preprocessor(rgb)
     images, padding_mask = preprocessor.collate([prepared])
-    with recorded_cross_attention(model.decoder) as inputs:
+    with recorded(model) as (inputs, grid):
         output = model(images.to(where), None if padding_mask is None else padding_mask.to(where), aux=False)
     pairs = best_pairs(output.pred_logits, TOP_K, model.config.classification)
     kept = pairs.scores[0] >= conf
     if not kept.any():
         return []
     queries = pairs.queries[0][kept]
-    grid = [-(-side // model.config.stride) for side in images.shape[-2:]]
     spatial, content, combined = maps_of_layers(model.decoder, inputs, queries, grid)
 
     size_hw = torch.tensor(rgb.shape[-2:])
@@ -122,15 +121,17 @@ def explain_picture(model: DetectionModel, rgb: Tensor, conf: float) -> list[Exp
 
 
 @contextmanager
-def recorded_cross_attention(decoder: Decoder) -> Iterator[list[tuple[Tensor, ...]]]:
-    """A context in which the inputs of every layer's cross-attention are noted, in order."""
+def recorded(model: DetectionModel) -> Iterator[tuple[list[tuple[Tensor, ...]], list[int]]]:
+    """A context in which the inputs of every layer's cross-attention are noted, in order, and the memory's height and width."""
     inputs: list[tuple[Tensor, ...]] = []
-    hooks = [
+    grid: list[int] = []
+    hooks = [model.input_projection.register_forward_hook(lambda _, __, features: grid.extend(features.shape[-2:]))]
+    hooks += [
         layer.cross_attention.register_forward_pre_hook(lambda _, given: inputs.append(given))  # type: ignore[union-attr]
-        for layer in decoder.layers
+        for layer in model.decoder.layers
     ]
     try:
-        yield inputs
+        yield inputs, grid
     finally:
         for hook in hooks:
             hook.remove()

@@ -79,7 +79,7 @@ def train(
     amp: str | None = None,
     pretrained_backbone: bool | None = None,
     config: Path | None = None,
-    set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False)] = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False, negative="")] = None,
 ) -> None:
     """Train a detector on a COCO folder with the splits train and valid.
 
@@ -265,22 +265,27 @@ def explain(
     output
         Folder for what is written.
     """
+    if Path(image).is_dir() or "*" in image:
+        raise ConfigError(f"explain takes one picture, not {image}; predict takes folders and patterns")
+    if output.is_file():
+        raise ConfigError(f"{output} is a file: --output wants a folder")
     from conditional_detr.attention_maps import explain as run_explanation
     from conditional_detr.device import set_threads
     from conditional_detr.preprocessing import decode
 
+    rgb = decode(image).permute(1, 2, 0).numpy()
     note_untrained(source)
     set_threads(threads)
-    rgb = decode(image).permute(1, 2, 0).numpy()
     explanations = run_explanation(source, rgb, conf, device)
     if not explanations:
         print(f"nothing was found with a score of {conf} or more: a lower --conf explains what the model is less sure of")
         return
     from conditional_detr.attention_pictures import write_explanations
 
+    print(f"{len(explanations)} detections with a score of {conf} or more, best first")
     for found, file in zip(explanations, write_explanations(rgb, explanations, output), strict=True):
         x0, y0, x1, y1 = found.box
-        print(f"{found.class_name} {found.score:.2f} at x {x0:.0f}–{x1:.0f}, y {y0:.0f}–{y1:.0f} px → {file}")
+        print(f"{found.class_name} {found.score:.2f} at x {x0:.0f}–{x1:.0f}, y {y0:.0f}–{y1:.0f} px → {file}", flush=True)
     print(f"beside each: all layers (-layers.png) and the maps as arrays (.npz), in {output}")
 
 

@@ -77,8 +77,15 @@ def places_of(verb: Callable[..., None]) -> float:
 
 
 def unknown_option(path: tuple[str, ...], name: str, options: dict[str, bool]) -> str:
-    if "." in name:
-        return f"{' '.join(path)} has no option {name}: single settings are --set {name}=VALUE"
+    plain = name.lstrip("-").replace("-", "_")
+    if "." in plain:
+        return f"{' '.join(path)} has no option {name}: single settings are --set {plain}=VALUE"
+    if path == ("train",):
+        from conditional_detr.config import ModelConfig, RecipeConfig
+
+        for prefix, kind in (("", RecipeConfig), ("model.", ModelConfig)):
+            if plain in kind.model_fields:
+                return f"train has no option {name}: single settings are --set {prefix}{plain}=VALUE"
     near = did_you_mean("--" + name.lstrip("-"), options) if options else "It has none."
     return f"{' '.join(path)} has no option {name}. {near}"
 

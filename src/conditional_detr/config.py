@@ -15,6 +15,7 @@ LONGEST_PER_SHORTEST = 1333 / 800  # the paper's limits: shorter side 800, longe
 
 
 Scale = Annotated[float, Field(ge=0.1, le=10)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Settings(BaseModel):
@@ -99,7 +100,7 @@ class PreprocessorConfig(Settings):
     imgsz: int = Field(800, ge=16, le=8192, description="length of the shorter side after resizing, px")
     max_size: int = Field(0, ge=0, le=32_768, description="limit of the longer side, px; 0 = 1333/800 of imgsz")
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     size_multiple: int = Field(1, ge=1, le=256, description="pictures are padded to multiples of it, px")
 
     @property
@@ -232,6 +233,17 @@ def updated(settings: SettingsType, values: dict[str, Any], origin: str) -> Sett
     return build(type(settings), settings.model_dump() | values, origin)
 
 
+# What must hold, in our words, by pydantic's name for what went wrong.
+WORDS = {
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type", "finite_number"), "a number"),
+    **dict.fromkeys(("string_type", "string_unicode"), "a text"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list, as in [0.5, 1.0]"),
+    **dict.fromkeys(("dict_type", "model_type"), "a table of settings"),
+}
+
+
 def _sentence(kind: type[Settings], problem: Any, origin: str) -> str:
     path = [str(part) for part in problem["loc"]]
     name = ".".join(path)
@@ -240,7 +252,7 @@ def _sentence(kind: type[Settings], problem: Any, origin: str) -> str:
         return f"{origin}: there is no setting {name!r}. {did_you_mean(path[-1], _fields_at(kind, path[:-1]))}"
     if problem["type"] == "missing":
         return f"{origin}: the setting {name!r} is missing"
-    what = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    what = WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if not path:
         return f"{origin}: {what}"
     shown = repr(came)
@@ -291,8 +303,8 @@ def with_overrides(model: ModelConfig, overrides: dict[str, Any], origin: str) -
     """
     changed = updated(model, overrides, origin)
     idle = idle_fields(changed)
-    for field in idle.keys() & overrides.keys():
-        if getattr(changed, field) != "origin":  # which says that there is no point, and is true
+    for field in idle:
+        if field in overrides and getattr(changed, field) != "origin":  # which says that there is no point, and is true
             raise ConfigError(f"{origin}: {_conflict(changed, field, idle[field])}")
     return changed.model_copy(update={field: IDLE[field] for field in idle})
 

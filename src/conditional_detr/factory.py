@@ -15,7 +15,7 @@ from conditional_detr.model.detr import DETR
 from conditional_detr.model.encoder import Encoder
 from conditional_detr.model.heads import BOX_HEADS, CLASS_HEADS
 from conditional_detr.model.initialisation import initialise_transformer, look_at_reference_points
-from conditional_detr.model.queries import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_QUERIES
+from conditional_detr.model.queries import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_QUERIES, SpatialQuery
 
 SAME_PADDING_MULTIPLE = 32
 
@@ -59,6 +59,8 @@ class DetectionModel(DETR):
             num_queries=config.num_queries,
             dim=dim,
         )
+        if config.decoder_layers == 1 and kind.first is SpatialQuery.first:
+            self.decoder.spatial_query.requires_grad_(False)  # for later layers, of which there is none
         initialise_transformer(self.encoder, self.decoder, self.reference_points)
         if config.spatial_init == "local":
             look_at_reference_points(self.decoder)
@@ -83,6 +85,8 @@ class DetectionModel(DETR):
     @category_ids.setter
     def category_ids(self, ids: Sequence[int]) -> None:
         self._category_ids = [int(i) for i in ids]
+        if any(given != whole for given, whole in zip(ids, self._category_ids, strict=True)):
+            raise ConfigError("category_ids must be whole numbers")
         _check_length("category_ids", self._category_ids, self.config.num_classes)
         if len(set(self._category_ids)) != len(self._category_ids):
             raise ConfigError("category_ids must differ from each other")

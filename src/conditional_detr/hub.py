@@ -10,7 +10,7 @@ from conditional_detr.errors import UnavailableError
 TIMEOUT_SECONDS = 5.0
 
 
-def fetch(repo: str, files: list[str]) -> list[Path]:
+def fetch(repo: str, files: list[str], revision: str | None = None) -> list[Path]:
     """Files of a Hub repository as local paths, from the cache if they are there, else downloaded.
 
     Raises
@@ -21,19 +21,19 @@ def fetch(repo: str, files: list[str]) -> list[Path]:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return [Path(hf_hub_download(repo, file, local_files_only=True)) for file in files]
+        return [Path(hf_hub_download(repo, file, revision=revision, local_files_only=True)) for file in files]
     except (LocalEntryNotFoundError, ValueError, OSError):
         pass
     if reason := _out_of_reach():
         raise UnavailableError(f"{repo} is not in the local cache and the Hub is out of reach ({reason})")
     try:
-        return [Path(hf_hub_download(repo, file)) for file in files]
+        return [Path(hf_hub_download(repo, file, revision=revision)) for file in files]
     except Exception as error:  # the Hub's client has many: refused, not found, gated, interrupted
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise UnavailableError(f"{repo} cannot be had from the Hub: {lines[0][:200]}") from None
 
 
-def fetch_if_there(repo: str, file: str) -> Path | None:
+def fetch_if_there(repo: str, file: str, revision: str | None = None) -> Path | None:
     """One file of a Hub repository as a local path, or None where the repository has no such file.
 
     Raises
@@ -44,13 +44,13 @@ def fetch_if_there(repo: str, file: str) -> Path | None:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(repo, file, local_files_only=True))
+        return Path(hf_hub_download(repo, file, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, ValueError, OSError):
         pass
     if _out_of_reach():  # what was fetched before is all that is known of it
         return None
     try:
-        return Path(hf_hub_download(repo, file))
+        return Path(hf_hub_download(repo, file, revision=revision))
     except EntryNotFoundError:
         return None
     except Exception as error:

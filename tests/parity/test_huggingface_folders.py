@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from oracle import KINDS, build_oracle, ours_like, pictures
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -16,7 +17,7 @@ from conditional_detr.config import PreprocessorConfig
 from conditional_detr.errors import CheckpointError
 from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.weights.save import save_model
-from conditional_detr.weights.source import load_model, read_checkpoint
+from conditional_detr.weights.source import find_checkpoint, load_model, read_checkpoint
 
 PARTS = {"encoder_layers": 1, "decoder_layers": 2}
 EXACT = {"atol": 0, "rtol": 0}
@@ -149,6 +150,7 @@ def test_transformers_own_resnet(kind: str, tmp_path):
         ({"backbone_config": None, "use_timm_backbone": True, "backbone": "resnet50"}, False),
         ({"backbone_config": {"model_type": "timm_backbone", "output_stride": 16}}, True),
         ({"backbone_config": {"model_type": "timm_backbone"}, "dilation": True}, False),
+        ({"backbone_config": None, "backbone": "resnet50", "backbone_kwargs": {"out_indices": [4]}, "dilation": True}, True),
     ],
 )
 def test_dilation_in_older_and_newer_fields(values: dict, dilated: bool, saved, tmp_path):
@@ -216,20 +218,28 @@ def test_other_classes_keep_all_but_the_class_head_and_that_is_said(kind: str, s
 @pytest.mark.parametrize(
     ("values", "text"),
     [
+        ({"model_type": ["detr"]}, "must be of model_type conditional_detr or detr"),
+        ({"backbone_config": {"output_stride": 8}}, "has the backbone's output_stride = 8; there are only 16 and 32 here"),
+        ({"backbone_config": {"downsample_in_bottleneck": True}}, "the backbone's downsample_in_bottleneck = True"),
+        ({"backbone_config": "resnet"}, "must describe the backbone by an object; it has 'resnet'"),
+        (
+            {"architectures": ["ConditionalDetrForSegmentation"]},
+            "must be of a ConditionalDetrForObjectDetection; it is of ConditionalDetrForSegmentation",
+        ),
         ({"model_type": "yolos"}, "must be of model_type conditional_detr or detr; it is 'yolos'"),
         ({"activation_function": "gelu"}, "has activation_function = 'gelu'; there is only 'relu' here"),
         ({"position_embedding_type": "learned"}, "position_embedding_type = 'learned'"),
         ({"encoder_attention_heads": 4}, "has 4 encoder_attention_heads and 8 decoder_attention_heads"),
         ({"num_queries": 11}, "model.query_position_embeddings.weight is [300, 256], expected [11, 256]"),
         ({"decoder_layers": 1}, "model.decoder.layers.1.ca_kcontent_proj.bias is not expected"),
-        ({"d_model": "wide"}, "hidden_dim must be a valid integer"),
+        ({"d_model": "wide"}, "hidden_dim must be a whole number"),
         ({"id2label": {"0": "a", "2": "b"}}, "must name in 'id2label' the classes 0, 1, 2 … without a gap"),
     ],
 )
 def test_what_does_not_fit_is_said(values: dict, text: str, saved, tmp_path):
     folder = copied(saved["conditional"], tmp_path)
     edit(folder, **values)
-    with pytest.raises((CheckpointError, ValueError)) as caught:
+    with pytest.raises(CheckpointError) as caught:
         load_model(folder)
     assert text in str(caught.value)
 
@@ -252,11 +262,39 @@ def test_damaged_foreign_and_missing_weights_are_said_with_the_first_keys_that_d
         load_model(folder)
 
 
-def test_a_preprocessor_that_squashes_is_refused(saved, tmp_path):
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"size": {"height": 640, "width": 640}}, "must resize by shortest_edge and longest_edge, which keeps"),
+        ({"do_rescale": False}, "has do_rescale = False; there is only True here"),
+        ({"rescale_factor": 1 / 127.5}, "there is only 1/255 here"),
+        ({"resample": 0}, "has resample = 0; there is only 2 here"),
+        ({"image_std": [0, 1, 1]}, "std.0 must be greater than 0"),
+    ],
+)
+def test_preprocessing_that_is_not_ours_is_refused(values: dict, text: str, saved, tmp_path):
     folder = copied(saved["conditional"], tmp_path)
-    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 640, "width": 640}}))
-    with pytest.raises(CheckpointError, match="must resize by shortest_edge and longest_edge, which keeps"):
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": None, **values}))
+    with pytest.raises(CheckpointError) as caught:
         load_model(folder)
+    assert text in str(caught.value)
+
+
+def test_a_repository_on_the_hub_is_fetched_whole_and_of_one_revision(saved, monkeypatch):
+    asked = []
+
+    def download(repo: str, file: str, revision: str | None = None, local_files_only: bool = False) -> str:
+        asked.append((file, revision))
+        if not (saved["detr"] / file).is_file():
+            raise (LocalEntryNotFoundError if local_files_only else EntryNotFoundError)(file)
+        return str(saved["detr"] / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("conditional_detr.hub._out_of_reach", lambda: None)
+    assert find_checkpoint("facebook/detr") == saved["detr"]
+    assert asked[0] == ("config.json", None)
+    assert {revision for _, revision in asked[1:]} == {saved["detr"].name}
+    assert {file for file, _ in asked} == {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
 @pytest.mark.parametrize("format", ["huggingface", "official"])

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from conditional_detr.attention_maps import Explanation, explain
-from conditional_detr.attention_pictures import TILE, figure, heat, tile, write_explanations
+from conditional_detr.attention_pictures import NARROWEST, TILE, Tiles, figure, heat, write_explanations
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.factory import create_model
 from conditional_detr.inference.detector import Detector
@@ -62,6 +62,18 @@ def test_the_reference_point_is_the_querys_in_pixels_and_detr_has_none(model, pi
         np.testing.assert_allclose(e.reference_point, points[e.query] * [100, 60], rtol=1e-5)
 
 
+def test_the_maps_have_the_backbones_own_size_and_earlier_pictures_go(picture, tmp_path):
+    model = create_model("conditional-detr-r18", 3, False, backbone="convnext_atto.d2_in1k", **SMALL).eval()
+    model.preprocessor = model.preprocessor.model_copy(update={"imgsz": 70})
+    first = explain(model, picture, conf=0, device="cpu")[:2]
+    assert first[0].combined.shape[2:] == (2, 3)  # of 70 x 116 px at stride 32, rounded down
+    (tmp_path / "mine.npz").write_bytes(b"x")
+    assert len(list(write_explanations(picture, first, tmp_path))) == 2
+    assert len(list(write_explanations(picture, first[:1], tmp_path))) == 1
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+    assert (tmp_path / "mine.npz").exists()
+
+
 def test_explaining_leaves_nothing_behind_in_the_model(model, picture):
     explain(model, picture, conf=0, device="cpu")
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -84,10 +96,18 @@ def explanation(cell: float, layers: int = 2, point: np.ndarray | None = None) -
 
 def test_tiles_show_the_box_in_its_place():
     rgb = np.zeros((64, 80, 3), np.uint8)
-    shown = np.asarray(tile(rgb, np.zeros((4, 5)), explanation(16)))
-    assert max(shown.shape[:2]) == TILE
-    factor = TILE / 80
-    assert shown[round(5 * factor), round(25 * factor)].tolist() == [0, 230, 118]
+    tiles = Tiles(rgb, explanation(16))
+    for shown in (np.asarray(tiles.over(np.zeros((4, 5)))), np.asarray(tiles.plain())):
+        assert max(shown.shape[:2]) == TILE
+        factor = TILE / 80
+        assert shown[round(5 * factor), round(25 * factor)].tolist() == [0, 230, 118]
+
+
+@pytest.mark.parametrize("size", [(30, 300), (300, 30), (2, 900), (1, 1), (3000, 2000)])
+def test_figures_of_odd_pictures_have_room_for_their_text(size: tuple[int, int]):
+    sheet = figure(np.zeros((*size, 3), np.uint8), explanation(16), [1])
+    assert sheet.shape[1] >= NARROWEST
+    assert (sheet[:60, -10:] == 255).all()
 
 
 def test_a_figure_has_a_row_a_part_and_a_column_a_head():
@@ -100,7 +120,7 @@ def test_a_figure_has_a_row_a_part_and_a_column_a_head():
 def test_pictures_and_arrays_are_written_and_a_folder_that_cannot_be_is_said(tmp_path):
     rgb = np.zeros((64, 80, 3), np.uint8)
     given = [explanation(16, point=np.array([1.0, 2.0])), explanation(16)]
-    files = write_explanations(rgb, given, tmp_path / "e")
+    files = list(write_explanations(rgb, given, tmp_path / "e"))
     assert [f.name for f in files] == ["01-a_b.png", "02-a_b.png"]
     assert {p.name for p in (tmp_path / "e").iterdir()} == {
         f"0{i}-a_b{end}" for i in (1, 2) for end in (".png", "-layers.png", ".npz")
@@ -113,4 +133,4 @@ def test_pictures_and_arrays_are_written_and_a_folder_that_cannot_be_is_said(tmp
         assert drawn.size[0] > 3 * TILE
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunError, match="cannot be written"):
-        write_explanations(rgb, given, tmp_path / "file")
+        list(write_explanations(rgb, given, tmp_path / "file"))

@@ -34,7 +34,9 @@ def test_an_unknown_field_is_answered_with_the_nearest():
         ({"dropout": float("nan")}, "here: dropout must be"),
         ({"lambda_q": "blok"}, "here: lambda_q must be 'diagonal', 'identity', 'scalar', 'block' or 'full', not 'blok'"),
         ({"hidden_dim": 100}, "here: hidden_dim must be divisible by num_heads and by 4, not 100 with 8 heads"),
-        ({"encoder_layers": "many"}, "here: encoder_layers must be a valid integer"),
+        ({"box_offset": None}, "here: box_offset must be true or false, not None"),
+        ({"encoder_layers": 2.5}, "here: encoder_layers must be a whole number, not 2.5"),
+        ({"encoder_layers": "many"}, "here: encoder_layers must be a whole number"),
     ],
 )
 def test_a_wrong_value_is_said_in_our_words(values: dict, text: str):

@@ -188,6 +188,77 @@ def test_a_checkpoint_never_runs_code(place: str, tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+ODD = {
+    "a scalar head": {"class_embed.weight": torch.tensor(1.0)},
+    "a flat query": {"query_embed.weight": torch.zeros(3)},
+    "a scalar layer": {"transformer.decoder.layers.0.linear1.weight": torch.tensor(1.0)},
+    "whole numbers": {"input_proj.bias": torch.zeros(64, dtype=torch.int8)},
+    "complex numbers": {"input_proj.bias": torch.zeros(64, dtype=torch.complex64)},
+    "a sparse tensor": {"class_embed.weight": torch.zeros(5, 64).to_sparse()},
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_odd_tensors_are_a_damaged_checkpoint(what: str, tmp_path):
+    torch.save({"model": release_state(small("conditional-detr")) | ODD[what]}, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=r"odd\.pth"):
+        load_model(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize(
+    ("beside", "text"),
+    [
+        ({"args": [1]}, "must hold a dict under 'args'; it holds a list"),
+        ({"args": {"group_detr": "3", "nheads": "many"}}, "num_heads must be a whole number"),
+        ({"preprocessor": [1]}, "is damaged"),
+        ({"preprocessor": {"std": [0, 1, 1]}}, "std.0 must be greater than 0"),
+        ({"class_names": ["a"]}, "class_names must have an entry for each of the 5 classes, not 1"),
+        ({"category_ids": [1.5, 2, 3, 4, 5]}, "category_ids must be whole numbers"),
+    ],
+)
+def test_odd_values_beside_the_weights_are_said(beside: dict, text: str, tmp_path):
+    torch.save({"model": release_state(small("conditional-detr")), **beside}, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_model(tmp_path / "odd.pth")
+    assert text in str(caught.value)
+    assert "odd.pth" in str(caught.value)
+
+
+def test_a_folder_whose_name_looks_like_a_file_is_a_folder_and_a_missing_file_is_no_hub_id(tmp_path):
+    model = small("detr")
+    assert same(load_model(save_model(model, tmp_path / "z.pth", format="official")), model)
+    with pytest.raises(SourceError, match=r"weights/r50.pth: there is no such path, and it is no model name"):
+        find_checkpoint("weights/r50.pth")
+    with pytest.raises(SourceError, match="cannot be looked at: File name too long"):
+        find_checkpoint("x" * 5000)
+
+
+def test_timms_name_of_a_resnet_is_kept(tmp_path):
+    model = small("detr", backbone="resnet18.a1_in1k")
+    for format in ("official", "huggingface"):
+        assert load_model(save_model(model, tmp_path / format, format=format)).config.backbone == "resnet18.a1_in1k"
+
+
+def test_a_full_disk_is_said_in_every_format(tmp_path):
+    import resource
+
+    model = small("detr")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for format in ("native", "huggingface", "official"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, old[1]))
+        try:
+            with pytest.raises(CheckpointError, match="cannot be written"):
+                save_model(model, tmp_path / format, format=format)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        assert not (tmp_path / format).exists()
+
+
+def test_what_is_written_can_be_read_by_others_as_the_folder_can(tmp_path):
+    folder = save_model(small("detr"), tmp_path / "m")
+    assert {oct(file.stat().st_mode & 0o777) for file in folder.iterdir()} == {oct(folder.stat().st_mode & 0o666)}
+
+
 def test_foreign_and_damaged_files_are_said_with_what_was_expected_and_found(tmp_path):
     file = tmp_path / "x.pth"
     model = small("conditional-detr")
@@ -205,6 +276,8 @@ def test_foreign_and_damaged_files_are_said_with_what_was_expected_and_found(tmp
     assert "x.pth cannot be read as a PyTorch checkpoint" in message()
     torch.save([1, 2], file)
     assert "must hold tensors by name; it holds a list" in message()
+    file.write_text("text")
+    assert "it is damaged, or something else than tensors by name" in message()
     torch.save({"model": {"conv.weight": torch.zeros(3)}}, file)
     assert "(transformer.decoder.layers.0.*, class_embed.*); found conv.weight" in message()
     torch.save({f"detr.{key}": value for key, value in state.items()}, file)

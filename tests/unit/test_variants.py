@@ -204,6 +204,15 @@ def test_at_the_origin_all_queries_look_from_the_middle_and_no_parameter_says_ot
     torch.testing.assert_close(sine_embedding(points, 8)[0], sine_embedding(points, 8)[6])
 
 
+@pytest.mark.parametrize("variant", [{}, {"spatial_query": "intermediate"}, {"spatial_query": "lambda"}], ids=name_of)
+def test_with_one_layer_nothing_waits_for_a_gradient_that_never_comes(variant: dict):
+    small = {**SMALL, "decoder_layers": 1}
+    model = create_model("conditional-detr-tiny", CLASSES, pretrained_backbone=False, **small, **variant).train()
+    output = model(*images_and_padding())
+    (output.pred_logits.square().sum() + output.pred_boxes.square().sum()).backward()
+    assert not [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
 def test_detr_has_no_parameters_of_points_or_places():
     names = [key for key, _ in build("detr-tiny", {}).named_parameters()]
     assert not [key for key in names if "reference" in key or "lambda" in key or "spatial" in key]

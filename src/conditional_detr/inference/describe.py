@@ -6,11 +6,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from conditional_detr.config import idle_fields
 from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.preprocessing import Preprocessor
 from conditional_detr.weights.source import find_checkpoint, read_checkpoint
 
 LANDSCAPE = (480, 640)
+CHOICES = ("cross_attention", "spatial_query", "lambda_q", "reference_points", "box_offset", "classification")
 
 
 def describe(source: str | Path) -> dict[str, str]:
@@ -23,6 +25,7 @@ def describe(source: str | Path) -> dict[str, str]:
         checkpoint = read_checkpoint(path)
         model, origin = checkpoint.build(), f"{checkpoint.kind} {path}"
     config, picture = model.config, model.preprocessor
+    idle = idle_fields(config)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     height, width = Preprocessor(picture).size_hw(LANDSCAPE)
@@ -34,6 +37,7 @@ def describe(source: str | Path) -> dict[str, str]:
         "kind": origin,
         "network": f"{config.backbone} at stride {config.stride}, width {config.hidden_dim}, "
         f"{config.num_heads} heads, {config.encoder_layers} encoder and {config.decoder_layers} decoder layers",
+        "choices": ", ".join(f"{field} {str(getattr(config, field)).lower()}" for field in CHOICES if field not in idle),
         "queries": str(config.num_queries),
         "classes": f"{len(names)}" + ("" if path is None else f": {shown}"),
         "input": f"shorter side {picture.imgsz} px, longer side at most {picture.longest} px",

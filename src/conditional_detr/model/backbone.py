@@ -34,10 +34,15 @@ class Backbone(nn.Module):
         if stride not in strides:
             raise ConfigError(f"{name} has no stage of stride {stride}; it has {', '.join(map(str, strides))}")
         options = {"output_stride": stride // 2} if dilation else {}
-        body = feature_network(name, out_indices=(strides.index(stride),), **options)
-        self.channels: int = body.feature_info.channels()[-1]
-        self.body: nn.Module = freeze_batch_norm_2d(body)  # type: ignore[no-untyped-call]
-        drop_unused(self.body)
+        try:
+            body = feature_network(name, out_indices=(strides.index(stride),), **options)
+            self.channels: int = body.feature_info.channels()[-1]
+            self.body: nn.Module = freeze_batch_norm_2d(body)  # type: ignore[no-untyped-call]
+            drop_unused(self.body)
+        except (AssertionError, NotImplementedError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            how = "dilated " if dilation else ""
+            raise ConfigError(f"{name} cannot be a {how}backbone for pictures of any size: {reason}") from None
         fold_frozen_norms(self.body)
         for key, parameter in self.body.named_parameters():
             if key.startswith(FROZEN_PREFIXES):

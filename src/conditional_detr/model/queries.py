@@ -60,12 +60,12 @@ class IdentityLambda(nn.Module):
         """It is there."""
 
 
-class DiagonalLambda(nn.Module):
-    """Λ_q = diag(λ_q), λ_q = MLP(f): one factor an entry of the point's embedding (section 3.3)."""
+class FactorLambda(nn.Module):
+    """Λ_q multiplies by predicted factors: one for all entries of the point's embedding, or one an entry."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, factors: int) -> None:
         super().__init__()
-        self.mlp = MLP(dim, dim, dim, num_layers=2)
+        self.mlp = MLP(dim, dim, factors, num_layers=2)
 
     def forward(self, content: Content, embedded_points: Points) -> Content:
         return self.mlp(content) * embedded_points
@@ -75,12 +75,18 @@ class DiagonalLambda(nn.Module):
         start_near(self.mlp, torch.ones(()))
 
 
-class ScalarLambda(DiagonalLambda):
-    """Λ_q = λ_q · 1: one factor for the whole embedding (figure 5)."""
+class DiagonalLambda(FactorLambda):
+    """Λ_q = diag(λ_q), λ_q = MLP(f) (section 3.3)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
-        nn.Module.__init__(self)
-        self.mlp = MLP(dim, dim, 1, num_layers=2)
+        super().__init__(dim, factors=dim)
+
+
+class ScalarLambda(FactorLambda):
+    """Λ_q = λ_q · 1, λ_q = MLP(f) (figure 5)."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__(dim, factors=1)
 
 
 class BlockLambda(nn.Module):

@@ -5,7 +5,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from conditional_detr.config import RecipeConfig, read_toml
+from conditional_detr.config import ModelConfig, RecipeConfig, read_toml
 from conditional_detr.errors import ConfigError, did_you_mean
 from conditional_detr.training.run import train
 
@@ -14,6 +14,7 @@ def training_options(config: Path | None, assignments: list[str], given: dict[st
     """Arguments of `train` from a TOML file, changed by --set, changed by the options that were typed."""
     known = set(signature(train).parameters) - {"model_overrides", "recipe_overrides", "resume", "quiet"}
     recipe_keys = set(RecipeConfig.model_fields) - known
+    model_keys = {f"model.{field}" for field in ModelConfig.model_fields}
     values: dict[str, Any] = {}
     overrides: dict[str, dict[str, Any]] = {"model": {}, "recipe": {}}
     file = read_toml(config) if config is not None else {}
@@ -31,7 +32,7 @@ def training_options(config: Path | None, assignments: list[str], given: dict[st
             value = tomllib.loads(f"v = {text}")["v"]
         except tomllib.TOMLDecodeError:
             value = text
-        if key.startswith("model."):
+        if key in model_keys:
             overrides["model"][key.removeprefix("model.")] = value
         else:
             settings[key.removeprefix("training.")] = value
@@ -42,5 +43,9 @@ def training_options(config: Path | None, assignments: list[str], given: dict[st
             overrides["recipe"][key] = value
         else:
             origin = config if config is not None and key in file else "--set"
-            raise ConfigError(f"{origin}: there is no setting {key!r}. {did_you_mean(key, known | recipe_keys)}")
+            near = f"model.{key}" if f"model.{key}" in model_keys else key
+            raise ConfigError(f"{origin}: there is no setting {key!r}. {did_you_mean(near, known | recipe_keys | model_keys)}")
+    for key in {"data", "model", "output"} & values.keys():
+        if not isinstance(values[key], str):
+            raise ConfigError(f"{key} must be a name or a path, not {values[key]!r}")
     return {**values, **given, "model_overrides": overrides["model"], "recipe_overrides": overrides["recipe"]}

@@ -1,9 +1,9 @@
 """What a run begins with: its settings, its model, and what must hold of its data before the first step."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from conditional_detr.config import PRESETS, RECIPES, ModelConfig, PreprocessorConfig, RunConfig, build, recipe_of, updated
+from conditional_detr.config import PRESETS, RECIPES, RunConfig, build, recipe_of, updated
 from conditional_detr.data.coco import CocoIndex, match_categories
 from conditional_detr.errors import ConfigError, DataError, did_you_mean
 from conditional_detr.factory import DetectionModel, create_model
@@ -18,34 +18,37 @@ def resolve(name: str, recipe: str | None, recipe_values: dict[str, Any], values
     """
     if recipe is not None and recipe not in RECIPES:
         raise ConfigError(f"there is no recipe {recipe!r}. {did_you_mean(recipe, RECIPES)}")
-    model, preprocessor = made_for(name)
-    chosen = recipe or recipe_of(updated(model, values["model_overrides"], origin="train"))
-    base = RECIPES[chosen]
+    if recipe is None or "imgsz" not in values:  # a run that goes on has both written down
+        imgsz, usual = made_for(name)
+        values, recipe = {"imgsz": imgsz, **values}, recipe or usual
+    base = RECIPES[recipe]
     lr = recipe_values.get("lr")
     if isinstance(lr, int | float):
         recipe_values = {"lr_backbone": base.lr_backbone * lr / base.lr if lr > 0 else base.lr_backbone, **recipe_values}
     training = updated(base, recipe_values, origin="train")
-    return build(RunConfig, {"imgsz": preprocessor.imgsz, **values, "recipe": chosen, "training": training}, origin="train")
+    return build(RunConfig, {**values, "recipe": recipe, "training": training}, origin="train")
 
 
-def made_for(source: str) -> tuple[ModelConfig, PreprocessorConfig]:
-    """What a source is made of and for, without building it."""
+def made_for(source: str) -> tuple[int, Literal["paper", "fast"]]:
+    """The size in px and the recipe that a source is made for, without building it."""
     path = find_checkpoint(source)
     if path is None:
-        return PRESETS[source].model, PreprocessorConfig(imgsz=PRESETS[source].imgsz)
+        return PRESETS[source].imgsz, PRESETS[source].recipe
     checkpoint = read_checkpoint(path)
-    return checkpoint.config, checkpoint.preprocessor
+    return checkpoint.preprocessor.imgsz, recipe_of(checkpoint.config)
 
 
 def build_model(config: RunConfig, data: CocoIndex) -> tuple[DetectionModel, list[str]]:
     """The model that a run begins with, for the classes of its data, and what is to be said of it."""
     names, ids = [c.name for c in data.categories], [c.id for c in data.categories]
+    if "num_classes" in config.model_overrides:
+        raise ConfigError(f"model.num_classes cannot be set: {data.file} has {len(names)} classes")
     if find_checkpoint(config.model) is None:
         model = create_model(config.model, len(names), config.pretrained_backbone, names, ids, **config.model_overrides)
         start = "ImageNet weights" if config.pretrained_backbone else "random weights, as asked for"
         notes = [f"backbone {model.config.backbone}: {start}"]
     elif config.model_overrides:
-        raise ConfigError(f"{config.model} is a trained model: its parts cannot be changed by model_overrides")
+        raise ConfigError(f"{config.model} is a trained model: its parts cannot be changed (--set model.…, model_overrides)")
     else:
         model = load_model(config.model)
         had = model.class_names

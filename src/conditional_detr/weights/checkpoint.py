@@ -48,14 +48,14 @@ class Checkpoint(NamedTuple):
                 ours = DetectionModel(self.config, self.preprocessor).state_dict()
             check_state(self.state, self._foreign(ours), self.file, self.description)
             model = DetectionModel(self.config, self.preprocessor, self.class_names, self.category_ids)
+            state = self.state
+            if self.column is not None:
+                state = from_foreign(state, ours, self.column, self.config.cross_attention)
+            model.load_state_dict(state)
         except CheckpointError:
             raise
         except (ConfigError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise CheckpointError(f"{self.description} describes no model that can be built: {error}") from None
-        state = self.state
-        if self.column is not None:
-            state = from_foreign(state, ours, self.column, self.config.cross_attention)
-        model.load_state_dict(state)
         return model.eval()
 
     def _foreign(self, ours: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -71,7 +71,12 @@ def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], file: Pat
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
     ]
-    if differ := missing + surplus + shapes:
+    kinds = [
+        f"{key} is {value.dtype}, {value.layout}, on {value.device.type}, expected plain floating-point numbers"
+        for key, value in state.items()
+        if not value.is_floating_point() or value.layout != torch.strided or value.is_meta
+    ]
+    if differ := missing + surplus + shapes + kinds:
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
         raise CheckpointError(
             f"{file} must hold the {len(expected)} tensors of the model that {description.name} describes; of the {len(state)} "

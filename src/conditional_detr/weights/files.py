@@ -1,15 +1,17 @@
 """Files of tensors, read without running anything that lies in them."""
 
 import argparse
+import os
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.serialization import safe_globals
 
 from conditional_detr.errors import CheckpointError
@@ -19,10 +21,12 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 
 def read_weights(file: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file."""
+    if not file.exists():
+        raise CheckpointError(f"{file} is missing: the checkpoint is not whole")
+    if not os.access(file, os.R_OK):
+        raise CheckpointError(f"{file} cannot be opened: Permission denied")
     try:
         return load_file(file)
-    except FileNotFoundError:
-        raise CheckpointError(f"{file} is missing: the checkpoint is not whole") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read as safetensors: {str(error)[:200]}") from None
 
@@ -35,7 +39,8 @@ def load_tensors(file: Path) -> dict[str, Any]:
     CheckpointError : it holds anything else, which is not run, or it is damaged
     """
     try:
-        with safe_globals([argparse.Namespace]):
+        with safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its advice is to trust the file
             content = torch.load(file, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise CheckpointError(f"{file} cannot be opened: {error.strerror or error}") from None
@@ -44,8 +49,14 @@ def load_tensors(file: Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{file} holds more than weights: it asks for {asked[1]}, which is not run. Save its state_dict alone"
             ) from None
-        reason = [*str(error).splitlines(), type(error).__name__][0]
-        raise CheckpointError(f"{file} cannot be read as a PyTorch checkpoint: {reason[:200]}") from None
+        raise CheckpointError(
+            f"{file} cannot be read as a PyTorch checkpoint: it is damaged, or something else than tensors by name"
+        ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} must hold tensors by name; it holds a {type(content).__name__}")
     return content
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A model's weights as they are written: on the CPU, each in memory of its own."""
+    return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}

@@ -12,7 +12,7 @@ from conditional_detr.errors import CheckpointError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.coco_names import names_of
-from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, load_tensors, read_weights
+from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, load_tensors, read_weights, weights_of
 from conditional_detr.weights.names import (
     HUGGINGFACE,
     OWN_RESNET,
@@ -21,7 +21,7 @@ from conditional_detr.weights.names import (
     renamed,
     to_foreign,
 )
-from conditional_detr.weights.resnets import ROWS, backbone_of, check_can_be_held
+from conditional_detr.weights.resnets import ROWS, backbone_of, check_can_be_held, named
 
 PREPROCESSOR = "preprocessor_config.json"
 SHARDS, PICKLED = "model.safetensors.index.json", "pytorch_model.bin"
@@ -33,6 +33,14 @@ CLASSES = {"conditional": "ConditionalDetr", "additive": "Detr"}
 DEFAULTS = {"d_model": 256, "encoder_layers": 6, "decoder_layers": 6, "decoder_ffn_dim": 2048, "decoder_attention_heads": 8}
 QUERIES = {"conditional": 300, "additive": 100}
 ONLY = {"activation_function": "relu", "position_embedding_type": "sine", "num_channels": 3, "scale_embedding": False}
+BACKBONE_ONLY = {
+    "hidden_act": "relu",
+    "downsample_in_bottleneck": False,
+    "downsample_in_first_stage": False,
+    "num_channels": 3,
+    "in_chans": 3,
+}
+PREPROCESSOR_ONLY = {"do_resize": True, "do_rescale": True, "resample": 2}  # 2 is Pillow's bilinear
 PLACEHOLDER = "LABEL_"
 
 
@@ -52,9 +60,12 @@ def read(path: Path) -> Checkpoint:
     file = path / DESCRIPTION
     content = read_json_object(file, CheckpointError)
     kind = content.get("model_type")
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         raise CheckpointError(f"{file} must be of model_type {' or '.join(TYPES)}; it is {str(kind)[:60]!r}")
     cross_attention = TYPES[kind]
+    made = content.get("architectures") or [f"{CLASSES[cross_attention]}ForObjectDetection"]
+    if not any(str(each).endswith("ForObjectDetection") for each in made):
+        raise CheckpointError(f"{file} must be of a {CLASSES[cross_attention]}ForObjectDetection; it is of {str(made[0])[:60]}")
     weights, state = _read_state(path)
     if any(key.startswith("detr.") for key in state):
         raise CheckpointError(f"{path} must hold a detector; it is a segmentation model, which is not read")
@@ -62,7 +73,7 @@ def read(path: Path) -> Checkpoint:
     names = _class_names(content, state, file)
     config = _config(file, content, state, cross_attention, len(names))
     preprocessor = _read_preprocessor(path / PREPROCESSOR)
-    if all(name == f"{PLACEHOLDER}{i}" for i, name in enumerate(names)):
+    if "category_ids" not in content and all(name == f"{PLACEHOLDER}{i}" for i, name in enumerate(names)):
         names = names_of(len(names)) or [str(i) for i in range(len(names))]
     ids = content.get("category_ids")
     return Checkpoint(f"Hugging Face folder ({kind})", file, weights, config, preprocessor, names, ids, state, HUGGINGFACE)
@@ -84,7 +95,7 @@ def write(model: DetectionModel, folder: Path) -> None:
         "architectures": [f"{CLASSES[config.cross_attention]}ForObjectDetection"],
         "model_type": next(kind for kind, row in TYPES.items() if row == config.cross_attention),
         "use_timm_backbone": True,
-        "backbone": config.backbone.split(".")[0],
+        "backbone": config.backbone,
         "use_pretrained_backbone": False,
         "dilation": config.dilation,
         "num_queries": config.num_queries,
@@ -116,8 +127,7 @@ def write(model: DetectionModel, folder: Path) -> None:
         "do_pad": True,
         "format": "coco_detection",
     }
-    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
-    foreign = {key: value.contiguous() for key, value in to_foreign(state, HUGGINGFACE, config.cross_attention).items()}
+    foreign = to_foreign(weights_of(model), HUGGINGFACE, config.cross_attention)
     save_file(foreign, folder / WEIGHTS, metadata={"format": "pt"})
     for name, values in ((DESCRIPTION, content), (PREPROCESSOR, preprocessing)):
         (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -127,11 +137,8 @@ def _read_state(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     if (folder / WEIGHTS).is_file():
         return folder / WEIGHTS, read_weights(folder / WEIGHTS)
     if (folder / SHARDS).is_file():
-        shards = read_json_object(folder / SHARDS, CheckpointError).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
-            raise CheckpointError(f"{folder / SHARDS} must say in 'weight_map' which file of the folder holds which tensor")
         state: dict[str, Tensor] = {}
-        for shard in sorted(set(shards.values())):
+        for shard in shards_of(folder / SHARDS):
             state |= read_weights(folder / shard)
         return folder / SHARDS, state
     if (folder / PICKLED).is_file():
@@ -140,11 +147,19 @@ def _read_state(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     raise CheckpointError(f"{folder} holds a {DESCRIPTION} but no weights: none of {WEIGHTS}, {SHARDS}, {PICKLED} is there")
 
 
+def shards_of(index: Path) -> list[str]:
+    """The files beside an index that hold the tensors."""
+    shards = read_json_object(index, CheckpointError).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
+        raise CheckpointError(f"{index} must say in 'weight_map' which file of the folder holds which tensor")
+    return sorted(set(shards.values()))
+
+
 def _class_names(content: dict[str, Any], state: dict[str, Tensor], file: Path) -> list[str]:
     labels = content.get("id2label")
     if labels is None:  # transformers leaves them out where nobody set them
-        columns = len(state.get("class_labels_classifier.bias", [0] * 3))
-        count = columns - (content["model_type"] == "detr")
+        bias = state.get("class_labels_classifier.bias")
+        count = 2 if bias is None else bias.numel() - (content["model_type"] == "detr")
         return [f"{PLACEHOLDER}{i}" for i in range(count)]
     if not isinstance(labels, dict) or set(labels) != {str(i) for i in range(len(labels))}:
         raise CheckpointError(f"{file} must name in 'id2label' the classes 0, 1, 2 … without a gap")
@@ -158,19 +173,18 @@ def _config(
     cross_attention: Literal["conditional", "additive"],
     classes: int,
 ) -> ModelConfig:
-    for field, value in ONLY.items():
-        if content.get(field, value) != value:
-            raise CheckpointError(f"{file} has {field} = {content[field]!r}; there is only {value!r} here")
+    _only(file, content, ONLY)
     for field in ("attention_heads", "ffn_dim"):
         default = DEFAULTS[f"decoder_{field}"]
         encoder, decoder = (content.get(f"{part}_{field}", default) for part in ("encoder", "decoder"))
         if encoder != decoder:
             raise CheckpointError(f"{file} has {encoder!r} encoder_{field} and {decoder!r} decoder_{field}: they must be equal")
+    options = _backbone_options(content, file)
     values = {
         **ROWS[cross_attention],
         "cross_attention": cross_attention,
-        "backbone": backbone_of(state, BACKBONE, file.parent),
-        "dilation": _is_dilated(content),
+        "backbone": named(backbone_of(state, BACKBONE, file.parent), options.get("backbone", content.get("backbone"))),
+        "dilation": _is_dilated(content, options, file),
         "num_classes": classes,
         "num_queries": content.get("num_queries", QUERIES[cross_attention]),
         "hidden_dim": content.get("d_model", DEFAULTS["d_model"]),
@@ -183,12 +197,28 @@ def _config(
     return build(ModelConfig, values, str(file))
 
 
-def _is_dilated(content: dict[str, Any]) -> bool:
-    """`dilation` speaks where no options of the backbone do; transformers' own ResNet has no dilation."""
-    options = content.get("backbone_config") or content.get("backbone_kwargs")
-    if isinstance(options, dict):
-        return bool(options.get("output_stride") == 16)
-    return bool(content.get("use_timm_backbone", True) and content.get("dilation", False))
+def _backbone_options(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    options = content.get("backbone_config") or content.get("backbone_kwargs") or {}
+    if not isinstance(options, dict):
+        raise CheckpointError(f"{file} must describe the backbone by an object; it has {str(options)[:60]!r}")
+    _only(file, options, BACKBONE_ONLY, "the backbone's ")
+    return options
+
+
+def _is_dilated(content: dict[str, Any], options: dict[str, Any], file: Path) -> bool:
+    """`output_stride` speaks where it is set, else `dilation`, which transformers' own ResNet has not."""
+    stride = options.get("output_stride")
+    if stride not in (None, 16, 32):
+        raise CheckpointError(f"{file} has the backbone's output_stride = {stride!r}; there are only 16 and 32 here")
+    if stride is None and not content.get("backbone_config"):
+        return bool(content.get("use_timm_backbone", True) and content.get("dilation", False))
+    return stride == 16
+
+
+def _only(file: Path, content: dict[str, Any], only: dict[str, Any], whose: str = "") -> None:
+    for field, value in only.items():
+        if content.get(field) not in (None, value):
+            raise CheckpointError(f"{file} has {whose}{field} = {content[field]!r}; there is only {value!r} here")
 
 
 def _read_preprocessor(file: Path) -> PreprocessorConfig:
@@ -199,17 +229,20 @@ def _read_preprocessor(file: Path) -> PreprocessorConfig:
     size = content.get("size", {"shortest_edge": 800, "longest_edge": 1333})
     if isinstance(size, int):  # as older files have it
         size = {"shortest_edge": size, "longest_edge": content.get("max_size", 1333)}
-    keeps_proportions = isinstance(size, dict) and {"shortest_edge", "longest_edge"} <= set(size)
-    if not keeps_proportions or not content.get("do_resize", True):
+    if not isinstance(size, dict) or not {"shortest_edge", "longest_edge"} <= set(size):
         raise CheckpointError(
-            f"{file} must resize by shortest_edge and longest_edge, which keeps a picture's proportions; it has "
-            f"size = {size!r}, do_resize = {content.get('do_resize', True)!r}"
+            f"{file} must resize by shortest_edge and longest_edge, which keeps a picture's proportions; it has size = {size!r}"
         )
-    values: dict[str, Any] = {"imgsz": size["shortest_edge"], "max_size": size["longest_edge"]}
+    _only(file, content, PREPROCESSOR_ONLY)
+    factor = content.get("rescale_factor") or 1 / 255
+    if not isinstance(factor, float) or abs(255 * factor - 1) > 1e-6:
+        raise CheckpointError(f"{file} has rescale_factor = {factor!r}; there is only 1/255 here")
+    shortest, longest = size["shortest_edge"], size["longest_edge"]
+    default = isinstance(shortest, int) and longest == PreprocessorConfig(imgsz=max(16, min(shortest, 8192))).longest
+    values: dict[str, Any] = {"imgsz": shortest, "max_size": 0 if default else longest}
     if content.get("do_normalize", True):
-        values |= {
-            ours: content[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in content
-        }
+        pairs = (("mean", "image_mean"), ("std", "image_std"))
+        values |= {ours: content[theirs] for ours, theirs in pairs if content.get(theirs) is not None}
     else:
         values |= {"mean": (0, 0, 0), "std": (1, 1, 1)}
     return build(PreprocessorConfig, values, str(file))

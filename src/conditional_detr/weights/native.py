@@ -10,13 +10,13 @@ from conditional_detr.config import ModelConfig, PreprocessorConfig, build, read
 from conditional_detr.errors import CheckpointError, ConfigError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.weights.checkpoint import Checkpoint
-from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, read_weights
+from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, read_weights, weights_of
 
 FORMAT_VERSION = 1
 
 
 def claims(path: Path) -> bool:
-    """Whether a path is a checkpoint folder: one with a description that no other library wrote."""
+    """Whether a path is a folder with a description; the other formats that have one are asked first."""
     return (path / DESCRIPTION).is_file()
 
 
@@ -29,8 +29,7 @@ def write(model: DetectionModel, folder: Path) -> None:
         "class_names": model.class_names,
         "category_ids": model.category_ids,
     }
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(weights_of(model), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
 
 

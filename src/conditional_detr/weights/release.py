@@ -12,9 +12,9 @@ from conditional_detr.errors import CheckpointError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.coco_names import names_of
-from conditional_detr.weights.files import load_tensors
+from conditional_detr.weights.files import load_tensors, weights_of
 from conditional_detr.weights.names import RELEASE, renamed, to_foreign
-from conditional_detr.weights.resnets import ROWS, backbone_of, check_can_be_held
+from conditional_detr.weights.resnets import ROWS, backbone_of, check_can_be_held, named
 
 FILE = "model.pth"
 SUFFIXES = (".pth", ".pt")
@@ -28,7 +28,7 @@ MARKS: dict[str, Literal["conditional", "additive"]] = {
 
 def claims(path: Path) -> bool:
     """Whether a path is such a checkpoint, or a folder that `save_model` wrote one into."""
-    return path.is_file() if path.suffix in SUFFIXES else (path / FILE).is_file()
+    return (path.is_file() and path.suffix in SUFFIXES) or (path / FILE).is_file()
 
 
 def read(path: Path) -> Checkpoint:
@@ -41,21 +41,22 @@ def read(path: Path) -> Checkpoint:
     file = path if path.is_file() else path / FILE
     content = load_tensors(file)
     state = content.get("model", content)
-    args = content.get("args", {})
+    args = content.get("args") or {}
     args = vars(args) if isinstance(args, argparse.Namespace) else args
-    if not isinstance(state, dict) or not isinstance(args, dict):
-        raise CheckpointError(f"{file} must hold the weights by name, bare or under 'model'; found {type(state).__name__}")
+    for name, value in (("model", state), ("args", args)):
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{file} must hold a dict under {name!r}; it holds a {type(value).__name__}")
     state = renamed({str(k): v for k, v in state.items() if isinstance(v, Tensor)})
     cross_attention = next((kind for mark, kind in MARKS.items() if mark in state), None)
-    if cross_attention is None:
+    if cross_attention is None or not {"query_embed.weight", "class_embed.weight"} <= set(state):
         raise CheckpointError(_unknown(file, state))
-    groups = args.get("group_detr", 1) or 1
-    if groups > 1:  # only the first group of queries is used after training
+    groups = args.get("group_detr") or 1
+    if isinstance(groups, int) and groups > 1:  # only the first group of queries is used after training
         state["query_embed.weight"] = state["query_embed.weight"].chunk(groups)[0]
-    config = _config(file, state, args, cross_attention)
     stored = content if content is not state else {}
-    preprocessor = build(PreprocessorConfig, stored.get("preprocessor", {}), str(file))
-    names = stored.get("class_names", names_of(config.num_classes))
+    config = _config(file, state, {**args, "timm_backbone": stored.get("timm_backbone")}, cross_attention)
+    preprocessor = build(PreprocessorConfig, stored.get("preprocessor") or {}, str(file))
+    names = stored.get("class_names") or names_of(config.num_classes)
     kind = f"checkpoint of {'Conditional DETR' if cross_attention == 'conditional' else 'DETR'}'s reference release"
     return Checkpoint(kind, file, file, config, preprocessor, names, stored.get("category_ids"), state, RELEASE)
 
@@ -69,7 +70,6 @@ def write(model: DetectionModel, folder: Path) -> None:
     """
     config = model.config
     check_can_be_held(config, "official")
-    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     args = {
         "backbone": config.backbone.split(".")[0],
         "dilation": config.dilation,
@@ -85,13 +85,18 @@ def write(model: DetectionModel, folder: Path) -> None:
         "masks": False,
     }
     content = {
-        "model": to_foreign(state, RELEASE, config.cross_attention),
+        "model": to_foreign(weights_of(model), RELEASE, config.cross_attention),
         "args": args,
+        "timm_backbone": config.backbone,
         "class_names": model.class_names,
         "category_ids": model.category_ids,
         "preprocessor": model.preprocessor.model_dump(mode="json"),
     }
-    torch.save(content, folder / FILE)
+    try:
+        with (folder / FILE).open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:  # its writer's word for a disk that is full
+        raise OSError(str(error).splitlines()[0]) from None
 
 
 def _config(file: Path, state: dict[str, Tensor], args: dict[str, Any], cross_attention: str) -> ModelConfig:
@@ -99,13 +104,11 @@ def _config(file: Path, state: dict[str, Tensor], args: dict[str, Any], cross_at
         if args.get(field, plain[0]) not in plain:
             raise CheckpointError(f"{file} was trained with {field} = {args[field]!r}; there is only {plain[0]!r} here")
     dilation = args.get("dilation", "dc5" in file.name.lower())
-    if "query_embed.weight" not in state or "class_embed.weight" not in state:
-        raise CheckpointError(_unknown(file, state))
     queries, dim = state["query_embed.weight"].shape
     values = {
         **ROWS[cross_attention],
         "cross_attention": cross_attention,
-        "backbone": backbone_of(state, BACKBONE, file),
+        "backbone": named(backbone_of(state, BACKBONE, file), args["timm_backbone"]),
         "dilation": dilation,
         "num_classes": len(state["class_embed.weight"]) - (cross_attention == "additive"),
         "num_queries": queries,

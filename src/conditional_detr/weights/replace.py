@@ -46,6 +46,7 @@ class replaced_folder:
 
     def _swap(self) -> None:
         for file in self.new.iterdir():
+            file.chmod(self.new.stat().st_mode & 0o666)  # safetensors writes for its owner alone
             descriptor = os.open(file, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)

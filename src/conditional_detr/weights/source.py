@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from conditional_detr.config import PRESETS
-from conditional_detr.errors import SourceError, UnavailableError, did_you_mean
+from conditional_detr.config import PRESETS, updated
+from conditional_detr.errors import CheckpointError, ConfigError, SourceError, UnavailableError, did_you_mean
 from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.hub import fetch, fetch_if_there
 from conditional_detr.weights import huggingface, native, release
@@ -30,6 +30,13 @@ def find_checkpoint(source: str | Path) -> Path | None:
     UnavailableError : a Hub id that cannot be fetched
     """
     path = Path(source)
+    try:
+        return _look_at(path, str(source))
+    except OSError as error:
+        raise SourceError(f"{str(source)[:200]} cannot be looked at: {error.strerror or error}") from None
+
+
+def _look_at(path: Path, name: str) -> Path | None:
     if path.is_dir():
         # A kill while a run replaces its best/ leaves the former one beside it.
         for folder in (path, path / "best", replaced_folder(path / "best").old, path / "last"):
@@ -43,10 +50,10 @@ def find_checkpoint(source: str | Path) -> Path | None:
             f"{path} is a file: a model is a checkpoint folder, a run folder, a Hugging Face folder or a file "
             f"{' or '.join('*' + suffix for suffix in release.SUFFIXES)} of the reference releases"
         )
-    name = str(source)
     if name in PRESETS:
         return None
-    if HUB_ID.fullmatch(name) and not Path(name.split("/")[0]).exists():
+    is_file_name = path.suffix in (*release.SUFFIXES, ".safetensors", ".bin", ".onnx")
+    if HUB_ID.fullmatch(name) and not is_file_name and not Path(name.split("/")[0]).exists():
         try:
             return _fetch_from_hub(name)
         except UnavailableError as error:
@@ -56,9 +63,14 @@ def find_checkpoint(source: str | Path) -> Path | None:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint of whatever format, as `find_checkpoint` found it."""
-    for each in FORMATS:
-        if each.claims(path):
-            return each.read(path)  # type: ignore[no-any-return]
+    try:
+        for each in FORMATS:
+            if each.claims(path):
+                return each.read(path)  # type: ignore[no-any-return]
+    except CheckpointError:
+        raise
+    except (ConfigError, AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {str(error)[:300]}") from None
     raise SourceError(f"{path} is gone")
 
 
@@ -90,7 +102,7 @@ def load_model(source: str | Path, num_classes: int | None = None) -> DetectionM
 
 def with_new_class_head(model: DetectionModel, num_classes: int) -> DetectionModel:
     """The same model for other classes: only the class head starts anew, as in a new model."""
-    config = model.config.model_copy(update={"num_classes": num_classes})
+    config = updated(model.config, {"num_classes": num_classes}, origin="load_model")
     fresh = DetectionModel(config, model.preprocessor)
     kept = {key: value for key, value in model.state_dict().items() if not key.startswith("class_head.")}
     with torch.no_grad():
@@ -99,10 +111,14 @@ def with_new_class_head(model: DetectionModel, num_classes: int) -> DetectionMod
 
 
 def _fetch_from_hub(repo: str) -> Path:
+    """Everything of a repository that makes a model, all of one revision, into the cache; its folder there."""
     folder = fetch(repo, [DESCRIPTION])[0].parent
-    weights = (WEIGHTS, huggingface.PICKLED)
-    if not any(fetch_if_there(repo, file) for file in weights):
-        raise UnavailableError(f"{repo} has none of {', '.join(weights)}")
+    revision = folder.name  # the cache names its folders by commit
+    if fetch_if_there(repo, WEIGHTS, revision) is None:
+        if index := fetch_if_there(repo, huggingface.SHARDS, revision):
+            fetch(repo, huggingface.shards_of(index), revision)
+        elif fetch_if_there(repo, huggingface.PICKLED, revision) is None:
+            raise UnavailableError(f"{repo} has none of {WEIGHTS}, {huggingface.SHARDS}, {huggingface.PICKLED}")
     if huggingface.claims(folder):
-        fetch_if_there(repo, huggingface.PREPROCESSOR)
+        fetch_if_there(repo, huggingface.PREPROCESSOR, revision)
     return folder
