@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
+from conditional_detr.attention_maps import explain
 from conditional_detr.cli import main
 from conditional_detr.weights.save import save_model
 
@@ -81,6 +83,27 @@ def test_every_verb_has_a_help(capsys, verb):
     assert code == 0
     assert "Usage: cdetr" in out
     assert not err
+
+
+def test_explaining_a_picture(capsys, tmp_path, small_model):
+    Image.new("RGB", (90, 60), (200, 30, 30)).save(tmp_path / "a.png")
+    small_model.preprocessor = small_model.preprocessor.model_copy(update={"imgsz": 32})
+    save_model(small_model, tmp_path / "m")
+    best = small_model.eval()  # a threshold that leaves a few
+    top = [e.score for e in explain(best, str(tmp_path / "a.png"), conf=0, device="cpu")]
+    code, out, err = run(
+        capsys, "explain", tmp_path / "m", tmp_path / "a.png", "--conf", top[1] - 1e-6, "--output", tmp_path / "e"
+    )
+    assert (code, err) == (0, "")
+    assert out.startswith("2 detections with a score of")
+    assert out.count("px → ") == 2
+    assert len(list((tmp_path / "e").glob("*.png"))) == 4
+    code, out, _ = run(capsys, "explain", tmp_path / "m", tmp_path / "a.png", "--conf", 1, "--output", tmp_path / "n")
+    assert code == 0
+    assert "a lower --conf explains what the model is less sure of" in out
+    code, _, err = run(capsys, "explain", tmp_path / "m", tmp_path / "a.png", "--output", tmp_path / "a.png")
+    assert code == 2
+    assert "a.png is a file: --output wants a folder" in err
 
 
 def test_from_data_to_predictions(capsys, tmp_path):

@@ -16,6 +16,7 @@ from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError
 from conditional_detr.evaluation.coco import detections_of, evaluate
 from conditional_detr.training import run as run_module
 from conditional_detr.training.run import train
+from conditional_detr.weights.save import save_model
 from conditional_detr.weights.source import load_model
 
 PARTS = {
@@ -263,8 +264,33 @@ def test_fine_tuning_keeps_the_classes_or_says_that_the_head_starts_anew(finishe
     assert load_model(other.folder).preprocessor.imgsz == 64
     unsaid = train(digits_folder, finished.folder, tmp_path / "unsaid", epochs=1, **{**options, "imgsz": None})
     assert load_model(unsaid.folder).preprocessor.imgsz == 64  # what the checkpoint was trained at
-    with pytest.raises(ConfigError, match="cannot be changed by model_overrides"):
+    with pytest.raises(ConfigError, match="is a trained model: its parts cannot be changed"):
         train(digits_folder, finished.folder, tmp_path / "x", epochs=1, **OPTIONS)
+
+
+def test_a_variant_trains_goes_on_and_its_weights_come_back_by_way_of_the_releases_format(digits_folder, tmp_path, capsys):
+    parts = {**OPTIONS["model_overrides"], "cross_attention": "additive", "classification": "softmax", "box_offset": False}
+    options = {**OPTIONS, "model_overrides": {**parts, "backbone": "resnet18.tv_in1k", "backbone_stride": 32}}
+    run = train(digits_folder, output=tmp_path / "r", epochs=1, **options)
+    shutil.rmtree(tmp_path / "r" / "best")
+    run = train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **options)
+    assert len(run.metrics) == 2
+    model = load_model(run.folder)
+    save_model(model, tmp_path / "released", format="official")
+    again = {**OPTIONS, "model_overrides": {}, "quiet": False}
+    run = train(digits_folder, tmp_path / "released" / "model.pth", tmp_path / "again", epochs=1, **again)
+    assert "model.pth, same classes" in capsys.readouterr().out
+    assert load_model(run.folder).config == model.config.model_copy(update={"spatial_init": "xavier"})
+    with pytest.raises(ConfigError, match=r"model.num_classes cannot be set: .* has 10 classes"):
+        train(digits_folder, output=tmp_path / "x", **{**OPTIONS, "model_overrides": {"num_classes": 3}})
+
+
+def test_a_run_goes_on_without_the_model_that_it_began_with(digits_folder, tmp_path, small_model):
+    source = save_model(small_model, tmp_path / "source")
+    options = {**OPTIONS, "model_overrides": {}, "recipe": "fast"}
+    train(digits_folder, source, tmp_path / "r", epochs=1, **options)
+    shutil.rmtree(source)
+    assert len(train(digits_folder, source, tmp_path / "r", epochs=2, resume=True, **options).metrics) == 2
 
 
 def test_patience_stops_early(digits_folder, tmp_path, monkeypatch):

@@ -100,6 +100,7 @@ def test_no_verb_opens_a_connection_unasked(digits_folder, tmp_path):
         ["eval", run, "--data", data, "--output", str(tmp_path / "e")],
         ["predict", run, data + "/valid", "--output", str(tmp_path / "p")],
         ["info", run],
+        ["explain", run, data + "/valid/00001.png", "--conf", "0.99", "--output", str(tmp_path / "x")],
     ]
     done = subprocess.run([sys.executable, "-c", SOCKETS, json.dumps(verbs)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

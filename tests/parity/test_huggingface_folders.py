@@ -180,6 +180,9 @@ def test_names_ids_and_preprocessing_come_along(saved, tmp_path):
     assert plain.class_names == ["0", "1", "2", "3", "4", "5", "6"]
     assert (plain.preprocessor.imgsz, plain.preprocessor.longest) == (800, 1333)
     edit(folder, id2label={str(i): name for i, name in enumerate("abcdefg")})
+    edit(folder, id2label={"1": "cat", "6": "dog"})
+    assert load_model(folder).class_names == ["N/A", "cat", "N/A", "N/A", "N/A", "N/A", "dog"]
+    edit(folder, id2label={str(i): name for i, name in enumerate("abcdefg")})
     ConditionalDetrImageProcessor(size={"shortest_edge": 512, "longest_edge": 700}).save_pretrained(folder)
     named = load_model(folder)
     assert named.class_names == list("abcdefg")
@@ -233,7 +236,7 @@ def test_other_classes_keep_all_but_the_class_head_and_that_is_said(kind: str, s
         ({"num_queries": 11}, "model.query_position_embeddings.weight is [300, 256], expected [11, 256]"),
         ({"decoder_layers": 1}, "model.decoder.layers.1.ca_kcontent_proj.bias is not expected"),
         ({"d_model": "wide"}, "hidden_dim must be a whole number"),
-        ({"id2label": {"0": "a", "2": "b"}}, "must name in 'id2label' the classes 0, 1, 2 … without a gap"),
+        ({"id2label": {"0": "a", "7": "b"}}, "must name in 'id2label' the 7 classes of the head, by numbers from 0"),
     ],
 )
 def test_what_does_not_fit_is_said(values: dict, text: str, saved, tmp_path):

@@ -7,6 +7,7 @@ counts and names of the release for the rest.
 import argparse
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def namespace(model: DetectionModel, **more: object) -> argparse.Namespace:
     config = model.config
     return argparse.Namespace(
         lr=1e-4, backbone="resnet18", dilation=config.dilation, nheads=8, dropout=config.dropout, masks=False, output_dir="x",
-        position_embedding="sine", pre_norm=False, coco_path=None, **more,
+        position_embedding="sine", pre_norm=False, coco_path=Path("/data/coco"), **more,
     )  # fmt: skip
 
 

@@ -2,10 +2,10 @@
 
 import argparse
 import os
+import pathlib
 import pickle
 import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ from torch.serialization import safe_globals
 from conditional_detr.errors import CheckpointError
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
+ARGUMENTS: list[Any] = [argparse.Namespace, pathlib.PosixPath]  # what a training script's `args` are made of; both are inert
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
+def read_weights(file: pathlib.Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file."""
     if not file.exists():
         raise CheckpointError(f"{file} is missing: the checkpoint is not whole")
@@ -31,7 +32,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} cannot be read as safetensors: {str(error)[:200]}") from None
 
 
-def load_tensors(file: Path) -> dict[str, Any]:
+def load_tensors(file: pathlib.Path) -> dict[str, Any]:
     """What `torch.save` wrote, if it is tensors, plain values and the `args` of a training script under names.
 
     Raises
@@ -39,7 +40,7 @@ def load_tensors(file: Path) -> dict[str, Any]:
     CheckpointError : it holds anything else, which is not run, or it is damaged
     """
     try:
-        with safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with safe_globals(ARGUMENTS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its advice is to trust the file
             content = torch.load(file, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:

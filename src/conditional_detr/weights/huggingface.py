@@ -11,7 +11,7 @@ from conditional_detr.config import ModelConfig, PreprocessorConfig, build, read
 from conditional_detr.errors import CheckpointError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.weights.checkpoint import Checkpoint
-from conditional_detr.weights.coco_names import names_of
+from conditional_detr.weights.coco_names import NOT_A_CATEGORY, names_of
 from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, load_tensors, read_weights, weights_of
 from conditional_detr.weights.names import (
     HUGGINGFACE,
@@ -156,14 +156,13 @@ def shards_of(index: Path) -> list[str]:
 
 
 def _class_names(content: dict[str, Any], state: dict[str, Tensor], file: Path) -> list[str]:
-    labels = content.get("id2label")
-    if labels is None:  # transformers leaves them out where nobody set them
-        bias = state.get("class_labels_classifier.bias")
-        count = 2 if bias is None else bias.numel() - (content["model_type"] == "detr")
-        return [f"{PLACEHOLDER}{i}" for i in range(count)]
-    if not isinstance(labels, dict) or set(labels) != {str(i) for i in range(len(labels))}:
-        raise CheckpointError(f"{file} must name in 'id2label' the classes 0, 1, 2 … without a gap")
-    return [str(labels[str(i)]) for i in range(len(labels))]
+    """A name for each logit; transformers leaves out what nobody set, and data sets with gaps leave out what they lack."""
+    bias = state.get("class_labels_classifier.bias")
+    count = 0 if bias is None else bias.numel() - (content["model_type"] == "detr")
+    labels = content.get("id2label") or {str(i): f"{PLACEHOLDER}{i}" for i in range(count)}
+    if not isinstance(labels, dict) or not set(labels) <= {str(i) for i in range(count)}:
+        raise CheckpointError(f"{file} must name in 'id2label' the {count} classes of the head, by numbers from 0")
+    return [str(labels.get(str(i), NOT_A_CATEGORY)) for i in range(count)]
 
 
 def _config(
