@@ -146,6 +146,16 @@ def small_for_digits(model):
     return model
 
 
+def test_a_picture_behind_a_link_is_not_written_over(detector, tmp_path):
+    (tmp_path / "out").mkdir()
+    Image.fromarray(arrays()[0]).save(tmp_path / "out" / "a.jpg")
+    before = (tmp_path / "out" / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "out" / "a.jpg")
+    predict(detector, [str(tmp_path / "a.jpg")], tmp_path / "out", conf=0.99)
+    assert (tmp_path / "out" / "a.jpg").read_bytes() == before
+    assert (tmp_path / "out" / "a-2.jpg").is_file()
+
+
 def test_inputs_are_files_folders_and_patterns(tmp_path):
     for name in ("a.png", "b.png"):
         Image.fromarray(arrays()[0]).save(tmp_path / name)
