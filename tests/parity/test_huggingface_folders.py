@@ -20,6 +20,7 @@ from conditional_detr.weights.save import save_model
 from conditional_detr.weights.source import find_checkpoint, load_model, read_checkpoint
 
 PARTS = {"encoder_layers": 1, "decoder_layers": 2}
+SMALL = {**PARTS, "backbone": "resnet18", "d_model": 64, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96}
 EXACT = {"atol": 0, "rtol": 0}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -29,7 +30,7 @@ def saved(tmp_path_factory) -> dict[str, Path]:
     """A folder of each kind as transformers writes it."""
     folders = {kind: tmp_path_factory.mktemp("hf") / kind for kind in KINDS}
     for kind, folder in folders.items():
-        build_oracle(kind, **PARTS).save_pretrained(folder)
+        build_oracle(kind, **SMALL).save_pretrained(folder)
     return folders
 
 
@@ -144,13 +145,13 @@ def test_transformers_own_resnet(kind: str, tmp_path):
 @pytest.mark.parametrize(
     ("values", "dilated"),
     [
-        ({"backbone_config": None, "use_timm_backbone": True, "backbone": "resnet50", "dilation": True}, True),
-        ({"backbone_config": None, "backbone": "resnet50", "backbone_kwargs": {"output_stride": 16}}, True),
-        ({"backbone_config": None, "backbone": "resnet50", "backbone_kwargs": {"out_indices": [1, 2, 3, 4]}}, False),
-        ({"backbone_config": None, "use_timm_backbone": True, "backbone": "resnet50"}, False),
+        ({"backbone_config": None, "use_timm_backbone": True, "backbone": "resnet18", "dilation": True}, True),
+        ({"backbone_config": None, "backbone": "resnet18", "backbone_kwargs": {"output_stride": 16}}, True),
+        ({"backbone_config": None, "backbone": "resnet18", "backbone_kwargs": {"out_indices": [1, 2, 3, 4]}}, False),
+        ({"backbone_config": None, "use_timm_backbone": True, "backbone": "resnet18"}, False),
         ({"backbone_config": {"model_type": "timm_backbone", "output_stride": 16}}, True),
         ({"backbone_config": {"model_type": "timm_backbone"}, "dilation": True}, False),
-        ({"backbone_config": None, "backbone": "resnet50", "backbone_kwargs": {"out_indices": [4]}, "dilation": True}, True),
+        ({"backbone_config": None, "backbone": "resnet18", "backbone_kwargs": {"out_indices": [4]}, "dilation": True}, True),
     ],
 )
 def test_dilation_in_older_and_newer_fields(values: dict, dilated: bool, saved, tmp_path):
@@ -193,7 +194,7 @@ def test_names_ids_and_preprocessing_come_along(saved, tmp_path):
 
 
 def test_91_classes_without_names_are_cocos(tmp_path):
-    oracle = build_oracle("detr", num_labels=91, **PARTS)
+    oracle = build_oracle("detr", num_labels=91, **SMALL)
     oracle.save_pretrained(tmp_path)
     DetrImageProcessor().save_pretrained(tmp_path)
     model = load_model(tmp_path)
@@ -233,7 +234,7 @@ def test_other_classes_keep_all_but_the_class_head_and_that_is_said(kind: str, s
         ({"activation_function": "gelu"}, "has activation_function = 'gelu'; there is only 'relu' here"),
         ({"position_embedding_type": "learned"}, "position_embedding_type = 'learned'"),
         ({"encoder_attention_heads": 4}, "has 4 encoder_attention_heads and 8 decoder_attention_heads"),
-        ({"num_queries": 11}, "model.query_position_embeddings.weight is [300, 256], expected [11, 256]"),
+        ({"num_queries": 11}, "model.query_position_embeddings.weight is [300, 64], expected [11, 64]"),
         ({"decoder_layers": 1}, "model.decoder.layers.1.ca_kcontent_proj.bias is not expected"),
         ({"d_model": "wide"}, "hidden_dim must be a whole number"),
         ({"id2label": {"0": "a", "7": "b"}}, "must name in 'id2label' the 7 classes of the head, by numbers from 0"),
@@ -255,7 +256,7 @@ def test_damaged_foreign_and_missing_weights_are_said_with_the_first_keys_that_d
     with pytest.raises(CheckpointError, match=r"input_projection.bias is missing; strange is not expected"):
         load_model(folder)
     save_file({key: value for key, value in state.items() if ".layer4." not in key}, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"must hold a ResNet-18, -34, .* found stages of 3, 4, 6, 0 blocks"):
+    with pytest.raises(CheckpointError, match=r"must hold a ResNet-18, -34, .* found stages of 2, 2, 2, 0 blocks"):
         load_model(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no weights: none of model.safetensors, .*, pytorch_model.bin is there"):

@@ -40,7 +40,7 @@ def read(path: Path) -> Checkpoint:
     """
     file = path if path.is_file() else path / FILE
     content = load_tensors(file)
-    state = content.get("model", content)
+    state = next((content[key] for key in ("model", "state_dict") if key in content), content)
     args = content.get("args") or {}
     args = vars(args) if isinstance(args, argparse.Namespace) else args
     for name, value in (("model", state), ("args", args)):
@@ -53,12 +53,11 @@ def read(path: Path) -> Checkpoint:
     groups = args.get("group_detr") or 1
     if isinstance(groups, int) and groups > 1:  # only the first group of queries is used after training
         state["query_embed.weight"] = state["query_embed.weight"].chunk(groups)[0]
-    stored = content if content is not state else {}
-    config = _config(file, state, {**args, "timm_backbone": stored.get("timm_backbone")}, cross_attention)
-    preprocessor = build(PreprocessorConfig, stored.get("preprocessor") or {}, str(file))
-    names = stored.get("class_names") or names_of(config.num_classes)
+    config = _config(file, state, {**args, "timm_backbone": content.get("timm_backbone")}, cross_attention)
+    preprocessor = build(PreprocessorConfig, content.get("preprocessor") or {}, str(file))
+    names = content.get("class_names") or names_of(config.num_classes)
     kind = f"checkpoint of {'Conditional DETR' if cross_attention == 'conditional' else 'DETR'}'s reference release"
-    return Checkpoint(kind, file, file, config, preprocessor, names, stored.get("category_ids"), state, RELEASE)
+    return Checkpoint(kind, file, file, config, preprocessor, names, content.get("category_ids"), state, RELEASE)
 
 
 def write(model: DetectionModel, folder: Path) -> None:
