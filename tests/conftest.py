@@ -18,7 +18,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from conditional_detr.data.digits import make_digits  # noqa: E402
-from conditional_detr.factory import DetectionModel, create_model  # noqa: E402
+from conditional_detr.factory import DetectionModel  # noqa: E402
+from models import perturbed, small  # noqa: E402
 
 THREADS = 1
 
@@ -54,12 +55,6 @@ def wrongly_sized(digits_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def small_model() -> DetectionModel:
     """`conditional-detr-tiny` with few parts and perturbed weights, in eval mode."""
-    torch.manual_seed(0)
-    model = create_model(
-        "conditional-detr-tiny", num_classes=3, pretrained_backbone=False, num_queries=12, encoder_layers=1, decoder_layers=2,
-        hidden_dim=32, feedforward_dim=48,
-    ).eval()  # fmt: skip
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model
+    return perturbed(
+        small(num_classes=3, num_queries=12, encoder_layers=1, decoder_layers=2, hidden_dim=32, feedforward_dim=48)
+    )

@@ -31,3 +31,10 @@ def set_threads(threads: int) -> None:
     if threads < 0:
         raise ConfigError(f"threads must be 0 or more, not {threads}")
     torch.set_num_threads(threads or usable_cores())
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """As `torch.manual_seed`, for the processor and one device: that one keeps a stack trace a call for GPUs still asleep."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)

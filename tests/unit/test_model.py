@@ -6,22 +6,9 @@ import pytest
 import torch
 
 from conditional_detr.config import PRESETS
-from conditional_detr.factory import DetectionModel, create_model
+from conditional_detr.factory import create_model
 from conditional_detr.model.positional import sine_embedding
-
-SMALL = {"encoder_layers": 1, "decoder_layers": 3, "feedforward_dim": 64, "num_queries": 7}
-
-
-def small(name: str = "conditional-detr-tiny", **overrides: object) -> DetectionModel:
-    torch.manual_seed(0)
-    return create_model(name, num_classes=5, pretrained_backbone=False, **{**SMALL, **overrides}).eval()
-
-
-def perturbed(model: DetectionModel, scale: float = 0.05) -> DetectionModel:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(scale * torch.randn_like(parameter))
-    return model
+from models import perturbed, small
 
 
 def test_r50_with_91_classes_has_the_papers_trainable_parameters():
@@ -88,34 +75,12 @@ def test_what_lies_in_padding_does_not_reach_the_other_images_or_the_unpadded_pa
     torch.testing.assert_close(long, short, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["conditional-detr-tiny", "conditional-detr-r18"])
-def test_a_batch_of_two_equals_two_singles(name: str):
-    model = perturbed(small(name))
-    images = torch.randn(2, 3, 64, 96)
-    is_padding = torch.zeros(2, 64, 96, dtype=torch.bool)
-    is_padding[1, :, 64:] = True
-    images[1, :, :, 64:] = 0
-    with torch.no_grad():
-        both = model(images, is_padding)
-        for i in range(2):
-            alone = model(images[i : i + 1], is_padding[i : i + 1])
-            torch.testing.assert_close(both.pred_logits[i], alone.pred_logits[0], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(both.pred_boxes[i], alone.pred_boxes[0], atol=1e-5, rtol=1e-5)
-
-
 def test_a_mask_without_padding_is_the_same_as_none():
     model = perturbed(small())
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         a, b = model(images), model(images, torch.zeros(1, 64, 96, dtype=torch.bool))
     torch.testing.assert_close(a.pred_boxes, b.pred_boxes, atol=1e-5, rtol=1e-5)
-
-
-def test_the_gradient_reaches_every_trainable_parameter():
-    model = perturbed(small()).train()
-    output = model(torch.randn(1, 3, 64, 64))
-    sum(t.square().sum() for t in (output.pred_logits, output.pred_boxes, output.aux_logits, output.aux_boxes)).backward()
-    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def test_under_autocast_boxes_and_logits_come_in_float32_and_near_the_exact_ones():

@@ -15,20 +15,7 @@ from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.model.decoder import CROSS_ATTENTIONS
 from conditional_detr.model.detr import shrink_mask
 from conditional_detr.model.encoder import AdditiveAttention
-
-SMALL = {"encoder_layers": 2, "decoder_layers": 3, "feedforward_dim": 64, "num_queries": 7}
-
-
-def small(name: str = "conditional-detr-tiny", **overrides: object) -> DetectionModel:
-    torch.manual_seed(0)
-    return create_model(name, num_classes=5, pretrained_backbone=False, **{**SMALL, **overrides}).eval()
-
-
-def perturbed(model: DetectionModel, scale: float = 0.05) -> DetectionModel:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(scale * torch.randn_like(parameter))
-    return model
+from models import perturbed, small
 
 
 def decoded(model: DetectionModel, images: torch.Tensor) -> torch.Tensor:

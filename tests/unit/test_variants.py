@@ -15,6 +15,7 @@ from conditional_detr.model.queries import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_Q
 from conditional_detr.training.criterion import SetCriterion
 from conditional_detr.weights.save import save_model
 from conditional_detr.weights.source import load_model
+from models import perturbed, small
 
 PARTS = {
     "cross_attention": CROSS_ATTENTIONS,
@@ -28,6 +29,7 @@ VARIANTS = [("conditional-detr-tiny", {field: value}) for field, known in PARTS.
 VARIANTS += [
     ("conditional-detr-tiny", {}),
     ("detr-tiny", {}),
+    ("conditional-detr-r18", {}),
     ("conditional-detr-tiny", {"spatial_query": "intermediate", "lambda_q": "block"}),
     ("conditional-detr-tiny", {"spatial_query": "lambda", "box_offset": False}),  # no reference points at all
 ]
@@ -43,11 +45,7 @@ every_variant = pytest.mark.parametrize(("name", "variant"), VARIANTS, ids=name_
 
 
 def build(name: str, variant: dict) -> DetectionModel:
-    model = create_model(name, CLASSES, pretrained_backbone=False, **SMALL, **variant).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model
+    return perturbed(small(name, CLASSES, **SMALL, **variant))
 
 
 def images_and_padding() -> tuple[torch.Tensor, torch.Tensor]:

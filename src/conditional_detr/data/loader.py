@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from conditional_detr.boxes import xyxy_to_cxcywh
 from conditional_detr.data.coco import CocoIndex
 from conditional_detr.data.transforms import Augmentation
+from conditional_detr.device import seed_generators
 from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError
 from conditional_detr.preprocessing import Preprocessor, decode
 
@@ -38,7 +39,7 @@ class TrainingPictures(Dataset[Item]):
         self.index.check_size(i, (rgb.shape[-2], rgb.shape[-1]))
         boxes, labels = (torch.from_numpy(array) for array in self.index.objects(i))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            seed_generators(seed, rgb.device)
             rgb, boxes, labels = self.augmentation(rgb, boxes, labels)
         height, width = rgb.shape[-2:]
         target = {"labels": labels, "boxes": xyxy_to_cxcywh(boxes) / torch.tensor([width, height, width, height])}

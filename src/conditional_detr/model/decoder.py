@@ -12,7 +12,12 @@ from torch.nn import functional as F
 from conditional_detr.model.attention import Parts, add, attend, concatenate, split_heads
 from conditional_detr.model.encoder import AdditiveAttention, FeedForward
 from conditional_detr.model.positional import sine_embedding
-from conditional_detr.model.queries import SpatialQuery
+from conditional_detr.model.queries import Content, Points, SpatialQuery
+
+ObjectQuery = Float[Tensor, "Q D"]
+MemoryCells = Float[Tensor, "B N D"]
+Position = Float[Tensor, "_ N D"]
+Compared = tuple[Float[Tensor, "B H Q w"], Float[Tensor, "B H N w"]]  # queries and keys, head by head
 
 
 class ConditionalSelfAttention(nn.Module):
@@ -25,7 +30,7 @@ class ConditionalSelfAttention(nn.Module):
             nn.Linear(dim, dim) for _ in range(6)
         )
 
-    def forward(self, decoder_embedding: Float[Tensor, "B Q D"], object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "B Q D"]:
+    def forward(self, decoder_embedding: Content, object_query: ObjectQuery) -> Content:
         query = self.q_content(decoder_embedding) + self.q_position(object_query)
         key = self.k_content(decoder_embedding) + self.k_position(object_query)
         query, key, value = (split_heads(x, self.num_heads) for x in (query, key, self.v(decoder_embedding)))
@@ -47,28 +52,28 @@ class CrossAttention(nn.Module):
 
     def parts(
         self,
-        content: Float[Tensor, "B Q D"],
-        object_query: Float[Tensor, "Q D"],
-        spatial_query: Float[Tensor, "B Q D"],
-        memory: Float[Tensor, "B N D"],
-        position: Float[Tensor, "_ N D"],
+        content: Content,
+        object_query: ObjectQuery,
+        spatial_query: Content,
+        memory: MemoryCells,
+        position: Position,
     ) -> Parts:
         """Projected queries and keys, by heads: what `forward` attends with and what an explanation shows."""
         raise NotImplementedError
 
-    def join(self, parts: Parts) -> tuple[Float[Tensor, "B H Q w"], Float[Tensor, "B H N w"]]:
+    def join(self, parts: Parts) -> Compared:
         """Query and key whose inner product is the sum of both parts' products."""
         raise NotImplementedError
 
     def forward(
         self,
-        content: Float[Tensor, "B Q D"],
-        object_query: Float[Tensor, "Q D"],
-        spatial_query: Float[Tensor, "B Q D"],
-        memory: Float[Tensor, "B N D"],
-        position: Float[Tensor, "_ N D"],
+        content: Content,
+        object_query: ObjectQuery,
+        spatial_query: Content,
+        memory: MemoryCells,
+        position: Position,
         is_padding: Bool[Tensor, "B N"] | None,
-    ) -> Float[Tensor, "B Q D"]:
+    ) -> Content:
         query, key = self.join(self.parts(content, object_query, spatial_query, memory, position))
         value = split_heads(self.v(memory), self.num_heads)
         return self.out(attend(query, key, value, is_padding, self.dropout if self.training else 0.0))
@@ -85,11 +90,11 @@ class ConditionalCrossAttention(CrossAttention):
 
     def parts(
         self,
-        content: Float[Tensor, "B Q D"],
-        object_query: Float[Tensor, "Q D"],
-        spatial_query: Float[Tensor, "B Q D"],
-        memory: Float[Tensor, "B N D"],
-        position: Float[Tensor, "_ N D"],
+        content: Content,
+        object_query: ObjectQuery,
+        spatial_query: Content,
+        memory: MemoryCells,
+        position: Position,
     ) -> Parts:
         spatial_key = self.k_spatial(position).expand_as(memory)
         content_query, content_key = self.compare_content(content, object_query, memory, spatial_key)
@@ -98,14 +103,14 @@ class ConditionalCrossAttention(CrossAttention):
 
     def compare_content(
         self,
-        content: Float[Tensor, "B Q D"],
-        object_query: Float[Tensor, "Q D"],
-        memory: Float[Tensor, "B N D"],
-        spatial_key: Float[Tensor, "B N D"],
-    ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B N D"]]:
+        content: Content,
+        object_query: ObjectQuery,
+        memory: MemoryCells,
+        spatial_key: MemoryCells,
+    ) -> tuple[Content, MemoryCells]:
         return self.q_content(content), self.k_content(memory)
 
-    def join(self, parts: Parts) -> tuple[Float[Tensor, "B H Q w"], Float[Tensor, "B H N w"]]:
+    def join(self, parts: Parts) -> Compared:
         return concatenate(parts)
 
 
@@ -118,11 +123,11 @@ class FirstConditionalCrossAttention(ConditionalCrossAttention):
 
     def compare_content(
         self,
-        content: Float[Tensor, "B Q D"],
-        object_query: Float[Tensor, "Q D"],
-        memory: Float[Tensor, "B N D"],
-        spatial_key: Float[Tensor, "B N D"],
-    ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B N D"]]:
+        content: Content,
+        object_query: ObjectQuery,
+        memory: MemoryCells,
+        spatial_key: MemoryCells,
+    ) -> tuple[Content, MemoryCells]:
         return self.q_content(content) + self.q_position(object_query), self.k_content(memory) + spatial_key
 
 
@@ -139,18 +144,18 @@ class AdditiveCrossAttention(CrossAttention):
 
     def parts(
         self,
-        content: Float[Tensor, "B Q D"],
-        object_query: Float[Tensor, "Q D"],
-        spatial_query: Float[Tensor, "B Q D"],
-        memory: Float[Tensor, "B N D"],
-        position: Float[Tensor, "_ N D"],
+        content: Content,
+        object_query: ObjectQuery,
+        spatial_query: Content,
+        memory: MemoryCells,
+        position: Position,
     ) -> Parts:
         query = self.q(content + object_query)
         spatial_key = F.linear(position, self.k.weight).expand_as(memory)
         compared = query, self.k(memory), query, spatial_key
         return Parts(*(split_heads(x, self.num_heads) for x in compared))
 
-    def join(self, parts: Parts) -> tuple[Float[Tensor, "B H Q w"], Float[Tensor, "B H N w"]]:
+    def join(self, parts: Parts) -> Compared:
         return add(parts)
 
 
@@ -187,14 +192,14 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self,
-        decoder_embedding: Float[Tensor, "B Q D"],
-        object_query: Float[Tensor, "Q D"],
-        embedded_points: Float[Tensor, "Q D"],
+        decoder_embedding: Content,
+        object_query: ObjectQuery,
+        embedded_points: Points,
         spatial_query: Callable[[Tensor, Tensor, Tensor], Tensor],
-        memory: Float[Tensor, "B N D"],
-        position: Float[Tensor, "_ N D"],
+        memory: MemoryCells,
+        position: Position,
         is_padding: Bool[Tensor, "B N"] | None,
-    ) -> Float[Tensor, "B Q D"]:
+    ) -> Content:
         content = self.norm1(decoder_embedding + self.dropout(self.self_attention(decoder_embedding, object_query)))
         place = spatial_query(embedded_points, decoder_embedding, content)
         attended = self.cross_attention(content, object_query, place, memory, position, is_padding)
@@ -218,10 +223,10 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        object_query: Float[Tensor, "Q D"],
+        object_query: ObjectQuery,
         reference_points: Float[Tensor, "Q 2"],
-        memory: Float[Tensor, "B N D"],
-        position: Float[Tensor, "_ N D"],
+        memory: MemoryCells,
+        position: Position,
         is_padding: Bool[Tensor, "B N"] | None,
     ) -> Float[Tensor, "L B Q D"]:
         """Decoder embeddings of every layer, normed for the heads; the stream itself goes on un-normed."""

@@ -15,7 +15,7 @@ from conditional_detr.config import RunConfig
 from conditional_detr.data.coco import load_split, read_json
 from conditional_detr.data.loader import EpochBatches, TrainingPictures, training_batches
 from conditional_detr.data.transforms import Augmentation
-from conditional_detr.device import set_threads, usable_cores
+from conditional_detr.device import seed_generators, set_threads, usable_cores
 from conditional_detr.errors import RunError
 from conditional_detr.evaluation.coco import FIGURES, CocoMetrics, coco_metrics, detections_of
 from conditional_detr.preprocessing import Preprocessor
@@ -186,7 +186,7 @@ class _Training:
                 file = self.folder.path / "train_batch.jpg"
                 save_batch_picture(images, padding_mask, targets, self.model.preprocessor, self.model.class_names, file)
             self._set_rate()
-            torch.manual_seed(self._seed_of_step())
+            seed_generators(self._seed_of_step(), self.processes.device)
             losses = self.processes.mean(self.step(images, padding_mask, targets))
             progress.count(losses)
             progress.seconds = before + time.monotonic() - started
