@@ -44,3 +44,14 @@ def print_metrics(metrics: Any) -> None:
     for name, value in metrics.per_class.items():
         classes.add_row(name, cell(value))
     console.print(classes)
+
+
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """A table of texts; the first column names the row."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, padding=(0, 1), header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)

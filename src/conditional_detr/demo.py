@@ -1,15 +1,18 @@
 """The whole job on the digits set, offline: data, training, evaluation, prediction."""
 
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from conditional_detr.data.digits import make_digits
 from conditional_detr.errors import RunError
-from conditional_detr.evaluation.coco import CocoMetrics, evaluate
+from conditional_detr.evaluation.coco import CocoMetrics
+from conditional_detr.evaluation.report import REPORT
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.predict import find_pictures, predict
+from conditional_detr.training.closing import METRICS
 from conditional_detr.training.run import train
 
 SCENE_PX = 128
@@ -32,15 +35,15 @@ class Demo:
 def demo(output: str | Path) -> Demo:
     """Make the digits set, train `conditional-detr-tiny` on it, evaluate and predict.
 
-    Leaves `data/`, `run/`, `metrics.json` and `predictions/` in `output`, which must be new or empty.
+    Leaves `data/`, `run/`, `metrics.json`, `report.html` and `predictions/` in `output`, which must be new or empty.
     """
     started = time.monotonic()
     folder = Path(output)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise RunError(f"{folder} is not empty: give the demo a new folder (--output)")
-    print(f"1/4  making {TRAIN_SCENES} + {VALID_SCENES} scenes of handwritten digits over photographs")
+    print(f"1/3  making {TRAIN_SCENES} + {VALID_SCENES} scenes of handwritten digits over photographs")
     make_digits(folder / "data", TRAIN_SCENES, VALID_SCENES, SCENE_PX)
-    print("2/4  training conditional-detr-tiny")
+    print("2/3  training conditional-detr-tiny, and evaluating it on scenes that it has not seen")
     run = train(
         folder / "data",
         "conditional-detr-tiny",
@@ -50,9 +53,9 @@ def demo(output: str | Path) -> Demo:
         model_overrides=PARTS,
         recipe_overrides=RECIPE,
     )
-    print(f"3/4  evaluating on {VALID_SCENES} scenes that it has not seen")
-    metrics = evaluate(run.folder, folder / "data", "valid")
-    (folder / "metrics.json").write_text(json.dumps(metrics.to_dict(), indent=1), encoding="utf-8")
-    print(f"4/4  drawing {SHOWN} of them")
+    for name in (METRICS, REPORT):
+        shutil.copyfile(run.folder / name, folder / name)
+    metrics = CocoMetrics(**json.loads((folder / METRICS).read_text(encoding="utf-8")))
+    print(f"3/3  drawing {SHOWN} of them")
     predict(Detector(run.folder), find_pictures([str(folder / "data" / "valid")])[:SHOWN], folder / "predictions", conf=0.4)
     return Demo(folder, metrics, time.monotonic() - started)

@@ -64,6 +64,10 @@ def run(capsys, *tokens: object) -> tuple[int, str, str]:
         (["predict", "runs/none", "x.jpg"], "runs/none: there is no such"),
         (["predict", "conditional-detr-tiny", "none.jpg"], "none.jpg: there is no such file or folder"),
         (["info"], "SOURCE is missing"),
+        (["compare"], "compare needs run folders: cdetr compare RUN RUN…"),
+        (["compare", "none"], "none is no run folder: it has no config.toml"),
+        (["compare", "none", "--ap", "30"], "--ap must be above 0 and at most 1, not 30"),
+        (["compare", "none", "--ap", "high"], "--ap must be a number, not 'high'"),
     ],
 )
 def test_a_wrong_word_is_answered_in_one_line_with_exit_code_2(capsys, monkeypatch, tmp_path, tokens, text):
@@ -77,9 +81,11 @@ def test_a_wrong_word_is_answered_in_one_line_with_exit_code_2(capsys, monkeypat
     assert not out
 
 
-@pytest.mark.parametrize("verb", [[], ["train"], ["eval"], ["predict"], ["info"], ["demo"], ["data"], ["data", "digits"]])
+@pytest.mark.parametrize(
+    "verb", [[], ["train"], ["eval"], ["predict"], ["info"], ["compare"], ["demo"], ["data"], ["data", "digits"]]
+)
 def test_every_verb_has_a_help(capsys, verb):
-    code, out, err = run(capsys, *verb, "--help")
+    code, out, err = run(capsys, *verb.split(), "--help")
     assert code == 0
     assert "Usage: cdetr" in out
     assert not err
@@ -126,6 +132,9 @@ def test_from_data_to_predictions(capsys, tmp_path):
     code, out, _ = run(capsys, "eval", output, "--data", data, "--output", tmp_path / "e")
     assert code == 0
     assert all(name in out for name in ("AP50", "ARl", "class"))
+    report = (tmp_path / "e" / "report.html").read_text()
+    assert f"{output} on {data}" in report
+    assert "4 pictures" in report
     metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
     assert list(metrics) == [
         "AP",
@@ -169,6 +178,11 @@ def test_a_finished_runs_own_config_repeats_it(capsys, tmp_path):
     first, second = ((tmp_path / name / "config.toml").read_text() for name in "ab")
     assert first.replace(str(tmp_path / "a"), "X") == second.replace(str(tmp_path / "b"), "X")
     assert (tmp_path / "a/best/model.safetensors").read_bytes() == (tmp_path / "b/best/model.safetensors").read_bytes()
+    code, out, err = run(capsys, "compare", tmp_path / "a", tmp_path / "b", "--ap", 0.9, "--output", tmp_path / "c")
+    assert (code, err) == (0, "")
+    assert "a (2 runs)" in out
+    assert "> 1 epochs" in out
+    assert (tmp_path / "c" / "comparison.html").is_file()
 
 
 def test_unreadable_inputs_are_named_counted_and_survived(capsys, small_model, tmp_path):

@@ -34,12 +34,21 @@ def finished(digits_folder, tmp_path_factory):
     return train(digits_folder, output=tmp_path_factory.mktemp("run") / "a", epochs=3, **OPTIONS)
 
 
+@pytest.fixture
+def without_report(monkeypatch):
+    """A report takes as long as these runs do: only `finished` has one."""
+    monkeypatch.setattr(run_module, "close_run", lambda *_: None)
+
+
+pytestmark = pytest.mark.usefixtures("without_report")
+
+
 def test_a_run_leaves_what_it_should(finished, digits_folder):
     folder = finished.folder
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert {
         "best/model.safetensors", "best/config.json", "last/model.safetensors", "last/config.json", "config.toml",
-        "metrics.jsonl", "train_batch.jpg",
+        "metrics.jsonl", "metrics.json", "report.html", "train_batch.jpg",
     } <= names  # fmt: skip
     assert not [name for name in names if ".new" in name or ".old" in name]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -53,7 +62,14 @@ def test_a_run_leaves_what_it_should(finished, digits_folder):
     assert model.class_names == [str(i) for i in range(10)]
     assert model.category_ids == list(range(1, 11))
     best = max(row["AP"] for row in rows)
-    assert pytest.approx(best, abs=1e-9) == evaluate(folder, digits_folder).AP
+    metrics = evaluate(folder, digits_folder)
+    assert pytest.approx(best, abs=1e-9) == metrics.AP
+    assert json.loads((folder / "metrics.json").read_text()) == metrics.to_dict()
+    report = (folder / "report.html").read_text()
+    assert "Run a" in report
+    assert f"<b>AP {metrics.AP:.3f}</b>" in report
+    assert "paper" not in report.split("Settings")[0]
+    assert "fast: batch 4" in report
 
 
 def same_weights(a, b) -> bool:

@@ -37,6 +37,7 @@ def test_opening_the_door_loads_nothing_heavy():
         "cv2",
         "scipy",
         "PIL",
+        "matplotlib",
     }
 
 
@@ -47,7 +48,7 @@ def test_modules_and_functions_stay_short():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 60:
                 # A verb of the command line is its options and their help; `train` in Python is its documentation.
-                assert file.name == "cli.py" or node.name == "train", f"{file}:{node.name}"
+                assert file.parent.name == "cli" or node.name == "train", f"{file}:{node.name}"
 
 
 def test_no_drawer_for_odds_and_ends():
@@ -100,6 +101,7 @@ def test_no_verb_opens_a_connection_unasked(digits_folder, tmp_path):
         ["eval", run, "--data", data, "--output", str(tmp_path / "e")],
         ["predict", run, data + "/valid", "--output", str(tmp_path / "p")],
         ["info", run],
+        ["compare", run, "--output", str(tmp_path / "c")],
         ["explain", run, data + "/valid/00001.png", "--conf", "0.99", "--output", str(tmp_path / "x")],
     ]
     done = subprocess.run([sys.executable, "-c", SOCKETS, json.dumps(verbs)], capture_output=True, text=True, check=False)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -48,6 +49,23 @@ class CocoMetrics:
 FIGURES = tuple(f.name for f in fields(CocoMetrics) if f.name != "per_class")
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """COCO's figures and what they are made of.
+
+    Attributes
+    ----------
+    metrics : the figures
+    precision : float [T, R, K, A], −1 where no such object exists: by IoU 0.50…0.95, recall 0, 0.01…1, class in the order
+        of `category_ids`, and size: all, small, medium, large
+    category_ids : [K]
+    """
+
+    metrics: CocoMetrics
+    precision: np.ndarray
+    category_ids: list[int]
+
+
 def coco_metrics(ground_truth: dict[str, Any] | str | Path, detections: Sequence[Result]) -> CocoMetrics:
     """COCO's figures for boxes, by faster-coco-eval; equal to pycocotools.
 
@@ -61,6 +79,11 @@ def coco_metrics(ground_truth: dict[str, Any] | str | Path, detections: Sequence
     ------
     DataError : a ground truth that is no COCO, or a detection of an image that it does not list
     """
+    return judge(ground_truth, detections).metrics
+
+
+def judge(ground_truth: dict[str, Any] | str | Path, detections: Sequence[Result]) -> Judgement:
+    """As `coco_metrics`, with the curves behind the figures."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     content = read_json(Path(ground_truth)) if isinstance(ground_truth, str | Path) else ground_truth
@@ -74,18 +97,20 @@ def coco_metrics(ground_truth: dict[str, Any] | str | Path, detections: Sequence
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]  # [IoU, recall, class], all areas, 100 a picture
+    precision = np.asarray(evaluation.eval["precision"])[..., -1]  # 100 detections a picture
     names = {c["id"]: str(c["name"]) for c in truth["categories"]}
-    per_class = {names[id_]: _mean(precision[:, :, k]) for k, id_ in enumerate(evaluation.params.catIds)}
+    ids = list(evaluation.params.catIds)
+    per_class = {names[id_]: mean_precision(precision[:, :, k, 0]) for k, id_ in enumerate(ids)}
     figures = [None if value < 0 else float(value) for value in evaluation.stats[: len(FIGURES)]]
-    return CocoMetrics(**dict(zip(FIGURES, figures, strict=True)), per_class=per_class)
+    return Judgement(CocoMetrics(**dict(zip(FIGURES, figures, strict=True)), per_class=per_class), precision, ids)
 
 
 def _silent(*_: Any, **__: Any) -> None:
     pass
 
 
-def _mean(precision: np.ndarray) -> float | None:
+def mean_precision(precision: np.ndarray) -> float | None:
+    """The mean over what exists, an AP; None where nothing does."""
     valid = precision[precision > -1]
     return float(valid.mean()) if valid.size else None
 
@@ -114,6 +139,30 @@ def _is_box(box: Any) -> bool:
     return isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(v, int | float) and math.isfinite(v) for v in box)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's detections on a split, judged.
+
+    Attributes
+    ----------
+    model, index, split : what was evaluated on what
+    detections : COCO results, the 100 best of every picture
+    judgement : their figures and curves
+    seconds : of detecting in all pictures
+    """
+
+    model: DetectionModel
+    index: CocoIndex
+    split: str
+    detections: list[Result]
+    judgement: Judgement
+    seconds: float
+
+    @property
+    def metrics(self) -> CocoMetrics:
+        return self.judgement.metrics
+
+
 def evaluate(
     source: str | Path | DetectionModel,
     data: str | Path,
@@ -130,9 +179,19 @@ def evaluate(
     split : "train", "valid" or "test"
     batch : pictures a batch, at most; moves no figure
     """
+    return evaluation_of(source, data, split, batch, device).metrics
+
+
+def evaluation_of(
+    source: str | Path | DetectionModel, data: str | Path, split: str = "valid", batch: int = 8, device: str = "auto"
+) -> Evaluation:
+    """As `evaluate`, with all that a report shows."""
     model = Detector(source, runtime="torch", device=device).model
     index = load_split(data, split)
-    return coco_metrics(index.file, detections_of(model, index, batch))
+    started = time.monotonic()
+    detections = detections_of(model, index, batch)
+    seconds = time.monotonic() - started
+    return Evaluation(model, index, split, detections, judge(index.file, detections), seconds)
 
 
 def detections_of(model: DetectionModel, index: CocoIndex, batch: int, share: slice = slice(None)) -> list[Result]:

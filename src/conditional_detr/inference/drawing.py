@@ -1,5 +1,6 @@
 """Boxes on pictures, drawn by supervision."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 LEGIBLE_SIDE = 480  # smaller pictures are enlarged by whole factors before they are drawn on, so that labels can be read
 
 
-def draw(rgb: np.ndarray, detections: "sv.Detections", labels: list[str]) -> np.ndarray:
+def draw(rgb: np.ndarray, detections: "sv.Detections", labels: list[str], colours: Sequence[str] | None = None) -> np.ndarray:
     """A copy of a picture with boxes and labels.
 
     Parameters
@@ -22,6 +23,7 @@ def draw(rgb: np.ndarray, detections: "sv.Detections", labels: list[str]) -> np.
     rgb : uint8 [H, W, 3]
     detections : in the picture's pixels, with class_id
     labels : a text a box
+    colours : as in "#059669", by class_id; None = supervision's own
     """
     import supervision as sv
 
@@ -33,8 +35,11 @@ def draw(rgb: np.ndarray, detections: "sv.Detections", labels: list[str]) -> np.
     enlarged = sv.Detections(xyxy=detections.xyxy * factor, class_id=detections.class_id)
     scale = sv.calculate_optimal_text_scale(resolution_wh=(width, height))
     thickness = sv.calculate_optimal_line_thickness(resolution_wh=(width, height))
-    scene = sv.BoxAnnotator(thickness=thickness).annotate(scene, enlarged)
-    annotator = sv.LabelAnnotator(text_scale=scale, text_thickness=max(1, thickness // 2), text_padding=4, smart_position=True)
+    palette = sv.ColorPalette.DEFAULT if colours is None else sv.ColorPalette.from_hex(list(colours))
+    scene = sv.BoxAnnotator(palette, thickness=thickness).annotate(scene, enlarged)
+    annotator = sv.LabelAnnotator(
+        palette, text_scale=scale, text_thickness=max(1, thickness // 2), text_padding=4, smart_position=True
+    )
     scene = annotator.annotate(scene, enlarged, labels=labels)
     return np.ascontiguousarray(scene[:, :, ::-1])
 

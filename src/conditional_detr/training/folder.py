@@ -62,7 +62,7 @@ class RunFolder:
 
     def _check_same(self, config: RunConfig) -> None:
         before = build(RunConfig, read_toml(self.path / CONFIG), str(self.path / CONFIG))
-        old, new = _flat(before.model_dump()), _flat(config.model_dump())
+        old, new = flat(before.model_dump()), flat(config.model_dump())
         differ = [k for k in sorted(old | new) if k not in MAY_DIFFER and old.get(k) != new.get(k)]
         if differ:
             changes = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in differ[:3])
@@ -128,11 +128,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple | np.ndarray) else value
-    return flat
+            found[prefix + key] = list(value) if isinstance(value, tuple | np.ndarray) else value
+    return found

@@ -18,7 +18,9 @@ from conditional_detr.data.transforms import Augmentation
 from conditional_detr.device import seed_generators, set_threads, usable_cores
 from conditional_detr.errors import RunError
 from conditional_detr.evaluation.coco import FIGURES, CocoMetrics, coco_metrics, detections_of
+from conditional_detr.evaluation.report import REPORT
 from conditional_detr.preprocessing import Preprocessor
+from conditional_detr.training.closing import close_run
 from conditional_detr.training.criterion import SetCriterion
 from conditional_detr.training.folder import RunFolder
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
@@ -152,7 +154,8 @@ class _Training:
 
     def run(self) -> Run:
         self.processes.wait()  # all have looked at the folder before one writes into it
-        if self.processes.is_main and not self._is_over():
+        is_new = not self._is_over()
+        if self.processes.is_main and is_new:
             self.folder.create(self.config)
         for line in self.lines:
             self.reporter.say(line)
@@ -161,10 +164,13 @@ class _Training:
                 self._steps()
                 self._close_epoch()
         history = self.progress.history
+        if self.processes.is_main and (is_new or not (self.folder.path / REPORT).is_file()):
+            close_run(self.folder, self.config, self.progress)
         if best := next((row for row in history if row["epoch"] == self.progress.best[1]), None):
             self.reporter.say(
                 f"best: epoch {best['epoch']}, AP {figure(best['AP'])}, AP50 {figure(best['AP50'])} → {self.folder.best}"
             )
+            self.reporter.say(f"report: {self.folder.path / REPORT}")
         if self.stop_asked:  # during the last evaluation
             raise KeyboardInterrupt
         return Run(self.folder.path, history)

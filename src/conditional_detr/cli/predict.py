@@ -1,0 +1,61 @@
+"""The verb that detects."""
+
+import sys
+from pathlib import Path
+
+from conditional_detr.console import note_untrained
+from conditional_detr.errors import ConditionalDETRError, ConfigError
+
+
+def predict(
+    source: str,
+    /,
+    *images: str,
+    conf: float = 0.3,
+    batch: int = 8,
+    device: str = "auto",
+    threads: int = 0,
+    output: Path = Path("predictions"),
+) -> None:
+    """Detect in pictures; write them with boxes, and predictions.json.
+
+    Parameters
+    ----------
+    source
+        Run folder, checkpoint folder, Hugging Face folder, .pth, model name or Hub id.
+    images
+        Files, folders, patterns or URLs.
+    conf
+        Lowest score that is kept.
+    batch
+        Pictures a batch; moves no result.
+    device
+        auto, cpu, cuda, cuda:1, mps.
+    threads
+        Processor threads; 0 = as many as there are.
+    output
+        Folder for what is written.
+    """
+    from conditional_detr.weights.source import find_checkpoint
+
+    if not images:
+        raise ConfigError("predict needs pictures: cdetr predict SOURCE IMAGES… (files, folders, patterns or URLs)")
+    find_checkpoint(source)
+    from conditional_detr.inference.predict import find_pictures
+    from conditional_detr.inference.predict import predict as run_prediction
+
+    pictures = find_pictures(images)
+    from conditional_detr.device import set_threads
+    from conditional_detr.inference.detector import Detector
+
+    note_untrained(source)
+    set_threads(threads)
+    done = run_prediction(Detector(source, device=device), pictures, output, conf, batch)
+    for sentence in done.unreadable:
+        print(f"left out: {sentence}", file=sys.stderr)
+    if done.unreadable:
+        print(f"{len(done.unreadable)} of {len(pictures)} inputs could not be read", file=sys.stderr)
+    if not done.read:
+        raise ConditionalDETRError("none of the inputs could be read as a picture")
+    hint = "" if done.rows else ". A lower --conf shows what it is less sure of"
+    print(f"{len(done.rows)} objects at score {conf} or more in {done.read} pictures → {output}{hint}")

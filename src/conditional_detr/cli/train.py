@@ -1,0 +1,125 @@
+"""Verbs that make something to learn from, and learn."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from conditional_detr.console import print_metrics
+from conditional_detr.errors import ConfigError
+
+
+def demo(*, output: str = "demo") -> None:
+    """Train on real handwritten digits, evaluate and predict: minutes, offline, nothing else needed.
+
+    Parameters
+    ----------
+    output
+        New folder for data, run, figures and pictures.
+    """
+    from conditional_detr.demo import demo as run_demo
+
+    done = run_demo(output)
+    minutes, seconds = divmod(round(done.seconds), 60)
+    print_metrics(done.metrics)
+    print(f"done in {minutes} min {seconds} s. Look at {done.folder}/report.html and {done.folder}/predictions/")
+
+
+def digits(folder: Path, /, *, train: int = 1500, valid: int = 300, size: int = 128, seed: int = 0) -> None:
+    """Make the digits set: scenes of handwritten digits over photographs, as COCO folders.
+
+    Parameters
+    ----------
+    folder
+        Is made, with train/ and valid/ in it.
+    train, valid
+        Number of scenes.
+    size
+        Height and width of a scene, px.
+    seed
+        Same seed, same scenes.
+    """
+    from conditional_detr.data.digits import make_digits
+
+    make_digits(folder, train, valid, size, seed)
+    print(f"{train} + {valid} scenes of {size} x {size} px in {folder}")
+
+
+def train(
+    *,
+    data: str | None = None,
+    model: str | None = None,
+    output: str | None = None,
+    epochs: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    imgsz: int | None = None,
+    recipe: str | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    seed: int | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    patience: int | None = None,
+    amp: str | None = None,
+    pretrained_backbone: bool | None = None,
+    config: Path | None = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False, negative="")] = None,
+) -> None:
+    """Train a detector on a COCO folder with the splits train and valid.
+
+    Parameters
+    ----------
+    data
+        COCO folder: SPLIT/_annotations.coco.json, or annotations/instances_SPLIT.json.
+    model
+        A model name (default conditional-detr-tiny), or a trained model to go on from: run, checkpoint or
+        Hugging Face folder, .pth, Hub id.
+    output
+        Run folder, new or empty. Default runs/train.
+    epochs
+        Times that every picture is seen.
+    batch
+        Pictures an optimisation step, over all processes.
+    lr
+        Learning rate; the backbone's moves in proportion.
+    imgsz
+        Length of the shorter side after resizing, px.
+    recipe
+        paper or fast.
+    device
+        auto, cpu, cuda, cuda:1, mps.
+    workers
+        Processes that load pictures.
+    threads
+        Processor threads; 0 = as many as there are.
+    seed
+        Of weights, order and augmentation.
+    resume
+        Go on with the run in --output.
+    patience
+        Stop after so many epochs without a better AP; 0 = never.
+    amp
+        Precision of matrix products: auto, bf16, off.
+    pretrained_backbone
+        Start from ImageNet weights.
+    config
+        TOML file with any of these and of a run's config.toml.
+    set_
+        One setting, as in model.num_queries=50 or weight_decay=0.01; may be repeated.
+    """
+    from conditional_detr.training.options import training_options
+    from conditional_detr.training.run import train as run_training
+
+    given = {
+        "data": data, "model": model, "output": output, "epochs": epochs, "batch": batch, "lr": lr, "imgsz": imgsz,
+        "recipe": recipe, "device": device, "workers": workers, "threads": threads, "seed": seed, "patience": patience,
+        "amp": amp, "pretrained_backbone": pretrained_backbone,
+    }  # fmt: skip
+    own = Path(output or "runs/train")
+    if resume and config is None and (own / "last" / "state.json").is_file():
+        config = own / "config.toml"  # a run goes on as it began; what is typed is compared with it
+    values = training_options(config, set_ or [], {key: value for key, value in given.items() if value is not None})
+    if "data" not in values:
+        raise ConfigError("train needs --data: a COCO folder")
+    run_training(**values, resume=resume)

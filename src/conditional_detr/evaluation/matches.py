@@ -1,0 +1,119 @@
+"""Which detections are right: matched with the truth at IoU 0.5, picture by picture, as COCO does it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from conditional_detr.data.coco import CocoIndex
+from conditional_detr.evaluation.coco import Result
+
+IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Detections in flat arrays, the surest first, each with the object that it found.
+
+    Attributes
+    ----------
+    scores, labels : [D]; labels are positions in the data set's categories
+    boxes_xyxy : [D, 4] px
+    pictures : int [D], positions in the data set's index
+    found : int [D], the row of the object in the index; −1 where there is none of that class at IoU 0.5, or a surer
+        detection has it. Crowds do not take part: what was detected in one counts as wrong
+    objects : the number of objects in all pictures
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    boxes_xyxy: np.ndarray
+    pictures: np.ndarray
+    found: np.ndarray
+    objects: int
+
+    def of_picture(self, i: int, conf: float) -> np.ndarray:
+        """The rows of a picture's detections with such a score or more."""
+        return np.flatnonzero((self.pictures == i) & (self.scores >= conf))
+
+
+def match(index: CocoIndex, detections: list[Result]) -> Matches:
+    """Match COCO results with the objects of a split.
+
+    Within a picture and class, surer detections choose first, each the free object that it overlaps most.
+    """
+    from supervision import box_iou_batch
+
+    order = sorted(detections, key=lambda d: -d["score"])
+    label_of = {category.id: label for label, category in enumerate(index.categories)}
+    place_of = {int(id_): i for i, id_ in enumerate(index.image_ids)}
+    scores = np.array([d["score"] for d in order], dtype=np.float64)
+    labels = np.array([label_of[d["category_id"]] for d in order], dtype=np.int64)
+    pictures = np.array([place_of[d["image_id"]] for d in order], dtype=np.int64)
+    boxes = np.array([d["bbox"] for d in order], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    found = np.full(len(order), -1)
+    rows_of: dict[tuple[int, int], list[int]] = {}
+    for row, key in enumerate(zip(pictures.tolist(), labels.tolist(), strict=True)):
+        rows_of.setdefault(key, []).append(row)
+    for (picture, label), rows in rows_of.items():
+        truth_boxes, truth_labels = index.objects(picture)
+        objects = np.flatnonzero(truth_labels == label)
+        if not len(objects):
+            continue
+        overlap = box_iou_batch(truth_boxes[objects].astype(np.float64), boxes[rows])
+        for column, row in enumerate(rows):
+            best = int(overlap[:, column].argmax())
+            if overlap[best, column] >= IOU:
+                found[row] = index.first[picture] + objects[best]
+                overlap[best] = -1.0
+    return Matches(scores, labels, boxes, pictures, found, len(index.labels))
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What each lowest score gives: precision and recall at IoU 0.5 over all classes, by rising score [S]."""
+
+    scores: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+
+    @property
+    def f1(self) -> np.ndarray:
+        """The harmonic mean of precision and recall, 0 where both are."""
+        return np.asarray(2 * self.precision * self.recall / np.maximum(self.precision + self.recall, 1e-12))
+
+    def best(self) -> int | None:
+        """Where F1 is highest; None where nothing was found at all."""
+        return int(self.f1.argmax()) if self.f1.any() else None
+
+    def for_precision(self, wanted: float) -> int | None:
+        """The lowest score from which on precision is as wanted; None where no score gives it."""
+        enough = np.flatnonzero(self.precision >= wanted)
+        return int(enough[0]) if len(enough) else None
+
+
+def thresholds(matches: Matches) -> Thresholds:
+    """Precision and recall by the lowest score that is kept: one entry for each score that occurs."""
+    right = np.cumsum(matches.found >= 0)
+    kept = np.arange(1, len(right) + 1)
+    last = np.flatnonzero(np.diff(matches.scores, append=-np.inf) != 0)[::-1]  # of equal scores all are kept
+    return Thresholds(matches.scores[last], right[last] / kept[last], right[last] / max(1, matches.objects))
+
+
+def confusion(index: CocoIndex, matches: Matches, conf: float) -> np.ndarray:
+    """Counts int [K + 1, K + 1] by supervision: true class by predicted class, the last of each is the background.
+
+    A detection may take an object of any class here, so that mistaken classes show.
+    """
+    import supervision as sv
+
+    predictions, targets = [], []
+    for i in range(len(index)):
+        rows = matches.of_picture(i, conf)
+        found = matches.boxes_xyxy[rows].astype(np.float32)
+        predictions.append(sv.Detections(found, confidence=matches.scores[rows], class_id=matches.labels[rows]))
+        boxes, labels = index.objects(i)
+        targets.append(sv.Detections(boxes, class_id=labels))
+    names = [category.name for category in index.categories]
+    counted = sv.ConfusionMatrix.from_detections(predictions, targets, names, conf_threshold=0.0, iou_threshold=IOU)
+    return np.asarray(counted.matrix)

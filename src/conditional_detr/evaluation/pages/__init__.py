@@ -1,0 +1,36 @@
+"""Pages: one file each, without scripts, that opens offline."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from conditional_detr.errors import RunError
+
+
+def write_page(file: Path, template: str, content: dict[str, Any]) -> None:
+    """Fill a template of this folder; whatever the content says is escaped."""
+    pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    pages.filters |= {"ap": ap, "number": number}
+    text = pages.get_template(f"{template}.html.jinja").render(content)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{file} cannot be written: {error.strerror or error}") from None
+
+
+def embedded(content: bytes) -> str:
+    """A picture's bytes as a page holds them."""
+    return base64.b64encode(content).decode("ascii")
+
+
+def ap(value: float | None) -> str:
+    """A figure between 0 and 1 as it is shown."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def number(value: Any) -> str:
+    """A number of a table in few digits."""
+    return "–" if value is None else str(value) if isinstance(value, int | str) else f"{value:.4g}"

@@ -1,0 +1,204 @@
+"""A report of a run or an evaluation: one HTML file that opens offline, also on a phone and on paper."""
+
+import io
+import platform
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from conditional_detr.data.coco import CocoIndex
+from conditional_detr.evaluation import plots
+from conditional_detr.evaluation.coco import Evaluation, mean_precision
+from conditional_detr.evaluation.matches import Matches, Thresholds, confusion, match, thresholds
+from conditional_detr.evaluation.mistakes import Verdict, most_right, most_wrong, truth_and_prediction, verdicts
+from conditional_detr.evaluation.pages import embedded, write_page
+
+REPORT = "report.html"
+WORST, GOOD = 8, 4
+LONGEST_SIDE = 640  # of a picture in the report, px
+USUAL_CONF = 0.3  # where no score is better than another
+MOST_CLASSES = 20  # in the confusion matrix
+FIGURES = {
+    "AP": "IoU 0.50–0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "small objects",
+    "APm": "medium objects",
+    "APl": "large objects",
+    "AR1": "recall, 1 a picture",
+    "AR10": "recall, 10",
+    "AR100": "recall, 100",
+    "ARs": "recall, small",
+    "ARm": "recall, medium",
+    "ARl": "recall, large",
+}
+LEARNING = {  # plots of a run: what they show, and columns of metrics.jsonl by the name of the line
+    "loss": ({"loss": "training loss"}, "The weighted sum over all decoder layers, and whatever helps to learn."),
+    "loss terms": (
+        {"loss_ce": "class", "loss_bbox": "box, L1", "loss_giou": "box, GIoU"},
+        "Unweighted, of the last decoder layer.",
+    ),
+    "AP": ({"AP": "AP", "AP50": "AP50", "AP75": "AP75"}, "On the validation pictures after each epoch."),
+}
+COLUMNS = ("epoch", "loss", "loss_ce", "loss_bbox", "loss_giou", "AP", "AP50", "AP75", "lr", "seconds")
+
+
+def write_report(
+    evaluation: Evaluation,
+    file: Path,
+    title: str,
+    facts: dict[str, str],
+    history: list[dict[str, Any]] | None = None,
+    settings: str = "",
+) -> None:
+    """Write the report.
+
+    Parameters
+    ----------
+    evaluation : the figures, and the detections behind them
+    file : to write
+    title : of the page
+    facts : what was evaluated, or what the run was; the versions of what it ran with are added
+    history : of a run: rows of `metrics.jsonl`
+    settings : of a run: its `config.toml`
+
+    Raises
+    ------
+    RunError : the file cannot be written
+    """
+    index, judgement = evaluation.index, evaluation.judgement
+    matches = match(index, evaluation.detections)
+    curves = thresholds(matches)
+    best = curves.best()
+    conf = USUAL_CONF if best is None else float(curves.scores[best])
+    names = [category.name for category in index.categories]
+    counts, shown, note = _most_confused(confusion(index, matches, conf), names)
+    found = verdicts(index, matches, conf)
+    rows = history or []
+    aps = [-1.0 if row["AP"] is None else row["AP"] for row in rows]
+    content = {
+        "title": title,
+        "metrics": judgement.metrics.to_dict(),
+        "pictures": len(index),
+        "split": evaluation.split,
+        "best_epoch": rows[int(np.argmax(aps))]["epoch"] if rows else None,
+        "facts": facts | {"versions": versions(), "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")},
+        "figures": FIGURES,
+        "history": rows,
+        "columns": [name for name in COLUMNS if rows and name in rows[-1]],
+        "curves": [_learning(rows, what) for what in LEARNING] if rows else [],
+        "classes": _classes(evaluation),
+        "advice": _advice(curves, best),
+        "scores": embedded(plots.score_curves(curves, best)),
+        "precision_recall": embedded(plots.precision_recall(judgement.precision, names)),
+        "precision_recall_caption": "At IoU 0.5 by class." if 1 < len(names) <= plots.MOST_LINES else "Mean over the classes.",
+        "conf": conf,
+        "confusion": embedded(plots.confusion_matrix(counts, shown)),
+        "confusion_note": note,
+        "worst": [_pair(index, matches, conf, verdict) for verdict in most_wrong(found, WORST)],
+        "good": [_pair(index, matches, conf, verdict) for verdict in most_right(found, GOOD)],
+        "settings": settings,
+    }
+    write_page(file, "report", content)
+
+
+def facts(evaluation: Evaluation, source: str, data: str) -> dict[str, str]:
+    """What was evaluated on what, for the report of an evaluation."""
+    index, model, seconds = evaluation.index, evaluation.model, evaluation.seconds
+    rate = f"{len(index) / seconds:.1f} pictures/s" if seconds else "at once"
+    return {
+        "model": f"{source}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, shorter side "
+        f"{model.preprocessor.imgsz} px",
+        "data": f"{data}, split {evaluation.split}: {len(index)} pictures, {len(index.labels)} objects, "
+        f"{len(index.categories)} classes",
+        "time": f"{duration(seconds)}, {rate}, on {next(model.parameters()).device.type}",
+    }
+
+
+def versions() -> str:
+    """What all this ran with."""
+    packages = ("conditional-detr", "torch", "torchvision", "timm")
+    return ", ".join(f"{name} {version(name)}" for name in packages) + f", Python {platform.python_version()}"
+
+
+def duration(seconds: float) -> str:
+    """75 → "1 min 15 s", 1640 → "27 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 10:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _learning(rows: list[dict[str, Any]], what: str) -> dict[str, str]:
+    lines, caption = LEARNING[what]
+    bands = [plots.Band(name, [[row.get(column) for row in rows]]) for column, name in lines.items()]
+    return {"svg": embedded(plots.learning_curves(bands, what)), "alt": f"{what} by epoch", "caption": caption}
+
+
+def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """A row a class: its objects, and its AP at all IoUs, at 0.5 and by size."""
+    judgement, index = evaluation.judgement, evaluation.index
+    objects = np.bincount(index.labels, minlength=len(index.categories))
+    rows = []
+    for label, category in enumerate(index.categories):
+        precision = judgement.precision[:, :, judgement.category_ids.index(category.id)]
+        all_, small, medium, large = (mean_precision(precision[..., area]) for area in range(4))
+        rows.append(
+            {
+                "name": category.name, "objects": int(objects[label]), "AP": all_, "AP50": mean_precision(precision[0, :, 0]),
+                "small": small, "medium": medium, "large": large,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _advice(curves: Thresholds, best: int | None) -> list[str]:
+    if best is None:
+        return ["Nothing was found at IoU 0.5 at any score, so there is no threshold to advise."]
+
+    def at(i: int) -> str:
+        return f"--conf {curves.scores[i]:.2f} (precision {curves.precision[i]:.2f}, recall {curves.recall[i]:.2f})"
+
+    sentences = [f"F1 is highest, {curves.f1[best]:.2f}, at {at(best)}."]
+    if (sure := curves.for_precision(0.9)) is not None and curves.recall[sure] >= 0.01:
+        sentences.append(f"For nine right in ten: {at(sure)}.")
+    else:
+        sentences.append("At no score are nine in ten detections right.")
+    return sentences
+
+
+def _most_confused(counts: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str], str]:
+    """The matrix, its names, and a note; of many classes those that are confused most."""
+    shown = np.arange(len(names))
+    note = ""
+    if len(names) > MOST_CLASSES:
+        between = counts[:-1, :-1] - np.diag(counts.diagonal()[:-1])
+        shown = np.sort(np.argsort(-(between.sum(0) + between.sum(1)), kind="stable")[:MOST_CLASSES])
+        note = f" Shown are the {MOST_CLASSES} of {len(names)} classes that are confused most."
+    rows = [*shown, len(names)]
+    return counts[np.ix_(rows, rows)], [*(names[k] for k in shown), "nothing"], note
+
+
+def _pair(index: CocoIndex, matches: Matches, conf: float, verdict: Verdict) -> dict[str, Any]:
+    truth, prediction = truth_and_prediction(index, matches, conf, verdict.picture)
+    return {
+        "name": Path(index.paths[verdict.picture]).name,
+        "truth": embedded(_jpeg(truth)),
+        "prediction": embedded(_jpeg(prediction)),
+        "right": verdict.right,
+        "wrong": verdict.wrong,
+        "missed": verdict.missed,
+    }
+
+
+def _jpeg(rgb: np.ndarray) -> bytes:
+    picture = Image.fromarray(rgb)
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=82)
+    return file.getvalue()

@@ -1,0 +1,108 @@
+"""Runs side by side: what makes a group, what is counted, how it is told."""
+
+import json
+
+import pytest
+import tomli_w
+
+from conditional_detr.comparison import (
+    differences,
+    epochs_to,
+    reached,
+    read_groups,
+    table,
+    told,
+    usual_levels,
+    write_comparison,
+)
+from conditional_detr.config import RunConfig
+from conditional_detr.errors import ConfigError, RunError
+
+
+def run_folder(folder, aps, **settings):
+    """A run folder with these APs by epoch, ten seconds each."""
+    folder.mkdir(parents=True)
+    config = RunConfig(data="d", model="conditional-detr-tiny", output=str(folder), **settings)
+    (folder / "config.toml").write_text(tomli_w.dumps(config.model_dump(mode="json")))
+    rows = [{"epoch": i, "loss": 5.0, "AP": ap, "AP50": ap, "seconds": 10.0} for i, ap in enumerate(aps, 1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two seeds of one setting, and another one."""
+    return [
+        run_folder(tmp_path / "ours-seed0", [0.1, 0.3, 0.5, 0.4], seed=0, threads=2),
+        run_folder(tmp_path / "ours-seed1", [0.0, 0.1, 0.3, 0.6], seed=1),
+        run_folder(tmp_path / "theirs", [None, 0.1], model_overrides={"lambda_q": "block"}),
+    ]
+
+
+def test_runs_that_differ_by_seed_alone_are_one_group(runs):
+    ours, theirs = read_groups(runs)
+    assert (ours.name, theirs.name) == ("ours (2 runs)", "theirs")
+    assert [len(rows) for rows in ours.runs] == [4, 4]
+    assert differences([ours, theirs]) == {"model_overrides.lambda_q": [None, "block"]}
+
+
+def test_folders_of_the_same_name_are_told_apart(tmp_path):
+    a = run_folder(tmp_path / "a" / "run", [0.1])
+    b = run_folder(tmp_path / "b" / "run", [0.1], imgsz=64)
+    assert [group.name for group in read_groups([a, b])] == ["a/run", "b/run"]
+
+
+def test_epochs_and_seconds_to_an_ap_are_those_of_the_first_epoch_that_has_it(runs):
+    ours, theirs = read_groups(runs)
+    assert [epochs_to(rows, 0.3) for rows in ours.runs] == [2, 3]
+    assert reached(ours, 0.3).seconds == [20.0, 30.0]
+    assert reached(ours, 0.55).epochs == [None, 4]
+    assert reached(theirs, 0.3).seconds == [None]
+
+
+def test_the_table_says_more_than_where_a_run_does_not_arrive(runs):
+    groups = read_groups(runs)
+    assert usual_levels(groups) == [0.15, 0.3, 0.45]
+    columns, (ours, theirs) = table(groups, [0.3, 0.55])
+    assert columns == ["run", "trained", "best AP", "AP50 there", "to AP 0.3", "to AP 0.55"]
+    assert ours[1] == "4 epochs\n40 s"
+    assert ours[2] == "0.550 (0.500–0.600)"
+    assert ours[4] == "2.5 (2–3) epochs\n25 s (20 s–30 s)"
+    assert ours[5] == "> 4 epochs (1 of 2 arrive, the first after 4)"
+    assert theirs[4] == "> 2 epochs"
+
+
+def test_what_several_numbers_are_told_as():
+    assert told([2.0], [], str) == "2.0"
+    assert told([2.0, 2.0], [], str) == "2.0"
+    assert told([1.0, 3.0], [], str) == "2.0 (1.0–3.0)"
+    assert told([None, None], [5, 7], str) == "> 7"
+
+
+def test_nothing_learned_gives_no_levels(tmp_path):
+    assert usual_levels(read_groups([run_folder(tmp_path / "a", [None, 0.0])])) == []
+
+
+def test_the_page_holds_the_table_and_what_differs(runs, tmp_path):
+    groups = read_groups(runs)
+    page, picture = write_comparison(groups, [0.3], tmp_path / "new" / "c")
+    text = page.read_text()
+    assert "ours (2 runs)" in text
+    assert "model_overrides.lambda_q" in text
+    assert "&gt; 2 epochs" in text
+    assert "http" not in text.split("<body>")[1]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_no_run_is_said(tmp_path, runs):
+    with pytest.raises(ConfigError, match="is no run folder: it has no config.toml"):
+        read_groups([tmp_path])
+    with pytest.raises(ConfigError, match="theirs is given twice"):
+        read_groups([*runs, runs[2]])
+    (runs[0] / "metrics.jsonl").unlink()
+    with pytest.raises(RunError, match="has no finished epoch yet"):
+        read_groups(runs)
+    for damaged in ('{"epoch": 1', "[1]", '{"epoch": 1}'):
+        (runs[0] / "metrics.jsonl").write_text(damaged + "\n")
+        with pytest.raises(RunError, match="metrics.jsonl cannot be read"):
+            read_groups(runs)

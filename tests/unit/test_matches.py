@@ -1,0 +1,151 @@
+"""Which detections are right, against a brute force and against pycocotools' count; thresholds; confusion."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from conditional_detr.data.coco import CocoIndex, load_split
+from conditional_detr.evaluation.coco import judge
+from conditional_detr.evaluation.matches import Matches, confusion, match, thresholds
+from conditional_detr.evaluation.mistakes import most_right, most_wrong, verdicts
+
+IDS = [3, 8, 20]
+
+
+def folder_with(tmp_path: Path, boxes: dict[int, list[tuple[int, list[float]]]]) -> CocoIndex:
+    """A split `valid` whose picture i has these (category id, box xywh)."""
+    images = [{"id": 10 + i, "file_name": f"{i}.png", "width": 100, "height": 100} for i in boxes]
+    rows = [(10 + i, category, box) for i, found in boxes.items() for category, box in found]
+    annotations = [
+        {"id": n, "image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for n, (image, category, box) in enumerate(rows, 1)
+    ]
+    categories = [{"id": id_, "name": f"class {id_}"} for id_ in IDS]
+    (tmp_path / "valid").mkdir()
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "valid" / "_annotations.coco.json").write_text(json.dumps(content))
+    return load_split(tmp_path, "valid")
+
+
+def found(image: int, category: int, box: list[float], score: float) -> dict:
+    return {"image_id": image, "category_id": category, "bbox": box, "score": score}
+
+
+@pytest.fixture
+def crowded(tmp_path) -> tuple[CocoIndex, list[dict]]:
+    """Twelve pictures with up to eight objects, and detections near them, beside them, twice, and of other classes."""
+    rng = np.random.default_rng(0)
+    boxes = {
+        i: [
+            (int(rng.choice(IDS)), [*rng.uniform(0, 60, 2).round(1), *rng.uniform(8, 38, 2).round(1)])
+            for _ in range(rng.integers(0, 9))
+        ]
+        for i in range(12)
+    }
+    index = folder_with(tmp_path, boxes)
+    detections = []
+    for i, objects in boxes.items():
+        for category, box in objects * 2:
+            moved = [float(v) for v in np.array(box) + rng.normal(0, 3, 4)]
+            moved[2:] = [max(1.0, side) for side in moved[2:]]
+            other = int(rng.choice(IDS)) if rng.random() < 0.2 else category
+            detections.append(found(10 + i, other, moved, round(rng.random(), 2)))
+    return index, detections
+
+
+def test_as_many_are_right_at_every_score_as_pycocotools_finds(crowded):
+    index, detections = crowded
+    matches = match(index, detections)
+    coco = COCO(str(index.file))
+    evaluation = COCOeval(coco, coco.loadRes(detections), "bbox")
+    evaluation.params.iouThrs = np.array([0.5])
+    evaluation.evaluate()
+    theirs = [
+        (float(score), bool(gt))
+        for picture in evaluation.evalImgs
+        if picture is not None and picture["aRng"] == evaluation.params.areaRng[0]
+        for score, gt in zip(picture["dtScores"], picture["dtMatches"][0], strict=True)
+    ]
+    ours = list(zip(matches.scores.tolist(), (matches.found >= 0).tolist(), strict=True))
+    assert sorted(ours) == sorted(theirs)
+    assert 20 < sum(right for _, right in ours) < len(ours)
+
+
+def test_every_object_is_found_once_by_a_detection_of_its_class_that_overlaps_it(crowded):
+    index, detections = crowded
+    matches = match(index, detections)
+    taken = matches.found[matches.found >= 0]
+    assert len(set(taken.tolist())) == len(taken)
+    for row in np.flatnonzero(matches.found >= 0):
+        at = matches.found[row]
+        assert index.first[matches.pictures[row]] <= at < index.first[matches.pictures[row] + 1]
+        assert index.labels[at] == matches.labels[row]
+        a, b = matches.boxes_xyxy[row], index.boxes_xyxy[at]
+        sides = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
+        union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - np.prod(sides)
+        assert np.prod(sides) / union >= 0.5
+
+
+def test_thresholds_are_counts_of_what_is_kept(crowded):
+    matches = match(*crowded)
+    curves = thresholds(matches)
+    assert curves.scores.tolist() == sorted(set(matches.scores.tolist()))
+    for score, precision, recall in zip(curves.scores, curves.precision, curves.recall, strict=True):
+        kept = matches.scores >= score
+        right = int((matches.found[kept] >= 0).sum())
+        assert precision == pytest.approx(right / kept.sum())
+        assert recall == pytest.approx(right / matches.objects)
+    best = curves.best()
+    assert curves.f1[best] == max(curves.f1)
+    sure = curves.for_precision(0.6)
+    assert curves.precision[sure] >= 0.6
+    assert (curves.precision[:sure] < 0.6).all()
+    assert curves.for_precision(1.1) is None
+
+
+def test_without_detections_no_score_is_advised():
+    empty = np.zeros(0)
+    matches = Matches(empty, empty.astype(int), empty.reshape(0, 4), empty.astype(int), empty.astype(int), 5)
+    curves = thresholds(matches)
+    assert len(curves.scores) == 0
+    assert curves.best() is None
+    assert curves.for_precision(0.5) is None
+
+
+def test_confusion_has_true_classes_in_rows_and_the_background_last(tmp_path):
+    index = folder_with(
+        tmp_path,
+        {0: [(3, [0, 0, 20, 20]), (8, [50, 50, 20, 20])], 1: [(20, [0, 0, 30, 30])], 2: []},
+    )
+    detections = [
+        found(10, 3, [0, 0, 20, 20], 0.9),  # right
+        found(10, 3, [50, 50, 20, 20], 0.8),  # an 8 taken for a 3
+        found(12, 20, [5, 5, 20, 20], 0.7),  # nothing there
+        found(11, 20, [0, 0, 30, 30], 0.1),  # below the score
+    ]
+    counts = confusion(index, match(index, detections), 0.3)
+    assert counts.tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
+
+
+def test_the_worst_picture_comes_first_and_an_empty_one_left_empty_is_no_mistake(tmp_path):
+    index = folder_with(tmp_path, {0: [(3, [0, 0, 20, 20])], 1: [(3, [0, 0, 20, 20])] * 2, 2: [], 3: [(8, [0, 0, 9, 9])]})
+    detections = [found(10, 3, [0, 0, 20, 20], 0.9), found(11, 3, [0, 0, 20, 20], 0.9), found(13, 8, [50, 50, 9, 9], 0.9)]
+    found_ = verdicts(index, match(index, detections), 0.5)
+    assert [(v.right, v.wrong, v.missed) for v in found_] == [(1, 0, 0), (1, 0, 1), (0, 0, 0), (0, 1, 1)]
+    assert [v.picture for v in most_wrong(found_, 5)] == [3, 1]
+    assert [v.picture for v in most_right(found_, 5)] == [0, 1]
+    assert [v.f1 for v in found_] == [1.0, pytest.approx(2 / 3), 1.0, 0.0]
+
+
+def test_the_curves_behind_the_figures_give_the_figures(crowded):
+    index, detections = crowded
+    judgement = judge(index.file, detections)
+    assert judgement.precision.shape == (10, 101, 3, 4)
+    assert judgement.category_ids == IDS
+    whole = judgement.precision[..., 0]
+    assert whole[whole > -1].mean() == pytest.approx(judgement.metrics.AP)
+    assert judgement.precision[0, :, :, 0].mean() == pytest.approx(judgement.metrics.AP50)
