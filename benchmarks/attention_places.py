@@ -1,13 +1,15 @@
-"""Where each head's spatial attention lies in the box of its detection, over the pictures of a split.
+"""Where each head's spatial attention lies beside the box of its detection, over the pictures of a split.
 
-Printed for every layer and head: the mean position of the map's highest cell in the box (−1 is its left or upper side, 0 its
-middle, +1 its right or lower side) with the standard deviation between detections, and how much of the map lies inside the
-box, beside the share of the picture that the box covers (what a map without aim would have inside).
+For every layer: how far the highest cell of a head's spatial map lies from the nearest side of the box, in box sizes (0 is on a
+side, 0.5 in the middle of the box), and how much of the map lies inside the box. Beside each stands chance: the same for a cell
+anywhere in the picture, and the share of the picture that the box covers. With --heads also where each head's highest cell lies
+in the box, on average: −1 is its left or upper side, 0 its middle, +1 its right or lower side.
 
-Command: python benchmarks/attention_places.py SOURCE FOLDER_OF_PICTURES        Time: about a second for five pictures.
+Command: python benchmarks/attention_places.py FOLDER_OF_PICTURES SOURCE…        Time: a second for some five pictures.
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,51 +21,109 @@ from conditional_detr.preprocessing import decode
 from conditional_detr.weights.source import load_model
 
 
-def places(explanation: Explanation, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, float]:
-    """Peaks [L, H, 2] in half box sizes from the middle, mass inside the box [L, H], and the box's share of the picture."""
+@dataclass(frozen=True)
+class Place:
+    """Of one detection.
+
+    Attributes
+    ----------
+    peaks : [L, H, 2], the highest cells, in half box sizes from the middle
+    distances : [L, H], theirs from the nearest side, in box sizes
+    inside : [L, H], the share of each map in the box
+    chance_distance, chance_inside : both for a map without aim
+    """
+
+    peaks: np.ndarray
+    distances: np.ndarray
+    inside: np.ndarray
+    chance_distance: float
+    chance_inside: float
+
+
+def to_nearest_side(points: np.ndarray) -> np.ndarray:
+    """Distances [...] of points [..., 2], in half box sizes from the middle, from the outline of the box, in box sizes."""
+    beyond = np.abs(points) - 1
+    outside = np.linalg.norm(beyond.clip(0), axis=-1)
+    return np.where(outside > 0, outside, -beyond.max(-1)) / 2
+
+
+def place(explanation: Explanation, size_hw: tuple[int, int]) -> Place:
+    """Where the maps of a detection lie."""
     x0, y0, x1, y1 = explanation.box
-    maps = explanation.spatial
+    maps, (width, height) = explanation.spatial, explanation.cell_size
     rows, columns = maps.shape[2:]
-    x = (np.arange(columns) + 0.5) * explanation.cell_size[0]
-    y = (np.arange(rows) + 0.5) * explanation.cell_size[1]
-    peak = maps.reshape(*maps.shape[:2], -1).argmax(-1)
+    x, y = (np.arange(columns) + 0.5) * width, (np.arange(rows) + 0.5) * height
     middle, half = np.array([x0 + x1, y0 + y1]) / 2, np.array([x1 - x0, y1 - y0]) / 2
-    peaks = (np.stack([x[peak % columns], y[peak // columns]], -1) - middle) / half
+    cells = (np.stack(np.meshgrid(x, y), -1).reshape(-1, 2) - middle) / half
+    of_picture = ((x < size_hw[1]) & (y < size_hw[0])[:, None]).ravel()  # the others are padding
+    peaks = cells[maps.reshape(*maps.shape[:2], -1).argmax(-1)]
     # A cell counts by the part of it that the box covers.
     cover = [
         (np.minimum(at + cell / 2, high) - np.maximum(at - cell / 2, low)).clip(0) / cell
-        for at, cell, low, high in ((y, explanation.cell_size[1], y0, y1), (x, explanation.cell_size[0], x0, x1))
+        for at, cell, low, high in ((y, height, y0, y1), (x, width, x0, x1))
     ]
-    inside = np.einsum("lhyx,y,x->lh", maps, *cover)
-    return peaks, inside, float(np.prod(2 * half)) / (size_hw[0] * size_hw[1])
+    return Place(
+        peaks,
+        to_nearest_side(peaks),
+        np.einsum("lhyx,y,x->lh", maps, *cover),
+        float(to_nearest_side(cells[of_picture]).mean()),
+        float(np.prod(2 * half)) / (size_hw[0] * size_hw[1]),
+    )
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source")
-    parser.add_argument("pictures", type=Path)
-    parser.add_argument("--conf", type=float, default=0.5)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    model = load_model(options.source)
+def places_of(source: str, pictures: list[str], conf: float) -> list[Place]:
+    """Of all detections of a score in some pictures."""
+    model = load_model(source)
     found = []
-    for file in find_pictures([str(options.pictures)]):
+    for file in pictures:
         rgb = decode(file)
-        found += [places(e, (rgb.shape[-2], rgb.shape[-1])) for e in explain_picture(model, rgb, options.conf)]
+        found += [place(e, (rgb.shape[-2], rgb.shape[-1])) for e in explain_picture(model, rgb, conf)]
     if not found:
-        raise SystemExit(f"nothing was found with a score of {options.conf} or more")
-    peaks, inside = np.stack([f[0] for f in found]), np.stack([f[1] for f in found])
-    covered = np.mean([f[2] for f in found])
-    print(f"{len(found)} detections of score {options.conf} or more; a box covers {covered:.1%} of a picture")
-    print("| layer | head | highest cell, across | down | inside the box |")
-    print("|---|---|---|---|---|")
+        raise SystemExit(f"{source}: nothing was found with a score of {conf} or more")
+    return found
+
+
+def by_layer(found: list[Place]) -> list[str]:
+    """Rows of a table: mean over heads and detections, and the range of the heads' means."""
+    chance, covered = (np.mean([getattr(p, name) for p in found]) for name in ("chance_distance", "chance_inside"))
+    distances, inside = (np.mean([getattr(p, name) for p in found], axis=0) for name in ("distances", "inside"))
+    return [
+        f"| {layer + 1} | {far.mean():.2f} ({far.min():.2f}–{far.max():.2f}) | {chance:.2f} "
+        f"| {share.mean():.0%} ({share.min():.0%}–{share.max():.0%}) | {covered:.0%} |"
+        for layer, (far, share) in enumerate(zip(distances, inside, strict=True))
+    ]
+
+
+def by_head(found: list[Place]) -> list[str]:
+    """Rows of a table: the mean place of each head's highest cell and its standard deviation between detections."""
+    peaks, inside = np.stack([p.peaks for p in found]), np.stack([p.inside for p in found])
+    rows = []
     for layer in range(peaks.shape[1]):
         for head in range(peaks.shape[2]):
             (x, y), (dx, dy) = (f(peaks[:, layer, head], axis=0) for f in (np.mean, np.std))
             share = inside[:, layer, head].mean()
-            print(f"| {layer + 1} | {head + 1} | {x:+.2f} ± {dx:.2f} | {y:+.2f} ± {dy:.2f} | {share:.0%} |")
+            rows.append(f"| {layer + 1} | {head + 1} | {x:+.2f} ± {dx:.2f} | {y:+.2f} ± {dy:.2f} | {share:.0%} |")
+    return rows
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("sources", nargs="+")
+    parser.add_argument("--conf", type=float, default=0.3)
+    parser.add_argument("--heads", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for source in options.sources:
+        found = places_of(source, find_pictures([str(options.pictures)]), options.conf)
+        print(f"{source}: {len(found)} detections of score {options.conf} or more\n")
+        print("| layer | highest cell to the nearest side, box sizes (heads) | chance | inside the box (heads) | chance |")
+        print("|---|---|---|---|---|", *by_layer(found), "", sep="\n")
+        if options.heads:
+            print("| layer | head | highest cell, across | down | inside the box |")
+            print("|---|---|---|---|---|", *by_head(found), "", sep="\n")
 
 
 if __name__ == "__main__":

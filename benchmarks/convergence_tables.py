@@ -1,0 +1,214 @@
+"""The study's curves as tables and plots: rewrites what stands between the marks in docs/results.md, and docs/images/.
+
+Command: python benchmarks/convergence_tables.py        Time: seconds.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from convergence import Job, Study, smooth
+from scipy.stats import spearmanr
+
+from conditional_detr.comparison import told
+from conditional_detr.evaluation import plots
+
+DOCS = Path(__file__).parents[1] / "docs"
+RESULTS, IMAGES = DOCS / "results.md", DOCS / "images"
+NOT_RUN = "not run"
+
+# The paper's AP on COCO, R50, 50 epochs, beside each row.
+TABLES = {
+    "spatial-queries": [
+        ("CSQ-C: the decoder embedding alone", "query-content", 37.1),
+        ("CSQ-T: the transform alone", "query-lambda", 37.6),
+        ("CSQ-P: the reference point alone", "query-point", 37.8),
+        ("CSQ-I: transform from before cross-attention", "query-intermediate", 40.2),
+        ("CSQ: the paper's", "conditional", 40.9),
+    ],
+    "lambda": [
+        ("identity", "query-point", 37.8),
+        ("a scalar", "lambda-scalar", 39.0),
+        ("block-diagonal", "lambda-block", 40.8),
+        ("full", "lambda-full", 40.7),
+        ("diagonal: the paper's", "conditional", 40.9),
+    ],
+    "components": [
+        ("DETR", "detr", 34.9),
+        ("+ offset (OR)", "detr-offset-only", 35.0),
+        ("+ focal loss (FL)", "detr-focal-only", 35.3),
+        ("+ OR + FL", "detr-focal", 36.9),
+        ("+ OR + FL + CSQ: Conditional DETR", "conditional", 40.9),
+    ],
+    "reference-points": [
+        ("the origin for all", "points-origin", 36.8),
+        ("learned, free", "points-learned", 40.7),
+        ("predicted from the object query: the paper's", "conditional", 40.9),
+    ],
+}
+MAIN = {  # name for people, row, the paper's AP after 50 epochs
+    "16": [
+        ("DETR, its own loss", "detr", 36.7),
+        ("DETR, focal loss, offset, same queries", "detr-focal", None),
+        ("Conditional DETR", "conditional", 43.8),
+    ],
+    "32": [
+        ("DETR, its own loss", "detr-32", 34.9),
+        ("DETR, focal loss, offset, same queries", "detr-focal-32", 36.9),
+        ("Conditional DETR", "conditional-32", 40.9),
+    ],
+}
+PLOTS = {
+    "digits": ("detr", "detr-focal", "conditional"),
+    "digits-32": ("detr-32", "detr-focal-32", "conditional-32"),
+    "spatial-queries": tuple(row for _, row, _ in TABLES["spatial-queries"]),
+    "lambda": tuple(row for _, row, _ in TABLES["lambda"]),
+    "components": tuple(row for _, row, _ in TABLES["components"]),
+    "reference-points": tuple(row for _, row, _ in TABLES["reference-points"]),
+}
+
+
+def done(study: Study, row: str) -> list[tuple[Job, list[dict[str, float]]]]:
+    """A row's finished runs with their curves."""
+    return [(job, study.curve(job)) for job in study.wanted(row) if study.is_done(job)]
+
+
+def aps(study: Study, row: str, epochs: int) -> list[float]:
+    """AP after so many epochs of every finished run of a row that is as long."""
+    return [smooth(curve)[epochs - 1] for _, curve in done(study, row) if len(curve) >= epochs]
+
+
+def epochs_to(study: Study, row: str, target: float) -> list[int | None]:
+    """The first epoch with such an AP, of every finished run; None where there is none."""
+    return [next((i for i, ap in enumerate(smooth(curve), 1) if ap >= target), None) for _, curve in done(study, row)]
+
+
+def figure(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def count(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def shown(values: list[float], form: Callable[[float], str] = figure) -> str:
+    return told(list(values), [], form) if values else NOT_RUN
+
+
+def sweep_table(study: Study) -> str:
+    """AP and loss at the end of every sweep; the rate that was taken in bold."""
+    rates = study.settings["sweep"]["learning_rates"]
+    lines = ["| | " + " | ".join(f"{rate:.0e}" for rate in rates) + " |", "|---|" + "---|" * len(rates)]
+    for row in ("conditional", "detr-focal", "detr"):
+        cells = []
+        for job in study.sweep(row):
+            if not study.is_done(job):
+                cells.append(NOT_RUN)
+                continue
+            end = study.curve(job)[job.epochs - 1]
+            cell = f"{end['AP']:.3f}, loss {end['loss']:.2f}"
+            cells.append(f"**{cell}**" if study.rate(row) == job.lr else cell)
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main_table(study: Study, rows: list[tuple[str, str, float | None]]) -> str:
+    """What each system needs to reach Conditional DETR's AP."""
+    ours = rows[-1][1]
+    target, own = study.target(ours), study.settings["target_epochs"]
+    lines = [
+        f"| system | paper: AP after 50 epochs | rate | AP after {own} epochs | after {study.settings['epochs']} "
+        f"| epochs to AP {NOT_RUN if target is None else figure(target)} | times Conditional DETR's | runs, minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    base = [] if target is None else [at for at in epochs_to(study, ours, target) if at is not None]
+    for name, row, paper in rows:
+        runs = done(study, row)
+        cells = [name, "–" if paper is None else f"{paper}"]
+        if not runs or target is None or not base:
+            lines.append(f"| {' | '.join(cells)} | {NOT_RUN} | | | | | |")
+            continue
+        at, limits = epochs_to(study, row, target), [len(curve) for _, curve in runs]
+        arrived = [value for value in at if value is not None]
+        if len(arrived) < len(at):
+            ratio = f"> {count(max(limits) / (sum(base) / len(base)))}"
+        else:
+            low, high = min(arrived) / max(base), max(arrived) / min(base)
+            middle = (sum(arrived) / len(arrived)) / (sum(base) / len(base))
+            ratio = "1" if row == ours else f"**{count(middle)}** ({count(low)}–{count(high)})"
+        minutes = sum(at["seconds"] for _, curve in runs for at in curve) / 60
+        cells += [
+            f"{runs[0][0].lr:.0e}",
+            shown(aps(study, row, own)),
+            shown(aps(study, row, study.settings["epochs"])),
+            told(list(at), list(limits), count),
+            ratio,
+            f"{len(runs)}, {minutes:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def ablation_table(study: Study, rows: list[tuple[str, str, float]]) -> str:
+    """AP beside the paper's, and how far both agree on the order."""
+    epochs = study.settings["epochs"]
+    lines = [f"| | paper: AP, COCO, 50 epochs | AP after {epochs} epochs | runs, minutes |", "|---|---|---|---|"]
+    ours: list[float | None] = []
+    for name, row, paper in rows:
+        runs, values = done(study, row), aps(study, row, epochs)
+        ours.append(sum(values) / len(values) if values else None)
+        minutes = sum(at["seconds"] for _, curve in runs for at in curve[:epochs]) / 60
+        lines.append(f"| {name} | {paper} | {shown(values)} | {f'{len(values)}, {minutes:.0f}' if values else ''} |")
+    if None in ours:
+        return "\n".join(lines)
+    correlation = spearmanr([paper for _, _, paper in rows], ours).statistic
+    return "\n".join([*lines, "", f"Rank correlation with the paper (Spearman): {correlation:+.2f}."])
+
+
+def bands(study: Study, rows: tuple[str, ...]) -> list[plots.Band]:
+    """The finished runs of some rows as a plot wants them."""
+    found = [(row, [[at["AP"] for at in curve] for _, curve in done(study, row)]) for row in rows]
+    return [plots.Band(row, curves) for row, curves in found if curves]
+
+
+def fragments() -> dict[str, str]:
+    """What stands between the marks."""
+    digits, cells = Study("digits"), Study("blood-cells")
+    return {
+        "sweep": sweep_table(digits),
+        "main-16": main_table(digits, MAIN["16"]),
+        "main-32": main_table(digits, MAIN["32"]),
+        "main-blood-cells": main_table(cells, [(name, row, paper) for name, row, paper in MAIN["16"]]),
+        **{name: ablation_table(digits, rows) for name, rows in TABLES.items()},
+    }
+
+
+def filled(text: str) -> str:
+    """The document with every fragment in its place.
+
+    Raises
+    ------
+    KeyError : a mark that nothing belongs to
+    """
+    found = fragments()
+    mark = re.compile(r"(<!-- begin ([\w-]+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+    return mark.sub(lambda match: f"{match[1]}{found[match[2]]}\n{match[3]}", text)
+
+
+def main() -> None:
+    """Rewrite document and plots."""
+    RESULTS.write_text(filled(RESULTS.read_text(encoding="utf-8")), encoding="utf-8")
+    digits = Study("digits")
+    for name, rows in PLOTS.items():
+        if found := bands(digits, rows):
+            target = digits.target(rows[-1]) if name.startswith("digits") else None
+            picture = plots.learning_curves(found, "AP", plots.WIDE, "png", target)
+            (IMAGES / f"convergence-{name}.png").write_bytes(picture)
+    cells = Study("blood-cells")
+    if found := bands(cells, PLOTS["digits"]):
+        picture = plots.learning_curves(found, "AP", plots.WIDE, "png", cells.target("conditional"))
+        (IMAGES / "convergence-blood-cells.png").write_bytes(picture)
+
+
+if __name__ == "__main__":
+    main()

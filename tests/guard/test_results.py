@@ -1,0 +1,80 @@
+"""The page of results says what the curves say."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import convergence_tables
+
+    yield convergence_tables
+    for name in ("convergence", "convergence_tables"):
+        sys.modules.pop(name, None)
+
+
+def test_the_tables_in_the_document_are_those_of_the_curves(tables):
+    text = tables.RESULTS.read_text(encoding="utf-8")
+    assert tables.filled(text) == text
+    for name in tables.fragments():
+        assert f"<!-- begin {name} -->" in text
+
+
+def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(tables):
+    from conditional_detr.config import IDLE, TINY, ModelConfig, RecipeConfig, idle_fields, with_overrides
+
+    for name in ("digits", "blood-cells"):
+        settings = tables.Study(name).settings
+        assert set(settings["model"]) == set(ModelConfig.model_fields) - {"num_classes"}  # frozen: nothing is left to defaults
+        assert set(settings["training"]) == set(RecipeConfig.model_fields) - {"epochs", "lr"}
+        for row, options in settings["rows"].items():
+            model = settings["model"] | options.get("model", {})
+            idle = idle_fields(ModelConfig(**model))
+            built = with_overrides(TINY, {key: value for key, value in model.items() if key not in idle}, row)
+            assert {key: getattr(built, key) for key in model} == model | {key: IDLE[key] for key in idle}
+            assert options.get("rate_of", row) in settings["rows"]
+            assert options.get("baseline", row) in settings["rows"]
+    rows = tables.Study("digits").settings["rows"]
+    named = {row for table in (*tables.TABLES.values(), *tables.MAIN.values()) for _, row, _ in table}
+    assert named == set(rows)
+
+
+def curve(*aps: float) -> list[dict[str, float]]:
+    return [{"epoch": i, "AP": ap, "seconds": 1.0, "loss": 1.0} for i, ap in enumerate(aps, 1)]
+
+
+def test_an_ap_is_the_mean_of_the_last_three_epochs(tables):
+    import convergence
+
+    assert convergence.smooth(curve(0.3, 0.0, 0.6, 0.9)) == pytest.approx([0.3, 0.15, 0.3, 0.5])
+
+
+def test_a_study_asks_for_what_is_missing_in_its_order(tables, monkeypatch):
+    import convergence
+
+    study = convergence.Study("digits")
+    curves: dict[str, list] = {}
+    monkeypatch.setattr(study, "curve", lambda job: curves.get(job.name, []))
+    plan = study.plan()
+    assert len(plan) == 12  # three families, four rates; nothing else has a rate yet
+    for job in plan:
+        curves[job.name] = curve(*[0.001 * (job.lr == 2e-4)] * 12)
+        for row in curves[job.name]:
+            row["loss"] = 1 / job.lr
+    assert study.rate("conditional") == 4e-4  # blind: the lowest loss
+    curves["conditional-lr2e-04-seed0"] = curve(*[0.2] * 12)
+    assert study.rate("query-point") == 2e-4
+    assert "detr-focal" not in {job.row for job in study.plan()}  # its target is not known yet
+    for seed in range(3):
+        curves[f"conditional-lr2e-04-seed{seed}"] = curve(*[0.3 + 0.1 * seed] * 24)
+    assert study.target("conditional") == pytest.approx(0.4)
+    job = next(job for job in study.plan() if job.row == "detr-focal")
+    assert (job.seed, job.epochs, job.until) == (0, 240, pytest.approx(0.4))
+    curves[job.name] = curve(*[0.1] * 100, 0.5, 0.5, 0.5)
+    assert study.is_done(job)
+    assert tables.epochs_to(study, "detr-focal", 0.4)[0] == 103
