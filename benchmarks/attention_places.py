@@ -2,7 +2,7 @@
 
 For every layer: how far the highest cell of a head's spatial map lies from the nearest side of the box, in box sizes (0 is on a
 side, 0.5 in the middle of the box), and how much of the map lies inside the box. Beside each stands chance: the same for a cell
-anywhere in the picture, and the share of the picture that the box covers. With --heads also where each head's highest cell lies
+anywhere in the picture, and for a map that is even over the picture. With --heads also where each head's highest cell lies
 in the box, on average: −1 is its left or upper side, 0 its middle, +1 its right or lower side.
 
 Command: python benchmarks/attention_places.py FOLDER_OF_PICTURES SOURCE…        Time: a second for some five pictures.
@@ -54,9 +54,9 @@ def place(explanation: Explanation, size_hw: tuple[int, int]) -> Place:
     rows, columns = maps.shape[2:]
     x, y = (np.arange(columns) + 0.5) * width, (np.arange(rows) + 0.5) * height
     middle, half = np.array([x0 + x1, y0 + y1]) / 2, np.array([x1 - x0, y1 - y0]) / 2
-    cells = (np.stack(np.meshgrid(x, y), -1).reshape(-1, 2) - middle) / half
-    of_picture = ((x < size_hw[1]) & (y < size_hw[0])[:, None]).ravel()  # the others are padding
-    peaks = cells[maps.reshape(*maps.shape[:2], -1).argmax(-1)]
+    cells = (np.stack(np.meshgrid(x, y), -1) - middle) / half
+    in_picture = (x < size_hw[1]) & (y < size_hw[0])[:, None]  # the others are padding
+    peaks = cells.reshape(-1, 2)[maps.reshape(*maps.shape[:2], -1).argmax(-1)]
     # A cell counts by the part of it that the box covers.
     cover = [
         (np.minimum(at + cell / 2, high) - np.maximum(at - cell / 2, low)).clip(0) / cell
@@ -66,8 +66,8 @@ def place(explanation: Explanation, size_hw: tuple[int, int]) -> Place:
         peaks,
         to_nearest_side(peaks),
         np.einsum("lhyx,y,x->lh", maps, *cover),
-        float(to_nearest_side(cells[of_picture]).mean()),
-        float(np.prod(2 * half)) / (size_hw[0] * size_hw[1]),
+        float(to_nearest_side(cells[in_picture]).mean()),
+        float(np.outer(*cover)[in_picture].mean()),
     )
 
 

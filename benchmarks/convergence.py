@@ -11,7 +11,12 @@ Time: see docs/results.md; an epoch on digits takes about 13 s on one core.
 import argparse
 import csv
 import fcntl
+import hashlib
+import io
+import json
 import os
+import shutil
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,7 +52,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.row}-lr{self.lr:.0e}-seed{self.seed}"
+        return f"{self.row}-lr{self.lr:g}-seed{self.seed}"
 
 
 @dataclass
@@ -63,16 +68,46 @@ class Study:
     def file(self, job: Job) -> Path:
         return HERE / "curves" / self.name / f"{job.name}.csv"
 
+    def model(self, row: str) -> dict[str, Any]:
+        """A row's fields of the model, without those that mean nothing beside the others."""
+        fields = self.settings["model"] | self.settings["rows"][row].get("model", {})
+        idle = idle_fields(ModelConfig(**fields))
+        return {key: value for key, value in fields.items() if key not in idle}
+
+    def picture_px(self, row: str) -> int:
+        return int(self.settings["rows"][row].get("picture_px", self.settings["picture_px"]))
+
+    def fingerprint(self, row: str) -> str:
+        """Of everything that makes a row's curve what it is; it stands in the curve's file."""
+        parts = (self.model(row), self.picture_px(row), self.settings["training"], self.settings.get("data"))
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
     def curve(self, job: Job) -> list[dict[str, float]]:
         """A row an epoch; empty where nothing was run."""
         if not self.file(job).is_file():
             return []
-        with self.file(job).open(newline="") as file:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        first, *lines = self.file(job).read_text(encoding="utf-8").splitlines()
+        if first != f"# settings {self.fingerprint(job.row)}":
+            raise SystemExit(f"{self.file(job)} was made with other settings than {self.name}.toml has now: remove it")
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+
+    def write(self, job: Job, rows: list[dict[str, Any]]) -> None:
+        """Replace a curve's file in one go: other processes read it."""
+        text = io.StringIO()
+        text.write(f"# settings {self.fingerprint(job.row)}\n")
+        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: round(row[key] or 0.0, 5) for key in COLUMNS} for row in rows)
+        self.file(job).parent.mkdir(parents=True, exist_ok=True)
+        new = self.file(job).with_suffix(".new")
+        new.write_text(text.getvalue(), encoding="utf-8")
+        new.replace(self.file(job))
 
     def is_done(self, job: Job) -> bool:
+        """Whether a run is as long as it has to be: a baseline that has arrived, no shorter than the other rows."""
         curve = self.curve(job)
-        return len(curve) >= job.epochs or any(ap >= job.until for ap in smooth(curve))
+        arrived = len(curve) >= self.settings["epochs"] and any(ap >= job.until for ap in smooth(curve))
+        return arrived or len(curve) >= job.epochs
 
     def rate(self, row: str) -> float | None:
         """The learning rate of a row's family: the best of its sweep; None while that is not complete."""
@@ -85,10 +120,11 @@ class Study:
         jobs = self.sweep(row)
         if not all(map(self.is_done, jobs)):
             return None
-        ends = {job.lr: self.curve(job)[sweep["epochs"] - 1] for job in jobs}
-        if max(end["AP"] for end in ends.values()) < sweep["blind"]:
-            return min(ends, key=lambda lr: ends[lr]["loss"])
-        return max(ends, key=lambda lr: ends[lr]["AP"])
+        ends = {job.lr: self.curve(job)[: sweep["epochs"]] for job in jobs}
+        aps = {lr: smooth(curve)[-1] for lr, curve in ends.items()}
+        if max(aps.values()) < sweep["blind"]:
+            return min(ends, key=lambda lr: ends[lr][-1]["loss"])
+        return max(aps, key=lambda lr: aps[lr])
 
     def sweep(self, row: str) -> list[Job]:
         sweep = self.settings["sweep"]
@@ -126,19 +162,14 @@ class Study:
 
 def run(study: Study, job: Job, data: Path, work: Path, threads: int) -> None:
     """Train until the job is done; the curve is written after every stretch of epochs."""
-    settings, options = study.settings, study.settings["rows"][job.row]
-    model = settings["model"] | options.get("model", {})
-    for idle in idle_fields(ModelConfig(**model)):
-        del model[idle]
     while not study.is_done(job):
-        epochs = min(job.epochs, len(study.curve(job)) + STRIDE)
         done = train(
             data,
             "conditional-detr-tiny",
             work / study.name / job.name,
-            epochs=epochs,
+            epochs=min(job.epochs, len(study.curve(job)) + STRIDE),
             lr=job.lr,
-            imgsz=options.get("picture_px", settings["picture_px"]),
+            imgsz=study.picture_px(job.row),
             recipe="paper",
             device="cpu",
             workers=0,
@@ -146,18 +177,27 @@ def run(study: Study, job: Job, data: Path, work: Path, threads: int) -> None:
             seed=job.seed,
             resume=True,
             amp="off",
-            model_overrides=model,
-            recipe_overrides=settings["training"],
+            model_overrides=study.model(job.row),
+            recipe_overrides=study.settings["training"],
             quiet=True,
         )
-        file = study.file(job)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({key: round(row[key], 5) for key in COLUMNS} for row in done.metrics)
+        study.write(job, done.metrics)
         last = done.metrics[-1]
         print(f"{job.name}: epoch {last['epoch']} of {job.epochs}, loss {last['loss']:.3f}, AP {last['AP']:.3f}", flush=True)
+
+
+def make_data(study: Study, work: Path) -> Path:
+    """The study's own pictures, made by whichever process comes first while the others wait."""
+    data = work / f"{study.name}-data"
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "data.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if not data.exists():
+            half = data.with_suffix(".new")
+            shutil.rmtree(half, ignore_errors=True)
+            make_digits(half, **study.settings["data"])
+            half.replace(data)
+    return data
 
 
 @contextmanager
@@ -183,22 +223,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     study = Study(options.study)
-    data = options.data
-    if "data" in study.settings:
-        data = options.work / f"{study.name}-data"
-        with claimed(options.work / "data.lock") as mine:
-            if mine and not data.exists():
-                make_digits(data, **study.settings["data"])
+    data = make_data(study, options.work) if "data" in study.settings else options.data
     if data is None:
         parser.error(f"{study.name} needs --data FOLDER")
-    while True:
-        for job in [job for job in study.plan() if options.only in job.row]:
+    while wanted := [job for job in study.plan() if options.only in job.row]:
+        for job in wanted:
             with claimed(options.work / study.name / f"{job.name}.lock") as mine:
                 if mine:
                     run(study, job, data, options.work, options.threads)
                     break
         else:
-            return
+            time.sleep(30)  # what the others do now may open new work
 
 
 if __name__ == "__main__":

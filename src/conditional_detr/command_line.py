@@ -26,6 +26,12 @@ def options_of(verb: Callable[..., None]) -> dict[str, bool]:
     return options
 
 
+def lists_of(verb: Callable[..., None]) -> set[str]:
+    """Options that may be given several times."""
+    parameters = signature(verb).parameters.items()
+    return {"--" + name.strip("_").replace("_", "-") for name, parameter in parameters if "list[" in str(parameter.annotation)}
+
+
 def normalised(tokens: list[str], verbs: Verbs) -> list[str]:
     """Tokens as the parser wants them: `epochs=50` becomes `--epochs=50`; an unknown word names the nearest one.
 
@@ -41,7 +47,7 @@ def normalised(tokens: list[str], verbs: Verbs) -> list[str]:
                 return tokens
             raise ConfigError(f"there is no command 'data {rest[0]}'. {did_you_mean(rest[0], ['digits'])}")
         raise ConfigError(f"there is no command {tokens[0]!r}. {did_you_mean(tokens[0], [p[0] for p in verbs])}")
-    options, room = options_of(verbs[path]), places_of(verbs[path])
+    options, room, repeated = options_of(verbs[path]), places_of(verbs[path]), lists_of(verbs[path])
     seen: set[str] = set()
     out, takes_value = list(path), False
     for i, token in enumerate(tokens[len(path) :], len(path)):
@@ -65,7 +71,10 @@ def normalised(tokens: list[str], verbs: Verbs) -> list[str]:
                 raise ConfigError(f"{' '.join(path)} has no place for {token!r}: options are --name value or name=value")
             room -= 1
         if token.startswith("--"):
-            _note_once(token.split("=")[0], seen)
+            option = token.split("=")[0]
+            if option in seen and option not in repeated:
+                raise ConfigError(f"{option} is given twice")
+            seen.add(option)
         out.append(token)
     return out
 
@@ -88,12 +97,6 @@ def unknown_option(path: tuple[str, ...], name: str, options: dict[str, bool]) -
                 return f"train has no option {name}: single settings are --set {prefix}{plain}=VALUE"
     near = did_you_mean("--" + name.lstrip("-"), options) if options else "It has none."
     return f"{' '.join(path)} has no option {name}. {near}"
-
-
-def _note_once(option: str, seen: set[str]) -> None:
-    if option in seen and option != "--set":
-        raise ConfigError(f"{option} is given twice")
-    seen.add(option)
 
 
 def parse_error(error: CycloptsError) -> str:

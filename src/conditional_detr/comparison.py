@@ -1,6 +1,7 @@
 """Several runs side by side: their curves, what differs between them, and what each needs to reach an AP."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from conditional_detr.training.folder import CONFIG, METRICS, flat
 
 PAGE, PICTURE = "comparison.html", "curves.png"
 SHARES = (0.25, 0.5, 0.75)  # of the highest AP: the levels that are asked after by default
-# What makes no other run of it: a seed, and where and on what it ran.
-SAME = frozenset({"seed", "output", "device", "threads", "workers"})
+# What makes no other run of it.
+SAME = frozenset({"seed", "output"})
 
 Rows = list[dict[str, Any]]
 
@@ -107,7 +108,7 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], Rows]:
 
 def _names(groups: list[list[Path]]) -> list[str]:
     """A name a group: its folder's, or what its folders' names begin with; with their parents' where two are the same."""
-    for depth in range(1, 1 + max(len(path.parts) for paths in groups for path in paths)):
+    for depth in (1, 2, 3):
         names = []
         for paths in groups:
             tails = ["/".join(path.parts[-depth:]) for path in paths]
@@ -116,14 +117,14 @@ def _names(groups: list[list[Path]]) -> list[str]:
             name = re.sub(r"[-_. ]*(seed)?[-_. ]*$", "", name) if len(paths) > 1 else name
             names.append(f"{name or paths[0].name} ({len(paths)} runs)" if len(paths) > 1 else name)
         if len(set(names)) == len(names):
-            break
-    return names
+            return names
+    return [f"{'/'.join(paths[0].parts[-2:])} ({len(paths)} runs)" for paths in groups]
 
 
 def usual_levels(groups: list[Group]) -> list[float]:
     """A quarter, half and three quarters of the highest AP, in whole hundredths; none where nothing was learned."""
     highest = max(best_ap(rows) for group in groups for rows in group.runs)
-    return sorted({level for share in SHARES if (level := round(highest * share, 2)) > 0})
+    return sorted({level for share in SHARES if (level := math.floor(100 * highest * share) / 100) > 0})
 
 
 def differences(groups: list[Group]) -> dict[str, list[Any]]:
@@ -146,7 +147,8 @@ def told(values: list[float | None], limits: list[float], form: Callable[[float]
     arrived = [value for value in values if value is not None]
     if len(arrived) < len(values):
         first = f" ({len(arrived)} of {len(values)} arrive, the first after {form(min(arrived))})" if arrived else ""
-        return f"> {form(max(limits))}{unit}{first}"
+        limit = min(given for value, given in zip(values, limits, strict=True) if value is None)
+        return f"> {form(limit)}{unit}{first}"
     if min(arrived) == max(arrived):
         return form(arrived[0]) + unit
     return f"{form(mean(arrived))} ({form(min(arrived))}–{form(max(arrived))}){unit}"

@@ -35,7 +35,7 @@ def print_metrics(metrics: Any) -> None:
     def cell(value: float | None) -> str:
         return "–" if value is None else f"{value:.3f}"
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for names in (FIGURES[:6], FIGURES[6:]):
         table = Table(*names, box=None, padding=(0, 2), header_style="bold")
         table.add_row(*(cell(getattr(metrics, name)) for name in names))

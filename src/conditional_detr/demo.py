@@ -12,7 +12,7 @@ from conditional_detr.evaluation.coco import CocoMetrics
 from conditional_detr.evaluation.report import REPORT
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.predict import find_pictures, predict
-from conditional_detr.training.closing import METRICS
+from conditional_detr.training.folder import BEST_FIGURES
 from conditional_detr.training.run import train
 
 SCENE_PX = 128
@@ -53,9 +53,9 @@ def demo(output: str | Path) -> Demo:
         model_overrides=PARTS,
         recipe_overrides=RECIPE,
     )
-    for name in (METRICS, REPORT):
+    for name in (BEST_FIGURES, REPORT):
         shutil.copyfile(run.folder / name, folder / name)
-    metrics = CocoMetrics(**json.loads((folder / METRICS).read_text(encoding="utf-8")))
+    metrics = CocoMetrics(**json.loads((folder / BEST_FIGURES).read_text(encoding="utf-8")))
     print(f"3/3  drawing {SHOWN} of them")
     predict(Detector(run.folder), find_pictures([str(folder / "data" / "valid")])[:SHOWN], folder / "predictions", conf=0.4)
     return Demo(folder, metrics, time.monotonic() - started)

@@ -72,6 +72,29 @@ def test_a_run_leaves_what_it_should(finished, digits_folder):
     assert "fast: batch 4" in report
 
 
+def test_a_fault_of_the_report_is_said_and_costs_the_run_nothing(digits_folder, tmp_path, monkeypatch, capsys):
+    def fault(*_):
+        raise RunError("a picture has gone")
+
+    monkeypatch.setattr(run_module, "close_run", fault)
+    run = train(digits_folder, output=tmp_path / "r", epochs=1, **{**OPTIONS, "quiet": False})
+    assert len(run.metrics) == 1
+    assert "no report: a picture has gone" in capsys.readouterr().out
+
+
+def test_the_report_of_a_shorter_run_does_not_outlive_it(digits_folder, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(run_module, "close_run", lambda folder, *_: made.append((folder.path / "report.html").write_text("x")))
+    train(digits_folder, output=tmp_path / "r", epochs=1, **OPTIONS)
+    train(digits_folder, output=tmp_path / "r", epochs=1, resume=True, **OPTIONS)
+    assert len(made) == 1
+    train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **OPTIONS)
+    assert len(made) == 2
+    (tmp_path / "r" / "report.html").unlink()
+    train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **OPTIONS)
+    assert len(made) == 3
+
+
 def same_weights(a, b) -> bool:
     ours, theirs = (load_file(folder / "last" / "model.safetensors") for folder in (a, b))
     return all((ours[key] - theirs[key]).abs().max() <= 1e-6 for key in ours)

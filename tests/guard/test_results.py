@@ -44,6 +44,32 @@ def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(ta
     assert named == set(rows)
 
 
+def test_blood_cells_take_the_rates_that_the_sweep_on_digits_found(tables):
+    digits, cells = tables.Study("digits"), tables.Study("blood-cells")
+    for row, options in cells.settings["rows"].items():
+        assert digits.rate(row) in (None, options["rate"]), row
+
+
+def test_a_ratio_counts_what_each_side_was_given(tables):
+    assert tables.ratio([80, 100, 120], [90, 100, 120], [9, 10, 11]) == "**10** (7.27–13.3)"
+    assert tables.ratio([None, 60], [240, 60], [10, 10]) == "**> 15**"
+    assert "does not arrive" in tables.ratio([60], [60], [10, None])
+
+
+def test_a_curve_of_other_settings_is_refused(tables, monkeypatch, tmp_path):
+    import convergence
+
+    monkeypatch.setattr(convergence, "HERE", tmp_path)
+    (tmp_path / "digits.toml").write_text((ROOT / "benchmarks/convergence/digits.toml").read_text())
+    study, job = convergence.Study("digits"), convergence.Job("conditional", 1e-4, 0, 12)
+    rows = [{"epoch": 1, "seconds": 2.0, "loss": 3.0, "AP": None, "AP50": 0.25, "AP75": 0.125, "lr": 1.0}]
+    study.write(job, rows)
+    assert study.curve(job) == [{"epoch": 1, "seconds": 2.0, "loss": 3.0, "AP": 0.0, "AP50": 0.25, "AP75": 0.125}]
+    study.settings["training"]["batch"] = 8
+    with pytest.raises(SystemExit, match="was made with other settings than digits.toml has now"):
+        study.curve(job)
+
+
 def curve(*aps: float) -> list[dict[str, float]]:
     return [{"epoch": i, "AP": ap, "seconds": 1.0, "loss": 1.0} for i, ap in enumerate(aps, 1)]
 
@@ -67,14 +93,17 @@ def test_a_study_asks_for_what_is_missing_in_its_order(tables, monkeypatch):
         for row in curves[job.name]:
             row["loss"] = 1 / job.lr
     assert study.rate("conditional") == 4e-4  # blind: the lowest loss
-    curves["conditional-lr2e-04-seed0"] = curve(*[0.2] * 12)
+    curves["conditional-lr0.0002-seed0"] = curve(*[0.2] * 12)
     assert study.rate("query-point") == 2e-4
     assert "detr-focal" not in {job.row for job in study.plan()}  # its target is not known yet
     for seed in range(3):
-        curves[f"conditional-lr2e-04-seed{seed}"] = curve(*[0.3 + 0.1 * seed] * 24)
+        curves[f"conditional-lr0.0002-seed{seed}"] = curve(*[0.3 + 0.1 * seed] * 24)
     assert study.target("conditional") == pytest.approx(0.4)
     job = next(job for job in study.plan() if job.row == "detr-focal")
     assert (job.seed, job.epochs, job.until) == (0, 240, pytest.approx(0.4))
     curves[job.name] = curve(*[0.1] * 100, 0.5, 0.5, 0.5)
     assert study.is_done(job)
-    assert tables.epochs_to(study, "detr-focal", 0.4)[0] == 103
+    assert tables.arrivals(study, "detr-focal", 0.4) == [103]
+    curves[job.name] = curve(*[0.5] * 20)
+    assert not study.is_done(job)  # arrived, but shorter than the rows that it stands beside
+    assert tables.aps(study, "conditional", 24) == []  # nor are ours as long

@@ -167,3 +167,9 @@ def test_an_image_id_that_fits_no_array_is_refused(tmp_path):
     write(tmp_path, content(images=[{"id": 2**70, "file_name": "a.jpg", "width": 5, "height": 5}]))
     with pytest.raises(DataError, match="must have an integer 'id'"):
         load_split(tmp_path, "train")
+
+
+def test_names_that_nothing_can_draw_are_made_printable(tmp_path):
+    categories = [{"id": 1, "name": "a\ud83d"}, {"id": 2, "name": "b\x00c\td"}, {"id": 3, "name": "Zelle ü 數"}]
+    write(tmp_path, json.dumps(content(categories=categories, annotations=[])))
+    assert [c.name for c in load_split(tmp_path, "train").categories] == ["a�", "b�c d", "Zelle ü 數"]

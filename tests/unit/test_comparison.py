@@ -33,7 +33,7 @@ def run_folder(folder, aps, **settings):
 def runs(tmp_path):
     """Two seeds of one setting, and another one."""
     return [
-        run_folder(tmp_path / "ours-seed0", [0.1, 0.3, 0.5, 0.4], seed=0, threads=2),
+        run_folder(tmp_path / "ours-seed0", [0.1, 0.3, 0.5, 0.4], seed=0),
         run_folder(tmp_path / "ours-seed1", [0.0, 0.1, 0.3, 0.6], seed=1),
         run_folder(tmp_path / "theirs", [None, 0.1], model_overrides={"lambda_q": "block"}),
     ]
@@ -50,6 +50,11 @@ def test_folders_of_the_same_name_are_told_apart(tmp_path):
     a = run_folder(tmp_path / "a" / "run", [0.1])
     b = run_folder(tmp_path / "b" / "run", [0.1], imgsz=64)
     assert [group.name for group in read_groups([a, b])] == ["a/run", "b/run"]
+
+
+def test_groups_that_no_name_tells_apart_have_their_first_folders(tmp_path):
+    runs = [run_folder(tmp_path / f"run-{i}", [0.1], seed=i, imgsz=64 + 32 * (i > 2)) for i in range(1, 5)]
+    assert [group.name.split("/")[-1] for group in read_groups(runs)] == ["run-1 (2 runs)", "run-3 (2 runs)"]
 
 
 def test_epochs_and_seconds_to_an_ap_are_those_of_the_first_epoch_that_has_it(runs):
@@ -76,7 +81,8 @@ def test_what_several_numbers_are_told_as():
     assert told([2.0], [], str) == "2.0"
     assert told([2.0, 2.0], [], str) == "2.0"
     assert told([1.0, 3.0], [], str) == "2.0 (1.0–3.0)"
-    assert told([None, None], [5, 7], str) == "> 7"
+    assert told([None, None], [5, 7], str) == "> 5"
+    assert told([None, 51.0], [3, 100], str, " epochs") == "> 3 epochs (1 of 2 arrive, the first after 51.0)"
 
 
 def test_nothing_learned_gives_no_levels(tmp_path):

@@ -107,6 +107,30 @@ def test_thresholds_are_counts_of_what_is_kept(crowded):
     assert curves.for_precision(1.1) is None
 
 
+def test_what_lies_in_a_crowd_is_neither_right_nor_wrong(tmp_path):
+    index = folder_with(tmp_path, {0: [(3, [0, 0, 20, 20]), (3, [40, 40, 50, 50]), (8, [0, 50, 30, 30])]})
+    content = json.loads(index.file.read_text())
+    content["annotations"][1]["iscrowd"] = 1
+    index.file.write_text(json.dumps(content))
+    index = load_split(tmp_path, "valid")
+    detections = [
+        found(10, 3, [0, 0, 20, 20], 0.9),  # an object
+        found(10, 3, [45, 45, 10, 10], 0.8),  # in the crowd
+        found(10, 3, [30, 40, 15, 15], 0.7),  # a third of it in the crowd
+        found(10, 8, [45, 45, 10, 10], 0.6),  # in the crowd of another class
+    ]
+    matches = match(index, detections)
+    assert matches.scores.tolist() == [0.9, 0.7, 0.6]
+    assert (matches.found >= 0).tolist() == [True, False, False]
+
+
+def test_rows_by_picture_are_those_of_a_search(crowded):
+    index, detections = crowded
+    matches = match(index, detections)
+    for i, rows in enumerate(matches.by_picture(0.4, len(index))):
+        assert rows.tolist() == np.flatnonzero((matches.pictures == i) & (matches.scores >= 0.4)).tolist()
+
+
 def test_without_detections_no_score_is_advised():
     empty = np.zeros(0)
     matches = Matches(empty, empty.astype(int), empty.reshape(0, 4), empty.astype(int), empty.astype(int), 5)

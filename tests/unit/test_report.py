@@ -14,7 +14,7 @@ from conditional_detr.errors import RunError
 from conditional_detr.evaluation import plots
 from conditional_detr.evaluation.coco import Evaluation, judge
 from conditional_detr.evaluation.matches import Thresholds
-from conditional_detr.evaluation.report import FIGURES, duration, write_report
+from conditional_detr.evaluation.report import FIGURES, _advice, _classes, _most_confused, duration, typed, write_report
 
 HISTORY = [
     {"epoch": i + 1, "loss": 9.0 - i, "loss_ce": 1.0, "loss_bbox": 0.5, "loss_giou": 0.7, "lr": 1e-4, "seconds": 2.0}
@@ -75,7 +75,7 @@ def test_perfect_detections_are_told_as_such(digits_folder, small_model, tmp_pat
     page = page_of(evaluated(digits_folder, small_model, true_box), tmp_path)
     assert "AP 1.000, AP50 1.000 on 6 pictures" in " ".join(page.words.split())
     assert "No picture has a fault" in page.words
-    assert "F1 is highest, 1.00, at --conf 0.50 (precision 1.00, recall 1.00)" in page.words
+    assert "F1 is highest, 1.00, at --conf 0.5 (precision 1.00, recall 1.00)" in page.words
     assert "How it learned" not in page.words
 
 
@@ -107,6 +107,55 @@ def test_any_class_name_can_be_shown(digits_folder, small_model, tmp_path, name,
     assert not recwarn
 
 
+def test_classes_have_their_own_figures_by_size(digits_folder, small_model, tmp_path):
+    evaluation = evaluated(digits_folder, small_model, lambda a: true_box(a) if a["category_id"] == 4 else [])
+    rows = {row["name"]: row for row in _classes(evaluation)}
+    boxes = evaluation.index.boxes_xyxy[evaluation.index.labels == 3]
+    small = (boxes[:, 2:] - boxes[:, :2]).prod(1) < 32**2
+    assert rows["3"]["objects"] == len(boxes)
+    assert rows["3"]["AP"] == rows["3"]["AP50"] == pytest.approx(1)
+    assert (rows["3"]["small"] is not None) == small.any()
+    assert (rows["3"]["medium"] is not None) == (~small).any()
+    assert rows["3"]["large"] is None
+    assert all(row["AP"] in (0, None) for name, row in rows.items() if name != "3")
+
+
+def test_the_most_confused_classes_are_kept_with_the_background():
+    counts = np.zeros((31, 31), dtype=int)
+    counts[np.arange(31), np.arange(31)] = 100
+    counts[29, 3], counts[30, 5] = 7, 50  # a 29 taken for a 3; detections of nothing make no class confused
+    kept, names, note = _most_confused(counts, [f"c{i}" for i in range(30)])
+    assert names == [*(f"c{i}" for i in range(19)), "c29", "nothing"]
+    assert kept[19, 3] == 7
+    assert kept[20, 5] == 50
+    assert "20 of 30" in note
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [(0.4178, "0.41"), (0.29, "0.29"), (0.57, "0.57"), (0.01519, "0.015"), (0.1, "0.1"), (0.000123, "0.00012")],
+)
+def test_a_score_is_told_so_that_it_keeps_what_it_kept(score: float, text: str):
+    assert f"{typed(score):g}" == text
+    assert typed(score) <= score
+
+
+def test_the_advice_tells_what_its_own_score_gives():
+    scores = np.array([0.011, 0.0149, 0.0151, 0.4])
+    curves = Thresholds(scores, np.array([0.1, 0.2, 0.95, 1.0]), np.array([1.0, 0.9, 0.8, 0.005]))
+    first, second = _advice(curves, typed(0.0151))
+    assert first == "F1 is highest, 0.87, at --conf 0.015 (precision 0.95, recall 0.80)."
+    assert second == "For nine right in ten: --conf 0.015 (precision 0.95, recall 0.80)."
+    assert curves.at(0.5) == (1.0, 0.0)
+    assert curves.at(0.0) == (0.1, 1.0)
+
+
+def test_a_first_epoch_without_terms_is_a_gap(digits_folder, small_model, tmp_path):
+    bare = {key: value for key, value in HISTORY[0].items() if not key.startswith("loss_")} | {"loss": None}
+    page = page_of(evaluated(digits_folder, small_model, true_box), tmp_path, history=[bare, *HISTORY[1:]])
+    assert "the best of 3 epochs" in page.words
+
+
 def test_of_many_classes_the_most_confused_are_in_the_matrix(digits_folder, small_model, tmp_path):
     shutil.copytree(digits_folder, tmp_path / "d")
     file = tmp_path / "d" / "valid" / "_annotations.coco.json"
@@ -133,14 +182,14 @@ def lines_of(svg: bytes) -> list[np.ndarray]:
     return found
 
 
-def test_a_band_is_the_mean_between_the_lowest_and_the_highest_of_runs_of_any_length():
-    svg = plots.learning_curves([plots.Band("a", [[0.2, 0.4, 0.6], [0.4, None]]), plots.Band("b", [[0.1]])], "AP")
-    assert ElementTree.fromstring(svg) is not None
+def test_a_band_is_the_mean_of_its_runs_as_far_as_all_of_them_ran():
+    bands = [plots.Band("a", [[0.2, 0.4, 0.9, 1.0], [0.4, 0.4, 0.5]]), plots.Band("_b", [[0.1]])]
+    svg = plots.learning_curves(bands, "AP")
     assert b">a</text>" in svg
-    assert b">b</text>" in svg
+    assert "_b</text>" in svg.decode()
     mean = next(line for line in lines_of(svg) if len(line) == 3)
-    heights = mean[:, 1]  # 0.3, 0.4, 0.6 upwards
-    assert (heights[0] - heights[1]) * 2 == pytest.approx(heights[1] - heights[2], rel=1e-3)
+    heights = mean[:, 1]  # 0.3, 0.4, 0.7 upwards
+    assert (heights[0] - heights[1]) * 3 == pytest.approx(heights[1] - heights[2], rel=1e-3)
 
 
 def test_a_plot_of_nothing_is_a_plot():
@@ -150,7 +199,14 @@ def test_a_plot_of_nothing_is_a_plot():
         plots.precision_recall(np.full((10, 101, 2, 4), -1.0), ["a", "b"]),
         plots.learning_curves([plots.Band("a", [[None, None]])], "AP"),
     ):
-        assert ElementTree.fromstring(svg) is not None
+        assert ElementTree.fromstring(svg).tag.endswith("svg")
+
+
+def test_names_too_long_for_a_plot_are_shortened_without_a_warning(recwarn):
+    names = [f"{i} " + "x" * 100 for i in range(10)]
+    for svg in (plots.confusion_matrix(np.eye(10, dtype=int), names), plots.precision_recall(np.ones((10, 101, 10, 4)), names)):
+        assert "x…" in svg.decode()
+    assert not recwarn
 
 
 def test_the_same_plot_has_the_same_bytes():

@@ -46,3 +46,13 @@ print("done", file=sys.stderr)
 @pytest.mark.parametrize(("seconds", "text"), [(-3.0, "0:00"), (75.0, "1:15"), (3661.0, "1:01:01")])
 def test_clock(seconds: float, text: str):
     assert clock(seconds) == text
+
+
+def test_figures_of_a_class_with_brackets_in_its_name_are_printed(capsys):
+    from conditional_detr.console import print_metrics
+    from conditional_detr.evaluation.coco import FIGURES, CocoMetrics
+
+    print_metrics(CocoMetrics(**dict.fromkeys(FIGURES, 0.5), per_class={"[/x]": 0.25, "[red]cat": None}))
+    out = capsys.readouterr().out
+    assert "[/x]" in out
+    assert "[red]cat" in out

@@ -150,7 +150,7 @@ def load_split(folder: str | Path, split: str) -> CocoIndex:
 
 def _categories(rows: list[dict[str, Any]], file: Path) -> list[Category]:
     try:
-        categories = sorted((Category(_index(row["id"]), str(row["name"])) for row in rows), key=lambda c: c.id)
+        categories = sorted((Category(_index(row["id"]), _printable(str(row["name"]))) for row in rows), key=lambda c: c.id)
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{file}: each category must have an integer 'id' and a 'name'") from None
     if not categories:
@@ -160,6 +160,11 @@ def _categories(rows: list[dict[str, Any]], file: Path) -> list[Category]:
         if times > 1:
             raise DataError(f"{file}: the category {what} {value!r} is used twice")
     return categories
+
+
+def _printable(name: str) -> str:
+    """A name that can be drawn and written: control characters and halves of characters become �, any space a space."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in name)
 
 
 def _images(rows: list[dict[str, Any]], pictures: Path, root: Path, file: Path) -> list[dict[str, Any]]:

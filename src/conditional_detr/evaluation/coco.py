@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -99,6 +100,8 @@ def judge(ground_truth: dict[str, Any] | str | Path, detections: Sequence[Result
     evaluation.summarize()
     precision = np.asarray(evaluation.eval["precision"])[..., -1]  # 100 detections a picture
     names = {c["id"]: str(c["name"]) for c in truth["categories"]}
+    times = Counter(names.values())
+    names = {id_: name if times[name] == 1 else f"{name} (id {id_})" for id_, name in names.items()}
     ids = list(evaluation.params.catIds)
     per_class = {names[id_]: mean_precision(precision[:, :, k, 0]) for k, id_ in enumerate(ids)}
     figures = [None if value < 0 else float(value) for value in evaluation.stats[: len(FIGURES)]]
@@ -128,14 +131,15 @@ def _complete(content: dict[str, Any]) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for row in content["annotations"]:
         box, ids = row.get("bbox"), {key: as_id(row.get(key)) for key in ("image_id", "category_id")}
-        if ids["image_id"] not in known or not _is_box(box):
+        if ids["image_id"] not in known or not is_box(box):
             continue
         filled = {"area": box[2] * box[3]} | copy.deepcopy(row) | ids
         annotations.append(filled | {"id": len(annotations) + 1, "iscrowd": int(bool(row.get("iscrowd")))})
     return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
-def _is_box(box: Any) -> bool:
+def is_box(box: Any) -> bool:
+    """Whether it is four finite numbers."""
     return isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(v, int | float) and math.isfinite(v) for v in box)
 
 

@@ -1,11 +1,12 @@
-"""Which detections are right: matched with the truth at IoU 0.5, picture by picture, as COCO does it."""
+"""Which detections are right: matched with the truth at IoU 0.5, picture by picture, as COCO does it, crowds too."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from conditional_detr.data.coco import CocoIndex
-from conditional_detr.evaluation.coco import Result
+from conditional_detr.data.coco import CocoIndex, as_id, read_json
+from conditional_detr.evaluation.coco import Result, is_box
 
 IOU = 0.5
 
@@ -20,7 +21,7 @@ class Matches:
     boxes_xyxy : [D, 4] px
     pictures : int [D], positions in the data set's index
     found : int [D], the row of the object in the index; −1 where there is none of that class at IoU 0.5, or a surer
-        detection has it. Crowds do not take part: what was detected in one counts as wrong
+        detection has it. What lies in a crowd of its class and found no object is neither right nor wrong: it is left out
     objects : the number of objects in all pictures
     """
 
@@ -31,9 +32,11 @@ class Matches:
     found: np.ndarray
     objects: int
 
-    def of_picture(self, i: int, conf: float) -> np.ndarray:
-        """The rows of a picture's detections with such a score or more."""
-        return np.flatnonzero((self.pictures == i) & (self.scores >= conf))
+    def by_picture(self, conf: float, pictures: int) -> list[np.ndarray]:
+        """For each of so many pictures the rows of its detections with such a score or more, the surest first."""
+        kept = np.flatnonzero(self.scores >= conf)
+        kept = kept[np.argsort(self.pictures[kept], kind="stable")]
+        return np.split(kept, np.searchsorted(self.pictures[kept], np.arange(1, pictures)))
 
 
 def match(index: CocoIndex, detections: list[Result]) -> Matches:
@@ -66,7 +69,29 @@ def match(index: CocoIndex, detections: list[Result]) -> Matches:
             if overlap[best, column] >= IOU:
                 found[row] = index.first[picture] + objects[best]
                 overlap[best] = -1.0
-    return Matches(scores, labels, boxes, pictures, found, len(index.labels))
+    counts = np.ones(len(order), dtype=bool)
+    for key, crowds in _crowds(index, place_of, label_of).items():
+        unmatched = np.array([row for row in rows_of.get(key, []) if found[row] < 0], dtype=int)
+        counts[unmatched[_share_inside(boxes[unmatched], crowds).max(1) >= IOU]] = False
+    return Matches(scores[counts], labels[counts], boxes[counts], pictures[counts], found[counts], len(index.labels))
+
+
+def _crowds(index: CocoIndex, place_of: dict[Any, int], label_of: dict[Any, int]) -> dict[tuple[int, int], np.ndarray]:
+    """Boxes [C, 4] xyxy of crowds, by picture and label."""
+    found: dict[tuple[int, int], list[list[float]]] = {}
+    for row in read_json(index.file)["annotations"]:
+        place, label = place_of.get(as_id(row.get("image_id"))), label_of.get(as_id(row.get("category_id")))
+        if row.get("iscrowd") and place is not None and label is not None and is_box(row.get("bbox")):
+            x, y, width, height = row["bbox"]
+            found.setdefault((place, label), []).append([x, y, x + width, y + height])
+    return {key: np.array(boxes, dtype=np.float64) for key, boxes in found.items()}
+
+
+def _share_inside(boxes: np.ndarray, crowds: np.ndarray) -> np.ndarray:
+    """How much of each box [R, 4] lies in each crowd [C, 4]: [R, C]. COCO's overlap with a crowd."""
+    low, high = np.maximum(boxes[:, None, :2], crowds[:, :2]), np.minimum(boxes[:, None, 2:], crowds[:, 2:])
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], -1)
+    return np.asarray(np.prod((high - low).clip(0), -1) / np.maximum(area, 1e-12)[:, None])
 
 
 @dataclass(frozen=True)
@@ -76,6 +101,11 @@ class Thresholds:
     scores: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
+
+    def at(self, conf: float) -> tuple[float, float]:
+        """Precision and recall of what has such a score or more; precision 1 where that is nothing."""
+        i = int(np.searchsorted(self.scores, conf))
+        return (float(self.precision[i]), float(self.recall[i])) if i < len(self.scores) else (1.0, 0.0)
 
     @property
     def f1(self) -> np.ndarray:
@@ -108,8 +138,7 @@ def confusion(index: CocoIndex, matches: Matches, conf: float) -> np.ndarray:
     import supervision as sv
 
     predictions, targets = [], []
-    for i in range(len(index)):
-        rows = matches.of_picture(i, conf)
+    for i, rows in enumerate(matches.by_picture(conf, len(index))):
         found = matches.boxes_xyxy[rows].astype(np.float32)
         predictions.append(sv.Detections(found, confidence=matches.scores[rows], class_id=matches.labels[rows]))
         boxes, labels = index.objects(i)

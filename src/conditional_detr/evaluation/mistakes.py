@@ -62,7 +62,7 @@ def truth_and_prediction(index: CocoIndex, matches: Matches, conf: float, i: int
     rgb = decode(index.paths[i]).permute(1, 2, 0).numpy()
     names = [category.name for category in index.categories]
     boxes, labels = index.objects(i)
-    rows = matches.of_picture(i, conf)
+    rows = matches.by_picture(conf, len(index))[i]
     was_found = np.isin(np.arange(index.first[i], index.first[i + 1]), matches.found[rows])
     truth = sv.Detections(boxes.astype(np.float64), class_id=np.where(was_found, 0, 1))
     detected = sv.Detections(matches.boxes_xyxy[rows], class_id=np.where(matches.found[rows] >= 0, 0, 1))

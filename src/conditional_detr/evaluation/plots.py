@@ -15,6 +15,7 @@ from conditional_detr.evaluation.matches import Thresholds
 
 SIZE, WIDE = (4.4, 3.1), (7.6, 4.4)  # inches
 MOST_LINES = 10  # of classes in one plot
+LONGEST_NAME = 28  # of a line or a class in a plot
 MOST_CELLS = 12  # of a confusion matrix with numbers in its cells
 RECALL = np.linspace(0, 1, 101)
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f", "#57534e", "#1e3a8a")
@@ -43,6 +44,12 @@ class Band(NamedTuple):
     curves: Sequence[Sequence[float | None]]
 
 
+def shortened(name: str) -> str:
+    """A name that leaves room for the plot; matplotlib would leave out one that begins with an underscore."""
+    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    return f"\u200b{name}" if name.startswith("_") else name
+
+
 def _axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.add_subplot(xlabel=x, ylabel=y)
@@ -64,7 +71,9 @@ def learning_curves(
     form: str = "svg",
     level: float | None = None,
 ) -> bytes:
-    """Lines over epochs: of several seeds their mean, where at least one still ran, between their lowest and highest.
+    """Lines over epochs: of several runs their mean between the lowest and the highest, as far as all of them ran.
+
+    What a longer run did after that is a thin line.
 
     Parameters
     ----------
@@ -78,14 +87,18 @@ def learning_curves(
         values = np.full((len(band.curves), len(epochs)), np.nan)
         for row, curve in zip(values, band.curves, strict=True):
             row[: len(curve)] = [np.nan if value is None else value for value in curve]
-        alive = ~np.isnan(values).all(0)
         colour, line = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
         dot = "o" if longest < 15 else ""
-        mean = np.nanmean(values[:, alive], 0)
-        axes.plot(epochs[alive], mean, line + dot, color=colour, label=band.name, linewidth=1.4, markersize=3)
-        if len(values) > 1:
-            low, high = np.nanmin(values[:, alive], 0), np.nanmax(values[:, alive], 0)
-            axes.fill_between(epochs[alive], low, high, color=colour, alpha=0.18, linewidth=0)
+        name = shortened(band.name)
+        if len(values) == 1:
+            axes.plot(epochs, values[0], line + dot, color=colour, label=name, linewidth=1.4, markersize=3)
+            continue
+        together = min(map(len, band.curves))
+        axes.plot(epochs[:together], values[:, :together].mean(0), line + dot, color=colour, label=name, markersize=3)
+        low, high = values[:, :together].min(0), values[:, :together].max(0)
+        axes.fill_between(epochs[:together], low, high, color=colour, alpha=0.18, linewidth=0)
+        for run in values:
+            axes.plot(epochs[together - 1 :], run[together - 1 :], line, color=colour, linewidth=0.7)
     if level is not None:
         axes.axhline(level, color="#6b7280", linewidth=0.8, linestyle="--")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -109,7 +122,7 @@ def precision_recall(precision: np.ndarray, names: Sequence[str]) -> bytes:
     present = [k for k in range(len(names)) if at_half[k].max(initial=-1) > -1]
     if 1 < len(present) <= MOST_LINES:
         for colour, k in zip(COLOURS, present, strict=False):
-            axes.plot(RECALL, at_half[k], color=colour, linewidth=1, label=names[k])
+            axes.plot(RECALL, at_half[k], color=colour, linewidth=1, label=shortened(names[k]))
     if present:
         axes.plot(RECALL, at_half[present].mean(0), color="#111827", linewidth=2, label="mean, IoU 0.50")
         axes.plot(RECALL, precision[5, :, present, 0].mean(0), "--", color="#111827", linewidth=1.2, label="mean, IoU 0.75")
@@ -119,8 +132,8 @@ def precision_recall(precision: np.ndarray, names: Sequence[str]) -> bytes:
 
 
 @styled
-def score_curves(curves: Thresholds, best: int | None) -> bytes:
-    """Precision, recall and F1 by the lowest score that is kept, with a line where F1 is highest."""
+def score_curves(curves: Thresholds, best: float | None) -> bytes:
+    """Precision, recall and F1 by the lowest score that is kept, with a line at the best of them."""
     figure, axes = _axes("lowest score that is kept (--conf)", "all classes, IoU 0.5")
     for colour, name, values in (
         (COLOURS[0], "precision", curves.precision),
@@ -129,7 +142,7 @@ def score_curves(curves: Thresholds, best: int | None) -> bytes:
     ):
         axes.plot(curves.scores, values, color=colour, label=name, linewidth=1.4)
     if best is not None:
-        axes.axvline(curves.scores[best], color="#6b7280", linewidth=0.8, linestyle="--")
+        axes.axvline(best, color="#6b7280", linewidth=0.8, linestyle="--")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.legend()
     return _written(figure)
@@ -149,8 +162,9 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.grid(False)
-    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
-    axes.set_yticks(range(len(names)), names)
+    shown = [shortened(name) for name in names]
+    axes.set_xticks(range(len(names)), shown, rotation=90 if max(map(len, shown)) > 2 else 0)
+    axes.set_yticks(range(len(names)), shown)
     if len(names) <= MOST_CELLS + 1:
         for (row, column), count in np.ndenumerate(counts):
             if count:

@@ -1,6 +1,7 @@
 """A report of a run or an evaluation: one HTML file that opens offline, also on a phone and on paper."""
 
 import io
+import math
 import platform
 from datetime import datetime
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from conditional_detr.evaluation.pages import embedded, write_page
 REPORT = "report.html"
 WORST, GOOD = 8, 4
 LONGEST_SIDE = 640  # of a picture in the report, px
+SURE = 0.9
 USUAL_CONF = 0.3  # where no score is better than another
 MOST_CLASSES = 20  # in the confusion matrix
 FIGURES = {
@@ -74,10 +76,12 @@ def write_report(
     matches = match(index, evaluation.detections)
     curves = thresholds(matches)
     best = curves.best()
-    conf = USUAL_CONF if best is None else float(curves.scores[best])
+    conf = USUAL_CONF if best is None else typed(float(curves.scores[best]))
     names = [category.name for category in index.categories]
     counts, shown, note = _most_confused(confusion(index, matches, conf), names)
     found = verdicts(index, matches, conf)
+    worst = most_wrong(found, WORST)
+    best_ones = [verdict for verdict in most_right(found, WORST + GOOD) if verdict not in worst][:GOOD]
     rows = history or []
     aps = [-1.0 if row["AP"] is None else row["AP"] for row in rows]
     content = {
@@ -92,15 +96,15 @@ def write_report(
         "columns": [name for name in COLUMNS if rows and name in rows[-1]],
         "curves": [_learning(rows, what) for what in LEARNING] if rows else [],
         "classes": _classes(evaluation),
-        "advice": _advice(curves, best),
-        "scores": embedded(plots.score_curves(curves, best)),
+        "advice": _advice(curves, None if best is None else conf),
+        "scores": embedded(plots.score_curves(curves, None if best is None else conf)),
         "precision_recall": embedded(plots.precision_recall(judgement.precision, names)),
-        "precision_recall_caption": "At IoU 0.5 by class." if 1 < len(names) <= plots.MOST_LINES else "Mean over the classes.",
+        "precision_recall_caption": "Of the classes that have objects.",
         "conf": conf,
         "confusion": embedded(plots.confusion_matrix(counts, shown)),
         "confusion_note": note,
-        "worst": [_pair(index, matches, conf, verdict) for verdict in most_wrong(found, WORST)],
-        "good": [_pair(index, matches, conf, verdict) for verdict in most_right(found, GOOD)],
+        "worst": [_pair(index, matches, conf, verdict) for verdict in worst],
+        "good": [_pair(index, matches, conf, verdict) for verdict in best_ones],
         "settings": settings,
     }
     write_page(file, "report", content)
@@ -157,18 +161,30 @@ def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
     return rows
 
 
-def _advice(curves: Thresholds, best: int | None) -> list[str]:
+def typed(score: float) -> float:
+    """A score as people type it, rounded down so that it keeps what the score keeps: 0.4178 → 0.41, 0.01519 → 0.015."""
+    digits = 2 if score >= 0.1 else 1 - math.floor(math.log10(max(score, 1e-9)))
+    nearest = round(score, digits)
+    return nearest if nearest <= score else round(nearest - float(10**-digits), digits)
+
+
+def _advice(curves: Thresholds, best: float | None) -> list[str]:
+    """Which lowest score to predict with; `best` gives the highest F1."""
     if best is None:
         return ["Nothing was found at IoU 0.5 at any score, so there is no threshold to advise."]
 
-    def at(i: int) -> str:
-        return f"--conf {curves.scores[i]:.2f} (precision {curves.precision[i]:.2f}, recall {curves.recall[i]:.2f})"
+    def at(conf: float) -> str:
+        precision, recall = curves.at(conf)
+        return f"--conf {conf:g} (precision {precision:.2f}, recall {recall:.2f})"
 
-    sentences = [f"F1 is highest, {curves.f1[best]:.2f}, at {at(best)}."]
-    if (sure := curves.for_precision(0.9)) is not None and curves.recall[sure] >= 0.01:
-        sentences.append(f"For nine right in ten: {at(sure)}.")
-    else:
+    sentences = [f"F1 is highest, {curves.f1.max():.2f}, at {at(best)}."]
+    sure = curves.for_precision(SURE)
+    if sure is None:
         sentences.append("At no score are nine in ten detections right.")
+    elif curves.recall[sure] < 0.01:
+        sentences.append("Nine in ten are right only where less than 1 % of the objects is found.")
+    else:
+        sentences.append(f"For nine right in ten: {at(typed(float(curves.scores[sure])))}.")
     return sentences
 
 

@@ -3,45 +3,45 @@
 import json
 
 from conditional_detr.config import RunConfig, to_toml
+from conditional_detr.data.coco import CocoIndex
 from conditional_detr.errors import RunError
-from conditional_detr.evaluation.coco import Evaluation, evaluation_of
+from conditional_detr.evaluation.coco import evaluation_of
 from conditional_detr.evaluation.report import REPORT, duration, write_report
-from conditional_detr.training.folder import RunFolder
+from conditional_detr.factory import DetectionModel
+from conditional_detr.training.folder import BEST_FIGURES, RunFolder
 from conditional_detr.training.progress import Progress
 
-METRICS = "metrics.json"
 
-
-def close_run(folder: RunFolder, config: RunConfig, progress: Progress) -> Evaluation:
+def close_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], progress: Progress) -> None:
     """Evaluate `best/` on the validation split; leave `metrics.json` and `report.html` in the run folder."""
     evaluation = evaluation_of(folder.best, config.data, "valid", config.training.batch, config.device)
-    file = folder.path / METRICS
+    file = folder.path / BEST_FIGURES
     try:
         file.write_text(json.dumps(evaluation.metrics.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
         raise RunError(f"{file} cannot be written: {error.strerror or error}") from None
     title = f"Run {folder.path.resolve().name}"
-    write_report(
-        evaluation, folder.path / REPORT, title, facts(config, evaluation, progress), progress.history, to_toml(config)
-    )
-    return evaluation
+    write_report(evaluation, folder.path / REPORT, title, facts, progress.history, to_toml(config))
 
 
-def facts(config: RunConfig, evaluation: Evaluation, progress: Progress) -> dict[str, str]:
-    """What the run was, for its report."""
+def run_facts(
+    config: RunConfig, model: DetectionModel, indices: tuple[CocoIndex, CocoIndex], progress: Progress
+) -> dict[str, str]:
+    """What a run was, for its report; `indices` are of its training and validation pictures."""
     recipe, history = config.training, progress.history
+    train, valid = indices
     changed = ", ".join(f"{key} = {value}" for key, value in config.model_overrides.items())
-    trainable = sum(p.numel() for p in evaluation.model.parameters() if p.requires_grad) / 1e6
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
     seconds = sum(row["seconds"] for row in history)
     skipped = sum(row["skipped_steps"] for row in history)
     return {
-        "data": f"{config.data}: {len(evaluation.index.categories)} classes; {len(evaluation.index)} pictures with "
-        f"{len(evaluation.index.labels)} objects to validate on",
+        "data": f"{config.data}: {len(train.categories)} classes; {len(train)} pictures with {len(train.labels)} objects to "
+        f"learn from, {len(valid)} with {len(valid.labels)} to validate on",
         "model": f"{config.model}{f' ({changed})' if changed else ''}, {trainable:.1f} M trainable parameters, "
         f"shorter side {config.imgsz} px",
         "recipe": f"{config.recipe}: batch {recipe.batch}, learning rate {recipe.lr:g} (backbone {recipe.lr_backbone:g}), "
         f"{recipe.schedule} schedule over {recipe.epochs} epochs, seed {config.seed}",
         "time": f"{len(history)} epochs in {duration(seconds)}, {seconds / max(1, len(history)):.0f} s an epoch with its "
-        f"evaluation, device {config.device}"
-        + (f"; {skipped} steps without a finite gradient were skipped" if skipped else ""),
+        f"evaluation, on {next(model.parameters()).device.type}"
+        f"{f'; {skipped} steps without a finite gradient were skipped' if skipped else ''}",
     }

@@ -11,12 +11,14 @@ from torch import nn
 
 from conditional_detr.config import RunConfig, build, read_toml, to_toml
 from conditional_detr.errors import RunError
+from conditional_detr.evaluation.report import REPORT
 from conditional_detr.factory import DetectionModel
 from conditional_detr.training.progress import Progress
 from conditional_detr.weights import native
 from conditional_detr.weights.replace import recover, replaced_folder
 
 CONFIG, METRICS = "config.toml", "metrics.jsonl"
+BEST_FIGURES = "metrics.json"
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 MAY_DIFFER = frozenset({"training.epochs", "device", "workers", "threads", "output"})
 
@@ -47,8 +49,10 @@ class RunFolder:
         return begun
 
     def create(self, config: RunConfig) -> None:
-        """Make the folder, or take it over, and write down the settings."""
+        """Make the folder, or take it over, and write down the settings. What told of a shorter run goes."""
         self._write(CONFIG, to_toml(config))
+        for name in (BEST_FIGURES, REPORT):
+            (self.path / name).unlink(missing_ok=True)
 
     def _write(self, name: str, text: str) -> None:
         """Replace a text file in one go."""

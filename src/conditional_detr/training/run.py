@@ -16,11 +16,11 @@ from conditional_detr.data.coco import load_split, read_json
 from conditional_detr.data.loader import EpochBatches, TrainingPictures, training_batches
 from conditional_detr.data.transforms import Augmentation
 from conditional_detr.device import seed_generators, set_threads, usable_cores
-from conditional_detr.errors import RunError
+from conditional_detr.errors import ConditionalDETRError, RunError
 from conditional_detr.evaluation.coco import FIGURES, CocoMetrics, coco_metrics, detections_of
 from conditional_detr.evaluation.report import REPORT
 from conditional_detr.preprocessing import Preprocessor
-from conditional_detr.training.closing import close_run
+from conditional_detr.training.closing import close_run, run_facts
 from conditional_detr.training.criterion import SetCriterion
 from conditional_detr.training.folder import RunFolder
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
@@ -121,7 +121,7 @@ class _Training:
         self.config, self.recipe = config, config.training
         self.folder = RunFolder(config.output)
         begun = self.folder.check(config, resume)
-        train, self.valid = load_split(config.data, "train"), load_split(config.data, "valid")
+        train, self.valid = self.indices = load_split(config.data, "train"), load_split(config.data, "valid")
         check_data(train, self.valid)
         self.processes = Processes(config.device)
         torch.manual_seed(config.seed)
@@ -154,8 +154,7 @@ class _Training:
 
     def run(self) -> Run:
         self.processes.wait()  # all have looked at the folder before one writes into it
-        is_new = not self._is_over()
-        if self.processes.is_main and is_new:
+        if self.processes.is_main and not self._is_over():
             self.folder.create(self.config)
         for line in self.lines:
             self.reporter.say(line)
@@ -164,16 +163,28 @@ class _Training:
                 self._steps()
                 self._close_epoch()
         history = self.progress.history
-        if self.processes.is_main and (is_new or not (self.folder.path / REPORT).is_file()):
-            close_run(self.folder, self.config, self.progress)
         if best := next((row for row in history if row["epoch"] == self.progress.best[1]), None):
             self.reporter.say(
                 f"best: epoch {best['epoch']}, AP {figure(best['AP'])}, AP50 {figure(best['AP50'])} → {self.folder.best}"
             )
-            self.reporter.say(f"report: {self.folder.path / REPORT}")
+        if self.processes.is_main:
+            self._report()
         if self.stop_asked:  # during the last evaluation
             raise KeyboardInterrupt
         return Run(self.folder.path, history)
+
+    def _report(self) -> None:
+        """A fault of the report, as a picture that has gone, is said and costs the run nothing."""
+        file = self.folder.path / REPORT
+        if not file.is_file():
+            self.reporter.say("evaluating the best epoch once more, for the report")
+            facts = run_facts(self.config, self.model, self.indices, self.progress)
+            try:
+                close_run(self.folder, self.config, facts, self.progress)
+            except ConditionalDETRError as error:
+                self.reporter.say(f"no report: {error}")
+                return
+        self.reporter.say(f"report: {file}")
 
     def _is_over(self) -> bool:
         progress, patience = self.progress, self.recipe.patience
