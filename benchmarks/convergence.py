@@ -112,23 +112,25 @@ class Study:
     def rate(self, row: str) -> float | None:
         """The learning rate of a row's family: the best of its sweep; None while that is not complete."""
         options = self.settings["rows"][row]
-        if "rate" in options:
-            return options["rate"]
+        if "rates_of" in self.settings:
+            return Study(self.settings["rates_of"]).rate(row)
         if "rate_of" in options:
             return self.rate(options["rate_of"])
-        sweep = self.settings["sweep"]
         jobs = self.sweep(row)
         if not all(map(self.is_done, jobs)):
             return None
-        ends = {job.lr: self.curve(job)[: sweep["epochs"]] for job in jobs}
+        ends = {job.lr: self.curve(job)[: job.epochs] for job in jobs}
         aps = {lr: smooth(curve)[-1] for lr, curve in ends.items()}
-        if max(aps.values()) < sweep["blind"]:
+        if max(aps.values()) < self.settings["sweep"]["blind"]:
             return min(ends, key=lambda lr: ends[lr][-1]["loss"])
         return max(aps, key=lambda lr: aps[lr])
 
     def sweep(self, row: str) -> list[Job]:
-        sweep = self.settings["sweep"]
-        return [Job(row, lr, 0, sweep["epochs"]) for lr in sweep["learning_rates"]]
+        """A family's runs with the first seed at every rate; none for a row that takes another's rate."""
+        options, sweep = self.settings["rows"][row], self.settings.get("sweep")
+        if sweep is None or "rate_of" in options:
+            return []
+        return [Job(row, lr, 0, options.get("sweep_epochs", sweep["epochs"])) for lr in sweep["learning_rates"]]
 
     def target(self, row: str) -> float | None:
         """The AP that a baseline has to reach: Conditional DETR's mean over its seeds after `target_epochs`."""
@@ -154,7 +156,7 @@ class Study:
     def plan(self) -> list[Job]:
         """All runs whose turn has come: sweeps first, then first seeds of every row, then the others."""
         rows = self.settings["rows"]
-        sweeps = [job for row, options in rows.items() if not {"rate", "rate_of"} & options.keys() for job in self.sweep(row)]
+        sweeps = [job for row in rows for job in self.sweep(row)]
         runs = [job for row in rows for job in self.wanted(row)]
         order = [*sweeps, *sorted(runs, key=lambda job: (job.until < 1 and job.seed, job.until < 1 and job.row == "detr-32"))]
         return [job for job in order if not self.is_done(job)]

@@ -103,8 +103,8 @@ def sweep_table(study: Study) -> str:
             if not study.is_done(job):
                 cells.append(NOT_RUN)
                 continue
-            end = study.curve(job)[job.epochs - 1]
-            cell = f"{end['AP']:.3f}, loss {end['loss']:.2f}"
+            curve = study.curve(job)[: job.epochs]
+            cell = f"{ap(smooth(curve)[-1])}, loss {curve[-1]['loss']:.2f}"
             cells.append(f"**{cell}**" if study.rate(row) == job.lr else cell)
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

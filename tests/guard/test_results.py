@@ -44,12 +44,6 @@ def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(ta
     assert named == set(rows)
 
 
-def test_blood_cells_take_the_rates_that_the_sweep_on_digits_found(tables):
-    digits, cells = tables.Study("digits"), tables.Study("blood-cells")
-    for row, options in cells.settings["rows"].items():
-        assert digits.rate(row) in (None, options["rate"]), row
-
-
 def test_a_ratio_counts_what_each_side_was_given(tables):
     assert tables.ratio([80, 100, 120], [90, 100, 120], [9, 10, 11]) == "**10** (7.27–13.3)"
     assert tables.ratio([None, 60], [240, 60], [10, 10]) == "**> 15**"
@@ -89,10 +83,11 @@ def test_a_study_asks_for_what_is_missing_in_its_order(tables, monkeypatch):
     plan = study.plan()
     assert len(plan) == 12  # three families, four rates; nothing else has a rate yet
     for job in plan:
-        curves[job.name] = curve(*[0.001 * (job.lr == 2e-4)] * 12)
+        curves[job.name] = curve(*[0.001 * (job.lr == 2e-4)] * job.epochs)
         for row in curves[job.name]:
             row["loss"] = 1 / job.lr
     assert study.rate("conditional") == 4e-4  # blind: the lowest loss
+    assert study.rate("detr-focal-only") == 4e-4
     curves["conditional-lr0.0002-seed0"] = curve(*[0.2] * 12)
     assert study.rate("query-point") == 2e-4
     assert "detr-focal" not in {job.row for job in study.plan()}  # its target is not known yet
