@@ -1,5 +1,6 @@
 """Several runs side by side: their curves, what differs between them, and what each needs to reach an AP."""
 
+import csv
 import json
 import math
 import re
@@ -10,14 +11,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from conditional_detr.config import RunConfig, build, read_toml
+from conditional_detr.config import RunConfig, build, flat, read_toml
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.evaluation import plots
-from conditional_detr.evaluation.pages import embedded, write_page
-from conditional_detr.evaluation.report import duration, versions
-from conditional_detr.training.folder import CONFIG, METRICS, flat
+from conditional_detr.evaluation.pages import ap, duration, embedded, versions, write_page
+from conditional_detr.training.files import CONFIG, METRICS
 
-PAGE, PICTURE = "comparison.html", "curves.png"
+PAGE, TABLE, PICTURE = "comparison.html", "comparison.csv", "curves.png"
+NEEDED = ("AP", "AP50", "loss", "seconds")  # of an epoch
 SHARES = (0.25, 0.5, 0.75)  # of the highest AP: the levels that are asked after by default
 # What makes no other run of it.
 SAME = frozenset({"seed", "output"})
@@ -64,46 +65,77 @@ def reached(group: Group, ap: float) -> Reached:
     return Reached(epochs, seconds)
 
 
-def best_ap(rows: Rows) -> float:
-    """The highest AP of a run; 0 where it has none."""
-    return max((row["AP"] for row in rows if row["AP"] is not None), default=0.0)
+def best_row(rows: Rows) -> dict[str, Any]:
+    """The epoch with the highest AP."""
+    return max(rows, key=lambda row: -1.0 if row["AP"] is None else row["AP"])
 
 
 def read_groups(folders: list[Path]) -> list[Group]:
     """Run folders, grouped by what they are but for the seed, in the order in which they are given.
 
+    A run that was stopped before its last epoch stands alone, and so does a second one with the same seed.
+
     Raises
     ------
     ConfigError : a folder that is no run, or one that is given twice
-    RunError : a run without a finished epoch
+    RunError : a run without a finished epoch, or with rows that make no sense
     """
     places = [folder.resolve() for folder in folders]
-    if len(set(places)) < len(places):
-        raise ConfigError(f"{next(f for f in folders if places.count(f.resolve()) > 1)} is given twice")
-    found: dict[str, tuple[dict[str, Any], list[Path], list[Rows]]] = {}
+    for folder, place in zip(folders, places, strict=True):
+        if not (place / CONFIG).is_file():
+            raise ConfigError(f"{folder} is no run folder: it has no {CONFIG}. compare wants folders that train left")
+        if places.count(place) > 1:
+            raise ConfigError(f"{folder} is given twice")
+    found: dict[str, tuple[dict[str, Any], list[Path], list[Rows], str]] = {}
+    seen: list[tuple[dict[str, Any], int]] = []
     for folder in places:
-        settings, rows = _read_run(folder)
-        _, paths, runs = found.setdefault(json.dumps(settings, sort_keys=True), (settings, [], []))
+        config = build(RunConfig, read_toml(folder / CONFIG), str(folder / CONFIG))
+        rows = read_rows(folder / METRICS)
+        settings = {key: value for key, value in flat(config.model_dump()).items() if key not in SAME}
+        wanted = config.training.epochs
+        stopped = f" (stopped: {len(rows)} of {wanted})" if len(rows) < wanted and not config.training.patience else ""
+        again = sum(other == (settings, config.seed) for other in seen)
+        seen.append((settings, config.seed))
+        key = json.dumps([settings, stopped and str(folder), again], sort_keys=True)
+        _, paths, runs, _ = found.setdefault(key, (settings, [], [], stopped))
         paths.append(folder)
         runs.append(rows)
-    names = _names([paths for _, paths, _ in found.values()])
-    return [Group(name, settings, runs) for name, (settings, _, runs) in zip(names, found.values(), strict=True)]
+    names = _names([paths for _, paths, _, _ in found.values()])
+    return [Group(name + note, settings, runs) for name, (settings, _, runs, note) in zip(names, found.values(), strict=True)]
 
 
-def _read_run(folder: Path) -> tuple[dict[str, Any], Rows]:
-    if not (folder / CONFIG).is_file():
-        raise ConfigError(f"{folder} is no run folder: it has no {CONFIG}. compare wants folders that train left")
-    config = build(RunConfig, read_toml(folder / CONFIG), str(folder / CONFIG))
-    file = folder / METRICS
+def read_rows(file: Path) -> Rows:
+    """The rows of a `metrics.jsonl`, an epoch each, checked.
+
+    Raises
+    ------
+    RunError : names the line and what is wrong with it
+    """
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
-        if not all({"AP", "AP50", "seconds", "loss"} <= row.keys() for row in rows):
-            raise ValueError("a line lacks AP, AP50, seconds or loss")
-    except (OSError, ValueError, AttributeError) as error:
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{file} cannot be read: {error}") from None
+    rows: Rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        at = len(rows) + 1
+        whole = isinstance(row, dict) and row.get("epoch") == at and all(key in row and _is_figure(row[key]) for key in NEEDED)
+        if not whole:
+            wanted = f"epoch {at} with {', '.join(NEEDED)} as finite numbers or null"
+            raise RunError(f"{file}, line {number}: this must be {wanted}, not {line[:60]!r}")
+        rows.append(row | {"seconds": row["seconds"] or 0.0})
     if not rows:
-        raise RunError(f"{folder} has no finished epoch yet: there is nothing to compare")
-    return {key: value for key, value in flat(config.model_dump()).items() if key not in SAME}, rows
+        raise RunError(f"{file.parent} has no finished epoch yet: there is nothing to compare")
+    return rows
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
 
 
 def _names(groups: list[list[Path]]) -> list[str]:
@@ -114,7 +146,7 @@ def _names(groups: list[list[Path]]) -> list[str]:
             tails = ["/".join(path.parts[-depth:]) for path in paths]
             alike = (letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*tails, strict=False)))
             name = "".join(alike)
-            name = re.sub(r"[-_. ]*(seed)?[-_. ]*$", "", name) if len(paths) > 1 else name
+            name = re.sub(r"([-_. ]+s|[-_. ]*seed)?[-_. ]*$", "", name) if len(paths) > 1 else name
             names.append(f"{name or paths[0].name} ({len(paths)} runs)" if len(paths) > 1 else name)
         if len(set(names)) == len(names):
             return names
@@ -123,7 +155,7 @@ def _names(groups: list[list[Path]]) -> list[str]:
 
 def usual_levels(groups: list[Group]) -> list[float]:
     """A quarter, half and three quarters of the highest AP, in whole hundredths; none where nothing was learned."""
-    highest = max(best_ap(rows) for group in groups for rows in group.runs)
+    highest = max(best_row(rows)["AP"] or 0.0 for group in groups for rows in group.runs)
     return sorted({level for share in SHARES if (level := math.floor(100 * highest * share) / 100) > 0})
 
 
@@ -148,25 +180,30 @@ def told(values: list[float | None], limits: list[float], form: Callable[[float]
     if len(arrived) < len(values):
         first = f" ({len(arrived)} of {len(values)} arrive, the first after {form(min(arrived))})" if arrived else ""
         limit = min(given for value, given in zip(values, limits, strict=True) if value is None)
-        return f"> {form(limit)}{unit}{first}"
+        return f"> {form(limit)}{unit.removesuffix('s') if limit == 1 else unit}{first}"
     if min(arrived) == max(arrived):
-        return form(arrived[0]) + unit
+        return form(arrived[0]) + (unit.removesuffix("s") if arrived[0] == 1 else unit)
     return f"{form(mean(arrived))} ({form(min(arrived))}–{form(max(arrived))}){unit}"
+
+
+def _figures(values: list[float | None]) -> str:
+    """APs of several runs; a dash where there is nothing to judge."""
+    return "–" if None in values else told(list(values), [], ap)
 
 
 def table(groups: list[Group], levels: list[float]) -> tuple[list[str], list[list[str]]]:
     """Columns and a row a group, as printed; a cell may have two lines."""
-    columns = ["run", "trained", "best AP", "AP50 there", *(f"to AP {level:g}" for level in levels)]
+    columns = ["run", "trained", "best AP", "its AP50", *(f"to AP {level:g}" for level in levels)]
     rows = []
     for group in groups:
-        best = [max(rows, key=lambda row: -1.0 if row["AP"] is None else row["AP"]) for rows in group.runs]
+        best = [best_row(rows) for rows in group.runs]
         whole = [float(sum(row["seconds"] for row in rows)) for rows in group.runs]
         tried: list[float] = [len(rows) for rows in group.runs]
         row = [
             group.name,
             f"{told(list(tried), [], _count, ' epochs')}\n{told(list(whole), [], duration)}",
-            told([row["AP"] or 0.0 for row in best], [], _figure),
-            told([row["AP50"] or 0.0 for row in best], [], _figure),
+            _figures([row["AP"] for row in best]),
+            _figures([row["AP50"] for row in best]),
         ]
         for level in levels:
             at = reached(group, level)
@@ -177,15 +214,11 @@ def table(groups: list[Group], levels: list[float]) -> tuple[list[str], list[lis
 
 
 def _count(value: float) -> str:
-    return f"{value:.4g}"
-
-
-def _figure(value: float) -> str:
-    return f"{value:.3f}"
+    return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
 
 
 def write_comparison(groups: list[Group], levels: list[float], output: Path) -> list[Path]:
-    """`comparison.html` and `curves.png`: curves, what differs, and the table.
+    """`comparison.html`, the table in it as `comparison.csv`, and its curves as `curves.png`.
 
     Raises
     ------
@@ -195,6 +228,10 @@ def write_comparison(groups: list[Group], levels: list[float], output: Path) -> 
     loss = [plots.Band(group.name, [[row["loss"] for row in rows] for rows in group.runs]) for group in groups]
     columns, rows = table(groups, levels)
     differ = differences(groups)
+    of_group = [
+        "; ".join(f"{key} = {'default' if values[i] is None else values[i]}" for key, values in differ.items())
+        for i in range(len(groups))
+    ]
     content = {
         "title": f"{sum(len(group.runs) for group in groups)} runs compared",
         "names": [group.name for group in groups],
@@ -203,12 +240,14 @@ def write_comparison(groups: list[Group], levels: list[float], output: Path) -> 
         "loss": embedded(plots.learning_curves(loss, "training loss", plots.WIDE)),
         "columns": columns,
         "rows": rows,
-        "differ": {key: ["–" if value is None else str(value) for value in values] for key, values in differ.items()},
+        "differ": of_group if differ else [],
         "versions": versions(),
     }
     write_page(output / PAGE, "comparison", content)
     try:
+        with (output / TABLE).open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([columns, *([cell.replace("\n", ", ") for cell in row] for row in rows)])
         (output / PICTURE).write_bytes(plots.learning_curves(ap, "AP", plots.WIDE, form="png"))
     except OSError as error:
-        raise RunError(f"{output / PICTURE} cannot be written: {error.strerror or error}") from None
-    return [output / PAGE, output / PICTURE]
+        raise RunError(f"{error.filename} cannot be written: {error.strerror or error}") from None
+    return [output / name for name in (PAGE, TABLE, PICTURE)]

@@ -6,6 +6,8 @@ from typing import Any
 
 from conditional_detr.errors import ConfigError
 
+ENDLESS = 1000  # columns: a file or a pipe has room for whole lines
+
 
 def note_untrained(source: str) -> None:
     """A model name is a network with a pretrained backbone, not a trained detector."""
@@ -13,6 +15,16 @@ def note_untrained(source: str) -> None:
 
     if find_checkpoint(source) is None:
         print(f"note: {source} is a model name: its decoder is not trained, so what it finds is noise", file=sys.stderr)
+
+
+def make_folder(output: Path) -> None:
+    """Before the work, so that a place that cannot be written costs none."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ConfigError(f"{output} is a file: --output wants a folder") from None
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be made: {error.strerror or error}") from None
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -51,7 +63,10 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=None, padding=(0, 1), header_style="bold")
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
+    width = None if sys.stdout.isatty() else ENDLESS
+    Console(highlight=False, markup=False, width=width).print(table)

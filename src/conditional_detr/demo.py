@@ -9,10 +9,9 @@ from pathlib import Path
 from conditional_detr.data.digits import make_digits
 from conditional_detr.errors import RunError
 from conditional_detr.evaluation.coco import CocoMetrics
-from conditional_detr.evaluation.report import REPORT
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.predict import find_pictures, predict
-from conditional_detr.training.folder import BEST_FIGURES
+from conditional_detr.training.files import BEST_FIGURES, REPORT
 from conditional_detr.training.run import train
 
 SCENE_PX = 128

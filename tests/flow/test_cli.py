@@ -181,7 +181,7 @@ def test_a_finished_runs_own_config_repeats_it(capsys, tmp_path):
     )
     assert (code, err) == (0, "")
     assert "a (2 runs)" in out
-    assert out.count("> 1 epochs") == 2
+    assert out.count("> 1 epoch") == 2
     assert (tmp_path / "c" / "comparison.html").is_file()
 
 

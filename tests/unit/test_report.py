@@ -14,7 +14,8 @@ from conditional_detr.errors import RunError
 from conditional_detr.evaluation import plots
 from conditional_detr.evaluation.coco import Evaluation, judge
 from conditional_detr.evaluation.matches import Thresholds
-from conditional_detr.evaluation.report import FIGURES, _advice, _classes, _most_confused, duration, typed, write_report
+from conditional_detr.evaluation.pages import duration
+from conditional_detr.evaluation.report import FIGURES, _advice, _classes, _most_confused, facts, typed, write_report
 
 HISTORY = [
     {"epoch": i + 1, "loss": 9.0 - i, "loss_ce": 1.0, "loss_bbox": 0.5, "loss_giou": 0.7, "lr": 1e-4, "seconds": 2.0}
@@ -82,6 +83,7 @@ def test_perfect_detections_are_told_as_such(digits_folder, small_model, tmp_pat
 def test_detections_of_nothing_are_told_as_such(digits_folder, small_model, tmp_path):
     page = page_of(evaluated(digits_folder, small_model, lambda annotation: []), tmp_path)
     assert "Nothing was found at IoU 0.5 at any score" in page.words
+    assert "The dashed line" not in page.words
     assert "AP 0.000" in page.words
     objects = len(load_split(digits_folder, "valid").labels)
     assert sum(map(int, re.findall(r"(\d+) missed,", page.words))) == objects
@@ -93,6 +95,7 @@ def test_pictures_without_any_object(digits_folder, small_model, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
     page = page_of(evaluated(tmp_path / "d", small_model, true_box), tmp_path)
     assert "AP –, AP50 –" in page.words
+    assert "There is no object to find" in page.words
 
 
 @pytest.mark.parametrize("name", ["<b>bold & $x$ $</b>", "數字", "a" * 60])
@@ -143,10 +146,12 @@ def test_a_score_is_told_so_that_it_keeps_what_it_kept(score: float, text: str):
 def test_the_advice_tells_what_its_own_score_gives():
     scores = np.array([0.011, 0.0149, 0.0151, 0.4])
     curves = Thresholds(scores, np.array([0.1, 0.2, 0.95, 1.0]), np.array([1.0, 0.9, 0.8, 0.005]))
-    first, second = _advice(curves, typed(0.0151))
+    first, second = _advice(curves, typed(0.0151), 10)
     assert first == "F1 is highest, 0.87, at --conf 0.015 (precision 0.95, recall 0.80)."
     assert second == "For nine right in ten: --conf 0.015 (precision 0.95, recall 0.80)."
     assert curves.at(0.5) == (1.0, 0.0)
+    poor = Thresholds(scores, np.array([0.01, 0.01, 0.02, 0.1]), np.full(4, 0.05))
+    assert "has to learn longer" in _advice(poor, 0.4, 10)[1]
     assert curves.at(0.0) == (0.1, 1.0)
 
 
@@ -217,3 +222,26 @@ def test_the_same_plot_has_the_same_bytes():
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (75, "1 min 15 s"), (1640, "27 min"), (7300, "2 h 2 min")])
 def test_a_duration_is_told_in_few_words(seconds: float, text: str):
     assert duration(seconds) == text
+
+
+def test_classes_that_the_model_does_not_know_are_told(digits_folder, small_model):
+    small_model.class_names = ["3", "cat", "7"]
+    evaluation = evaluated(digits_folder, small_model, true_box)
+    assert evaluation.note == "8 of 10 classes are unknown to the model and count as AP 0: 0, 1, 2, 4, 5, …."
+    assert "8 of 10" in facts(evaluation, "m", "d")["note"]
+    small_model.class_names, small_model.category_ids = ["0", "1", "2"], [1, 2, 3]
+    assert "unknown" in evaluated(digits_folder, small_model, true_box).note
+
+
+def test_numbers_for_names_are_told_to_be_matched_by_id(tmp_path, digits_folder, small_model):
+    shutil.copytree(digits_folder, tmp_path / "d")
+    file = tmp_path / "d" / "valid" / "_annotations.coco.json"
+    content = json.loads(file.read_text())
+    for category in content["categories"]:
+        category["name"] = "digit " + category["name"]
+    file.write_text(json.dumps(content))
+    small_model.category_ids = [1, 2, 3]
+    note = evaluated(tmp_path / "d", small_model, true_box).note
+    assert note.startswith("The model's classes have no names but numbers")
+    small_model.class_names = ["digit 0", "x", "y"]
+    assert not evaluated(tmp_path / "d", small_model, true_box).note.startswith("The model's classes have no names")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from conditional_detr.console import note_untrained, print_metrics, print_table, write_json
+from conditional_detr.console import make_folder, note_untrained, print_metrics, print_table, write_json
 from conditional_detr.errors import ConfigError
 
 
@@ -39,19 +39,21 @@ def evaluate(
     output
         Folder for metrics.json and report.html.
     """
-    if output.is_file():
-        raise ConfigError(f"{output} is a file: --output wants a folder")
+    make_folder(output)
     from conditional_detr.device import set_threads
     from conditional_detr.evaluation.coco import evaluation_of
-    from conditional_detr.evaluation.report import REPORT, facts, write_report
+    from conditional_detr.evaluation.report import facts, write_report
+    from conditional_detr.training.files import BEST_FIGURES, REPORT
 
     note_untrained(source)
     set_threads(threads)
     evaluation = evaluation_of(source, data, split, batch, device)
     print_metrics(evaluation.metrics)
-    write_json(output / "metrics.json", evaluation.metrics.to_dict())
+    if evaluation.note:
+        print(evaluation.note)
+    write_json(output / BEST_FIGURES, evaluation.metrics.to_dict())
     write_report(evaluation, output / REPORT, f"{source} on {data}", facts(evaluation, source, data))
-    print(f"→ {output / 'metrics.json'}, {output / REPORT}")
+    print(f"→ {output / BEST_FIGURES}, {output / REPORT}")
 
 
 def explain(
@@ -119,17 +121,16 @@ def compare(
     ap
         An AP to be reached; may be repeated. Default: a quarter, half and three quarters of the highest.
     output
-        Folder for comparison.html and curves.png.
+        Folder for comparison.html, comparison.csv and curves.png.
     """
     if not runs:
         raise ConfigError("compare needs run folders: cdetr compare RUN RUN…")
     if wrong := [level for level in ap or [] if not 0 < level <= 1]:
         raise ConfigError(f"--ap must be above 0 and at most 1, not {wrong[0]:g}")
-    if output.is_file():
-        raise ConfigError(f"{output} is a file: --output wants a folder")
     from conditional_detr.comparison import read_groups, table, usual_levels, write_comparison
 
     groups = read_groups(list(runs))
+    make_folder(output)
     levels = sorted(set(ap)) if ap else usual_levels(groups)
     print_table(*table(groups, levels))
     print("→ " + ", ".join(map(str, write_comparison(groups, levels, output))))

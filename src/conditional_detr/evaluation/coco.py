@@ -166,6 +166,20 @@ class Evaluation:
     def metrics(self) -> CocoMetrics:
         return self.judgement.metrics
 
+    @property
+    def note(self) -> str:
+        """What a reader of the figures must know of the classes; mostly nothing."""
+        model, categories = self.model, self.index.categories
+        used = match_categories(model.class_names, model.category_ids, categories, str(self.index.file))
+        lacking = [category.name for category in categories if category.id not in used.values()]
+        notes = []
+        if not {category.name for category in categories} & set(model.class_names):
+            notes.append("The model's classes have no names but numbers: they were taken for the data's by their ids.")
+        if lacking:
+            some = ", ".join(lacking[:5]) + (", …" if len(lacking) > 5 else "")
+            notes.append(f"{len(lacking)} of {len(categories)} classes are unknown to the model and count as AP 0: {some}.")
+        return " ".join(notes)
+
 
 def evaluate(
     source: str | Path | DetectionModel,

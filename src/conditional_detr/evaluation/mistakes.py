@@ -6,6 +6,7 @@ import numpy as np
 
 from conditional_detr.data.coco import CocoIndex
 from conditional_detr.evaluation.matches import Matches
+from conditional_detr.evaluation.plots import shortened
 from conditional_detr.inference.drawing import draw
 from conditional_detr.preprocessing import decode
 
@@ -60,7 +61,7 @@ def truth_and_prediction(index: CocoIndex, matches: Matches, conf: float, i: int
     import supervision as sv
 
     rgb = decode(index.paths[i]).permute(1, 2, 0).numpy()
-    names = [category.name for category in index.categories]
+    names = [shortened(category.name) for category in index.categories]
     boxes, labels = index.objects(i)
     rows = matches.by_picture(conf, len(index))[i]
     was_found = np.isin(np.arange(index.first[i], index.first[i + 1]), matches.found[rows])

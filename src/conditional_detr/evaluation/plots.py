@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -11,12 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from conditional_detr.evaluation.matches import Thresholds
+if TYPE_CHECKING:
+    from conditional_detr.evaluation.matches import Thresholds
 
 SIZE, WIDE = (4.4, 3.1), (7.6, 4.4)  # inches
 MOST_LINES = 10  # of classes in one plot
 LONGEST_NAME = 28  # of a line or a class in a plot
-MOST_CELLS = 12  # of a confusion matrix with numbers in its cells
+MOST_CELLS = 20  # of a confusion matrix with numbers in its cells
 RECALL = np.linspace(0, 1, 101)
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f", "#57534e", "#1e3a8a")
 STYLES = ("-", "--", ":", "-.")
@@ -46,7 +47,8 @@ class Band(NamedTuple):
 
 def shortened(name: str) -> str:
     """A name that leaves room for the plot; matplotlib would leave out one that begins with an underscore."""
-    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    if len(name) > LONGEST_NAME:  # names of runs often differ at the end
+        name = f"{name[: LONGEST_NAME // 2]}…{name[1 - LONGEST_NAME // 2 :]}"
     return f"\u200b{name}" if name.startswith("_") else name
 
 
@@ -132,7 +134,7 @@ def precision_recall(precision: np.ndarray, names: Sequence[str]) -> bytes:
 
 
 @styled
-def score_curves(curves: Thresholds, best: float | None) -> bytes:
+def score_curves(curves: "Thresholds", best: float | None) -> bytes:
     """Precision, recall and F1 by the lowest score that is kept, with a line at the best of them."""
     figure, axes = _axes("lowest score that is kept (--conf)", "all classes, IoU 0.5")
     for colour, name, values in (
@@ -169,7 +171,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 axes.text(
-                    column, row, str(count), ha="center", va="center", fontsize=7,
+                    column, row, str(count), ha="center", va="center", fontsize=7 if len(names) < 14 else 5,
                     color="white" if share[row, column] > 0.5 else "#111827",
                 )  # fmt: skip
     return _written(figure)

@@ -2,9 +2,7 @@
 
 import io
 import math
-import platform
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,12 @@ from conditional_detr.evaluation import plots
 from conditional_detr.evaluation.coco import Evaluation, mean_precision
 from conditional_detr.evaluation.matches import Matches, Thresholds, confusion, match, thresholds
 from conditional_detr.evaluation.mistakes import Verdict, most_right, most_wrong, truth_and_prediction, verdicts
-from conditional_detr.evaluation.pages import embedded, write_page
+from conditional_detr.evaluation.pages import duration, embedded, versions, write_page
 
-REPORT = "report.html"
 WORST, GOOD = 8, 4
 LONGEST_SIDE = 640  # of a picture in the report, px
-SURE = 0.9
+SURE = 0.9  # share of detections that are right
+HARDLY = 0.1  # F1
 USUAL_CONF = 0.3  # where no score is better than another
 MOST_CLASSES = 20  # in the confusion matrix
 FIGURES = {
@@ -96,7 +94,8 @@ def write_report(
         "columns": [name for name in COLUMNS if rows and name in rows[-1]],
         "curves": [_learning(rows, what) for what in LEARNING] if rows else [],
         "classes": _classes(evaluation),
-        "advice": _advice(curves, None if best is None else conf),
+        "advice": _advice(curves, None if best is None else conf, matches.objects),
+        "is_marked": best is not None,
         "scores": embedded(plots.score_curves(curves, None if best is None else conf)),
         "precision_recall": embedded(plots.precision_recall(judgement.precision, names)),
         "precision_recall_caption": "Of the classes that have objects.",
@@ -119,23 +118,9 @@ def facts(evaluation: Evaluation, source: str, data: str) -> dict[str, str]:
         f"{model.preprocessor.imgsz} px",
         "data": f"{data}, split {evaluation.split}: {len(index)} pictures, {len(index.labels)} objects, "
         f"{len(index.categories)} classes",
+        **({"note": evaluation.note} if evaluation.note else {}),
         "time": f"{duration(seconds)}, {rate}, on {next(model.parameters()).device.type}",
     }
-
-
-def versions() -> str:
-    """What all this ran with."""
-    packages = ("conditional-detr", "torch", "torchvision", "timm")
-    return ", ".join(f"{name} {version(name)}" for name in packages) + f", Python {platform.python_version()}"
-
-
-def duration(seconds: float) -> str:
-    """75 → "1 min 15 s", 1640 → "27 min"."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 10:
-        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _learning(rows: list[dict[str, Any]], what: str) -> dict[str, str]:
@@ -168,8 +153,10 @@ def typed(score: float) -> float:
     return nearest if nearest <= score else round(nearest - float(10**-digits), digits)
 
 
-def _advice(curves: Thresholds, best: float | None) -> list[str]:
+def _advice(curves: Thresholds, best: float | None, objects: int) -> list[str]:
     """Which lowest score to predict with; `best` gives the highest F1."""
+    if not objects:
+        return ["There is no object to find in these pictures, so there is no threshold to advise."]
     if best is None:
         return ["Nothing was found at IoU 0.5 at any score, so there is no threshold to advise."]
 
@@ -178,6 +165,8 @@ def _advice(curves: Thresholds, best: float | None) -> list[str]:
         return f"--conf {conf:g} (precision {precision:.2f}, recall {recall:.2f})"
 
     sentences = [f"F1 is highest, {curves.f1.max():.2f}, at {at(best)}."]
+    if curves.f1.max() < HARDLY:
+        return [*sentences, "So far hardly anything is found: the model has to learn longer before a threshold means much."]
     sure = curves.for_precision(SURE)
     if sure is None:
         sentences.append("At no score are nine in ten detections right.")

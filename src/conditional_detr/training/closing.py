@@ -6,9 +6,11 @@ from conditional_detr.config import RunConfig, to_toml
 from conditional_detr.data.coco import CocoIndex
 from conditional_detr.errors import RunError
 from conditional_detr.evaluation.coco import evaluation_of
-from conditional_detr.evaluation.report import REPORT, duration, write_report
+from conditional_detr.evaluation.pages import duration
+from conditional_detr.evaluation.report import write_report
 from conditional_detr.factory import DetectionModel
-from conditional_detr.training.folder import BEST_FIGURES, RunFolder
+from conditional_detr.training.files import BEST_FIGURES, REPORT
+from conditional_detr.training.folder import RunFolder
 from conditional_detr.training.progress import Progress
 
 

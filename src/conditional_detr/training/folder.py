@@ -2,23 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from conditional_detr.config import RunConfig, build, read_toml, to_toml
+from conditional_detr.config import RunConfig, build, flat, read_toml, to_toml
 from conditional_detr.errors import RunError
-from conditional_detr.evaluation.report import REPORT
 from conditional_detr.factory import DetectionModel
+from conditional_detr.training.files import BEST_FIGURES, CONFIG, METRICS, REPORT
 from conditional_detr.training.progress import Progress
 from conditional_detr.weights import native
 from conditional_detr.weights.replace import recover, replaced_folder
 
-CONFIG, METRICS = "config.toml", "metrics.jsonl"
-BEST_FIGURES = "metrics.json"
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 MAY_DIFFER = frozenset({"training.epochs", "device", "workers", "threads", "output"})
 
@@ -130,14 +126,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
         same_layout = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
         state.setdefault(int(i), {})[key] = same_layout
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = list(value) if isinstance(value, tuple | np.ndarray) else value
-    return found

@@ -18,10 +18,10 @@ from conditional_detr.data.transforms import Augmentation
 from conditional_detr.device import seed_generators, set_threads, usable_cores
 from conditional_detr.errors import ConditionalDETRError, RunError
 from conditional_detr.evaluation.coco import FIGURES, CocoMetrics, coco_metrics, detections_of
-from conditional_detr.evaluation.report import REPORT
 from conditional_detr.preprocessing import Preprocessor
 from conditional_detr.training.closing import close_run, run_facts
 from conditional_detr.training.criterion import SetCriterion
+from conditional_detr.training.files import REPORT
 from conditional_detr.training.folder import RunFolder
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
 from conditional_detr.training.pictures import save_batch_picture

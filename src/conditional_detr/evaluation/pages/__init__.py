@@ -1,6 +1,8 @@
 """Pages: one file each, without scripts, that opens offline."""
 
 import base64
+import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from conditional_detr.errors import RunError
 def write_page(file: Path, template: str, content: dict[str, Any]) -> None:
     """Fill a template of this folder; whatever the content says is escaped."""
     pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    pages.filters |= {"ap": ap, "number": number}
+    pages.filters |= {"ap": ap, "number": number, "counted": counted}
     text = pages.get_template(f"{template}.html.jinja").render(content)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -34,3 +36,23 @@ def ap(value: float | None) -> str:
 def number(value: Any) -> str:
     """A number of a table in few digits."""
     return "–" if value is None else str(value) if isinstance(value, int | str) else f"{value:.4g}"
+
+
+def versions() -> str:
+    """What all this ran with."""
+    packages = ("conditional-detr", "torch", "torchvision", "timm")
+    return ", ".join(f"{name} {version(name)}" for name in packages) + f", Python {platform.python_version()}"
+
+
+def duration(seconds: float) -> str:
+    """75 → "1 min 15 s", 1640 → "27 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 10:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def counted(number: int, word: str) -> str:
+    """1, "epoch" → "1 epoch"; 2 → "2 epochs"."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
