@@ -154,11 +154,12 @@ class Study:
         return [Job(row, lr, seed, self.settings["baseline_epochs"], target) for seed in seeds]
 
     def plan(self) -> list[Job]:
-        """All runs whose turn has come: sweeps first, then first seeds of every row, then the others."""
+        """All runs whose turn has come: sweeps, then first seeds and all that targets come from, then second seeds and third."""
         rows = self.settings["rows"]
+        ours = {options["baseline"] for options in rows.values() if "baseline" in options}
         sweeps = [job for row in rows for job in self.sweep(row)]
         runs = [job for row in rows for job in self.wanted(row)]
-        order = [*sweeps, *sorted(runs, key=lambda job: (job.until < 1 and job.seed, job.until < 1 and job.row == "detr-32"))]
+        order = [*sweeps, *sorted(runs, key=lambda job: (0 if job.row in ours else job.seed, job.row == "detr-32"))]
         return [job for job in order if not self.is_done(job)]
 
 
