@@ -154,13 +154,17 @@ class Study:
         return [Job(row, lr, seed, self.settings["baseline_epochs"], target) for seed in seeds]
 
     def plan(self) -> list[Job]:
-        """All runs whose turn has come: sweeps, then first seeds and all that targets come from, then second seeds and third."""
+        """All runs whose turn has come: sweeps, then first seeds and all that targets come from, then baselines', then others'."""
         rows = self.settings["rows"]
         ours = {options["baseline"] for options in rows.values() if "baseline" in options}
+
+        def turn(job: Job) -> tuple[int, int]:
+            first = not job.seed or job.row in ours
+            return 0 if first else 1 if "baseline" in rows[job.row] else 2, job.seed
+
         sweeps = [job for row in rows for job in self.sweep(row)]
         runs = [job for row in rows for job in self.wanted(row)]
-        order = [*sweeps, *sorted(runs, key=lambda job: (0 if job.row in ours else job.seed, job.row == "detr-32"))]
-        return [job for job in order if not self.is_done(job)]
+        return [job for job in [*sweeps, *sorted(runs, key=turn)] if not self.is_done(job)]
 
 
 def run(study: Study, job: Job, data: Path, work: Path, threads: int) -> None:
