@@ -51,12 +51,12 @@ TABLES = {
 MAIN = {  # name for people, row, the paper's AP after 50 epochs
     "16": [
         ("DETR, its own loss", "detr", 36.7),
-        ("DETR, focal loss, offset, same queries", "detr-focal", None),
+        ("DETR, focal loss and offset", "detr-focal", None),
         ("Conditional DETR", "conditional", 43.8),
     ],
     "32": [
         ("DETR, its own loss", "detr-32", 34.9),
-        ("DETR, focal loss, offset, same queries", "detr-focal-32", 36.9),
+        ("DETR, focal loss and offset", "detr-focal-32", 36.9),
         ("Conditional DETR", "conditional-32", 40.9),
     ],
 }
