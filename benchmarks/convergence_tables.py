@@ -145,6 +145,8 @@ def ratio(theirs: list[int | None], limits: list[int], ours: list[int | None]) -
     middle = count((sum(spent) / len(spent)) / (sum(base) / len(base)))
     if None in theirs:
         return f"**> {middle}**"
+    if len(spent) == len(base) == 1:
+        return f"**{middle}**"
     return f"**{middle}** ({count(min(spent) / max(base))}–{count(max(spent) / min(base))})"
 
 
