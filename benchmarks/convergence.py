@@ -154,7 +154,7 @@ class Study:
         return [Job(row, lr, seed, self.settings["baseline_epochs"], target) for seed in seeds]
 
     def plan(self) -> list[Job]:
-        """All runs whose turn has come: sweeps, then first seeds and all that targets come from, then baselines', then others'."""
+        """All runs whose turn has come: sweeps, first seeds and what targets come from, baselines' other seeds, the rest."""
         rows = self.settings["rows"]
         ours = {options["baseline"] for options in rows.values() if "baseline" in options}
 
