@@ -158,6 +158,7 @@ class RecipeConfig(Settings):
     epochs: int = Field(50, ge=1, le=100_000)
     batch: int = Field(16, ge=1, le=65_536, description="pictures an optimisation step, over all processes")
     accumulate: int = Field(1, ge=1, le=65_536, description="parts that a batch is worked through in")
+    gradient_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory")
     lr: float = Field(1e-4, gt=0, le=10)
     lr_backbone: float = Field(1e-5, ge=0, le=10, description="learning rate of the backbone; 0 freezes it")
     weight_decay: float = Field(1e-4, ge=0, le=1)

@@ -106,6 +106,13 @@ def test_a_network_or_a_stage_that_is_not_there_is_said():
         Backbone("vit_tiny_patch16_224", 32)
 
 
+def test_trap_no_branch_of_a_fresh_resnet_is_silenced_by_its_last_norm():
+    """timm starts it with a scale of zero, which a frozen norm would keep."""
+    backbone = Backbone("resnet18", 32)
+    backbone(torch.randn(1, 3, 64, 64)).square().sum().backward()
+    assert all(parameter.grad.any() for parameter in backbone.parameters() if parameter.requires_grad)
+
+
 def test_gradients_of_the_folded_backbone_equal_those_of_the_unfolded_one():
     torch.manual_seed(0)
     theirs = freeze_batch_norm_2d(timm.create_model("resnet18", features_only=True, out_indices=(-1,)))

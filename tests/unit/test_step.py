@@ -7,6 +7,7 @@ from conditional_detr.config import PRESETS, RECIPES, recipe_of, updated
 from conditional_detr.errors import ConfigError
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
 from conditional_detr.training.step import autocast_dtype, make_step
+from models import small
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, list[dict[str, torch.Tensor]]]:
@@ -52,6 +53,27 @@ def test_a_batch_in_parts_is_the_same_step(small_model):
     a, b = whole(*batch()), parts(*batch())
     torch.testing.assert_close(a["loss"], b["loss"], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(a["gradient_norm"], b["gradient_norm"], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0.in1k", "resnet18.tv_in1k"])
+def test_gradient_checkpointing_is_the_same_step_and_keeps_less(backbone):
+    """Dropout included."""
+    model = small(num_classes=3, backbone=backbone, dropout=0.1)
+    norms, kept = [], []
+    for checkpointing in (False, True):
+        step = make_step(copy.deepcopy(model), "off", updated(RECIPES["paper"], {"gradient_checkpointing": checkpointing}, ""))
+        seen: dict[int, int] = {}  # storages that the forward pass of the whole leaves behind, in bytes
+
+        def keep(tensor: torch.Tensor, seen: dict[int, int] = seen) -> torch.Tensor:
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            norms.append(step(*batch())["gradient_norm"])
+        kept.append(sum(seen.values()))
+    torch.testing.assert_close(*norms)
+    assert kept[1] < 0.5 * kept[0]
 
 
 def test_the_backbone_has_its_own_rate_and_zero_freezes_it(small_model):

@@ -52,7 +52,7 @@ def attention_weights(
 
 
 def attend(
-    query: Float[Tensor, "B H Q d"],
+    query: Float[Tensor, "_ H Q d"],
     key: Float[Tensor, "B H N d"],
     value: Float[Tensor, "B H N v"],
     is_padding: Bool[Tensor, "B N"] | None = None,
@@ -65,7 +65,7 @@ def attend(
 
     Parameters
     ----------
-    query, key : [B, H, Q or N, d]
+    query, key : [B, H, Q or N, d]; queries may have a batch of 1
     value : [B, H, N, v], v ≤ d
     is_padding : bool [B, N], True = not attended to. An image has at least one cell that is no padding
     dropout : probability with which an attention weight is zeroed
@@ -78,5 +78,6 @@ def attend(
     mask = None if is_padding is None else ~is_padding[:, None, None, :]
     if width < key.shape[-1]:
         value = F.pad(value, (0, key.shape[-1] - width))
+    query = query.expand(key.shape[0], -1, -1, -1)  # queries may be the same for all pictures
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return attended[..., :width].transpose(1, 2).flatten(2)

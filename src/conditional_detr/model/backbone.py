@@ -10,7 +10,7 @@ from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from conditional_detr.errors import ConfigError, did_you_mean
-from conditional_detr.model.convolution import fold_frozen_norms
+from conditional_detr.model.convolution import FROZEN_NORMS, fold_frozen_norms
 
 # The stem and the first stage of the ResNets stay as ImageNet left them (Conditional DETR and DETR, released code).
 FROZEN_PREFIXES = ("conv1.", "layer1.")
@@ -39,6 +39,7 @@ class Backbone(nn.Module):
             self.channels: int = body.feature_info.channels()[-1]
             self.body: nn.Module = freeze_batch_norm_2d(body)  # type: ignore[no-untyped-call]
             drop_unused(self.body)
+            wake_silent_norms(self.body)
         except (AssertionError, NotImplementedError, RuntimeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             how = "dilated " if dilation else ""
@@ -70,6 +71,18 @@ def check_network(name: str) -> None:
     known = timm.list_models()
     if (plain := name.split(".")[0]) not in known:
         raise ConfigError(f"timm has no network {plain!r}. {did_you_mean(plain, known)}")
+
+
+def wake_silent_norms(network: nn.Module) -> None:
+    """Give every frozen norm whose scale is zero one of 1/√n, in place, n being their number.
+
+    timm ends each residual branch with a scale of zero, to be learned. A frozen one is not: a network that starts from random
+    weights would lose all of its branches for good. With 1/√n the variance grows by no more than e over n branches.
+    """
+    scales = [dict(m.named_buffers())["weight"] for m in network.modules() if isinstance(m, FROZEN_NORMS)]
+    silent = [scale for scale in scales if not scale.is_meta and not scale.any()]
+    for scale in silent:
+        scale.fill_(len(silent) ** -0.5)
 
 
 def drop_unused(network: nn.Module) -> None:

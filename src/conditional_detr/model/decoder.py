@@ -17,7 +17,7 @@ from conditional_detr.model.queries import Content, Points, SpatialQuery
 ObjectQuery = Float[Tensor, "Q D"]
 MemoryCells = Float[Tensor, "B N D"]
 Position = Float[Tensor, "_ N D"]
-Compared = tuple[Float[Tensor, "B H Q w"], Float[Tensor, "B H N w"]]  # queries and keys, head by head
+Compared = tuple[Float[Tensor, "_ H Q w"], Float[Tensor, "B H N w"]]  # queries and keys, head by head
 
 
 class ConditionalSelfAttention(nn.Module):
@@ -231,7 +231,9 @@ class Decoder(nn.Module):
     ) -> Float[Tensor, "L B Q D"]:
         """Decoder embeddings of every layer, normed for the heads; the stream itself goes on un-normed."""
         embedded_points = sine_embedding(reference_points, object_query.shape[-1])
-        decoder_embedding = torch.zeros_like(object_query).expand(memory.shape[0], -1, -1)
+        # Until it meets the memory the stream is the same for all pictures; dropout alone differs.
+        copies = memory.shape[0] if self.training else 1
+        decoder_embedding = torch.zeros_like(object_query).expand(copies, -1, -1)
         spatial_queries = chain([self.spatial_query.first], repeat(self.spatial_query))
         decoded = []
         for layer, spatial_query in zip(self.layers, spatial_queries, strict=False):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from conditional_detr.model.heads import MLP
 
 Points = Float[Tensor, "Q D"]
-Content = Float[Tensor, "B Q D"]
+Content = Float[Tensor, "_ Q D"]  # a batch of 1 where it is the same for all pictures
 
 NEAR_ONE = 0.1  # how much of its random start Λ_q keeps where it starts at the identity
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from conditional_detr.boxes import cxcywh_to_xyxy, generalized_iou
 
 NO_OBJECT_WEIGHT = 0.1
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
 
 class Totals(NamedTuple):
@@ -28,7 +29,7 @@ class Totals(NamedTuple):
 
 
 def sigmoid_focal_loss(
-    logits: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"], alpha: float = 0.25, gamma: float = 2.0
+    logits: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"], alpha: float = FOCAL_ALPHA, gamma: float = FOCAL_GAMMA
 ) -> Float[Tensor, "*shape"]:
     """−α_t (1 − p_t)^γ log p_t, elementwise.
 
@@ -49,14 +50,22 @@ def sigmoid_focal_loss(
 def focal_class_loss(logits: Float[Tensor, "L B Q K"], labels: Int64[Tensor, "L B Q"], totals: Totals) -> Float[Tensor, " L"]:
     """Sigmoid focal loss of every query and class, divided by the number of objects (Conditional DETR).
 
+    Nearly all of these are background, whose loss is (1 − α) p² log(1 + eˣ): all are added up as such, and the few that
+    answer for an object are corrected. That is a third of the work of `sigmoid_focal_loss` on the whole.
+
     Parameters
     ----------
     logits : of K classes
     labels : the class that each query answers for; K where it answers for none
     totals : of the batch
     """
-    one_hot = F.pad(torch.zeros_like(logits), (0, 1)).scatter(-1, labels[..., None], 1)[..., :-1]
-    return sigmoid_focal_loss(logits, one_hot).sum((1, 2, 3)) / totals.objects
+    background = (1 - FOCAL_ALPHA) * (logits.sigmoid() ** FOCAL_GAMMA * F.softplus(logits)).sum((1, 2, 3))
+    layer, image, query = answers = (labels < logits.shape[-1]).nonzero(as_tuple=True)
+    answering = logits[layer, image, query, labels[answers]]
+    correction = sigmoid_focal_loss(answering, torch.ones_like(answering)) - sigmoid_focal_loss(
+        answering, torch.zeros_like(answering)
+    )
+    return (background + sum_by(correction, layer, len(logits))) / totals.objects
 
 
 def softmax_class_loss(logits: Float[Tensor, "L B Q K"], labels: Int64[Tensor, "L B Q"], totals: Totals) -> Float[Tensor, " L"]:

@@ -9,8 +9,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from conditional_detr.boxes import cxcywh_to_xyxy, generalized_iou
+from conditional_detr.training.losses import FOCAL_ALPHA, FOCAL_GAMMA
 
-FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 EPSILON = 1e-8
 
 

@@ -12,6 +12,7 @@ from conditional_detr.factory import DetectionModel
 from conditional_detr.training.criterion import SetCriterion, batch_totals
 from conditional_detr.training.dense import DenseClassifier
 from conditional_detr.training.optimizer import build_optimizer
+from conditional_detr.training.recomputing import recompute_activations
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,7 +46,7 @@ class TrainStep:
     model : the detector, on its device
     criterion : what is lost
     optimizer : over the model's parameters
-    recipe : `clip`, `accumulate` and `dense_weight` are read
+    recipe : `clip`, `accumulate`, `gradient_checkpointing` and `dense_weight` are read
     amp : "auto", "bf16" or "off"
     accelerator : prepares the model for several processes; None = this process alone
     dense : the helper loss on the memory, if the recipe has one
@@ -61,6 +62,8 @@ class TrainStep:
         accelerator: "Accelerator | None" = None,
         dense: DenseClassifier | None = None,
     ) -> None:
+        if recipe.gradient_checkpointing:
+            recompute_activations(model)
         self.device = next(model.parameters()).device
         self.num_queries = model.config.num_queries
         self.model: nn.Module = model if accelerator is None else accelerator.prepare_model(model)
