@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from conditional_detr.evaluation.coco import CocoMetrics as CocoMetrics
     from conditional_detr.evaluation.coco import coco_metrics as coco_metrics
     from conditional_detr.evaluation.coco import evaluate as evaluate
+    from conditional_detr.exporting.export import export as export
     from conditional_detr.factory import DetectionModel as DetectionModel
     from conditional_detr.factory import create_model as create_model
     from conditional_detr.inference.detector import Detector as Detector
@@ -37,6 +38,7 @@ _HOME = {
     "create_model": "factory",
     "evaluate": "evaluation.coco",
     "explain": "attention_maps",
+    "export": "exporting.export",
     "load_model": "weights.source",
     "make_step": "training.step",
     "postprocess": "preprocessing",

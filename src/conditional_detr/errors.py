@@ -7,6 +7,7 @@ ConditionalDETRError
 ├── UnavailableError   something that must be fetched or installed first
 ├── DataError          a data set that cannot be used as it is
 ├── ImageError         one picture that cannot be read
+├── ExportError        an exported model that does not find what the original finds
 └── RunError           a run folder in the wrong state
 
 Each message says what must hold, what came and from where, and what to do. The command line prints it and exits with 2.
@@ -42,6 +43,10 @@ class DataError(ConditionalDETRError, ValueError):
 
 class ImageError(ConditionalDETRError, ValueError):
     """One picture that cannot be read."""
+
+
+class ExportError(ConditionalDETRError, RuntimeError):
+    """An exported model that does not find what the original finds."""
 
 
 class RunError(ConditionalDETRError, RuntimeError):

@@ -70,6 +70,14 @@ class DetectionModel(DETR):
         self.category_ids = range(config.num_classes) if category_ids is None else category_ids
 
     @property
+    def device(self) -> torch.device:
+        return self.object_query.device
+
+    @property
+    def summary(self) -> str:
+        return f"{sum(p.numel() for p in self.parameters()) / 1e6:.1f} M parameters"
+
+    @property
     def class_names(self) -> list[str]:
         return self._class_names
 

@@ -70,7 +70,7 @@ def test_wrong_wishes_are_refused(detector, small_model):
         detector(arrays()[0], conf=2)
     with pytest.raises(ConfigError, match="batch must be at least 1, not 0"):
         detector(arrays()[0], batch=0)
-    with pytest.raises(ConfigError, match="runtime must be auto or torch, not 'tpu'"):
+    with pytest.raises(ConfigError, match="runtime must be auto, torch, onnx or openvino, not 'tpu'"):
         Detector(small_model, runtime="tpu")
     with pytest.raises(ConfigError, match="the device 'cuda:77' is not there"):
         Detector(small_model, device="cuda:77")

@@ -7,13 +7,14 @@ from cyclopts import App, CycloptsError
 
 from conditional_detr.cli.judge import compare, evaluate, explain, info
 from conditional_detr.cli.predict import predict
+from conditional_detr.cli.ship import bench, export
 from conditional_detr.cli.train import demo, digits, train
 from conditional_detr.command_line import normalised, parse_error
 from conditional_detr.errors import ConditionalDETRError
 
 app = App(
     name="cdetr",
-    help="Conditional DETR: train, evaluate, predict, explain. `cdetr VERB --help` tells a verb's options.",
+    help="Conditional DETR: train, evaluate, predict, explain, export. `cdetr VERB --help` tells a verb's options.",
     help_format="plaintext",
     version_flags=["--version"],
 )
@@ -25,6 +26,8 @@ VERBS: dict[tuple[str, ...], Callable[..., None]] = {
     ("predict",): predict,
     ("explain",): explain,
     ("compare",): compare,
+    ("export",): export,
+    ("bench",): bench,
     ("info",): info,
 }
 data_app = App(name="data", help="Make data sets.")

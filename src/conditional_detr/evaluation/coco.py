@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from conditional_detr.data.coco import CocoIndex, as_id, check_lists, load_split, match_categories, read_json
 from conditional_detr.errors import DataError
 from conditional_detr.factory import DetectionModel
-from conditional_detr.inference.batches import detect
+from conditional_detr.inference.batches import Model, detect
 from conditional_detr.inference.detector import Detector
 
 Result = dict[str, Any]
@@ -155,7 +156,7 @@ class Evaluation:
     seconds : of detecting in all pictures
     """
 
-    model: DetectionModel
+    model: Model
     index: CocoIndex
     split: str
     detections: list[Result]
@@ -204,7 +205,7 @@ def evaluation_of(
     source: str | Path | DetectionModel, data: str | Path, split: str = "valid", batch: int = 8, device: str = "auto"
 ) -> Evaluation:
     """As `evaluate`, with all that a report shows."""
-    model = Detector(source, runtime="torch", device=device).model
+    model = Detector(source, device=device).model
     index = load_split(data, split)
     started = time.monotonic()
     detections = detections_of(model, index, batch)
@@ -212,23 +213,22 @@ def evaluation_of(
     return Evaluation(model, index, split, detections, judge(index.file, detections), seconds)
 
 
-def detections_of(model: DetectionModel, index: CocoIndex, batch: int, share: slice = slice(None)) -> list[Result]:
+def detections_of(model: Model, index: CocoIndex, batch: int, share: slice = slice(None)) -> list[Result]:
     """The model's 100 best detections of every picture, or of a share, as COCO results with the data set's own ids."""
     category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     results = []
     chosen = range(len(index))[share]
     for position, rgb, result in detect(model, [index.paths[i] for i in chosen], batch):
         index.check_size(chosen[position], (rgb.shape[-2], rgb.shape[-1]))
-        for score, label, (x0, y0, x1, y1) in zip(
-            result["scores"].tolist(), result["labels"].tolist(), result["boxes"].tolist(), strict=True
-        ):
-            if label in category_of:
-                results.append(
-                    {
-                        "image_id": int(index.image_ids[chosen[position]]),
-                        "category_id": category_of[label],
-                        "bbox": [x0, y0, x1 - x0, y1 - y0],
-                        "score": score,
-                    }
-                )
+        results += coco_results(result, int(index.image_ids[chosen[position]]), category_of)
     return results
+
+
+def coco_results(result: dict[str, Tensor], image_id: int, category_of: dict[int, int]) -> list[Result]:
+    """`postprocess`'s record of one picture as COCO results; classes that the data does not know are left out."""
+    rows = zip(result["scores"].tolist(), result["labels"].tolist(), result["boxes"].tolist(), strict=True)
+    return [
+        {"image_id": image_id, "category_id": category_of[label], "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+        for score, label, (x0, y0, x1, y1) in rows
+        if label in category_of
+    ]

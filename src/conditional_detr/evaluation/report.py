@@ -114,12 +114,11 @@ def facts(evaluation: Evaluation, source: str, data: str) -> dict[str, str]:
     index, model, seconds = evaluation.index, evaluation.model, evaluation.seconds
     rate = f"{len(index) / seconds:.1f} pictures/s" if seconds else "at once"
     return {
-        "model": f"{source}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, shorter side "
-        f"{model.preprocessor.imgsz} px",
+        "model": f"{source}, {model.summary}, shorter side {model.preprocessor.imgsz} px",
         "data": f"{data}, split {evaluation.split}: {len(index)} pictures, {len(index.labels)} objects, "
         f"{len(index.categories)} classes",
         **({"note": evaluation.note} if evaluation.note else {}),
-        "time": f"{duration(seconds)}, {rate}, on {next(model.parameters()).device.type}",
+        "time": f"{duration(seconds)}, {rate}, on {model.device.type}",
     }
 
 

@@ -1,17 +1,37 @@
 """Pictures through a model: the one way that prediction and evaluation go."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from conditional_detr.config import ModelConfig, PreprocessorConfig
 from conditional_detr.errors import CheckpointError, ConfigError, ImageError
-from conditional_detr.factory import DetectionModel
+from conditional_detr.model.detr import DetectionOutput
 from conditional_detr.preprocessing import Picture, Preprocessor, decode, postprocess
 
 TOP_K = 100
 WAITING_BATCHES = 2
+
+
+class Model(Protocol):
+    """What detects: a `DetectionModel`, or an exported one on an engine."""
+
+    config: ModelConfig
+    preprocessor: PreprocessorConfig
+    class_names: list[str]
+    category_ids: list[int]
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def summary(self) -> str: ...
+
+    def __call__(self, images: Tensor, padding_mask: Tensor | None = None, *, aux: bool | None = None) -> DetectionOutput: ...
 
 
 class Prepared(NamedTuple):
@@ -23,7 +43,7 @@ class Prepared(NamedTuple):
 
 
 def detect(
-    model: DetectionModel,
+    model: Model,
     pictures: Iterable[Picture],
     batch: int = 8,
     on_unreadable: Callable[[int, ImageError], None] | None = None,
@@ -35,7 +55,7 @@ def detect(
 
     Parameters
     ----------
-    pictures : are decoded as they are needed
+    pictures : are decoded a little ahead of the model
     batch : pictures a batch, at most
     on_unreadable : is told position and error of a picture that cannot be read; without it the error is raised
 
@@ -53,39 +73,62 @@ def detect(
         raise ConfigError(f"batch must be at least 1, not {batch}")
     preprocessor = Preprocessor(model.preprocessor)
     waiting: dict[tuple[int, int], list[Prepared]] = {}
-    for position, picture in enumerate(pictures):
-        try:
-            rgb = decode(picture)
-        except ImageError as error:
+    for position, prepared in _prepared(pictures, preprocessor, ahead=batch):
+        if isinstance(prepared, ImageError):
             if on_unreadable is None:
-                raise
-            on_unreadable(position, error)
+                raise prepared
+            on_unreadable(position, prepared)
             continue
-        image = preprocessor(rgb)
-        group = waiting.setdefault((image.shape[-2], image.shape[-1]), [])
-        group.append(Prepared(position, rgb, image))
+        group = waiting.setdefault((prepared.image.shape[-2], prepared.image.shape[-1]), [])
+        group.append(prepared)
         if len(group) < batch and sum(map(len, waiting.values())) >= WAITING_BATCHES * batch:
             group = max(waiting.values(), key=len)
         elif len(group) < batch:
             continue
-        yield from _run(model, preprocessor, group)
+        yield from run_batch(model, preprocessor, group)
         group.clear()
     for group in waiting.values():
         if group:
-            yield from _run(model, preprocessor, group)
+            yield from run_batch(model, preprocessor, group)
+
+
+def _prepared(
+    pictures: Iterable[Picture], preprocessor: Preprocessor, ahead: int
+) -> Iterator[tuple[int, Prepared | ImageError]]:
+    """Pictures by position, decoded and prepared by a thread of its own while the model is at work on those before."""
+
+    def prepare(position: int, picture: Picture) -> tuple[int, Prepared | ImageError]:
+        try:
+            rgb = decode(picture)
+        except ImageError as error:
+            return position, error
+        return position, Prepared(position, rgb, preprocessor(rgb))
+
+    if isinstance(pictures, Sequence) and len(pictures) == 1:
+        yield prepare(0, pictures[0])
+        return
+    coming: deque[Future[tuple[int, Prepared | ImageError]]] = deque()
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
+        for position, picture in enumerate(pictures):
+            coming.append(pool.submit(prepare, position, picture))
+            if len(coming) > ahead:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @torch.inference_mode()
-def _run(
-    model: DetectionModel, preprocessor: Preprocessor, group: list[Prepared]
-) -> list[tuple[int, Tensor, dict[str, Tensor]]]:
-    device = next(model.parameters()).device
+def run_batch(model: Model, preprocessor: Preprocessor, group: list[Prepared]) -> list[tuple[int, Tensor, dict[str, Tensor]]]:
+    """A batch of prepared pictures of one size through the model; as `detect` yields them."""
     images, padding_mask = preprocessor.collate([prepared.image for prepared in group])
-    images = images.to(device, memory_format=torch.channels_last)
-    output = model(images, None if padding_mask is None else padding_mask.to(device), aux=False)
+    images = images.to(model.device, memory_format=torch.channels_last)
+    output = model(images, None if padding_mask is None else padding_mask.to(model.device), aux=False)
     if not torch.isfinite(output.pred_logits).all():
         raise CheckpointError("the model's scores are no numbers: its weights are damaged, or its training went astray")
-    sizes_hw = torch.tensor([prepared.rgb.shape[-2:] for prepared in group], device=device)
+    sizes_hw = torch.tensor([prepared.rgb.shape[-2:] for prepared in group], device=model.device)
     results = postprocess(output, sizes_hw, TOP_K, model.config.classification)
     return [
         (prepared.position, prepared.rgb, {key: value.cpu() for key, value in result.items()})

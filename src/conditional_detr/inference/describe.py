@@ -6,9 +6,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from conditional_detr.config import idle_fields
+from conditional_detr.config import PreprocessorConfig, idle_fields, read_json_object
+from conditional_detr.errors import CheckpointError
 from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.preprocessing import Preprocessor
+from conditional_detr.weights import exported
 from conditional_detr.weights.source import find_checkpoint, read_checkpoint
 
 LANDSCAPE = (480, 640)
@@ -18,6 +20,8 @@ CHOICES = ("cross_attention", "spatial_query", "lambda_q", "reference_points", "
 def describe(source: str | Path) -> dict[str, str]:
     """A line for each thing worth knowing of a source: name → text."""
     path = find_checkpoint(source)
+    if path is not None and exported.claims(path):
+        return describe_export(source, exported.read_exported(path))
     if path is None:
         model = create_model(str(source), pretrained_backbone=False).eval()
         origin = "model name; classes are set by the data that it is trained on"
@@ -30,8 +34,6 @@ def describe(source: str | Path) -> dict[str, str]:
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     height, width = Preprocessor(picture).size_hw(LANDSCAPE)
     work = multiply_adds(model, height, width) / 1e9
-    names = model.class_names
-    shown = ", ".join(names[:12]) + (f", … ({len(names) - 12} more)" if len(names) > 12 else "")
     return {
         "source": str(source),
         "kind": origin,
@@ -39,11 +41,37 @@ def describe(source: str | Path) -> dict[str, str]:
         f"{config.num_heads} heads, {config.encoder_layers} encoder and {config.decoder_layers} decoder layers",
         "choices": ", ".join(f"{field} {str(getattr(config, field)).lower()}" for field in CHOICES if field not in idle),
         "queries": str(config.num_queries),
-        "classes": f"{len(names)}" + ("" if path is None else f": {shown}"),
-        "input": f"shorter side {picture.imgsz} px, longer side at most {picture.longest} px",
+        "classes": str(len(model.class_names)) if path is None else _some_names(model.class_names),
+        "input": _input(picture),
         "parameters": f"{trainable:,} trainable, {frozen:,} frozen",
         "compute": f"{work:.1f} G multiply-adds for a picture of {width} x {height} px",
     }
+
+
+def describe_export(source: str | Path, export: exported.Exported) -> dict[str, str]:
+    """The same of an exported folder, and what its proof says."""
+    file = export.graph.parent / exported.PROOF
+    proof = read_json_object(file, CheckpointError) if file.exists() else {}
+    ap = proof.get("AP") or {}
+    judged = "not judged on labelled pictures"
+    if ap.get("exported") is not None:
+        judged = f"AP {ap['original']:.4f} → {ap['exported']:.4f} on {proof['pictures']} pictures of {proof['data']}"
+    return {
+        "source": str(source),
+        "kind": f"export to {export.format} in {export.precision}, {export.graph}",
+        "proof": f"{'passed' if proof.get('passed') else 'NOT passed'}, {judged}" if proof else f"{file} is missing",
+        "queries": str(export.config.num_queries),
+        "classes": _some_names(export.class_names),
+        "input": _input(export.preprocessor),
+    }
+
+
+def _some_names(names: list[str]) -> str:
+    return f"{len(names)}: {', '.join(names[:12])}" + (f", … ({len(names) - 12} more)" if len(names) > 12 else "")
+
+
+def _input(picture: PreprocessorConfig) -> str:
+    return f"shorter side {picture.imgsz} px, longer side at most {picture.longest} px"
 
 
 @torch.no_grad()

@@ -11,12 +11,17 @@ from torch import Tensor
 from conditional_detr.device import choose_device
 from conditional_detr.errors import ConfigError
 from conditional_detr.factory import DetectionModel
-from conditional_detr.inference.batches import detect
+from conditional_detr.inference.batches import Model, detect
+from conditional_detr.inference.engines import ENGINES, EngineModel, best_engine
 from conditional_detr.preprocessing import Picture
-from conditional_detr.weights.source import load_model
+from conditional_detr.weights import exported
+from conditional_detr.weights.source import find_checkpoint, load_model
 
 if TYPE_CHECKING:
     import supervision as sv
+
+
+RUNTIMES = ("auto", "torch", *ENGINES)
 
 
 def check_conf(conf: float) -> None:
@@ -30,9 +35,10 @@ class Detector:
 
     Parameters
     ----------
-    source : a run folder, a checkpoint folder, a model name, a Hub id, or a model, which is moved to the device and set to
-        eval mode
-    runtime : "auto" or "torch"
+    source : a run folder, a checkpoint folder, an exported folder, a model name, a Hub id, or a model, which is moved to the
+        device and set to eval mode
+    runtime : "torch"; "onnx" or "openvino", which run exported folders on the processor (OpenVINO those in ONNX too); "auto":
+        for a checkpoint torch, for an export the engine of its format, which its proof was made with
     device : "auto", "cpu", "cuda", "cuda:1", "mps"
 
     Examples
@@ -45,11 +51,22 @@ class Detector:
     """
 
     def __init__(self, source: str | Path | DetectionModel, runtime: str = "auto", device: str | torch.device = "auto") -> None:
-        if runtime not in ("auto", "torch"):
-            raise ConfigError(f"runtime must be auto or torch, not {runtime!r}")
+        if runtime not in RUNTIMES:
+            raise ConfigError(f"runtime must be {' or '.join([', '.join(RUNTIMES[:-1]), RUNTIMES[-1]])}, not {runtime!r}")
+        path = None if isinstance(source, DetectionModel) else find_checkpoint(source)
+        self.model: Model
+        if path is not None and exported.claims(path):
+            self.model = _engine_model(path, runtime, str(device))
+            return
+        if runtime in ENGINES:
+            raise ConfigError(f"runtime {runtime} runs exported folders: cdetr export SOURCE DIR --format {runtime} makes one")
         model = source if isinstance(source, DetectionModel) else load_model(source)
-        self.device = choose_device(device) if isinstance(device, str) else device
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        where = choose_device(device) if isinstance(device, str) else device
+        self.model = model.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
     def __call__(self, images: Picture | Sequence[Picture], conf: float = 0.3, batch: int = 8) -> "list[sv.Detections]":
         """Detect in one picture or many.
@@ -77,7 +94,17 @@ class Detector:
         return [to_detections(results[i], self.model, conf) for i in range(len(pictures))]
 
 
-def to_detections(result: dict[str, Tensor], model: DetectionModel, conf: float) -> "sv.Detections":
+def _engine_model(folder: Path, runtime: str, device: str) -> EngineModel:
+    """An exported folder on an engine; on the processor, the only device that they are made for here."""
+    export = exported.read_exported(folder)
+    if runtime == "torch" or (runtime == "onnx" and export.format != "onnx"):
+        raise ConfigError(f"{folder} is exported to {export.format}: runtime {runtime} cannot run it, runtime auto can")
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"{folder} is an export and runs on the processor: device must be auto or cpu, not {device}")
+    return EngineModel(export, best_engine(export) if runtime == "auto" else runtime)
+
+
+def to_detections(result: dict[str, Tensor], model: Model, conf: float) -> "sv.Detections":
     """`postprocess`'s record of one image, from score `conf` on, as supervision's."""
     import supervision as sv
 

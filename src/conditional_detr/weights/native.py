@@ -20,15 +20,20 @@ def claims(path: Path) -> bool:
     return (path / DESCRIPTION).is_file()
 
 
-def write(model: DetectionModel, folder: Path) -> None:
-    """The two files of a checkpoint, into a folder that exists."""
-    description = {
+def describe(model: DetectionModel) -> dict[str, Any]:
+    """What `config.json` says of a model."""
+    return {
         "format_version": FORMAT_VERSION,
         "model": model.config.model_dump(mode="json"),
         "preprocessor": model.preprocessor.model_dump(mode="json"),
         "class_names": model.class_names,
         "category_ids": model.category_ids,
     }
+
+
+def write(model: DetectionModel, folder: Path) -> None:
+    """The two files of a checkpoint, into a folder that exists."""
+    description = describe(model)
     save_file(weights_of(model), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
 

@@ -10,13 +10,13 @@ from conditional_detr.config import PRESETS, updated
 from conditional_detr.errors import CheckpointError, ConfigError, SourceError, UnavailableError, did_you_mean
 from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.hub import fetch, fetch_if_there
-from conditional_detr.weights import huggingface, native, release
+from conditional_detr.weights import exported, huggingface, native, release
 from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.files import DESCRIPTION, WEIGHTS
 from conditional_detr.weights.replace import replaced_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-FORMATS = (huggingface, native, release)
+FORMATS = (huggingface, exported, native, release)  # asked in this order
 
 logger = logging.getLogger("conditional_detr")
 

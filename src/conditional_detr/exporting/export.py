@@ -1,0 +1,231 @@
+"""A model out of this library: a folder that an engine runs, with the proof that it finds the same."""
+
+import copy
+import importlib
+import json
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch.export import ExportedProgram
+
+from conditional_detr.data.coco import CocoIndex, load_split, splits
+from conditional_detr.errors import CheckpointError, ConditionalDETRError, ConfigError, ExportError, did_you_mean
+from conditional_detr.exporting import graph
+from conditional_detr.exporting.proof import Found, agreement, average_precision, found_by, latencies_ms
+from conditional_detr.exporting.quantisation import Calibration, quantised_onnx, quantised_openvino
+from conditional_detr.factory import DetectionModel
+from conditional_detr.inference.batches import Model
+from conditional_detr.inference.detector import Detector
+from conditional_detr.inference.engines import first_line, import_openvino, import_package
+from conditional_detr.inference.made_pictures import made_pictures
+from conditional_detr.preprocessing import Picture
+from conditional_detr.weights.exported import GRAPHS, PRECISIONS, PROOF, write_description
+from conditional_detr.weights.files import DESCRIPTION
+from conditional_detr.weights.replace import replaced_folder
+from conditional_detr.weights.source import load_model
+
+MAX_DROP = {"fp32": 0.005, "bf16": 0.005, "int8": 0.01}  # of AP
+FILES = {*GRAPHS.values(), "model.bin", DESCRIPTION, PROOF}
+
+
+def export(
+    source: str | Path | DetectionModel,
+    folder: str | Path,
+    format: str = "openvino",
+    precision: str = "bf16",
+    data: str | Path | None = None,
+    max_drop: float | None = None,
+    split: str = "valid",
+) -> Path:
+    """Write a model as a graph for ONNX Runtime or OpenVINO, and `proof.json` beside it.
+
+    The graph takes `images` float32 [B, 3, H, W], normalised, and `padding_mask` bool [B, H, W], True = padding, of any size
+    that the preprocessing makes; it gives `logits` [B, Q, K] and `boxes` [B, Q, 4], cx, cy, w, h in [0, 1] of the unpadded
+    picture. Preprocessing and class names are in its metadata. The folder is a source: `Detector`, `evaluate` and the
+    commands run it.
+
+    Parameters
+    ----------
+    source : see `load_model`, or a model, of which a copy is taken
+    folder : new, empty, or an earlier export, which is replaced
+    format : "onnx" or "openvino"
+    precision : "fp32"; "bf16", 16-bit weights, computed in 16 bits where the processor can; "int8", calibrated on the
+        training pictures of `data`
+    data : a COCO folder; both models are judged on one of its splits. None = they are compared on made pictures, which is a
+        weaker proof and never fails
+    max_drop : how much lower the export's AP may be; None = 0.005, for int8 0.01
+    split : "valid", "train" or "test"
+
+    Returns
+    -------
+    the folder
+
+    Raises
+    ------
+    ConfigError : an unknown format or precision
+    ExportError : the model cannot be converted, or the export's AP is lower by more than `max_drop`: then a new folder is there
+        with its proof, and an earlier export is left as it was
+    UnavailableError : the format's packages are not installed
+    """
+    if format not in GRAPHS:
+        raise ConfigError(f"there is no format {format!r}. {did_you_mean(format, GRAPHS)}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"there is no precision {precision!r}. {did_you_mean(precision, PRECISIONS)}")
+    if max_drop is not None and not 0 <= max_drop <= 1:
+        raise ConfigError(f"max_drop must be in [0, 1], not {max_drop}")
+    folder = Path(folder)
+    if folder.is_file():
+        raise ConfigError(f"{folder} is a file: an export is a folder")
+    if folder.is_dir() and (others := sorted({p.name for p in folder.iterdir()} - FILES)):
+        raise ConfigError(f"{folder} holds what is not an export's ({', '.join(others[:3])}): give a new or empty folder")
+    for name in packages_of(format, precision):
+        import_package(name)
+    index = None if data is None else load_split(data, split)
+    pictures: Sequence[Picture] = ()
+    if precision == "int8":
+        pictures = (
+            made_pictures() if data is None else load_split(data, "train" if "train" in splits(Path(data)) else split).paths
+        )
+    model = copy.deepcopy(source) if isinstance(source, DetectionModel) else load_model(source)
+    return Exporter(model.eval().cpu(), format, index, pictures).export(folder, precision, max_drop)
+
+
+def packages_of(format: str, precision: str) -> tuple[str, ...]:
+    """What an export needs."""
+    if format == "onnx":
+        return "onnx", "onnxscript", "onnxruntime"
+    import_openvino()  # before NNCF
+    return ("openvino", "nncf") if precision == "int8" else ("openvino",)
+
+
+class Exporter:
+    """One model on its way into one format, in whatever precision.
+
+    Parameters
+    ----------
+    model : in eval mode, on the CPU
+    format : a key of `GRAPHS`
+    index : the pictures and objects of the proof; None = made pictures without any
+    calibration : pictures for int8's ranges
+    """
+
+    def __init__(
+        self, model: DetectionModel, format: str, index: CocoIndex | None, calibration: Sequence[Picture] = ()
+    ) -> None:
+        self.model, self.format, self.index, self.calibration = model, format, index, calibration
+        self.pictures: Sequence[Picture] = made_pictures() if index is None else index.paths
+        self.original = Detector(copy.deepcopy(model), device="cpu").model
+
+    @cached_property
+    def program(self) -> ExportedProgram:
+        return graph.recorded(self.model)
+
+    @cached_property
+    def converted(self) -> Any:
+        convert = graph.to_onnx if self.format == "onnx" else graph.to_openvino
+        return convert(self.model, self.program)
+
+    @cached_property
+    def found(self) -> Found:
+        return found_by(self.original, self.pictures, self.index)
+
+    def export(self, folder: Path, precision: str, max_drop: float | None = None) -> Path:
+        """Write and prove; see `export`."""
+        allowed = MAX_DROP[precision] if max_drop is None else max_drop
+        refusal = None
+        with replaced_folder(folder) as new:
+            self.write(new, precision)
+            proof = self.prove(new, precision, allowed)
+            (new / PROOF).write_text(json.dumps(proof, indent=1, ensure_ascii=False), encoding="utf-8")
+            if not proof["passed"]:
+                refusal = ExportError(self._refusal(folder, precision, proof, max_drop))
+                if (folder / DESCRIPTION).exists():
+                    raise refusal
+        if refusal is not None:
+            raise refusal
+        return folder
+
+    def write(self, folder: Path, precision: str) -> None:
+        """Graph and description, into a folder that exists."""
+        try:
+            self._write(folder / GRAPHS[self.format], precision)
+        except (OSError, ConditionalDETRError):
+            raise
+        except Exception as error:  # converters raise whatever they meet
+            raise ExportError(f"the model cannot be converted to {self.format} in {precision}: {first_line(error)}") from error
+        write_description(self.model, folder, self.format, precision)
+
+    def _write(self, file: Path, precision: str) -> None:
+        if self.format == "openvino":
+            made = self.converted
+            if precision == "int8":
+                made = quantised_openvino(made, self.program, Calibration(self.model, self.calibration))
+            graph.write_openvino(made, file, half=precision != "fp32")
+        elif precision == "int8":
+            quantised_onnx(self.converted, Calibration(self.model, self.calibration), file)
+        else:
+            graph.write_onnx(graph.with_16_bit_weights(self.converted) if precision == "bf16" else self.converted, file)
+
+    def judge(self, folder: Path) -> tuple[Model, Found, dict[str, float | None]]:
+        """An export in a folder, what it finds, and the AP of both."""
+        exported = Detector(folder).model
+        found = found_by(exported, self.pictures, self.index)
+        if self.index is None:
+            return exported, found, {"original": None, "exported": None, "drop": None}
+        before, after = (
+            average_precision(model, by, self.index) for model, by in ((self.original, self.found), (exported, found))
+        )
+        return exported, found, {"original": before, "exported": after, "drop": _drop(before, after)}
+
+    def prove(self, folder: Path, precision: str, allowed: float) -> dict[str, Any]:
+        """The content of `proof.json` for the export in a folder."""
+        packages = ("torch", *packages_of(self.format, precision))
+        made = "made pictures, without objects: a weaker proof, which never fails"
+        what = {
+            "format": self.format, "precision": precision,
+            "data": made if self.index is None else str(self.index.file), "pictures": len(self.found),
+            "unreadable": len(self.pictures) - len(self.found),
+            "calibrated_on": f"{'made' if self.index is None else 'training'} pictures" if precision == "int8" else None,
+            "versions": {name: importlib.import_module(name).__version__ for name in packages},
+        }  # fmt: skip
+        try:
+            exported, found, ap = self.judge(folder)
+        except CheckpointError as error:  # it finds no numbers, or does not run
+            return {"passed": self.index is None, "fault": str(error)} | what
+        ours, theirs = latencies_ms([self.original, exported], [self.pictures[i] for i in self.found])
+        return {
+            "passed": ap["drop"] is None or ap["drop"] <= allowed,
+            "AP": ap | {"max_drop": allowed},
+            "boxes": agreement(self.found, found).to_dict(),
+            "latency_ms": {"original": ours, "exported": theirs, "of": "a decoded picture to its boxes, median"},
+            "run_by": exported.summary,
+        } | what  # fmt: skip
+
+    def _refusal(self, folder: Path, precision: str, proof: dict[str, Any], max_drop: float | None) -> str:
+        """What went wrong, and which precision would do."""
+        if "fault" in proof:
+            text = proof["fault"]
+        else:
+            ap = proof["AP"]
+            text = (
+                f"AP falls from {ap['original']:.4f} to {ap['exported']:.4f}, by {ap['drop']:.4f}, more than {ap['max_drop']:g}"
+            )
+        better = PRECISIONS[: PRECISIONS.index(precision)][::-1]
+        for other in better:
+            with tempfile.TemporaryDirectory() as there:
+                self.write(Path(there), other)
+                try:
+                    drop = self.judge(Path(there))[2]["drop"]
+                except CheckpointError:
+                    continue
+            if drop is None or drop <= (MAX_DROP[other] if max_drop is None else max_drop):
+                return f"{folder}, {precision}: {text}. --precision {other} would pass"
+        tried = f": neither would {' nor '.join(better)} pass" if better else ""
+        return f"{folder}, {precision}: {text}{tried}"
+
+
+def _drop(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else before - after

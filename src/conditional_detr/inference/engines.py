@@ -1,0 +1,124 @@
+"""Exported networks on the engines that run them, answering as a `DetectionModel` does."""
+
+import importlib
+import sys
+import threading
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conditional_detr.errors import CheckpointError, UnavailableError
+from conditional_detr.model.detr import DetectionOutput
+from conditional_detr.weights.exported import Exported
+
+INPUTS, OUTPUTS = ("images", "padding_mask"), ("logits", "boxes")  # the names that every exported graph uses
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Engine = tuple[Run, str]  # and what its floating point is
+FLOATS = {"BF16": "bf16", "FP16": "f16"}  # OpenVINO's names for what a processor can, and for what it is asked for
+
+
+class EngineModel:
+    """An exported network with its preprocessing and its classes.
+
+    Attributes
+    ----------
+    config, preprocessor, class_names, category_ids : as a `DetectionModel`'s
+    device : the processor
+    summary : what runs, in words
+    """
+
+    def __init__(self, exported: Exported, runtime: str) -> None:
+        self.config, self.preprocessor = exported.config, exported.preprocessor
+        self.class_names, self.category_ids = list(exported.class_names), list(exported.category_ids)
+        self.device = torch.device("cpu")
+        self._run, computes_in = ENGINES[runtime](exported, torch.get_num_threads())
+        self.summary = f"{exported.format} {exported.precision}, run by {PACKAGES[runtime]} with {computes_in}"
+
+    def __call__(self, images: Tensor, padding_mask: Tensor | None = None, *, aux: bool | None = None) -> DetectionOutput:
+        """The last decoder layer's predictions, whatever `aux`: a graph holds no others."""
+        if padding_mask is None:
+            padding_mask = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool)
+        logits, boxes = self._run(images.contiguous().numpy(), padding_mask.numpy())
+        return DetectionOutput(torch.from_numpy(logits), torch.from_numpy(boxes))
+
+
+def onnx_engine(exported: Exported, threads: int) -> Engine:
+    """ONNX Runtime on the processor."""
+    onnxruntime = import_package("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(exported.graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own classes, one a fault
+        raise CheckpointError(f"{exported.graph} cannot be run by ONNX Runtime: {first_line(error)}") from None
+    return lambda *inputs: tuple(session.run(list(OUTPUTS), dict(zip(INPUTS, inputs, strict=True)))), "f32"
+
+
+def openvino_engine(exported: Exported, threads: int) -> Engine:
+    """OpenVINO on the processor; it reads ONNX too."""
+    openvino = import_openvino()
+    core = openvino.Core()
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    wanted = "f32"
+    if exported.precision != "fp32":  # what int8 leaves in floating point is in 16 bits too, where the processor has them
+        wanted = next((name for capability, name in FLOATS.items() if capability in able), "f32")
+    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": wanted, "PERFORMANCE_HINT": "LATENCY"}
+    try:
+        compiled = core.compile_model(core.read_model(exported.graph), "CPU", options)
+    except RuntimeError as error:
+        raise CheckpointError(f"{exported.graph} cannot be run by OpenVINO: {first_line(error)}") from None
+    mine = threading.local()  # a request serves one thread at a time
+
+    def run(images: np.ndarray, padding_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not hasattr(mine, "request"):
+            mine.request = compiled.create_infer_request()
+        results = mine.request.infer(dict(zip(INPUTS, (images, padding_mask), strict=True)), share_inputs=True)
+        logits, boxes = (results[name] for name in OUTPUTS)
+        return logits, boxes
+
+    return run, compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+
+
+ENGINES: dict[str, Callable[[Exported, int], Engine]] = {"onnx": onnx_engine, "openvino": openvino_engine}
+
+
+def best_engine(exported: Exported) -> str:
+    """What runs an export: the engine of its format, which its proof was made with. OpenVINO reads ONNX too."""
+    can = ("onnx", "openvino") if exported.format == "onnx" else ("openvino",)
+    return next((name for name in can if find_spec(PACKAGES[name])), can[0])
+
+
+def import_openvino() -> Any:
+    """OpenVINO without the reports on its use that it sends when it is imported; so does NNCF.
+
+    Their package for it counts as missing from then on, for which both have stand-ins.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    return import_package("openvino")
+
+
+def first_line(error: Exception) -> str:
+    """Of what a library raised, for a sentence of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from ")]
+    return (lines or [type(error).__name__])[0][:200]
+
+
+def import_package(name: str) -> Any:
+    """A package that an extra of this library brings.
+
+    Raises
+    ------
+    UnavailableError : it is not installed
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        extra = "onnx" if name.startswith("onnx") else "openvino"
+        raise UnavailableError(f"{name} is not installed: pip install 'conditional-detr[{extra}]'") from None

@@ -1,0 +1,93 @@
+"""An exported folder: a graph that an engine runs, beside a `config.json` that says what it is."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from conditional_detr.config import ModelConfig, PreprocessorConfig, read_json_object
+from conditional_detr.errors import CheckpointError
+from conditional_detr.factory import DetectionModel
+from conditional_detr.weights import native
+from conditional_detr.weights.checkpoint import Checkpoint
+from conditional_detr.weights.files import DESCRIPTION
+
+GRAPHS = {"onnx": "model.onnx", "openvino": "model.xml"}
+PRECISIONS = ("fp32", "bf16", "int8")
+KEY, PROOF = "export", "proof.json"
+
+
+class Exported(NamedTuple):
+    """What an exported folder says of itself.
+
+    Attributes
+    ----------
+    graph : the file that an engine reads
+    format, precision : a key of `GRAPHS`, one of `PRECISIONS`
+    config, preprocessor, class_names, category_ids : of the model that was exported
+    """
+
+    graph: Path
+    format: str
+    precision: str
+    config: ModelConfig
+    preprocessor: PreprocessorConfig
+    class_names: list[str]
+    category_ids: list[int]
+
+
+def claims(path: Path) -> bool:
+    """Whether a path is a folder that `export` wrote."""
+    file = path / DESCRIPTION
+    if not native.claims(path) or f'"{KEY}"'.encode() not in file.read_bytes():
+        return False
+    try:
+        return KEY in read_json_object(file, CheckpointError)
+    except CheckpointError:
+        return False
+
+
+def write_description(model: DetectionModel, folder: Path, format: str, precision: str) -> None:
+    """The `config.json` of an exported folder: that of a checkpoint, and what was made of it."""
+    description = native.describe(model) | {KEY: {"format": format, "precision": precision}}
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def read_exported(folder: Path) -> Exported:
+    """An exported folder.
+
+    Raises
+    ------
+    CheckpointError : its description is damaged, or its graph is missing
+    """
+    description = native.read_description(folder)
+    what = description.get(KEY)
+    if not isinstance(what, dict) or what.get("format") not in GRAPHS or what.get("precision") not in PRECISIONS:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION} is damaged: {KEY!r} must say a format ({', '.join(GRAPHS)}) and a precision "
+            f"({', '.join(PRECISIONS)})"
+        )
+    config, preprocessor = native.read_configs(folder)
+    names, ids = description["class_names"], description["category_ids"]
+    kinds = {str: names, int: ids}
+    if any(len(of) != config.num_classes or not all(isinstance(v, kind) for v in of) for kind, of in kinds.items()):
+        raise CheckpointError(
+            f"{folder / DESCRIPTION} is damaged: each of its {config.num_classes} classes must have a name and an id"
+        )
+    graph = folder / GRAPHS[what["format"]]
+    if not graph.is_file():
+        raise CheckpointError(f"{graph} is missing: the export is not whole")
+    return Exported(graph, what["format"], what["precision"], config, preprocessor, names, ids)
+
+
+def read(folder: Path) -> Checkpoint:
+    """There are no weights to be had from a graph.
+
+    Raises
+    ------
+    CheckpointError : always
+    """
+    exported = read_exported(folder)
+    raise CheckpointError(
+        f"{folder} is an export ({exported.format}, {exported.precision}): predict, eval, bench and info take it, but there "
+        "is no model to train, explain, convert or export again. Take the checkpoint that it was made from"
+    )
