@@ -2,8 +2,10 @@
 
 import multiprocessing
 import signal
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -103,6 +105,7 @@ class Theirs:
         import transformers
 
         transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self.device = choose_device(device)
         self.model = transformers.AutoModelForObjectDetection.from_pretrained(source, local_files_only=True)
         self.model = self.model.to(self.device).eval()
@@ -169,8 +172,9 @@ def _serve(pipe: Connection, kind: str, source: str, runtime: str, device: str, 
         pipe.send(error)
     except Exception as error:
         if kind == "ours":
-            raise
-        pipe.send(UnavailableError(f"transformers cannot run {source}: {first_line(error)}"))
+            pipe.send(RuntimeError(f"running {source} failed:\n{traceback.format_exc()}"))  # a fault of ours
+        else:
+            pipe.send(UnavailableError(f"transformers cannot run {source}: {first_line(error)}"))
 
 
 def _resident_mb(what: str) -> float | None:
@@ -184,6 +188,7 @@ def _resident_mb(what: str) -> float | None:
 
 class _Subject(NamedTuple):
     source: str
+    kind: str
     process: Any
     pipe: Connection
 
@@ -199,7 +204,7 @@ class _Subject(NamedTuple):
             answer = self.pipe.recv()
         except (EOFError, OSError):
             raise self._gone() from None
-        if isinstance(answer, ConditionalDETRError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
@@ -219,12 +224,25 @@ def _subjects(sources: Sequence[str], runtime: str, device: str, threads: int) -
             process = context.Process(target=_serve, args=(there, kind, source, runtime, device, threads), daemon=True)
             process.start()
             there.close()
-            subjects.append(_Subject(source, process, here))
+            subjects.append(_Subject(source, kind, process, here))
         yield subjects
     finally:
         for subject in subjects:
             subject.process.terminate()
             subject.process.join()
+
+
+def _started(subjects: list[_Subject]) -> tuple[list[_Subject], list[str]]:
+    """Those that could be loaded, and what runs them. Transformers' part is our addition: it is left out where it fails."""
+    answers: list[tuple[_Subject, str]] = []
+    for subject in subjects:
+        try:
+            answers.append((subject, subject.answer()))
+        except UnavailableError as error:
+            if subject.kind == "ours":
+                raise
+            print(f"note: {error}", file=sys.stderr)
+    return [subject for subject, _ in answers], [engine for _, engine in answers]
 
 
 def _kinds(source: str) -> list[str]:
@@ -261,7 +279,7 @@ def bench(
     with tempfile.TemporaryDirectory() as folder, _subjects(sources, runtime, device, threads) as subjects:
         files = list(pictures) or _made_files(Path(folder))
         _check(files)
-        engines = [subject.answer() for subject in subjects]
+        subjects, engines = _started(subjects)
         turns: list[list[Times]] = [[] for _ in subjects]
         for i in range(rounds + 1):
             for subject, times in zip(subjects, turns, strict=True):

@@ -9,12 +9,16 @@ from conditional_detr.errors import ConfigError
 ENDLESS = 1000  # columns: a file or a pipe has room for whole lines
 
 
-def note_untrained(source: str) -> None:
-    """A model name is a network with a pretrained backbone, not a trained detector."""
+def note_doubts(source: str) -> None:
+    """A model name is a network with a pretrained backbone, not a trained detector; an export may have failed its proof."""
+    from conditional_detr.weights import exported
     from conditional_detr.weights.source import find_checkpoint
 
-    if find_checkpoint(source) is None:
+    path = find_checkpoint(source)
+    if path is None:
         print(f"note: {source} is a model name: its decoder is not trained, so what it finds is noise", file=sys.stderr)
+    elif exported.claims(path) and exported.read_proof(path).get("passed") is False:
+        print(f"note: {source} did not pass its proof when it was exported: see {path / exported.PROOF}", file=sys.stderr)
 
 
 def make_folder(output: Path) -> None:

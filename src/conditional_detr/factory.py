@@ -74,6 +74,10 @@ class DetectionModel(DETR):
         return self.object_query.device
 
     @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last
+
+    @property
     def summary(self) -> str:
         return f"{sum(p.numel() for p in self.parameters()) / 1e6:.1f} M parameters"
 

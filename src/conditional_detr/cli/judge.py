@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from conditional_detr.console import make_folder, note_untrained, print_metrics, print_table, write_json
+from conditional_detr.console import make_folder, note_doubts, print_metrics, print_table, write_json
 from conditional_detr.errors import ConfigError
 
 
@@ -25,7 +25,7 @@ def evaluate(
     Parameters
     ----------
     source
-        Run folder, checkpoint folder, Hugging Face folder, .pth, model name or Hub id.
+        Run folder, checkpoint folder, exported folder, Hugging Face folder, .pth, model name or Hub id.
     data
         COCO folder.
     split
@@ -45,7 +45,7 @@ def evaluate(
     from conditional_detr.evaluation.report import facts, write_report
     from conditional_detr.training.files import BEST_FIGURES, REPORT
 
-    note_untrained(source)
+    note_doubts(source)
     set_threads(threads)
     evaluation = evaluation_of(source, data, split, batch, device)
     print_metrics(evaluation.metrics)
@@ -92,7 +92,7 @@ def explain(
     from conditional_detr.preprocessing import decode
 
     rgb = decode(image).permute(1, 2, 0).numpy()
-    note_untrained(source)
+    note_doubts(source)
     set_threads(threads)
     explanations = run_explanation(source, rgb, conf, device)
     if not explanations:
@@ -142,7 +142,7 @@ def info(source: str, /) -> None:
     Parameters
     ----------
     source
-        Run folder, checkpoint folder, Hugging Face folder, .pth, model name or Hub id.
+        Run folder, checkpoint folder, exported folder, Hugging Face folder, .pth, model name or Hub id.
     """
     from conditional_detr.inference.describe import describe
 

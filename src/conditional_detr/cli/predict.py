@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from conditional_detr.console import note_untrained
+from conditional_detr.console import note_doubts
 from conditional_detr.errors import ConditionalDETRError, ConfigError
 
 
@@ -22,7 +22,7 @@ def predict(
     Parameters
     ----------
     source
-        Run folder, checkpoint folder, Hugging Face folder, .pth, model name or Hub id.
+        Run folder, checkpoint folder, exported folder, Hugging Face folder, .pth, model name or Hub id.
     images
         Files, folders, patterns or URLs.
     conf
@@ -48,7 +48,7 @@ def predict(
     from conditional_detr.device import set_threads
     from conditional_detr.inference.detector import Detector
 
-    note_untrained(source)
+    note_doubts(source)
     set_threads(threads)
     done = run_prediction(Detector(source, device=device), pictures, output, conf, batch)
     for sentence in done.unreadable:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conditional_detr.console import note_untrained, print_table
+from conditional_detr.console import note_doubts, print_table
 from conditional_detr.errors import ConfigError
 
 
@@ -48,12 +48,14 @@ def export(
     from conditional_detr.exporting.export import export as run_export
     from conditional_detr.weights.exported import PROOF
 
-    note_untrained(source)
+    note_doubts(source)
     set_threads(threads)
     if precision == "int8" and data is None:
         print("note: calibrated on made pictures, whose ranges are not yours: --data FOLDER takes yours", file=sys.stderr)
     folder = run_export(source, output, format, precision, data, max_drop, split)
     proof = json.loads((folder / PROOF).read_text(encoding="utf-8"))
+    if proof["calibrated_on"] == f"the split {split}, which the proof is of too":
+        print("note: calibrated on the pictures of the proof, as there are no others", file=sys.stderr)
     if "fault" in proof:
         print(f"note: {proof['fault']}", file=sys.stderr)
     else:
@@ -70,6 +72,8 @@ def _told(proof: dict[str, Any], data: str | None, split: str) -> dict[str, str]
         judged = f"not judged on {seen}; --data FOLDER judges it on yours"
     elif ap["original"] is None:
         judged = f"not judged: there are no objects in {seen}"
+    elif not ap["original"]:
+        judged = f"not judged: the original finds nothing in {seen}"
     else:
         judged = f"{ap['original']:.4f} → {ap['exported']:.4f} on {seen}"
     if proof["unreadable"]:

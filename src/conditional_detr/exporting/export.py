@@ -11,24 +11,31 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from conditional_detr.data.coco import CocoIndex, load_split, splits
-from conditional_detr.errors import CheckpointError, ConditionalDETRError, ConfigError, ExportError, did_you_mean
+from conditional_detr.data.coco import CocoIndex, load_split, match_categories, splits
+from conditional_detr.errors import (
+    CheckpointError,
+    ConditionalDETRError,
+    ConfigError,
+    DataError,
+    ExportError,
+    did_you_mean,
+)
 from conditional_detr.exporting import graph
 from conditional_detr.exporting.proof import Found, agreement, average_precision, found_by, latencies_ms
 from conditional_detr.exporting.quantisation import Calibration, quantised_onnx, quantised_openvino
+from conditional_detr.exporting.sixteen_bits import keep_in_float32, places_and_boxes
 from conditional_detr.factory import DetectionModel
 from conditional_detr.inference.batches import Model
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import first_line, import_openvino, import_package
 from conditional_detr.inference.made_pictures import made_pictures
 from conditional_detr.preprocessing import Picture
+from conditional_detr.weights import exported
 from conditional_detr.weights.exported import GRAPHS, PRECISIONS, PROOF, write_description
-from conditional_detr.weights.files import DESCRIPTION
 from conditional_detr.weights.replace import replaced_folder
 from conditional_detr.weights.source import load_model
 
 MAX_DROP = {"fp32": 0.005, "bf16": 0.005, "int8": 0.01}  # of AP
-FILES = {*GRAPHS.values(), "model.bin", DESCRIPTION, PROOF}
 
 
 def export(
@@ -76,21 +83,28 @@ def export(
         raise ConfigError(f"there is no precision {precision!r}. {did_you_mean(precision, PRECISIONS)}")
     if max_drop is not None and not 0 <= max_drop <= 1:
         raise ConfigError(f"max_drop must be in [0, 1], not {max_drop}")
-    folder = Path(folder)
+    folder = Path(folder).absolute()  # "." is replaced too, and is then another folder
     if folder.is_file():
         raise ConfigError(f"{folder} is a file: an export is a folder")
-    if folder.is_dir() and (others := sorted({p.name for p in folder.iterdir()} - FILES)):
-        raise ConfigError(f"{folder} holds what is not an export's ({', '.join(others[:3])}): give a new or empty folder")
+    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir())) and not exported.claims(folder):
+        raise ConfigError(f"{folder} is no export ({', '.join(others[:3])}): give a new or empty folder")
     for name in packages_of(format, precision):
         import_package(name)
     index = None if data is None else load_split(data, split)
-    pictures: Sequence[Picture] = ()
-    if precision == "int8":
-        pictures = (
-            made_pictures() if data is None else load_split(data, "train" if "train" in splits(Path(data)) else split).paths
-        )
     model = copy.deepcopy(source) if isinstance(source, DetectionModel) else load_model(source)
-    return Exporter(model.eval().cpu(), format, index, pictures).export(folder, precision, max_drop)
+    if index is not None:  # before the work
+        match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
+    calibration = _calibration_pictures(data, split) if precision == "int8" else ((), None)
+    return Exporter(model.eval().cpu(), format, index, *calibration).export(folder, precision, max_drop)
+
+
+def _calibration_pictures(data: str | Path | None, split: str) -> tuple[Sequence[Picture], str]:
+    """What int8 is calibrated on, and its name: training pictures, or the proof's own where there are no others."""
+    if data is None:
+        return made_pictures(), "made pictures"
+    used = "train" if "train" in splits(Path(data)) else split
+    same = ", which the proof is of too" if used == split else ""
+    return load_split(data, used).paths, f"the split {used}{same}"
 
 
 def packages_of(format: str, precision: str) -> tuple[str, ...]:
@@ -110,12 +124,19 @@ class Exporter:
     format : a key of `GRAPHS`
     index : the pictures and objects of the proof; None = made pictures without any
     calibration : pictures for int8's ranges
+    calibrated_on : what they are, for the proof
     """
 
     def __init__(
-        self, model: DetectionModel, format: str, index: CocoIndex | None, calibration: Sequence[Picture] = ()
+        self,
+        model: DetectionModel,
+        format: str,
+        index: CocoIndex | None,
+        calibration: Sequence[Picture] = (),
+        calibrated_on: str | None = None,
     ) -> None:
-        self.model, self.format, self.index, self.calibration = model, format, index, calibration
+        self.model, self.format, self.index = model, format, index
+        self.calibration, self.calibrated_on = calibration, calibrated_on
         self.pictures: Sequence[Picture] = made_pictures() if index is None else index.paths
         self.original = Detector(copy.deepcopy(model), device="cpu").model
 
@@ -130,19 +151,23 @@ class Exporter:
 
     @cached_property
     def found(self) -> Found:
-        return found_by(self.original, self.pictures, self.index)
+        found = found_by(self.original, self.pictures, self.index)
+        if not found:
+            raise DataError(f"none of the {len(self.pictures)} pictures of the proof can be read")
+        return found
 
     def export(self, folder: Path, precision: str, max_drop: float | None = None) -> Path:
         """Write and prove; see `export`."""
         allowed = MAX_DROP[precision] if max_drop is None else max_drop
+        _ = self.found  # that no picture can be read is said before the work
         refusal = None
         with replaced_folder(folder) as new:
             self.write(new, precision)
             proof = self.prove(new, precision, allowed)
             (new / PROOF).write_text(json.dumps(proof, indent=1, ensure_ascii=False), encoding="utf-8")
-            if not proof["passed"]:
+            if proof["passed"] is False:
                 refusal = ExportError(self._refusal(folder, precision, proof, max_drop))
-                if (folder / DESCRIPTION).exists():
+                if exported.claims(folder):
                     raise refusal
         if refusal is not None:
             raise refusal
@@ -164,6 +189,8 @@ class Exporter:
             if precision == "int8":
                 made = quantised_openvino(made, self.program, Calibration(self.model, self.calibration))
             graph.write_openvino(made, file, half=precision != "fp32")
+            if precision != "fp32":
+                keep_in_float32(file, places_and_boxes(made, graph.modules_of(self.program)))
         elif precision == "int8":
             quantised_onnx(self.converted, Calibration(self.model, self.calibration), file)
         else:
@@ -171,37 +198,37 @@ class Exporter:
 
     def judge(self, folder: Path) -> tuple[Model, Found, dict[str, float | None]]:
         """An export in a folder, what it finds, and the AP of both."""
-        exported = Detector(folder).model
-        found = found_by(exported, self.pictures, self.index)
+        engine = Detector(folder).model
+        found = found_by(engine, self.pictures, self.index)
         if self.index is None:
-            return exported, found, {"original": None, "exported": None, "drop": None}
+            return engine, found, {"original": None, "exported": None, "drop": None}
         before, after = (
-            average_precision(model, by, self.index) for model, by in ((self.original, self.found), (exported, found))
+            average_precision(model, by, self.index) for model, by in ((self.original, self.found), (engine, found))
         )
-        return exported, found, {"original": before, "exported": after, "drop": _drop(before, after)}
+        return engine, found, {"original": before, "exported": after, "drop": _drop(before, after)}
 
     def prove(self, folder: Path, precision: str, allowed: float) -> dict[str, Any]:
-        """The content of `proof.json` for the export in a folder."""
+        """The content of `proof.json` for the export in a folder; "passed" is None where no AP could be compared."""
         packages = ("torch", *packages_of(self.format, precision))
         made = "made pictures, without objects: a weaker proof, which never fails"
         what = {
             "format": self.format, "precision": precision,
             "data": made if self.index is None else str(self.index.file), "pictures": len(self.found),
             "unreadable": len(self.pictures) - len(self.found),
-            "calibrated_on": f"{'made' if self.index is None else 'training'} pictures" if precision == "int8" else None,
+            "calibrated_on": self.calibrated_on,
             "versions": {name: importlib.import_module(name).__version__ for name in packages},
         }  # fmt: skip
         try:
-            exported, found, ap = self.judge(folder)
+            engine, found, ap = self.judge(folder)
         except CheckpointError as error:  # it finds no numbers, or does not run
-            return {"passed": self.index is None, "fault": str(error)} | what
-        ours, theirs = latencies_ms([self.original, exported], [self.pictures[i] for i in self.found])
+            return {"passed": None if self.index is None else False, "fault": str(error)} | what
+        ours, theirs = latencies_ms([self.original, engine], [self.pictures[i] for i in self.found])
         return {
-            "passed": ap["drop"] is None or ap["drop"] <= allowed,
+            "passed": ap["drop"] <= allowed if ap["original"] and ap["drop"] is not None else None,  # nothing could be lost
             "AP": ap | {"max_drop": allowed},
             "boxes": agreement(self.found, found).to_dict(),
             "latency_ms": {"original": ours, "exported": theirs, "of": "a decoded picture to its boxes, median"},
-            "run_by": exported.summary,
+            "run_by": engine.summary,
         } | what  # fmt: skip
 
     def _refusal(self, folder: Path, precision: str, proof: dict[str, Any], max_drop: float | None) -> str:
@@ -213,18 +240,19 @@ class Exporter:
             text = (
                 f"AP falls from {ap['original']:.4f} to {ap['exported']:.4f}, by {ap['drop']:.4f}, more than {ap['max_drop']:g}"
             )
+        there = "The earlier export is left as it was" if exported.claims(folder) else "It is there to be looked at"
         better = PRECISIONS[: PRECISIONS.index(precision)][::-1]
         for other in better:
-            with tempfile.TemporaryDirectory() as there:
-                self.write(Path(there), other)
+            with tempfile.TemporaryDirectory() as place:
                 try:
-                    drop = self.judge(Path(there))[2]["drop"]
-                except CheckpointError:
+                    self.write(Path(place), other)
+                    drop = self.judge(Path(place))[2]["drop"]
+                except (CheckpointError, ExportError):
                     continue
-            if drop is None or drop <= (MAX_DROP[other] if max_drop is None else max_drop):
-                return f"{folder}, {precision}: {text}. --precision {other} would pass"
-        tried = f": neither would {' nor '.join(better)} pass" if better else ""
-        return f"{folder}, {precision}: {text}{tried}"
+            if drop is not None and drop <= (MAX_DROP[other] if max_drop is None else max_drop):
+                return f"{folder}, {precision}: {text}. --precision {other} would pass. {there}"
+        tried = f". {' and '.join(better)} would not pass either" if better else ""
+        return f"{folder}, {precision}: {text}{tried}. {there}"
 
 
 def _drop(before: float | None, after: float | None) -> float | None:

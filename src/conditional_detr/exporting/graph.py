@@ -49,6 +49,12 @@ def recorded(model: DetectionModel) -> ExportedProgram:
         return torch.export.export(DetectionGraph(model), example, dynamic_shapes=shapes, strict=False)
 
 
+def modules_of(program: ExportedProgram) -> dict[str, str]:
+    """The path of the module that each node of a recorded graph comes from."""
+    stacks = {node.name: node.meta.get("nn_module_stack") for node in program.graph.nodes}
+    return {name: list(stack.values())[-1][0] for name, stack in stacks.items() if stack}
+
+
 def metadata(model: DetectionModel) -> dict[str, str]:
     """What travels inside a graph: classes, preprocessing and what the model is, each as JSON."""
     return {key: json.dumps(value, ensure_ascii=False) for key, value in native.describe(model).items()}

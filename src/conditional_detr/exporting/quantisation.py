@@ -6,6 +6,7 @@ spatial projections. With those in integers a model of AP 0.73 on digits has AP 
 """
 
 import ast
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from torch.export import ExportedProgram
 
 from conditional_detr.errors import DataError, ExportError, ImageError
-from conditional_detr.exporting.graph import quiet
+from conditional_detr.exporting.graph import modules_of, quiet
 from conditional_detr.inference.batches import Model
 from conditional_detr.inference.engines import INPUTS, import_openvino, import_package
 from conditional_detr.preprocessing import Picture, Preprocessor, decode
@@ -94,7 +95,10 @@ def quantised_openvino(converted: Any, program: ExportedProgram, calibration: Ca
 
 
 def quantised_onnx(proto: Any, calibration: Calibration, file: Path) -> None:
-    """Write an `onnx.ModelProto` in int8, by ONNX Runtime's own tool: quantised and restored around every product."""
+    """Write an `onnx.ModelProto` in int8, by ONNX Runtime's own tool: quantised and restored around every product.
+
+    The tool changes the graph that it is given, so it gets a copy.
+    """
     tool = import_package("onnxruntime.quantization")
     kept, products = [], 0
     for node in proto.graph.node:
@@ -112,7 +116,7 @@ def quantised_onnx(proto: Any, calibration: Calibration, file: Path) -> None:
 
     with quiet():
         tool.quantize_static(
-            proto, str(file), Reader(), op_types_to_quantize=ONNX_KINDS, nodes_to_exclude=kept, per_channel=True,
+            copy.deepcopy(proto), str(file), Reader(), op_types_to_quantize=ONNX_KINDS, nodes_to_exclude=kept, per_channel=True,
             extra_options={"DedicatedQDQPair": True},  # what stays in floating point reads the value from before
             reduce_range=True,  # weights of 7 bits: with 8, sums overflow on processors without VNNI
             activation_type=tool.QuantType.QUInt8, weight_type=tool.QuantType.QInt8,
@@ -123,12 +127,6 @@ def _check_found(products: int) -> None:
     """Nodes are told apart by names that converters give them, which another version may give otherwise."""
     if not products:
         raise ExportError("int8: no product of encoder or decoder was found in the graph, so all would stay in floating point")
-
-
-def modules_of(program: ExportedProgram) -> dict[str, str]:
-    """The path of the module that each node of a recorded graph comes from."""
-    stacks = {node.name: node.meta.get("nn_module_stack") for node in program.graph.nodes}
-    return {name: list(stack.values())[-1][0] for name, stack in stacks.items() if stack}
 
 
 def stays_in_float(module: str, operation: str) -> bool:

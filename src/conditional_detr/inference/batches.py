@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from conditional_detr.config import ModelConfig, PreprocessorConfig
+from conditional_detr.device import usable_cores
 from conditional_detr.errors import CheckpointError, ConfigError, ImageError
 from conditional_detr.model.detr import DetectionOutput
 from conditional_detr.preprocessing import Picture, Preprocessor, decode, postprocess
 
 TOP_K = 100
 WAITING_BATCHES = 2
+DECODERS = 4  # threads at most; a large JPEG takes longer than a small model
 
 
 class Model(Protocol):
@@ -30,6 +32,9 @@ class Model(Protocol):
 
     @property
     def summary(self) -> str: ...
+
+    @property
+    def memory_format(self) -> torch.memory_format: ...
 
     def __call__(self, images: Tensor, padding_mask: Tensor | None = None, *, aux: bool | None = None) -> DetectionOutput: ...
 
@@ -95,7 +100,7 @@ def detect(
 def _prepared(
     pictures: Iterable[Picture], preprocessor: Preprocessor, ahead: int
 ) -> Iterator[tuple[int, Prepared | ImageError]]:
-    """Pictures by position, decoded and prepared by a thread of its own while the model is at work on those before."""
+    """Pictures by position, decoded and prepared by threads of their own while the model is at work on those before."""
 
     def prepare(position: int, picture: Picture) -> tuple[int, Prepared | ImageError]:
         try:
@@ -108,7 +113,7 @@ def _prepared(
         yield prepare(0, pictures[0])
         return
     coming: deque[Future[tuple[int, Prepared | ImageError]]] = deque()
-    pool = ThreadPoolExecutor(max_workers=1)
+    pool = ThreadPoolExecutor(max_workers=min(DECODERS, usable_cores()))
     try:
         for position, picture in enumerate(pictures):
             coming.append(pool.submit(prepare, position, picture))
@@ -124,7 +129,7 @@ def _prepared(
 def run_batch(model: Model, preprocessor: Preprocessor, group: list[Prepared]) -> list[tuple[int, Tensor, dict[str, Tensor]]]:
     """A batch of prepared pictures of one size through the model; as `detect` yields them."""
     images, padding_mask = preprocessor.collate([prepared.image for prepared in group])
-    images = images.to(model.device, memory_format=torch.channels_last)
+    images = images.to(model.device, memory_format=model.memory_format)
     output = model(images, None if padding_mask is None else padding_mask.to(model.device), aux=False)
     if not torch.isfinite(output.pred_logits).all():
         raise CheckpointError("the model's scores are no numbers: its weights are damaged, or its training went astray")

@@ -6,8 +6,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from conditional_detr.config import PreprocessorConfig, idle_fields, read_json_object
-from conditional_detr.errors import CheckpointError
+from conditional_detr.config import PreprocessorConfig, idle_fields
 from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.preprocessing import Preprocessor
 from conditional_detr.weights import exported
@@ -50,16 +49,15 @@ def describe(source: str | Path) -> dict[str, str]:
 
 def describe_export(source: str | Path, export: exported.Exported) -> dict[str, str]:
     """The same of an exported folder, and what its proof says."""
-    file = export.graph.parent / exported.PROOF
-    proof = read_json_object(file, CheckpointError) if file.exists() else {}
+    proof = exported.read_proof(export.graph.parent)
+    verdict = {True: "passed", False: "NOT passed", None: "no AP was compared"}.get(proof.get("passed"), "damaged")
     ap = proof.get("AP") or {}
-    judged = "not judged on labelled pictures"
     if ap.get("exported") is not None:
-        judged = f"AP {ap['original']:.4f} → {ap['exported']:.4f} on {proof['pictures']} pictures of {proof['data']}"
+        verdict += f", AP {ap['original']:.4f} → {ap['exported']:.4f} on {proof['pictures']} pictures of {proof['data']}"
     return {
         "source": str(source),
         "kind": f"export to {export.format} in {export.precision}, {export.graph}",
-        "proof": f"{'passed' if proof.get('passed') else 'NOT passed'}, {judged}" if proof else f"{file} is missing",
+        "proof": verdict if proof else f"{exported.PROOF} is missing",
         "queries": str(export.config.num_queries),
         "classes": _some_names(export.class_names),
         "input": _input(export.preprocessor),

@@ -29,13 +29,14 @@ class EngineModel:
     ----------
     config, preprocessor, class_names, category_ids : as a `DetectionModel`'s
     device : the processor
+    memory_format : in which it takes its batches
     summary : what runs, in words
     """
 
     def __init__(self, exported: Exported, runtime: str) -> None:
         self.config, self.preprocessor = exported.config, exported.preprocessor
         self.class_names, self.category_ids = list(exported.class_names), list(exported.category_ids)
-        self.device = torch.device("cpu")
+        self.device, self.memory_format = torch.device("cpu"), torch.contiguous_format
         self._run, computes_in = ENGINES[runtime](exported, torch.get_num_threads())
         self.summary = f"{exported.format} {exported.precision}, run by {PACKAGES[runtime]} with {computes_in}"
 
@@ -43,7 +44,7 @@ class EngineModel:
         """The last decoder layer's predictions, whatever `aux`: a graph holds no others."""
         if padding_mask is None:
             padding_mask = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool)
-        logits, boxes = self._run(images.contiguous().numpy(), padding_mask.numpy())
+        logits, boxes = self._run(images.numpy(), padding_mask.numpy())
         return DetectionOutput(torch.from_numpy(logits), torch.from_numpy(boxes))
 
 
@@ -56,7 +57,7 @@ def onnx_engine(exported: Exported, threads: int) -> Engine:
     try:
         session = onnxruntime.InferenceSession(exported.graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own classes, one a fault
-        raise CheckpointError(f"{exported.graph} cannot be run by ONNX Runtime: {first_line(error)}") from None
+        raise _damaged(exported, "ONNX Runtime", error) from None
     return lambda *inputs: tuple(session.run(list(OUTPUTS), dict(zip(INPUTS, inputs, strict=True)))), "f32"
 
 
@@ -72,7 +73,7 @@ def openvino_engine(exported: Exported, threads: int) -> Engine:
     try:
         compiled = core.compile_model(core.read_model(exported.graph), "CPU", options)
     except RuntimeError as error:
-        raise CheckpointError(f"{exported.graph} cannot be run by OpenVINO: {first_line(error)}") from None
+        raise _damaged(exported, "OpenVINO", error) from None
     mine = threading.local()  # a request serves one thread at a time
 
     def run(images: np.ndarray, padding_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -104,6 +105,13 @@ def import_openvino() -> Any:
     return import_package("openvino")
 
 
+def _damaged(exported: Exported, engine: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{exported.graph} cannot be run by {engine}: the file is damaged, or made by a version that this one does not "
+        f"understand. Export again. ({first_line(error)})"
+    )
+
+
 def first_line(error: Exception) -> str:
     """Of what a library raised, for a sentence of ours."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from ")]
@@ -119,6 +127,11 @@ def import_package(name: str) -> Any:
     """
     try:
         return importlib.import_module(name)
-    except ImportError:
+    except ImportError as error:
         extra = "onnx" if name.startswith("onnx") else "openvino"
-        raise UnavailableError(f"{name} is not installed: pip install 'conditional-detr[{extra}]'") from None
+        if find_spec(name.split(".")[0]) is None:
+            raise UnavailableError(f"{name} is not installed: pip install 'conditional-detr[{extra}]'") from None
+        raise UnavailableError(
+            f"{name} is installed but cannot be used ({first_line(error)}): pip install --force-reinstall "
+            f"'conditional-detr[{extra}]'"
+        ) from None

@@ -1,6 +1,8 @@
 """One optimisation step, as `train` runs it and as benchmarks time it."""
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +14,7 @@ from conditional_detr.factory import DetectionModel
 from conditional_detr.training.criterion import SetCriterion, batch_totals
 from conditional_detr.training.dense import DenseClassifier
 from conditional_detr.training.optimizer import build_optimizer
-from conditional_detr.training.recomputing import recompute_activations
+from conditional_detr.training.recomputing import recomputing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -62,8 +64,8 @@ class TrainStep:
         accelerator: "Accelerator | None" = None,
         dense: DenseClassifier | None = None,
     ) -> None:
-        if recipe.gradient_checkpointing:
-            recompute_activations(model)
+        self._recomputing: Callable[[], AbstractContextManager[None]]
+        self._recomputing = partial(recomputing, model) if recipe.gradient_checkpointing else nullcontext
         self.device = next(model.parameters()).device
         self.num_queries = model.config.num_queries
         self.model: nn.Module = model if accelerator is None else accelerator.prepare_model(model)
@@ -98,7 +100,7 @@ class TrainStep:
         total: dict[str, Tensor] = {}
         for start in parts:
             part = slice(start, start + size)
-            with self._synchronised(last=start == parts[-1]):
+            with self._synchronised(last=start == parts[-1]), self._recomputing():
                 with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                     output = self.model(images[part], None if padding_mask is None else padding_mask[part])
                 losses = self.criterion(output, targets[part], totals)

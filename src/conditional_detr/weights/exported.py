@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from conditional_detr.config import ModelConfig, PreprocessorConfig, read_json_object
 from conditional_detr.errors import CheckpointError
@@ -12,6 +12,7 @@ from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.files import DESCRIPTION
 
 GRAPHS = {"onnx": "model.onnx", "openvino": "model.xml"}
+WEIGHTS: dict[str, tuple[str, ...]] = {"onnx": (), "openvino": ("model.bin",)}  # beside a graph
 PRECISIONS = ("fp32", "bf16", "int8")
 KEY, PROOF = "export", "proof.json"
 
@@ -74,9 +75,16 @@ def read_exported(folder: Path) -> Exported:
             f"{folder / DESCRIPTION} is damaged: each of its {config.num_classes} classes must have a name and an id"
         )
     graph = folder / GRAPHS[what["format"]]
-    if not graph.is_file():
-        raise CheckpointError(f"{graph} is missing: the export is not whole")
+    for file in (graph, *(graph.with_name(name) for name in WEIGHTS[what["format"]])):
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing: the export is not whole")
     return Exported(graph, what["format"], what["precision"], config, preprocessor, names, ids)
+
+
+def read_proof(folder: Path) -> dict[str, Any]:
+    """The proof of an exported folder; empty where it is missing."""
+    file = folder / PROOF
+    return read_json_object(file, CheckpointError) if file.exists() else {}
 
 
 def read(folder: Path) -> Checkpoint:

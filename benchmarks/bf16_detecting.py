@@ -1,0 +1,98 @@
+"""What 16 bits cost where nothing is kept from them, and what the exports' marks save (decision 010).
+
+The result of every operation is rounded to bfloat16, but for those that stay in float32: so it is told on any processor.
+
+Command: python benchmarks/bf16_detecting.py RUN DATA        Time: about 1 minute.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_map
+
+from conditional_detr import load_model
+from conditional_detr.data.coco import load_split
+from conditional_detr.exporting.proof import average_precision, found_by
+from conditional_detr.model import detr
+
+POSITION = ((detr, "grid_points"), (detr, "sine_embedding"))
+
+
+class Rounded(TorchDispatchMode):
+    """Everything that is computed has the precision of bfloat16."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        if function.is_view:
+            return output
+        if function._schema.is_mutable:
+            if isinstance(output, Tensor) and output.dtype == torch.float32:
+                torch.ops.aten.copy_.default(output, output.bfloat16())
+            return output
+        return tree_map(lambda x: x.bfloat16().float() if isinstance(x, Tensor) and x.dtype == torch.float32 else x, output)
+
+
+def untouched(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, in float32."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _disable_current_modes():
+            return function(*args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def float32(owners: tuple[tuple[Any, str], ...]) -> Iterator[None]:
+    """Functions and methods, as (owner, name), stay in float32."""
+    with ExitStack() as stack:
+        for owner, name in owners:
+            stack.enter_context(patch.object(owner, name, untouched(getattr(owner, name))))
+        yield
+
+
+class Subject:
+    """A model that computes in bfloat16; as `found_by` wants it."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, images: Tensor, padding_mask: Tensor | None = None, *, aux: bool | None = None) -> Any:
+        with torch.inference_mode(False), torch.no_grad(), Rounded():
+            return self.model(images.clone(), None if padding_mask is None else padding_mask.clone(), aux=aux)
+
+
+def main() -> None:
+    """Print AP for each set of parts that stay."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--split", default="valid")
+    options = parser.parse_args()
+    index, model = load_split(options.data, options.split), load_model(options.run)
+    heads, folded = ((model.class_head, "forward"), (model.box_head, "forward")), ((model.reference_points, "forward"),)
+    kept = {
+        "nothing but the reference points": folded,
+        "the position": (*folded, *POSITION),
+        "the heads": (*folded, *heads),
+        "position and heads, as exports do": (*folded, *POSITION, *heads),
+    }
+    print(f"everything in float32: AP {average_precision(model, found_by(model, index.paths), index):.4f}")
+    for name, owners in kept.items():
+        with float32(owners):
+            found = found_by(Subject(model), index.paths)
+        print(f"in float32 {name}: AP {average_precision(model, found, index):.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What stays in float32 where a processor computes in 16 bits: the same as under autocast in training.
+
+OpenVINO turns a whole graph to bfloat16 but for nodes that are marked. Marked are the heads, because a box's last digits are
+pixels, and the sines of the position with all that leads to them, because an angle of 16 bits is another place.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+OUTSIDE = (".backbone.", ".input_projection", ".encoder.", ".decoder.")  # where products may be of 16 bits
+MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:dynamic"}  # from any type to any
+
+
+def places_and_boxes(converted: Any, modules: dict[str, str]) -> set[str]:
+    """The names of the nodes of an `openvino.Model` that stay in float32.
+
+    Parameters
+    ----------
+    converted : the model
+    modules : see `modules_of`
+    """
+    nodes = converted.get_ops()
+    sines = [node for node in nodes if node.get_type_name() in ("Sin", "Cos")]
+    products = [node for node in nodes if node.get_type_name() == "MatMul" and node.get_friendly_name().startswith("linear")]
+    heads = [node for node in products if not any(part in modules.get(_operation(node), "") for part in OUTSIDE)]
+    return {node.get_friendly_name() for node in (*_with_ancestors(sines), *heads)}
+
+
+def keep_in_float32(file: Path, names: set[str]) -> None:
+    """Mark layers of a written graph; Python cannot mark the nodes themselves."""
+    tree = ElementTree.parse(file)
+    for layer in tree.iterfind("layers/layer"):
+        if layer.get("name") in names and layer.get("type") != "Const":
+            notes = layer.find("rt_info")
+            if notes is None:
+                notes = ElementTree.Element("rt_info")
+                layer.insert(0 if layer.find("data") is None else 1, notes)
+            ElementTree.SubElement(notes, "attribute", MARK)
+    tree.write(file, encoding="utf-8", xml_declaration=True)
+
+
+def _operation(node: Any) -> str:
+    """PyTorch's node, as in linear_3/aten.linear.default/MatMul."""
+    name: str = node.get_friendly_name()
+    return name.split("/")[0]
+
+
+def _with_ancestors(nodes: Iterable[Any]) -> Iterator[Any]:
+    """Nodes and all before them, each once, up to what is no computation of floats."""
+    waiting, seen = list(nodes), set()
+    while waiting:
+        node = waiting.pop()
+        if node.get_friendly_name() in seen or not node.get_output_element_type(0).is_real():
+            continue
+        seen.add(node.get_friendly_name())
+        yield node
+        waiting += [node.input_value(i).get_node() for i in range(node.get_input_size())]
