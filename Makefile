@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test soak check clean
 
 demo: $(STAMP)  ## train on handwritten digits, evaluate, predict: pictures in demo/predictions
 	rm -rf demo
@@ -12,6 +12,9 @@ demo: $(STAMP)  ## train on handwritten digits, evaluate, predict: pictures in d
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
+
+soak: $(STAMP)  ## what takes long: kills, full disks, tens of thousands of odd inputs
+	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest --override-ini addopts= tests/soak tests/unit/test_fuzz.py
 
 check: $(STAMP)  ## formatting, lint, types and the order of imports
 	$(BIN)/ruff check src tests benchmarks

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 from conditional_detr.config import idle_fields
 from conditional_detr.device import choose_device
@@ -104,7 +105,7 @@ def explain_picture(model: DetectionModel, rgb: Tensor, conf: float) -> list[Exp
     spatial, content, combined = maps_of_layers(model.decoder, inputs, queries, grid)
 
     size_hw = torch.tensor(rgb.shape[-2:])
-    boxes = boxes_in_pixels(output.pred_boxes[0, queries].cpu(), size_hw).numpy()
+    boxes = clip_boxes_to_image(boxes_in_pixels(output.pred_boxes[0, queries].cpu(), size_hw), tuple(rgb.shape[-2:])).numpy()
     points = (model.reference_points(model.object_query).sigmoid()[queries].cpu() * size_hw.flip(0)).numpy()
     has_points = "reference_points" not in idle_fields(model.config)
     sides = zip(rgb.shape[-2:], prepared.shape[-2:], strict=True)

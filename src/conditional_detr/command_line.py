@@ -45,7 +45,9 @@ def normalised(tokens: list[str], verbs: Verbs) -> list[str]:
             rest = tokens[1:2]
             if not rest or rest[0].startswith("-"):
                 return tokens
-            raise ConfigError(f"there is no command 'data {rest[0]}'. {did_you_mean(rest[0], ['digits'])}")
+            raise ConfigError(
+                f"there is no command 'data {rest[0]}'. {did_you_mean(rest[0], [p[1] for p in verbs if p[0] == 'data'])}"
+            )
         raise ConfigError(f"there is no command {tokens[0]!r}. {did_you_mean(tokens[0], [p[0] for p in verbs])}")
     options, room, repeated = options_of(verbs[path]), places_of(verbs[path]), lists_of(verbs[path])
     seen: set[str] = set()

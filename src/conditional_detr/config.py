@@ -209,6 +209,8 @@ class RunConfig(Settings):
     threads: int = Field(0, ge=0, le=4096, description="processor threads; 0 = as many as the process may use")
     seed: int = Field(42, ge=0, lt=2**32)
     pretrained_backbone: bool = True
+    strict: bool = Field(False, description="stop at whatever is wrong with the data instead of leaving it out")
+    max_bad: float = Field(0.25, ge=0, le=1, description="share of a split's pictures that may be unusable")
     model_overrides: dict[str, Any] = Field(default_factory=dict, description="fields of the model's configuration")
     training: RecipeConfig = RecipeConfig()
 
@@ -279,9 +281,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
 
 
+MOST_JSON_BYTES = 2**32  # COCO's own largest file has half a billion
+
+
 def read_json_object(path: Path, kind: type[ConditionalDETRError]) -> dict[str, Any]:
     """A JSON file that holds an object, as a dict; whatever else it is, is said as an error of the given kind."""
     try:
+        if (size := path.stat().st_size) > MOST_JSON_BYTES:
+            raise kind(f"{path} is larger than any JSON file that is read here: {size} bytes, the limit is {MOST_JSON_BYTES}")
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise kind(f"{path} cannot be opened: {error.strerror or error}") from None

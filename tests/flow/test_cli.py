@@ -7,20 +7,9 @@ import sys
 import pytest
 from PIL import Image
 
+from commands import run
 from conditional_detr.attention_maps import explain
-from conditional_detr.cli import main
 from conditional_detr.weights.save import save_model
-
-
-def run(capsys, *tokens: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr."""
-    code = 0
-    try:
-        main([str(token) for token in tokens])
-    except SystemExit as stop:
-        code = stop.code or 0
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.mark.parametrize(
@@ -41,7 +30,7 @@ def run(capsys, *tokens: object) -> tuple[int, str, str]:
         (["info", "a", "b"], "info has no place for 'b'"),
         (["data", "digits", "d", "--seed", "-1"], "seed must be 0 or more, not -1"),
         (["train", "--data", "x", "--set", "model.backbone=resnet5"], "x is no folder"),
-        (["train", "--epochs", "3"], "train needs --data: a COCO folder"),
+        (["train", "--epochs", "3"], "train needs --data: the folder of a data set"),
         (["train", "--data", "x", "--set", "lrr=1"], "--set: there is no setting 'lrr'. Did you mean lr?"),
         (
             ["train", "--data", "x", "--set", "spatial_query=point"],

@@ -343,7 +343,7 @@ def test_a_proof_is_of_the_pictures_that_could_be_read(exports, tmp_path):
     shutil.rmtree(data / "train")
     pictures = [Path(path) for path in load_split(data, "valid").paths]
     for path in pictures[2:]:
-        path.unlink()
+        path.write_text("no picture")
     shutil.copytree(data, gone)
     for path in pictures[:2]:
         (gone / "valid" / path.name).write_text("no picture")
@@ -354,7 +354,7 @@ def test_a_proof_is_of_the_pictures_that_could_be_read(exports, tmp_path):
     proof = json.loads((tmp_path / "x" / "proof.json").read_text())
     assert (proof["pictures"], proof["unreadable"]) == (2, len(pictures) - 2)
     assert proof["calibrated_on"] == "the split valid, which the proof is of too"
-    assert proof["AP"]["original"] > 0.5
+    assert proof["AP"]["original"] > 0.25  # with the objects of the other four it would be a third of what it is
     assert (none.returncode, "none of the 6 pictures of the proof can be read" in none.stderr) == (2, True)
 
 

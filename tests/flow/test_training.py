@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from commands import run as run_command
 from conditional_detr.data.coco import load_split
-from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError, RunError
+from conditional_detr.errors import CheckpointError, ConditionalDETRError, ConfigError, DataError, RunError
 from conditional_detr.evaluation.coco import detections_of, evaluate
 from conditional_detr.training import run as run_module
+from conditional_detr.training.recorder import replay
 from conditional_detr.training.run import train
 from conditional_detr.weights.save import save_model
 from conditional_detr.weights.source import load_model
@@ -164,8 +166,9 @@ def test_a_fault_while_evaluating_costs_no_step(finished, digits_folder, tmp_pat
 
 def test_processes_share_the_validation_pictures(finished, digits_folder):
     model, index = load_model(finished.folder), load_split(digits_folder, "valid")
-    whole = detections_of(model, index, batch=2)
-    halves = [row for rank in range(2) for row in detections_of(model, index, 2, slice(rank, None, 2))]
+    whole, left_out = detections_of(model, index, batch=2)
+    assert left_out == {}
+    halves = [row for rank in range(2) for row in detections_of(model, index, 2, slice(rank, None, 2))[0]]
     order = lambda row: (row["image_id"], -row["score"], row["category_id"])  # noqa: E731
     for ours, theirs in zip(sorted(halves, key=order), sorted(whole, key=order), strict=True):
         assert ours["image_id"] == theirs["image_id"]
@@ -250,20 +253,79 @@ def test_steps_without_a_finite_gradient_are_counted_and_too_many_stop_the_run(d
     run = train(digits_folder, output=tmp_path / "a", epochs=1, **{**OPTIONS, "quiet": False})
     assert run.metrics[0]["skipped_steps"] == 1
     assert run.metrics[0]["loss"] > 0
-    assert "(1 steps skipped: no finite gradient)" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "(1 steps skipped: no finite gradient)" in told
+    (left,) = (run.folder / "flight").iterdir()
+    assert f"moved no weight: cdetr replay {left}" in told
+    assert {p.name for p in left.iterdir()} == {
+        "batch.safetensors", "config.json", "helper.safetensors", "model.safetensors", "pictures.jpg", "record.json",
+    }  # fmt: skip
     Astray.bad = range(10_000)
     with pytest.raises(
         RunError, match=r"20 steps in a row had no finite gradient \(epoch 7, .*begin in another folder with a lower --lr"
     ):
         train(digits_folder, output=tmp_path / "b", epochs=9, **OPTIONS)
+    assert len(list((tmp_path / "b" / "flight").iterdir())) == 3
+
+
+def test_a_step_without_a_finite_gradient_can_be_taken_again(digits_folder, tmp_path, monkeypatch, capsys):
+    """Weights that are astray, not the pictures: the same losses, the place where they begin, by one command."""
+
+    class Astray(run_module.TrainStep):
+        calls = 0
+
+        def __call__(self, *batch):
+            Astray.calls += 1
+            if Astray.calls == 3:
+                with torch.no_grad():
+                    self.parameters[0].fill_(torch.nan)
+            return super().__call__(*batch)
+
+    monkeypatch.setattr(run_module, "TrainStep", Astray)
+    with pytest.raises(CheckpointError, match="the model's scores are no numbers"):
+        train(digits_folder, output=tmp_path / "a", epochs=1, **OPTIONS)
+    (left,) = (tmp_path / "a" / "flight").iterdir()
+    recorded = json.loads((left / "record.json").read_text())
+    assert (recorded["epoch"], recorded["step"], recorded["rank"]) == (1, 3, 0)
+    done = replay(left, "cpu")
+    assert {k for k, v in done.losses.items() if v != v} == {k for k, v in recorded["losses"].items() if v != v}
+    assert done.parameters
+    assert done.module is not None
+    code, _, err = run_command(capsys, "replay", tmp_path)
+    assert (code, "is no record of a step" in err) == (2, True)
+    code, out, _ = run_command(capsys, "replay", left)
+    assert (code, "are not finite" in out) == (0, True)
+    (left / "batch.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(RunError, match="is damaged"):
+        replay(left, "cpu")
 
 
 def test_pictures_that_are_not_there_are_said_before_the_first_step(digits_folder, tmp_path):
     shutil.copytree(digits_folder, tmp_path / "d")
     (tmp_path / "d" / "valid" / "00002.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 6 pictures that .* lists are not there, e.g. .*00002.png"):
-        train(tmp_path / "d", output=tmp_path / "r", epochs=1, **OPTIONS)
+    with pytest.raises(
+        DataError, match=r"1 of 6 pictures that .* lists cannot be used, more than 10% \(--max-bad\): 00002.png"
+    ):
+        train(tmp_path / "d", output=tmp_path / "r", epochs=1, max_bad=0.1, **OPTIONS)
+    with pytest.raises(DataError, match=r"has faults \(--strict\): image-missing: 1 \(00002.png\)"):
+        train(tmp_path / "d", output=tmp_path / "r", epochs=1, strict=True, **OPTIONS)
     assert not (tmp_path / "r").exists()
+
+
+def test_training_does_without_bad_pictures_and_names_each_once(digits_folder, tmp_path, capsys):
+    shutil.copytree(digits_folder, tmp_path / "d")
+    for name in ("train/00003.png", "valid/00001.png"):
+        file = tmp_path / "d" / name
+        file.write_bytes(file.read_bytes()[:200])
+    options = {**OPTIONS, "quiet": False}
+    run = train(tmp_path / "d", output=tmp_path / "r", epochs=2, **options)
+    told = capsys.readouterr().out
+    assert [told.count(f"left out: {tmp_path}/d/{name}") for name in ("train/00003.png", "valid/00001.png")] == [1, 1]
+    assert pytest.approx(max(row["AP"] for row in run.metrics), abs=1e-9) == evaluate(run.folder, tmp_path / "d").AP
+    with pytest.raises(DataError, match=r"00003.png cannot be read as a picture: .* \(--strict\)"):
+        train(tmp_path / "d", output=tmp_path / "s", epochs=1, strict=True, **options)
+    with pytest.raises(DataError, match=r"1 pictures of train cannot be used, more than 5% of 12 \(--max-bad\)"):
+        train(tmp_path / "d", output=tmp_path / "t", epochs=1, max_bad=0.05, **options)
 
 
 def test_a_folder_in_use_is_not_written_into(finished, digits_folder, tmp_path):
@@ -333,7 +395,7 @@ def test_a_run_goes_on_without_the_model_that_it_began_with(digits_folder, tmp_p
 
 
 def test_patience_stops_early(digits_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "detections_of", lambda *_: [])
+    monkeypatch.setattr(run_module, "detections_of", lambda *_: ([], {}))
     run = train(digits_folder, output=tmp_path / "r", epochs=9, patience=2, **OPTIONS)
     assert len(run.metrics) == 3
 

@@ -83,6 +83,8 @@ def test_no_verb_opens_a_connection_unasked(digits_folder, tmp_path):
     data, run = str(digits_folder), str(tmp_path / "r")
     verbs = [
         ["data", "digits", str(tmp_path / "d"), "--train", "1", "--valid", "1"],
+        ["data", "convert", data, str(tmp_path / "c")],
+        ["doctor", data],
         [
             "train",
             "--data",

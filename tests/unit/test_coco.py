@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conditional_detr.data.coco import Category, as_id, find_split, load_split, match_categories
+from conditional_detr.data.coco import Category, as_id, load_split, match_categories
+from conditional_detr.data.sources import find_source
 from conditional_detr.errors import DataError
 
 
@@ -25,6 +26,8 @@ def content(**changes: object) -> dict:
 
 def write(folder: Path, what: object, split: str = "train") -> Path:
     (folder / split).mkdir(parents=True, exist_ok=True)
+    for name in ("a.jpg", "b.jpg"):
+        (folder / split / name).write_bytes(b"is looked for, not opened")
     file = folder / split / "_annotations.coco.json"
     file.write_text(what if isinstance(what, str) else json.dumps(what))
     return file
@@ -61,9 +64,10 @@ def test_what_cannot_be_used_is_left_out_counted_and_named(tmp_path):
     assert index.boxes_xyxy.tolist() == [[90, 40, 100, 50]]
     report = "\n".join(index.report)
     for text in (
-        "1 boxes have no area and were left out (annotation 0)", "1 boxes lie outside their picture", "1 boxes are not finite",
-        "1 boxes are not four numbers", "1 boxes reach outside their picture and were clipped (annotation 4)",
-        "1 boxes belong to no listed image", "1 boxes are of no listed category",
+        "box-degenerate: 1 (a.jpg annotation 0): the box is left out", "box-outside: 1 (a.jpg annotation 1)",
+        "box-not-finite: 2 (a.jpg annotation 2, a.jpg annotation 3)",
+        "box-partly-outside: 1 (a.jpg annotation 4): the box is clipped",
+        "annotation-orphan: 1 (_annotations.coco.json annotation 5)", "category-unknown: 1 (a.jpg annotation 6)",
     ):  # fmt: skip
         assert text in report
 
@@ -72,9 +76,9 @@ def test_the_classic_layout_is_found(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "val2017").mkdir()
     (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content()))
-    file, pictures = find_split(tmp_path, "valid")
-    assert file.name == "instances_val2017.json"
-    assert pictures == tmp_path / "val2017"
+    place = find_source(tmp_path, "valid").place
+    assert place.file.name == "instances_val2017.json"
+    assert place.pictures == tmp_path / "val2017"
 
 
 def test_val_is_another_word_for_valid(tmp_path):
@@ -103,10 +107,9 @@ def test_a_missing_split_names_those_that_are_there(tmp_path):
         (content(images=[]), "lists no images"),
         (content(categories=[]), "lists no categories"),
         (content(categories=[{"id": 1}]), "must have an integer 'id' and a 'name'"),
-        (content(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "the category id 1 is used twice"),
-        (content(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]), "the category name 'a' is used twice"),
-        (content(images=[{"id": 1, "file_name": "a.jpg", "width": 0, "height": 5}]), "must have a size, not 0 x 5"),
-        (content(images=[{"id": 1, "file_name": "a.jpg"}]), "must have an integer 'id', 'width' and 'height'"),
+        (content(images=[{"id": 1, "file_name": "a.jpg", "width": 0, "height": 5}]), "'width' and a 'height', not 0 x 5"),
+        (content(images=[{"id": 1, "file_name": "a.jpg"}]), "'width' and a 'height', not None x None"),
+        (content(images=[{"id": 1, "file_name": "c.jpg", "width": 5, "height": 5}]), "c.jpg: cannot be opened"),
         (
             content(images=[{"id": 1, "file_name": "../../a.jpg", "width": 5, "height": 5}]),
             "leaves the data set's folder",
@@ -122,9 +125,19 @@ def test_a_file_that_is_no_coco_is_refused_whole(tmp_path, what: object, text: s
     assert "_annotations.coco.json" in str(caught.value)
 
 
+def test_a_file_of_absurd_size_is_refused_unread(tmp_path):
+    file = write(tmp_path, content())
+    with file.open("r+b") as opened:
+        opened.truncate(2**33)  # a hole: no disk is taken
+    with pytest.raises(DataError, match="is larger than any JSON file that is read here: 8589934592 bytes"):
+        load_split(tmp_path, "train")
+
+
 def test_a_path_that_leaves_the_split_but_not_the_data_set_is_fine(tmp_path):
     images = [{"id": 7, "file_name": "../pictures/a.jpg", "width": 10, "height": 10}]
     write(tmp_path, content(images=images, annotations=[]))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.jpg").write_bytes(b"is looked for, not opened")
     assert load_split(tmp_path, "train").paths[0].endswith("pictures/a.jpg")
 
 
@@ -156,6 +169,8 @@ def test_ids_that_a_tool_wrote_as_fractions_or_words_are_read(tmp_path):
 
 def test_a_folder_of_pictures_may_be_a_link_to_elsewhere(tmp_path):
     (tmp_path / "elsewhere").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "elsewhere" / name).write_bytes(b"is looked for, not opened")
     data = tmp_path / "data"
     (data / "annotations").mkdir(parents=True)
     (data / "val2017").symlink_to(tmp_path / "elsewhere")

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -6,9 +7,11 @@ import supervision as sv
 import torch
 from PIL import Image
 
-from conditional_detr.errors import CheckpointError, ConfigError, DataError, ImageError
-from conditional_detr.evaluation.coco import evaluate
+from conditional_detr.data.coco import load_split
+from conditional_detr.errors import CheckpointError, ConfigError, ImageError
+from conditional_detr.evaluation.coco import evaluate, evaluation_of
 from conditional_detr.factory import create_model
+from conditional_detr.inference.batches import detect
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.predict import find_pictures, predict
 from conditional_detr.weights.save import save_model
@@ -134,9 +137,13 @@ def test_damaged_weights_are_said_instead_of_scores_that_are_no_numbers(detector
         detector(arrays()[0])
 
 
-def test_evaluation_refuses_pictures_of_another_size_than_their_file_says(detector, wrongly_sized):
-    with pytest.raises(DataError, match=r"00001.png is 64 x 64 px after EXIF rotation, but .* says 99 x 64"):
-        evaluate(small_for_digits(detector.model), wrongly_sized, "valid", device="cpu")
+def test_evaluation_leaves_out_pictures_of_another_size_than_their_file_says(detector, wrongly_sized):
+    evaluation = evaluation_of(small_for_digits(detector.model), wrongly_sized, "valid", device="cpu")
+    ((place, reason),) = evaluation.left_out.items()
+    assert re.search(r"00001.png is 64 x 64 px after EXIF rotation, but .* says 99 x 64", reason)
+    assert len(evaluation.index) == 5
+    assert not any(path.endswith("00001.png") for path in evaluation.index.paths)
+    assert load_split(wrongly_sized, "valid").paths[place].endswith("00001.png")
     with pytest.raises(ConfigError, match="batch must be at least 1, not 0"):
         evaluate(detector.model, wrongly_sized, "valid", batch=0, device="cpu")
 
@@ -204,3 +211,13 @@ def test_a_detector_moves_no_weights(detector):
     detector(arrays(), conf=0)
     assert all(v.equal(before[k]) for k, v in detector.model.state_dict().items())
     assert not torch.is_inference_mode_enabled()
+
+
+def test_boxes_end_at_the_edges_of_their_picture(detector):
+    """Evaluation takes them as the network gives them; people get crops."""
+    for picture, found in zip(arrays(), detector(arrays(), conf=0), strict=True):
+        height, width = picture.shape[:2]
+        assert found.xyxy.min() >= 0
+        assert (found.xyxy <= [width, height, width, height]).all()
+    raw = [result["boxes"] for _, _, result in detect(detector.model, arrays())]
+    assert any(float(boxes.min()) < 0 for boxes in raw)

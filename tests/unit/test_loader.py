@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import pytest
@@ -5,9 +6,9 @@ import torch
 
 from conditional_detr.config import RECIPES, PreprocessorConfig
 from conditional_detr.data.coco import load_split
-from conditional_detr.data.loader import EpochBatches, TrainingPictures, training_batches
+from conditional_detr.data.loader import EpochBatches, TrainingPictures, Unusable, training_batches
 from conditional_detr.data.transforms import Augmentation
-from conditional_detr.errors import DataError, ImageError
+from conditional_detr.errors import DataError
 from conditional_detr.preprocessing import Preprocessor
 
 
@@ -17,12 +18,16 @@ def pictures(folder) -> TrainingPictures:
     )
 
 
+def refuse(unusable: Unusable) -> None:
+    raise AssertionError(unusable)
+
+
 def test_batches_are_the_same_however_many_workers_make_them(digits_folder):
     results = []
     for workers in (0, 1):
         batches = EpochBatches(12, batch=5, seed=7)
         batches.epoch = 3
-        results.append(list(training_batches(pictures(digits_folder), batches, workers)))
+        results.append(list(training_batches(pictures(digits_folder), batches, workers, refuse)))
     for (a, mask_a, targets_a), (b, mask_b, targets_b) in zip(*results, strict=True):
         assert a.equal(b)
         assert (mask_a is None and mask_b is None) or mask_a.equal(mask_b)
@@ -58,7 +63,7 @@ def test_processes_share_a_batch_between_them():
 
 
 def test_targets_are_relative_boxes_of_the_augmented_picture(digits_folder):
-    images, _, targets = next(iter(training_batches(pictures(digits_folder), EpochBatches(12, batch=12, seed=0), 0)))
+    images, _, targets = next(iter(training_batches(pictures(digits_folder), EpochBatches(12, batch=12, seed=0), 0, refuse)))
     assert images.dtype == torch.float32
     for target in targets:
         corners = torch.cat(
@@ -70,15 +75,30 @@ def test_targets_are_relative_boxes_of_the_augmented_picture(digits_folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_picture_is_named_without_a_workers_traceback(digits_folder, tmp_path, workers: int):
+def test_a_corrupt_picture_is_named_and_the_next_one_takes_its_place(digits_folder, tmp_path, workers: int):
     shutil.copytree(digits_folder, tmp_path / "d")
     (tmp_path / "d" / "train" / "00004.png").write_bytes(b"broken")
-    with pytest.raises(ImageError) as caught:
-        list(training_batches(pictures(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), workers))
-    assert "00004.png cannot be read as a picture" in str(caught.value)
-    assert "Traceback" not in str(caught.value)
+    told: list[Unusable] = []
+    batches = list(training_batches(pictures(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), workers, told.append))
+    assert [len(images) for images, _, _ in batches] == [4, 4, 4]
+    (bad,) = told
+    assert "00004.png cannot be read as a picture" in bad.reason
+    assert pictures(tmp_path / "d").index.paths[bad.position].endswith("00004.png")
+    dataset = pictures(tmp_path / "d")
+    replaced, other = dataset[(bad.position, 5)], dataset[(bad.position + 1, 5)]
+    assert replaced.image.equal(other.image)
 
 
-def test_a_picture_of_another_size_than_its_json_says_is_refused(wrongly_sized):
-    with pytest.raises(DataError, match=r"00001.png is 64 x 64 px after EXIF rotation, but .* says 99 x 64"):
-        list(training_batches(pictures(wrongly_sized), EpochBatches(12, batch=4, seed=0), 0))
+def test_a_picture_of_another_size_than_its_json_says_is_left_out(wrongly_sized):
+    told: list[Unusable] = []
+    list(training_batches(pictures(wrongly_sized), EpochBatches(12, batch=4, seed=0), 0, told.append))
+    assert len(told) == 1
+    assert re.search(r"00001.png is 64 x 64 px after EXIF rotation, but .* says 99 x 64", told[0].reason)
+
+
+def test_a_data_set_of_broken_pictures_is_refused(digits_folder, tmp_path):
+    shutil.copytree(digits_folder, tmp_path / "d")
+    for file in (tmp_path / "d" / "train").glob("*.png"):
+        file.write_bytes(b"broken")
+    with pytest.raises(DataError, match="12 training pictures in a row cannot be used, e.g. .*png cannot be read"):
+        list(training_batches(pictures(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), 0, lambda _: None))

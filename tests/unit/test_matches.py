@@ -26,6 +26,8 @@ def folder_with(tmp_path: Path, boxes: dict[int, list[tuple[int, list[float]]]])
     ]
     categories = [{"id": id_, "name": f"class {id_}"} for id_ in IDS]
     (tmp_path / "valid").mkdir()
+    for image in images:
+        (tmp_path / "valid" / image["file_name"]).write_bytes(b"is not opened")
     content = {"images": images, "annotations": annotations, "categories": categories}
     (tmp_path / "valid" / "_annotations.coco.json").write_text(json.dumps(content))
     return load_split(tmp_path, "valid")
@@ -156,7 +158,9 @@ def test_confusion_has_true_classes_in_rows_and_the_background_last(tmp_path):
 
 
 def test_the_worst_picture_comes_first_and_an_empty_one_left_empty_is_no_mistake(tmp_path):
-    index = folder_with(tmp_path, {0: [(3, [0, 0, 20, 20])], 1: [(3, [0, 0, 20, 20])] * 2, 2: [], 3: [(8, [0, 0, 9, 9])]})
+    index = folder_with(
+        tmp_path, {0: [(3, [0, 0, 20, 20])], 1: [(3, [0, 0, 20, 20]), (3, [60, 60, 9, 9])], 2: [], 3: [(8, [0, 0, 9, 9])]}
+    )
     detections = [found(10, 3, [0, 0, 20, 20], 0.9), found(11, 3, [0, 0, 20, 20], 0.9), found(13, 8, [50, 50, 9, 9], 0.9)]
     found_ = verdicts(index, match(index, detections), 0.5)
     assert [(v.right, v.wrong, v.missed) for v in found_] == [(1, 0, 0), (1, 0, 1), (0, 0, 0), (0, 1, 1)]

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from conditional_detr.config import PRESETS, RECIPES, recipe_of, updated
-from conditional_detr.errors import ConfigError
+from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
-from conditional_detr.training.step import autocast_dtype, make_step
+from conditional_detr.training.step import TrainStep, autocast_dtype, make_step
 from models import small
 
 
@@ -137,3 +137,47 @@ def test_the_recipe_of_a_step_is_the_one_that_train_takes(small_model):
     assert recipe_of(PRESETS["conditional-detr-r50"].model) == "paper"
     assert recipe_of(small_model.config) == "fast"
     assert recipe_of(updated(small_model.config, {"backbone": "resnet34"}, "")) == "paper"
+
+
+def with_room_for(most: int, step: TrainStep) -> list[str]:
+    """The step's model has memory for so many pictures; what the step says of it."""
+    forward, told = step.model.forward, []
+
+    def limited(images, *inputs, **options):
+        if len(images) > most:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to ...")
+        return forward(images, *inputs, **options)
+
+    step.model.forward, step.say = limited, told.append
+    return told
+
+
+def test_a_batch_that_is_too_large_for_the_memory_is_worked_through_in_parts(small_model):
+    """The same step, told once."""
+    twin = copy.deepcopy(small_model)
+    whole = make_step(small_model, amp="off", recipe=RECIPES["paper"])
+    parts = make_step(twin, amp="off", recipe=RECIPES["paper"])
+    told = with_room_for(1, parts)
+    for _ in range(2):
+        a, b = whole(*batch()), parts(*batch())
+        torch.testing.assert_close(a["loss"], b["loss"], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(a["gradient_norm"], b["gradient_norm"], atol=1e-3, rtol=1e-3)
+    assert [text.split("through ")[1] for text in told] == ["in 2 parts from now on", "in 4 parts from now on"]
+
+
+def test_too_little_memory_for_one_picture_is_said(small_model):
+    step = make_step(small_model)
+    with_room_for(0, step)
+    with pytest.raises(RunError, match="not enough memory for 1 pictures at a time: give a smaller --imgsz"):
+        step(*batch())
+
+
+def test_other_faults_are_not_taken_for_a_lack_of_memory(small_model):
+    step = make_step(small_model)
+
+    def fall(*_, **__):
+        raise RuntimeError("sizes do not match")
+
+    step.model.forward = fall
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        step(*batch())

@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 from cyclopts import App, CycloptsError
 
+from conditional_detr.cli.data import convert, doctor
 from conditional_detr.cli.judge import compare, evaluate, explain, info
 from conditional_detr.cli.predict import predict
 from conditional_detr.cli.ship import bench, export
-from conditional_detr.cli.train import demo, digits, train
+from conditional_detr.cli.train import demo, digits, replay, train
 from conditional_detr.command_line import normalised, parse_error
 from conditional_detr.errors import ConditionalDETRError
 
@@ -21,6 +22,8 @@ app = App(
 VERBS: dict[tuple[str, ...], Callable[..., None]] = {
     ("demo",): demo,
     ("data", "digits"): digits,
+    ("data", "convert"): convert,
+    ("doctor",): doctor,
     ("train",): train,
     ("eval",): evaluate,
     ("predict",): predict,
@@ -29,8 +32,9 @@ VERBS: dict[tuple[str, ...], Callable[..., None]] = {
     ("export",): export,
     ("bench",): bench,
     ("info",): info,
+    ("replay",): replay,
 }
-data_app = App(name="data", help="Make data sets.")
+data_app = App(name="data", help="Make and convert data sets.")
 app.command(data_app)
 for path, verb in VERBS.items():
     (data_app if path[0] == "data" else app).command(verb, name=path[-1])

@@ -1,5 +1,6 @@
 """Verbs that tell how good a model or a run is, what it is, and where it looks."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def evaluate(
     source
         Run folder, checkpoint folder, exported folder, Hugging Face folder, .pth, model name or Hub id.
     data
-        COCO folder.
+        COCO, YOLO, Pascal VOC or imagefolder.
     split
         train, valid or test.
     batch
@@ -49,6 +50,8 @@ def evaluate(
     set_threads(threads)
     evaluation = evaluation_of(source, data, split, batch, device)
     print_metrics(evaluation.metrics)
+    for reason in evaluation.left_out.values():
+        print(f"left out: {reason}", file=sys.stderr)
     if evaluation.note:
         print(evaluation.note)
     write_json(output / BEST_FIGURES, evaluation.metrics.to_dict())

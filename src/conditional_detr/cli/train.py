@@ -45,6 +45,28 @@ def digits(folder: Path, /, *, train: int = 1500, valid: int = 300, size: int = 
     print(f"{train} + {valid} scenes of {size} x {size} px in {folder}")
 
 
+def replay(record: Path, /, *, device: str = "auto") -> None:
+    """Take a recorded step without a finite gradient once more, and tell where it went wrong.
+
+    Parameters
+    ----------
+    record
+        A folder below RUN/flight.
+    device
+        auto, cpu, cuda, cuda:1, mps.
+    """
+    from conditional_detr.training.recorder import replay as run_replay
+
+    done = run_replay(record, device)
+    for name, value in done.losses.items():
+        print(f"{name:<16} {value:.6g}")
+    print(f"{'first module':<16} {done.module or 'the output of every module is finite'}")
+    some = ", ".join(done.parameters[:3]) + (", …" if len(done.parameters) > 3 else "")
+    print(f"{'gradients':<16} {f'{len(done.parameters)} are not finite: {some}' if done.parameters else 'all are finite'}")
+    print(f"{'largest weights':<16} " + ", ".join(f"{name} (norm {norm:.4g})" for name, norm in done.largest_norms))
+    print(f"pictures: {record / 'pictures.jpg'}")
+
+
 def train(
     *,
     data: str | None = None,
@@ -63,15 +85,17 @@ def train(
     patience: int | None = None,
     amp: str | None = None,
     pretrained_backbone: bool | None = None,
+    strict: Annotated[bool | None, Parameter(negative="")] = None,
+    max_bad: float | None = None,
     config: Path | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False, negative="")] = None,
 ) -> None:
-    """Train a detector on a COCO folder with the splits train and valid.
+    """Train a detector on a data set with the splits train and valid.
 
     Parameters
     ----------
     data
-        COCO folder: SPLIT/_annotations.coco.json, or annotations/instances_SPLIT.json.
+        COCO, YOLO, Pascal VOC or imagefolder.
     model
         A model name (default conditional-detr-tiny), or a trained model to go on from: run, checkpoint or
         Hugging Face folder, .pth, Hub id.
@@ -103,6 +127,10 @@ def train(
         Precision of matrix products: auto, bf16, off.
     pretrained_backbone
         Start from ImageNet weights.
+    strict
+        Stop at whatever is wrong with the data, instead of leaving it out and saying so.
+    max_bad
+        Share of a split's pictures that may be unusable; 0.25 by default.
     config
         TOML file with any of these and of a run's config.toml.
     set_
@@ -114,12 +142,12 @@ def train(
     given = {
         "data": data, "model": model, "output": output, "epochs": epochs, "batch": batch, "lr": lr, "imgsz": imgsz,
         "recipe": recipe, "device": device, "workers": workers, "threads": threads, "seed": seed, "patience": patience,
-        "amp": amp, "pretrained_backbone": pretrained_backbone,
+        "amp": amp, "pretrained_backbone": pretrained_backbone, "strict": strict, "max_bad": max_bad,
     }  # fmt: skip
     own = Path(output or "runs/train")
     if resume and config is None and (own / "last" / "state.json").is_file():
         config = own / "config.toml"  # a run goes on as it began; what is typed is compared with it
     values = training_options(config, set_ or [], {key: value for key, value in given.items() if value is not None})
     if "data" not in values:
-        raise ConfigError("train needs --data: a COCO folder")
+        raise ConfigError("train needs --data: the folder of a data set")
     run_training(**values, resume=resume)

@@ -1,7 +1,8 @@
 """Batches for training: any batch of any epoch is a pure function of the seed, however many workers make it."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,23 +17,44 @@ from conditional_detr.preprocessing import Preprocessor, decode
 
 Target = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor | None, list[Target]]
-Item = tuple[Tensor, Target] | ConditionalDETRError
+MOST_TRIES = 100  # pictures in a row that cannot be used
 
 
-class TrainingPictures(Dataset[Item]):
+class Unusable(NamedTuple):
+    """A picture that cannot be used, by its place in the index, and why."""
+
+    position: int
+    reason: str
+
+
+class Item(NamedTuple):
+    """A picture, its target, and those before it that could not be used."""
+
+    image: Tensor
+    target: Target
+    unusable: list[Unusable]
+
+
+class TrainingPictures(Dataset[Item | ConditionalDETRError]):
     """Augmented pictures and their targets. An item is asked for by (index, seed of its augmentation).
 
-    What is wrong with a picture is returned, not raised: an exception would leave a worker process as a wall of text.
+    A picture that cannot be used is replaced by the next one that can, so a batch is as large as ever in every process.
+    An error is returned, not raised: an exception would leave a worker process as a wall of text.
     """
 
     def __init__(self, index: CocoIndex, augmentation: Augmentation, preprocessor: Preprocessor) -> None:
         self.index, self.augmentation, self.preprocessor = index, augmentation, preprocessor
 
-    def __getitem__(self, key: tuple[int, int]) -> Item:
-        try:
-            return self._load(*key)
-        except ConditionalDETRError as error:
-            return error
+    def __getitem__(self, key: tuple[int, int]) -> Item | ConditionalDETRError:
+        first, seed = key
+        unusable: list[Unusable] = []
+        for i in range(first, first + min(MOST_TRIES, len(self.index))):
+            position = i % len(self.index)
+            try:
+                return Item(*self._load(position, seed), unusable)
+            except ConditionalDETRError as error:
+                unusable.append(Unusable(position, str(error)))
+        return DataError(f"{len(unusable)} training pictures in a row cannot be used, e.g. {unusable[0].reason}")
 
     def _load(self, i: int, seed: int) -> tuple[Tensor, Target]:
         rgb = decode(self.index.paths[i])
@@ -78,27 +100,33 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 class Collate:
-    """A list of items → images, padding mask (or None), targets; or the first item's error."""
+    """A list of items → a batch, and what could not be used on the way; or the first item's error."""
 
     def __init__(self, preprocessor: Preprocessor) -> None:
         self.preprocessor = preprocessor
 
-    def __call__(self, items: list[Item]) -> Batch | ConditionalDETRError:
+    def __call__(self, items: list[Item | ConditionalDETRError]) -> tuple[Batch, list[Unusable]] | ConditionalDETRError:
         good = []
         for item in items:
             if isinstance(item, ConditionalDETRError):
                 return item
             good.append(item)
-        images, padding_mask = self.preprocessor.collate([image for image, _ in good])
-        return images, padding_mask, [target for _, target in good]
+        images, padding_mask = self.preprocessor.collate([item.image for item in good])
+        return (images, padding_mask, [item.target for item in good]), [each for item in good for each in item.unusable]
 
 
-def training_batches(dataset: TrainingPictures, batches: EpochBatches, workers: int) -> Iterator[Batch]:
+def training_batches(
+    dataset: TrainingPictures, batches: EpochBatches, workers: int, tell: Callable[[Unusable], None]
+) -> Iterator[Batch]:
     """The batches of an epoch, made by so many processes (0 = this one).
+
+    Parameters
+    ----------
+    tell : is told of each picture that cannot be used, as often as it is met
 
     Raises
     ------
-    ImageError, DataError : of a picture that cannot be used, as it would be raised here
+    DataError : hardly any picture can be used
     """
     loader = DataLoader(
         dataset,
@@ -109,9 +137,12 @@ def training_batches(dataset: TrainingPictures, batches: EpochBatches, workers: 
         generator=torch.Generator(),  # of its own: the loader draws a seed for each pass, and dropout must not notice
         pin_memory=torch.cuda.is_available(),
     )
-    for batch in loader:
-        if isinstance(batch, ConditionalDETRError):
-            raise batch
+    for made in loader:
+        if isinstance(made, ConditionalDETRError):
+            raise made
+        batch, unusable = made
+        for each in unusable:
+            tell(each)
         yield batch
 
 

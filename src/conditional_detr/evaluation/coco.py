@@ -5,7 +5,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from conditional_detr.data.coco import CocoIndex, as_id, check_lists, load_split, match_categories, read_json
-from conditional_detr.errors import DataError
+from conditional_detr.errors import ConditionalDETRError, DataError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.inference.batches import Model, detect
 from conditional_detr.inference.detector import Detector
@@ -154,6 +154,7 @@ class Evaluation:
     detections : COCO results, the 100 best of every picture
     judgement : their figures and curves
     seconds : of detecting in all pictures
+    left_out : pictures that could not be used, by their place in the split, and why; they are not in `index`
     """
 
     model: Model
@@ -162,6 +163,7 @@ class Evaluation:
     detections: list[Result]
     judgement: Judgement
     seconds: float
+    left_out: dict[int, str] = field(default_factory=dict)
 
     @property
     def metrics(self) -> CocoMetrics:
@@ -208,20 +210,37 @@ def evaluation_of(
     model = Detector(source, device=device).model
     index = load_split(data, split)
     started = time.monotonic()
-    detections = detections_of(model, index, batch)
+    detections, left_out = detections_of(model, index, batch)
     seconds = time.monotonic() - started
-    return Evaluation(model, index, split, detections, judge(index.file, detections), seconds)
+    index = index.without(left_out)
+    return Evaluation(model, index, split, detections, judge(index.ground_truth(), detections), seconds, left_out)
 
 
-def detections_of(model: Model, index: CocoIndex, batch: int, share: slice = slice(None)) -> list[Result]:
-    """The model's 100 best detections of every picture, or of a share, as COCO results with the data set's own ids."""
+def detections_of(
+    model: Model, index: CocoIndex, batch: int, share: slice = slice(None)
+) -> tuple[list[Result], dict[int, str]]:
+    """The model's 100 best detections of every picture, or of a share, as COCO results with the data set's own ids.
+
+    Returns
+    -------
+    the results, and the places of pictures that cannot be used, with the reason
+    """
     category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
-    results = []
+    results: list[Result] = []
+    left_out: dict[int, str] = {}
     chosen = range(len(index))[share]
-    for position, rgb, result in detect(model, [index.paths[i] for i in chosen], batch):
-        index.check_size(chosen[position], (rgb.shape[-2], rgb.shape[-1]))
+
+    def leave_out(position: int, error: ConditionalDETRError) -> None:
+        left_out[chosen[position]] = str(error)
+
+    for position, rgb, result in detect(model, [index.paths[i] for i in chosen], batch, leave_out):
+        try:
+            index.check_size(chosen[position], (rgb.shape[-2], rgb.shape[-1]))
+        except DataError as error:
+            leave_out(position, error)
+            continue
         results += coco_results(result, int(index.image_ids[chosen[position]]), category_of)
-    return results
+    return results, left_out
 
 
 def coco_results(result: dict[str, Tensor], image_id: int, category_of: dict[int, int]) -> list[Result]:

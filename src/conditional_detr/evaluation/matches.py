@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from conditional_detr.data.coco import CocoIndex, as_id, read_json
+from conditional_detr.data.coco import CocoIndex, as_id
 from conditional_detr.evaluation.coco import Result, is_box
 
 IOU = 0.5
@@ -79,7 +79,7 @@ def match(index: CocoIndex, detections: list[Result]) -> Matches:
 def _crowds(index: CocoIndex, place_of: dict[Any, int], label_of: dict[Any, int]) -> dict[tuple[int, int], np.ndarray]:
     """Boxes [C, 4] xyxy of crowds, by picture and label."""
     found: dict[tuple[int, int], list[list[float]]] = {}
-    for row in read_json(index.file)["annotations"]:
+    for row in index.ground_truth()["annotations"]:
         place, label = place_of.get(as_id(row.get("image_id"))), label_of.get(as_id(row.get("category_id")))
         if row.get("iscrowd") and place is not None and label is not None and is_box(row.get("bbox")):
             x, y, width, height = row["bbox"]

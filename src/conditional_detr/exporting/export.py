@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from conditional_detr.data.coco import CocoIndex, load_split, match_categories, splits
+from conditional_detr.data.coco import CocoIndex, load_split, match_categories, sources
 from conditional_detr.errors import (
     CheckpointError,
     ConditionalDETRError,
@@ -102,7 +102,7 @@ def _calibration_pictures(data: str | Path | None, split: str) -> tuple[Sequence
     """What int8 is calibrated on, and its name: training pictures, or the proof's own where there are no others."""
     if data is None:
         return made_pictures(), "made pictures"
-    used = "train" if "train" in splits(Path(data)) else split
+    used = "train" if "train" in sources(Path(data)) else split
     same = ", which the proof is of too" if used == split else ""
     return load_split(data, used).paths, f"the split {used}{same}"
 

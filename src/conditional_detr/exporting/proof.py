@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torchvision.ops import box_iou
 
-from conditional_detr.data.coco import CocoIndex, as_id, match_categories, read_json
+from conditional_detr.data.coco import CocoIndex, match_categories
 from conditional_detr.evaluation.coco import coco_metrics, coco_results
 from conditional_detr.inference.batches import Model, detect
 from conditional_detr.preprocessing import Picture, decode
@@ -51,25 +51,20 @@ class Agreement:
 
 
 def found_by(model: Model, pictures: Sequence[Picture], index: CocoIndex | None = None, batch: int = 8) -> Found:
-    """All detections of a model, without the pictures that cannot be read; of a data set, sizes must be as it says."""
-    found = {}
-    for position, rgb, result in detect(model, pictures, batch, on_unreadable=lambda *_: None):
-        if index is not None:
-            index.check_size(position, (rgb.shape[-2], rgb.shape[-1]))
-        found[position] = result
-    return found
+    """All detections of a model, without the pictures that cannot be used: of a data set, sizes must be as it says."""
+    return {
+        position: result
+        for position, rgb, result in detect(model, pictures, batch, on_unreadable=lambda *_: None)
+        if index is None or index.has_size(position, (rgb.shape[-2], rgb.shape[-1]))
+    }
 
 
 def average_precision(model: Model, found: Found, index: CocoIndex) -> float | None:
     """COCO's AP of what was found, over the pictures that could be read; None where there is nothing to find."""
     category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     results = [row for i, result in found.items() for row in coco_results(result, int(index.image_ids[i]), category_of)]
-    content, seen = read_json(index.file), {int(index.image_ids[i]) for i in found}
-    kept = {
-        "images": [row for row in content["images"] if as_id(row["id"]) in seen],
-        "annotations": [row for row in content["annotations"] if as_id(row.get("image_id")) in seen],
-    }
-    return coco_metrics(content | kept, results).AP
+    seen = index.without(set(range(len(index))) - found.keys())
+    return coco_metrics(seen.ground_truth(), results).AP
 
 
 def agreement(original: Found, exported: Found) -> Agreement:

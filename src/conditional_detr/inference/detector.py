@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 from conditional_detr.device import choose_device
 from conditional_detr.errors import ConfigError
@@ -80,8 +81,8 @@ class Detector:
         Returns
         -------
         a `supervision.Detections` for each picture, in order, also for a single one: `xyxy` in pixels of the original
-        picture, `confidence`, `class_id` (class index), `data["class_name"]`, `data["category_id"]` (the data set's own
-        id); best first, at most 100
+        picture and inside it, `confidence`, `class_id` (class index), `data["class_name"]`, `data["category_id"]` (the
+        data set's own id); best first, at most 100
 
         Raises
         ------
@@ -90,7 +91,7 @@ class Detector:
         check_conf(conf)
         is_list = isinstance(images, Sequence) and not isinstance(images, str)
         pictures: list[Picture] = list(images) if is_list else [images]  # type: ignore[arg-type,list-item]
-        results = {position: result for position, _, result in detect(self.model, pictures, batch)}
+        results = {position: inside(rgb, result) for position, rgb, result in detect(self.model, pictures, batch)}
         return [to_detections(results[i], self.model, conf) for i in range(len(pictures))]
 
 
@@ -102,6 +103,14 @@ def _engine_model(folder: Path, runtime: str, device: str) -> EngineModel:
     if device not in ("auto", "cpu"):
         raise ConfigError(f"{folder} is an export and runs on the processor: device must be auto or cpu, not {device}")
     return EngineModel(export, best_engine(export) if runtime == "auto" else runtime)
+
+
+def inside(rgb: Tensor, result: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`postprocess`'s record with its boxes cut at the edges of their picture [3, H, W], for people and their crops.
+
+    Evaluation takes them as they are, as the released code does.
+    """
+    return result | {"boxes": clip_boxes_to_image(result["boxes"], (rgb.shape[-2], rgb.shape[-1]))}
 
 
 def to_detections(result: dict[str, Tensor], model: Model, conf: float) -> "sv.Detections":

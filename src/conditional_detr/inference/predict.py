@@ -9,7 +9,7 @@ from typing import Any
 
 from conditional_detr.errors import ConfigError, ImageError, RunError
 from conditional_detr.inference.batches import detect
-from conditional_detr.inference.detector import Detector, check_conf, to_detections
+from conditional_detr.inference.detector import Detector, check_conf, inside, to_detections
 from conditional_detr.inference.drawing import draw, save_picture, score_labels
 from conditional_detr.preprocessing import IMAGE_SUFFIXES, is_url
 
@@ -70,7 +70,8 @@ def predict(detector: Detector, pictures: Sequence[str], output: str | Path, con
     errors: dict[int, ImageError] = {}
     names = _output_names(pictures, output)
     rows: dict[int, list[dict[str, Any]]] = {}
-    for position, rgb, result in detect(model, pictures, batch, on_unreadable=errors.__setitem__):
+    for position, rgb, found in detect(model, pictures, batch, on_unreadable=errors.__setitem__):
+        result = inside(rgb, found)
         detections = to_detections(result, model, conf)
         save_picture(draw(rgb.permute(1, 2, 0).numpy(), detections, score_labels(detections)), output / names[position])
         kept = result["scores"] >= conf

@@ -1,9 +1,12 @@
 """A run folder: what a run leaves behind and what it goes on from."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -15,6 +18,7 @@ from conditional_detr.training.progress import Progress
 from conditional_detr.weights import native
 from conditional_detr.weights.replace import recover, replaced_folder
 
+LOCK = ".lock"
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 MAY_DIFFER = frozenset({"training.epochs", "device", "workers", "threads", "output"})
 
@@ -34,15 +38,46 @@ class RunFolder:
         RunError : the folder is not empty and `resume` was not asked for, or the settings are not those that the run began
             with
         """
-        if self.path.is_file():
-            raise RunError(f"{self.path} is a file: a run needs a folder (--output)")
         begun = any((folder / STATE).is_file() for folder in (self.last, replaced_folder(self.last).old))
-        if not resume and self.path.is_dir() and any(self.path.iterdir()):
+        if not resume and self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()):
             advice = "Add --resume to go on with it, or give" if begun else "Give"
             raise RunError(f"{self.path} is not empty. {advice} another folder (--output)")
         if begun:
             self._check_same(config)
         return begun
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it no other process trains into this folder.
+
+        The system lets go of the lock when a process ends, however it ends: the file may stay and means nothing then. A folder
+        in which nothing was written goes again.
+
+        Raises
+        ------
+        RunError : another process holds it, or it cannot be made
+        """
+        if self.path.is_file():
+            raise RunError(f"{self.path} is a file: a run needs a folder (--output)")
+        was_there = self.path.exists()
+        lock = FileLock(self.path / LOCK)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            text = f"another process is training into {self.path}: wait for its end, or give another --output"
+            raise RunError(text) from None
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written: {error.strerror or error}") from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # before it is released, so that nobody can have taken it meanwhile
+                (self.path / LOCK).unlink()
+            lock.release()
+            if not was_there:
+                with suppress(OSError):  # it is not empty: the run was made
+                    self.path.rmdir()
 
     def create(self, config: RunConfig) -> None:
         """Make the folder, or take it over, and write down the settings. What told of a shorter run goes."""

@@ -1,6 +1,7 @@
 """This process among those that train together (`torchrun`, `accelerate launch`), or alone."""
 
 import os
+import re
 from types import TracebackType
 from typing import Any
 
@@ -8,6 +9,10 @@ import torch
 from torch import Tensor
 
 from conditional_detr.device import choose_device
+from conditional_detr.errors import RunError
+
+# What gloo and NCCL say of a process that does not answer any more.
+LOST = re.compile(r"closed by peer|reset by peer|Broken pipe|Timed out|timed out|recvBytes|NCCL|unhandled system error", re.I)
 
 
 class Processes:
@@ -38,6 +43,11 @@ class Processes:
         # After a fault the others may never come: they end with this process.
         if self.accelerator is not None and kind in (None, KeyboardInterrupt):
             self.accelerator.end_training()
+        if self.accelerator is not None and isinstance(error, RuntimeError) and LOST.search(str(error)):
+            raise RunError(
+                "another process of this run is gone: the first fault is in its own output, or the system killed it (memory?). "
+                "--resume goes on from what was saved last"
+            ) from None
 
     @property
     def is_main(self) -> bool:

@@ -1,10 +1,11 @@
 """A whole training run: settings, data, model, the loop, and what is left behind."""
 
+import math
 import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 import torch
 
 from conditional_detr.config import RunConfig
-from conditional_detr.data.coco import load_split, read_json
-from conditional_detr.data.loader import EpochBatches, TrainingPictures, training_batches
+from conditional_detr.data.coco import load_split
+from conditional_detr.data.loader import Batch, EpochBatches, TrainingPictures, Unusable, training_batches
 from conditional_detr.data.transforms import Augmentation
 from conditional_detr.device import seed_generators, set_threads, usable_cores
 from conditional_detr.errors import ConditionalDETRError, RunError
@@ -27,9 +28,12 @@ from conditional_detr.training.optimizer import build_optimizer, lr_factor
 from conditional_detr.training.pictures import save_batch_picture
 from conditional_detr.training.processes import Processes
 from conditional_detr.training.progress import Progress
+from conditional_detr.training.recorder import FOLDER as FLIGHT
+from conditional_detr.training.recorder import record
 from conditional_detr.training.reporter import Reporter, figure
 from conditional_detr.training.start import build_model, check_data, opening, resolve
 from conditional_detr.training.step import TrainStep, build_dense
+from conditional_detr.training.unusable import UnusablePictures
 
 MOST_SKIPPED = 20  # steps in a row without a finite gradient, after which a run stops
 
@@ -62,6 +66,8 @@ def train(
     pretrained_backbone: bool = True,
     model_overrides: dict[str, Any] | None = None,
     recipe_overrides: dict[str, Any] | None = None,
+    strict: bool = False,
+    max_bad: float = 0.25,
     quiet: bool = False,
 ) -> Run:
     """Train a detector on a COCO folder with the splits `train` and `valid`.
@@ -84,6 +90,8 @@ def train(
     pretrained_backbone : ImageNet weights for a model that is built by name
     model_overrides : fields of `ModelConfig`
     recipe_overrides : fields of `RecipeConfig`
+    strict : stop at whatever is wrong with an annotation or a picture, instead of leaving it out and saying so
+    max_bad : the share of a split's pictures that may be unusable before a run stops
     quiet : print nothing
 
     Returns
@@ -107,11 +115,14 @@ def train(
             "data": str(Path(data).resolve()), "model": name, "output": str(output), "device": device, "threads": threads,
             "seed": seed,
             "workers": max(0, cores - 2) // 2 if workers is None else workers, "amp": amp,
-            "pretrained_backbone": pretrained_backbone, "model_overrides": model_overrides or {},
+            "pretrained_backbone": pretrained_backbone, "model_overrides": model_overrides or {}, "strict": strict,
+            "max_bad": max_bad,
         } | ({} if imgsz is None else {"imgsz": imgsz}),
     )  # fmt: skip
     set_threads(threads or cores)
-    return _Training(config, resume, quiet).run()
+    is_main = os.environ.get("RANK", "0") == "0"
+    with RunFolder(output).held() if is_main else nullcontext():
+        return _Training(config, resume, quiet).run()
 
 
 class _Training:
@@ -122,7 +133,7 @@ class _Training:
         self.folder = RunFolder(config.output)
         begun = self.folder.check(config, resume)
         train, self.valid = self.indices = load_split(config.data, "train"), load_split(config.data, "valid")
-        check_data(train, self.valid)
+        check_data(train, self.valid, config.strict, config.max_bad)
         self.processes = Processes(config.device)
         torch.manual_seed(config.seed)
         self.model, notes = (self.folder.last_model(), []) if begun else build_model(config, train)
@@ -130,6 +141,8 @@ class _Training:
         dense = build_dense(self.model, self.recipe)
         optimizer = build_optimizer(self.model, self.recipe, dense)
         self.progress = self.folder.load_last(dense, optimizer) if begun else Progress()
+        self.batches = EpochBatches(len(train), self.recipe.batch, config.seed, self.processes.rank, self.processes.world)
+        self.reporter = Reporter(self.recipe.epochs, len(self.batches), self.recipe.batch, quiet or not self.processes.is_main)
         self.step = TrainStep(
             self.model,
             SetCriterion(self.model.config.num_classes, self.model.config.classification),
@@ -138,10 +151,9 @@ class _Training:
             config.amp,
             self.processes.accelerator,
             dense,
+            self.reporter.say,
         )
-        self.batches = EpochBatches(len(train), self.recipe.batch, config.seed, self.processes.rank, self.processes.world)
         self.pictures = TrainingPictures(train, Augmentation(self.recipe, config.imgsz), Preprocessor(self.model.preprocessor))
-        self.reporter = Reporter(self.recipe.epochs, len(self.batches), self.recipe.batch, quiet or not self.processes.is_main)
         where = f"{self.processes.device.type}, {'float32' if self.step.dtype is None else 'bfloat16'}"
         self.lines = notes + opening(train, self.valid, self.model, config, where)
         if begun and self._is_over():
@@ -150,6 +162,7 @@ class _Training:
             self.lines.append(f"going on after epoch {self.progress.epoch}, step {self.progress.position}")
         elif resume:
             self.lines.append(f"{self.folder.path} holds no run yet: starting")
+        self.unusable = UnusablePictures(config.strict, config.max_bad, self.reporter.say)
         self.stop_asked = False
 
     def run(self) -> Run:
@@ -198,23 +211,44 @@ class _Training:
         started, before = time.monotonic(), progress.seconds
         if progress.position == len(batches):  # stopped before it was evaluated
             return
-        for images, padding_mask, targets in training_batches(self.pictures, batches, self.config.workers):
+        for images, padding_mask, targets in training_batches(self.pictures, batches, self.config.workers, self._leave_out):
             if progress.epoch == progress.position == 0 and self.processes.is_main:
                 file = self.folder.path / "train_batch.jpg"
                 save_batch_picture(images, padding_mask, targets, self.model.preprocessor, self.model.class_names, file)
             self._set_rate()
             seed_generators(self._seed_of_step(), self.processes.device)
-            losses = self.processes.mean(self.step(images, padding_mask, targets))
+            own = self.step(images, padding_mask, targets)
+            losses = self.processes.mean(own)
+            if not math.isfinite(losses["gradient_norm"]):
+                self._record((images, padding_mask, targets), {key: float(value) for key, value in own.items()})
             progress.count(losses)
             progress.seconds = before + time.monotonic() - started
             self.reporter.step(progress.epoch + 1, progress.position, losses["loss"])
             if progress.skipped_in_a_row >= MOST_SKIPPED:
                 raise RunError(
                     f"{MOST_SKIPPED} steps in a row had no finite gradient (epoch {progress.epoch + 1}, the last loss was "
-                    f"{losses['loss']}). Look at {self.folder.path}/train_batch.jpg, and begin in another folder with a "
-                    "lower --lr"
+                    f"{losses['loss']}). `cdetr replay {self.folder.path / FLIGHT}/STEP` takes a recorded one again and tells "
+                    "where; if it is the learning rate, begin in another folder with a lower --lr"
                 )
             self._stop_if_asked()
+
+    def _record(self, batch: Batch, losses: dict[str, float]) -> None:
+        """A fault of the disk does not end a run that only wanted to leave a record."""
+        progress = self.progress
+        place = {"epoch": progress.epoch + 1, "step": progress.position + 1, "rank": self.processes.rank}
+        facts = place | {"seed": self._seed_of_step(), "amp": self.config.amp, "losses": losses}
+        name = "-".join(f"{key}-{value}" for key, value in place.items())
+        try:
+            left = record(self.folder.path, name, self.step, self.model, batch, facts)
+        except ConditionalDETRError as error:
+            self.reporter.say(f"no record: {error}")
+            return
+        if left is not None:
+            self.reporter.say(f"a step had no finite gradient and moved no weight: cdetr replay {left}")
+
+    def _leave_out(self, each: Unusable) -> None:
+        index = self.pictures.index
+        self.unusable.tell("train", index.paths[each.position], each.reason, len(index))
 
     def _seed_of_step(self) -> int:
         """Dropout of a step depends on the run's seed and the step's place only, so a resumed run draws the same."""
@@ -251,8 +285,12 @@ class _Training:
         """Each process detects in its share of the pictures; all judge all of them."""
         self.model.eval()
         share = slice(self.processes.rank, None, self.processes.world)
-        results = self.processes.gathered(detections_of(self.model, self.valid, self.recipe.batch, share))
-        return coco_metrics(read_json(self.valid.file), results)
+        results, left_out = detections_of(self.model, self.valid, self.recipe.batch, share)
+        left_out = dict(self.processes.gathered(list(left_out.items())))
+        for place, reason in sorted(left_out.items()):
+            self.unusable.tell("valid", self.valid.paths[place], reason, len(self.valid))
+        self.valid = self.valid.without(left_out)
+        return coco_metrics(self.valid.ground_truth(), self.processes.gathered(results))
 
     def _save_last(self) -> None:
         if self.processes.is_main:

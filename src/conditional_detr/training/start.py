@@ -1,6 +1,5 @@
 """What a run begins with: its settings, its model, and what must hold of its data before the first step."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from conditional_detr.config import PRESETS, RECIPES, RunConfig, build, recipe_of, updated
@@ -8,6 +7,8 @@ from conditional_detr.data.coco import CocoIndex, match_categories
 from conditional_detr.errors import ConfigError, DataError, did_you_mean
 from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.weights.source import find_checkpoint, load_model, read_checkpoint, with_new_class_head
+
+LOST_PICTURES = ("image-missing", "image-empty-file", "image-size", "image-outside-folder")  # that are found without opening
 
 
 def resolve(name: str, recipe: str | None, recipe_values: dict[str, Any], values: dict[str, Any]) -> RunConfig:
@@ -66,19 +67,25 @@ def build_model(config: RunConfig, data: CocoIndex) -> tuple[DetectionModel, lis
     return model, notes
 
 
-def check_data(train: CocoIndex, valid: CocoIndex) -> None:
+def check_data(train: CocoIndex, valid: CocoIndex, strict: bool, max_bad: float) -> None:
     """What would otherwise be noticed after an hour.
 
     Raises
     ------
-    DataError : nothing to learn, pictures that are not there, no class in common
+    DataError : nothing to learn, too many pictures that cannot be used, no class in common; with `strict` any fault
     """
     if not len(train.labels):
         raise DataError(f"{train.file} has no usable box: there is nothing to learn. " + "; ".join(train.report))
     match_categories([c.name for c in train.categories], [c.id for c in train.categories], valid.categories, str(valid.file))
     for index in (train, valid):
-        if missing := [path for path in index.paths if not Path(path).is_file()]:
-            raise DataError(f"{len(missing)} of {len(index)} pictures that {index.file} lists are not there, e.g. {missing[0]}")
+        if strict and index.report:
+            raise DataError(f"{index.file} has faults (--strict): " + "; ".join(index.report))
+        bad = sorted({str(finding.file) for finding in index.findings if finding.code in LOST_PICTURES})
+        if len(bad) > max_bad * (len(bad) + len(index)):
+            raise DataError(
+                f"{len(bad)} of {len(bad) + len(index)} pictures that {index.file} lists cannot be used, more than "
+                f"{max_bad:.0%} (--max-bad): {', '.join(bad[:3])}. `cdetr doctor` names them all"
+            )
 
 
 def opening(train: CocoIndex, valid: CocoIndex, model: DetectionModel, config: RunConfig, where: str) -> list[str]:

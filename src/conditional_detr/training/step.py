@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from conditional_detr.config import RECIPES, RecipeConfig, recipe_of
-from conditional_detr.errors import ConfigError
+from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.training.criterion import SetCriterion, batch_totals
 from conditional_detr.training.dense import DenseClassifier
@@ -52,6 +52,7 @@ class TrainStep:
     amp : "auto", "bf16" or "off"
     accelerator : prepares the model for several processes; None = this process alone
     dense : the helper loss on the memory, if the recipe has one
+    say : is told when memory is too small for a batch and it is worked through in more parts
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class TrainStep:
         amp: str = "auto",
         accelerator: "Accelerator | None" = None,
         dense: DenseClassifier | None = None,
+        say: Callable[[str], object] = print,
     ) -> None:
         self._recomputing: Callable[[], AbstractContextManager[None]]
         self._recomputing = partial(recomputing, model) if recipe.gradient_checkpointing else nullcontext
@@ -73,6 +75,7 @@ class TrainStep:
         self.dense = dense if dense is None or accelerator is None else accelerator.prepare_model(dense)
         self.criterion, self.optimizer, self.recipe, self.accelerator = criterion, optimizer, recipe, accelerator
         self.dtype = autocast_dtype(amp, self.device)
+        self.accumulate, self.say = recipe.accumulate, say
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -88,13 +91,39 @@ class TrainStep:
         -------
         the losses of the batch before the update, detached, and "gradient_norm" before clipping; where that is not finite
         no weight was moved
+
+        Raises
+        ------
+        RunError : there is not enough memory for a single picture, or in one of several processes
         """
+        while True:
+            try:
+                return self._take(images, padding_mask, targets)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._halve(len(images))  # here, where the error holds on to no tensor any more
+
+    def _halve(self, pictures: int) -> None:
+        """From now on work through a batch in twice as many parts."""
+        if self.accelerator is not None or self.accumulate >= pictures:
+            raise RunError(
+                f"there is not enough memory for {-(-pictures // self.accumulate)} pictures at a time: give a smaller --imgsz "
+                "or --batch, --set gradient_checkpointing=true, or --set accumulate=N"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accumulate = min(pictures, 2 * self.accumulate)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.say(f"not enough memory: a batch is worked through in {self.accumulate} parts from now on")
+
+    def _take(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         self.model.train()
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         padding_mask = None if padding_mask is None else padding_mask.to(self.device, non_blocking=True)
         targets = [{key: value.to(self.device, non_blocking=True) for key, value in t.items()} for t in targets]
         totals = batch_totals(targets, self.num_queries, self.device)
-        size = -(-len(images) // self.recipe.accumulate)
+        size = -(-len(images) // self.accumulate)
         parts = range(0, len(images), size)
         self.optimizer.zero_grad(set_to_none=True)
         total: dict[str, Tensor] = {}
@@ -119,6 +148,11 @@ class TrainStep:
         if last or self.accelerator is None:
             return nullcontext()
         return self.accelerator.no_sync(self.model)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Of a GPU, or of the processor, whose allocator has no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | None = None) -> TrainStep:

@@ -40,9 +40,8 @@ class replaced_folder:
                 error = failed
         shutil.rmtree(self.new, ignore_errors=True)
         if isinstance(error, OSError | SafetensorError):
-            raise CheckpointError(
-                f"{self.folder} cannot be written: {getattr(error, 'strerror', None) or error}. What stood there is whole"
-            ) from None
+            reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]  # as safetensors puts it
+            raise CheckpointError(f"{self.folder} cannot be written: {reason}. What stood there is whole") from None
 
     def _swap(self) -> None:
         for file in self.new.iterdir():

@@ -1,0 +1,87 @@
+"""Verbs on data sets."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from conditional_detr.console import print_table
+
+ERRORS_FOUND = 3  # exit code
+
+
+def doctor(
+    data: Path,
+    /,
+    *,
+    fix: Path | None = None,
+    json_: Annotated[bool, Parameter(negative="")] = False,
+    model: str = "conditional-detr-tiny",
+    imgsz: int | None = None,
+) -> None:
+    """Tell what is wrong with a data set; exit code 3 where something grave is.
+
+    Parameters
+    ----------
+    data
+        COCO, YOLO, Pascal VOC or imagefolder.
+    fix
+        New folder for a clean copy, in COCO folders, with a log of every change.
+    json_
+        Print the findings as JSON.
+    model
+        Model name: whose queries and feature map the objects must suit.
+    imgsz
+        Length of the shorter side after resizing, px; by default what the model is made for.
+    """
+    from conditional_detr.config import preset
+    from conditional_detr.data.findings import WARNING, where
+    from conditional_detr.doctor.copying import LOG, write_copy
+    from conditional_detr.doctor.examine import examine, is_ok
+    from conditional_detr.factory import preprocessing_for
+
+    config = preset(model).model
+    splits, findings = examine(data, config, preprocessing_for(config, imgsz or preset(model).imgsz))
+    if fix is not None:
+        counts = write_copy(splits, findings, fix)
+    if json_:
+        print(json.dumps({"ok": is_ok(findings), "findings": [f.to_dict() for f in findings]}, ensure_ascii=False))
+    else:
+        for finding in findings:
+            grave = "warning" if finding.severity == WARNING else "error"
+            print(f"{grave:<8} {finding.code:<22} {finding.split or '-'}: {where(finding)}: {finding.message} → {finding.fix}")
+        rows = [
+            [name, split.source.format, str(len(split.clean.images)), str(len(split.clean.annotations))]
+            for name, split in splits.items()
+        ]
+        print_table(["split", "format", "pictures", "boxes"], rows)
+        print(f"{len(findings)} findings" if findings else "nothing found")
+    if fix is not None:
+        told = ", ".join(f"{name}: {pictures} pictures, {boxes} boxes" for name, (pictures, boxes) in counts.items())
+        print(f"→ {fix} ({told}), {fix / LOG}", file=sys.stderr if json_ else sys.stdout)
+    if not is_ok(findings):
+        sys.exit(ERRORS_FOUND)
+
+
+def convert(source: Path, output: Path, /) -> None:
+    """Write a data set of any format as COCO folders.
+
+    Parameters
+    ----------
+    source
+        COCO, YOLO, Pascal VOC or imagefolder.
+    output
+        New folder.
+    """
+    from conditional_detr.data.findings import counted
+    from conditional_detr.doctor.copying import write_copy
+    from conditional_detr.doctor.examine import as_written
+
+    splits, findings = as_written(source)
+    for line in counted(findings):
+        print(line, file=sys.stderr)
+    for name, (pictures, boxes) in write_copy(splits, findings, output).items():
+        print(f"{name}: {pictures} pictures, {boxes} boxes")
+    print(f"→ {output}")

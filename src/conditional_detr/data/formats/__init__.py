@@ -1,0 +1,1 @@
+"""Data sets in other formats than COCO, read as COCO contents."""

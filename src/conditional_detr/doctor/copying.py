@@ -1,0 +1,106 @@
+"""A clean copy of a data set, in COCO folders, with a log of every change."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from conditional_detr.data.findings import Finding
+from conditional_detr.data.sources import ROBOFLOW_FILE
+from conditional_detr.doctor.examine import Examined, objects_by_class
+from conditional_detr.errors import ConfigError, DataError
+from conditional_detr.weights.replace import replaced_folder
+
+LOG = "changes.json"
+Box = list[float]
+
+
+def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output: str | Path) -> dict[str, tuple[int, int]]:
+    """Write what can be used as ``SPLIT/_annotations.coco.json`` beside its pictures, and `changes.json`.
+
+    Pictures are copied byte by byte; extra fields of annotations are kept.
+
+    Returns
+    -------
+    pictures and boxes of each split
+
+    Raises
+    ------
+    ConfigError : the folder is not new or empty, or cannot be written
+    DataError : nothing is left
+    """
+    folder = Path(output).absolute()
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not empty: the copy needs a new folder")
+    used = {name for split in splits.values() for name in objects_by_class(split)}
+    counts = {}
+    try:
+        with replaced_folder(folder) as new:
+            for name, split in splits.items():
+                if len(split.left_out) < len(split.clean.images):
+                    counts[name] = _write_split(split, new / name, used)
+            log = [finding.to_dict() for finding in findings if not finding.fix.startswith("nothing")]
+            (new / LOG).write_text(json.dumps(log, indent=1, ensure_ascii=False), encoding="utf-8")
+            if not counts:
+                raise DataError("no picture is left that could be used: nothing was written")
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror or error}") from None
+    return counts
+
+
+def _write_split(split: Examined, folder: Path, used: set[str]) -> tuple[int, int]:
+    folder.mkdir()
+    images: list[dict[str, Any]] = []
+    new_id: dict[int, int] = {}
+    names: set[str] = set()
+    for i, (image, seen) in enumerate(zip(split.clean.images, split.looks, strict=True)):
+        if i in split.left_out:
+            continue
+        name = _free(Path(image["file_name"]).name, names)
+        shutil.copyfile(image["path"], folder / name)
+        new_id[i] = image["id"]
+        images.append({"id": image["id"], "file_name": name, "width": seen.width, "height": seen.height})
+    annotations = []
+    for row in split.clean.annotations:
+        i = row["image"]
+        if i in new_id:
+            box = turned(row["bbox"], split.looks[i]) if _is_turned(split, i) else row["bbox"]
+            kept = {key: value for key, value in row.items() if key != "image" and _is_json(value)}
+            annotations.append(kept | {"image_id": new_id[i], "bbox": box, "area": row.get("area", box[2] * box[3])})
+    categories = [{"id": c.id, "name": c.name} for c in split.clean.categories if c.name in used]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / ROBOFLOW_FILE).write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    return len(images), len(annotations)
+
+
+def _free(name: str, names: set[str]) -> str:
+    """A file name that is not taken, whatever case file systems see."""
+    free, number = name, 1
+    while free.lower() in names or free == ROBOFLOW_FILE:
+        free, number = f"{Path(name).stem}-{number}{Path(name).suffix}", number + 1
+    names.add(free.lower())
+    return free
+
+
+def _is_turned(split: Examined, i: int) -> bool:
+    image, seen = split.clean.images[i], split.looks[i]
+    return (image["width"], image["height"]) != (seen.width, seen.height)
+
+
+def turned(bbox: Box, seen: Any) -> Box:
+    """A box of the picture as it is stored, x, y, w, h px, in the picture turned as its EXIF orientation (5 to 8) says."""
+    x, y, w, h = bbox
+    # A point (x, y) goes to (y, x) for 5, (W − y, x) for 6, (W − y, H − x) for 7, (y, H − x) for 8; W, H of the turned picture.
+    left = seen.width - y - h if seen.orientation in (6, 7) else y
+    top = seen.height - x - w if seen.orientation in (7, 8) else x
+    return [left, top, h, w]
+
+
+def _is_json(value: Any) -> bool:
+    """Not what JSON has no word for, such as NaN in a field of a tool's own."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,210 @@
+"""All that is wrong with a data set, split by split and across them."""
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from conditional_detr.config import ModelConfig, PreprocessorConfig
+from conditional_detr.data.clean import Clean, clean
+from conditional_detr.data.findings import ERROR, WARNING, Finding
+from conditional_detr.data.formats.pictures import TURNED
+from conditional_detr.data.sources import LAYOUTS, SPLIT_NAMES, Source, sources
+from conditional_detr.doctor.looks import Look, looks, near_pairs
+from conditional_detr.errors import DataError
+from conditional_detr.preprocessing import Preprocessor
+
+ORDER = ("train", "valid", "test")  # of two splits with one picture the earlier loses it
+SMALL_CELLS = 0.5  # sides of a cell of the feature map, below which an object is hard to see
+SMALL_SHARE = 0.05
+RARE_SHARE = 0.01  # of the most frequent class's objects
+
+
+class Examined(NamedTuple):
+    """A split as it was found.
+
+    Attributes
+    ----------
+    source : where it is
+    clean : what its annotations hold
+    looks : at each of `clean`'s images
+    left_out : places of images that a copy does without
+    """
+
+    source: Source
+    clean: Clean
+    looks: list[Look]
+    left_out: set[int]
+
+
+def examine(folder: str | Path, config: ModelConfig, picture: PreprocessorConfig) -> tuple[dict[str, Examined], list[Finding]]:
+    """Every split of a data set, and what is wrong with it for such a model.
+
+    Parameters
+    ----------
+    folder : in any format that training takes
+    config, picture : of the model that would be trained: its queries, its stride and the size of its input
+
+    Raises
+    ------
+    DataError : it is no data set
+    """
+    written, findings = as_written(folder)
+    splits = {
+        name: split._replace(looks=looks([image["path"] for image in split.clean.images])) for name, split in written.items()
+    }
+    for split in splits.values():
+        findings += _picture_faults(split) + _for_a_model(split, config, Preprocessor(picture))
+    findings += _missing(splits) + _duplicates(splits) + _leaks(splits) + _classes(splits)
+    return splits, findings
+
+
+def as_written(folder: str | Path) -> tuple[dict[str, Examined], list[Finding]]:
+    """Every split as it is, pictures unopened, and what cannot be used of its annotations."""
+    splits: dict[str, Examined] = {}
+    findings: list[Finding] = []
+    for name, source in _sources(folder).items():
+        content, faults = source.read()
+        cleaned = clean(content, source.place)
+        unopened = [Look(None, image["width"], image["height"]) for image in cleaned.images]
+        splits[_usual(name)] = Examined(source, cleaned, unopened, set())
+        findings += [Finding("box-not-finite", name, source.place.file.name, None, fault) for fault in faults]
+        findings += cleaned.findings
+    return splits, findings
+
+
+def _sources(folder: str | Path) -> dict[str, Source]:
+    root = Path(folder)
+    found = sources(root) if root.is_dir() else {}
+    if not found:
+        raise DataError(f"{root} is no data set: nothing there looks like one of the known layouts ({LAYOUTS})")
+    return found
+
+
+def _usual(name: str) -> str:
+    return next((usual for usual, names in SPLIT_NAMES.items() if name in names), name)
+
+
+def _name(split: Examined) -> str:
+    return split.source.place.split
+
+
+def _picture_faults(split: Examined) -> list[Finding]:
+    findings = []
+    for i, (image, seen) in enumerate(zip(split.clean.images, split.looks, strict=True)):
+        file = image["file_name"]
+        if seen.fault is not None:
+            split.left_out.add(i)
+            findings.append(Finding("image-unreadable", _name(split), file, None, seen.fault))
+        elif (said := (image["width"], image["height"])) != (seen.width, seen.height):
+            text = f"is {seen.width} x {seen.height} px, but its annotations say {said[0]} x {said[1]}"
+            if turned := said == (seen.height, seen.width) and seen.orientation in TURNED:
+                text += f": they are from before its EXIF rotation (orientation {seen.orientation})"
+            else:
+                split.left_out.add(i)
+            fix = "its boxes are turned with it" if turned else ""
+            findings.append(Finding("image-size", _name(split), file, None, text, fix=fix))
+    return findings
+
+
+def _for_a_model(split: Examined, config: ModelConfig, preprocessor: Preprocessor) -> list[Finding]:
+    """More objects than queries, and objects smaller than half a cell of the feature map."""
+    images, rows = split.clean.images, [row for row in split.clean.annotations if not row.get("iscrowd")]
+    findings = []
+    for i, number in Counter(row["image"] for row in rows).items():
+        if number > config.num_queries:
+            text = f"has {number} objects, more than the model's {config.num_queries} queries can find"
+            findings.append(Finding("too-many-objects", _name(split), images[i]["file_name"], None, text))
+    scales = [preprocessor.size_hw((image["height"], image["width"]))[0] / image["height"] for image in images]
+    least = SMALL_CELLS * config.stride
+    small = [row for row in rows if min(row["bbox"][2:]) * scales[row["image"]] < least]
+    if rows and len(small) >= SMALL_SHARE * len(rows):
+        text = (
+            f"{len(small)} of {len(rows)} objects are narrower than {least:g} px, half a cell of the feature map, once "
+            f"pictures are resized to {preprocessor.config.imgsz} px, e.g. in {images[small[0]['image']]['file_name']}"
+        )
+        findings.append(Finding("too-small-objects", _name(split), None, None, text))
+    return findings
+
+
+def _missing(splits: dict[str, Examined]) -> list[Finding]:
+    findings = [
+        Finding("split-missing", name, None, None, f"there is no split {name!r}") for name in ORDER[:2] if name not in splits
+    ]
+    for split in splits.values():
+        if len(split.left_out) == len(split.clean.images):
+            text = "has no picture that can be used"
+            findings.append(Finding("split-empty", _name(split), split.source.place.file.name, None, text))
+    return findings
+
+
+def _duplicates(splits: dict[str, Examined]) -> list[Finding]:
+    findings = []
+    for split in splits.values():
+        first: dict[bytes, str] = {}
+        for i, (image, seen) in enumerate(zip(split.clean.images, split.looks, strict=True)):
+            if i in split.left_out:
+                continue
+            other = first.setdefault(seen.digest, image["file_name"])
+            if other != image["file_name"]:
+                split.left_out.add(i)
+                findings.append(
+                    Finding("image-duplicate", _name(split), image["file_name"], None, f"is the same file as {other}")
+                )
+    return findings
+
+
+def _leaks(splits: dict[str, Examined]) -> list[Finding]:
+    """Pictures of a later split that an earlier one has too: the same file, or one that looks the same."""
+    findings = []
+    names = [name for name in ORDER if name in splits]
+    for k, early in enumerate(names):
+        for late in names[k + 1 :]:
+            findings += _leaks_between(splits[early], splits[late])
+    return findings
+
+
+def _leaks_between(early: Examined, late: Examined) -> list[Finding]:
+    findings, exact = [], set()
+    place_of = {seen.digest: i for i, seen in enumerate(early.looks) if i not in early.left_out}
+    for j, (image, seen) in enumerate(zip(late.clean.images, late.looks, strict=True)):
+        if j not in late.left_out and (i := place_of.get(seen.digest)) is not None:
+            exact.add(j)
+            early.left_out.add(i)
+            text = f"is the same file as {early.clean.images[i]['file_name']} in {_name(early)}"
+            fix = f"the picture is left out of {_name(early)}"
+            findings.append(Finding("image-leak", _name(late), image["file_name"], None, text, fix=fix))
+    for j, i in near_pairs(late.looks, early.looks):
+        if j not in exact and j not in late.left_out and i not in early.left_out:
+            text = f"looks the same as {early.clean.images[i]['file_name']} in {_name(early)}"
+            fix = "nothing: look at both"
+            findings.append(Finding("image-leak", _name(late), late.clean.images[j]["file_name"], None, text, WARNING, fix))
+    return findings
+
+
+def _classes(splits: dict[str, Examined]) -> list[Finding]:
+    """Classes without an object in any split, and such as are rare where the model learns."""
+    findings = []
+    used = {name for split in splits.values() for name in objects_by_class(split)}
+    for name in sorted({c.name for split in splits.values() for c in split.clean.categories} - used):
+        findings.append(Finding("category-unused", None, None, None, f"no split has an object of the category {name!r}"))
+    if "train" in splits:
+        split = splits["train"]
+        counts = objects_by_class(split)
+        most = max(counts.values(), default=0)
+        for name in sorted(used):
+            if counts[name] < RARE_SHARE * most:
+                text = f"{name!r} has {counts[name]} objects, the most frequent class {most}"
+                findings.append(Finding("class-imbalance", _name(split), None, None, text))
+    return findings
+
+
+def objects_by_class(split: Examined) -> Counter[str]:
+    """How many objects of each class lie in pictures that can be used."""
+    name_of = {category.id: category.name for category in split.clean.categories}
+    rows = (row for row in split.clean.annotations if row["image"] not in split.left_out)
+    return Counter(name_of[row["category_id"]] for row in rows)
+
+
+def is_ok(findings: list[Finding]) -> bool:
+    """Whether nothing grave was found."""
+    return not any(finding.severity == ERROR for finding in findings)
