@@ -188,3 +188,30 @@ def test_names_that_nothing_can_draw_are_made_printable(tmp_path):
     categories = [{"id": 1, "name": "a\ud83d"}, {"id": 2, "name": "b\x00c\td"}, {"id": 3, "name": "Zelle ü 數"}]
     write(tmp_path, json.dumps(content(categories=categories, annotations=[])))
     assert [c.name for c in load_split(tmp_path, "train").categories] == ["a�", "b�c d", "Zelle ü 數"]
+
+
+def test_an_index_without_some_pictures_is_the_index_of_the_others(digits_folder):
+    whole = load_split(digits_folder, "train")
+    rest = whole.without({0, 4, len(whole) - 1})
+    kept = [i for i in range(len(whole)) if i not in (0, 4, len(whole) - 1)]
+    assert rest.paths == [whole.paths[i] for i in kept]
+    for new, old in enumerate(kept):
+        for ours, theirs in zip(rest.objects(new), whole.objects(old), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    truth = rest.ground_truth()
+    assert [image["id"] for image in truth["images"]] == rest.image_ids.tolist()
+    assert len(truth["annotations"]) == len(rest.labels)
+    assert whole.without(()) is whole
+    with pytest.raises(DataError, match="none of the 12 pictures that .* lists can be used"):
+        whole.without(range(12))
+
+
+def test_objects_of_a_picture_that_is_listed_twice_belong_together(tmp_path):
+    base = content()
+    again = {"id": 8, "file_name": "a.jpg", "width": 100, "height": 50}
+    row = {"id": 9, "image_id": 8, "category_id": 90, "bbox": [5, 5, 9, 9], "area": 81, "iscrowd": 0}
+    write(tmp_path, content(images=[*base["images"], again], annotations=[*base["annotations"], row]))
+    index = load_split(tmp_path, "train")
+    assert [len(index.objects(i)[1]) for i in range(2)] == [2, 1]
+    assert sorted(row["image_id"] for row in index.ground_truth()["annotations"]) == [3, 7, 7]
+    assert index.report == ["image-duplicate: 1 (a.jpg): the later one is left out"]

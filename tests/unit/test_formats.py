@@ -193,3 +193,23 @@ def test_the_doctor_reads_every_format(tmp_path, capsys):
     assert {"box-degenerate", "image-leak"} <= {finding["code"] for finding in findings}
     (row,) = [finding for finding in findings if finding["code"] == "box-degenerate"]
     assert row["file"].endswith("train/images/c.jpg")
+
+
+def test_nothing_outside_the_data_set_is_opened(tmp_path, monkeypatch, capsys):
+    """A list may name any file of the machine: neither it nor its labels are read."""
+    yolo(tmp_path / "a" / "b" / "d")
+    pictures(tmp_path / "images")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
+    root = tmp_path / "a" / "b" / "d"
+    (root / "train.txt").write_text(f"train/images/a.jpg\n{tmp_path}/images/a.jpg\n")
+    (root / "data.yaml").write_text("train: train.txt\nval: valid/images\nnames: [cat, dog]")
+    opened = []
+    true_open = Image.open
+    monkeypatch.setattr(Image, "open", lambda file, *rest: (opened.append(str(file)), true_open(file, *rest))[1])
+    with pytest.raises(DataError, match="leaves the data set's folder"):
+        load_split(root, "train")
+    assert f"{tmp_path}/images/a.jpg" not in opened
+    code, out, _ = run(capsys, "doctor", root, "--json")
+    assert code == 3
+    assert "image-outside-folder" in {finding["code"] for finding in json.loads(out)["findings"]}

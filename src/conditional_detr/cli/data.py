@@ -36,14 +36,17 @@ def doctor(
     imgsz
         Length of the shorter side after resizing, px; by default what the model is made for.
     """
-    from conditional_detr.config import preset
+    from conditional_detr.config import preset, updated
     from conditional_detr.data.findings import WARNING, where
     from conditional_detr.doctor.copying import LOG, write_copy
     from conditional_detr.doctor.examine import examine, is_ok
     from conditional_detr.factory import preprocessing_for
 
-    config = preset(model).model
-    splits, findings = examine(data, config, preprocessing_for(config, imgsz or preset(model).imgsz))
+    chosen = preset(model)
+    picture = preprocessing_for(chosen.model, chosen.imgsz)
+    if imgsz is not None:
+        picture = updated(picture, {"imgsz": imgsz, "max_size": 0}, "doctor")
+    splits, findings = examine(data, chosen.model, picture)
     if fix is not None:
         counts = write_copy(splits, findings, fix)
     if json_:

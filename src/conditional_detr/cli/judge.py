@@ -50,8 +50,8 @@ def evaluate(
     set_threads(threads)
     evaluation = evaluation_of(source, data, split, batch, device)
     print_metrics(evaluation.metrics)
-    for reason in evaluation.left_out.values():
-        print(f"left out: {reason}", file=sys.stderr)
+    for line in (*evaluation.index.report, *(f"left out: {reason}" for reason in evaluation.left_out.values())):
+        print(line, file=sys.stderr)
     if evaluation.note:
         print(evaluation.note)
     write_json(output / BEST_FIGURES, evaluation.metrics.to_dict())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conditional_detr.data.clean import Category, as_id, categories_of, clean, some
-from conditional_detr.data.findings import Finding, counted
+from conditional_detr.data.findings import LOST_PICTURES, Finding, counted
 from conditional_detr.data.sources import Source, check_lists, find_source, read_json, sources
 from conditional_detr.errors import DataError
 
@@ -55,6 +55,11 @@ class CocoIndex:
         rows = slice(self.first[i], self.first[i + 1])
         return self.boxes_xyxy[rows], self.labels[rows]
 
+    @property
+    def lost(self) -> list[str]:
+        """Pictures that are listed but cannot be used, as could be told without opening them."""
+        return sorted({str(finding.file) for finding in self.findings if finding.code in LOST_PICTURES})
+
     def without(self, places: Collection[int]) -> "CocoIndex":
         """The same without some images, by their places.
 
@@ -83,15 +88,19 @@ class CocoIndex:
     def ground_truth(self) -> dict[str, Any]:
         """The COCO content that detections are judged against: of these images all that the file has, read anew."""
         content = self.source.read()[0]
-        ids = {int(id_) for id_ in self.image_ids}
+        images = [content["images"][row] for row in self.rows]
+        first_of = {image["file_name"]: as_id(image["id"]) for image in images}  # a picture may be listed twice
+        names = {as_id(image.get("id")): str(image.get("file_name")) for image in content["images"]}
+        owner_of = {id_: first_of[name] for id_, name in names.items() if name in first_of}
+        owner_of |= {int(id_): int(id_) for id_ in self.image_ids}
         category_of = categories_of(content["categories"], self.source.place)[1]
         annotations = [
-            row | {"category_id": category_of.get(as_id(row.get("category_id")), -1)}
+            row | {"image_id": owner, "category_id": category_of.get(as_id(row.get("category_id")), -1)}
             for row in content["annotations"]
-            if as_id(row.get("image_id")) in ids
+            if (owner := owner_of.get(as_id(row.get("image_id")))) is not None
         ]
         return content | {
-            "images": [content["images"][row] for row in self.rows],
+            "images": images,
             "annotations": annotations,
             "categories": [{"id": c.id, "name": c.name} for c in self.categories],
         }

@@ -40,6 +40,7 @@ RULES = {
     "split-empty": Rule(WARNING, "nothing: it needs pictures"),
     "split-missing": Rule(WARNING, "nothing: train needs the splits train and valid"),
 }
+LOST_PICTURES = ("image-missing", "image-empty-file", "image-size", "image-outside-folder")  # that are found without opening
 
 
 @dataclass(frozen=True)

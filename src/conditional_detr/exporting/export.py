@@ -214,7 +214,7 @@ class Exporter:
         what = {
             "format": self.format, "precision": precision,
             "data": made if self.index is None else str(self.index.file), "pictures": len(self.found),
-            "unreadable": len(self.pictures) - len(self.found),
+            "unreadable": len(self.pictures) - len(self.found) + (0 if self.index is None else len(self.index.lost)),
             "calibrated_on": self.calibrated_on,
             "versions": {name: importlib.import_module(name).__version__ for name in packages},
         }  # fmt: skip

@@ -8,8 +8,6 @@ from conditional_detr.errors import ConfigError, DataError, did_you_mean
 from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.weights.source import find_checkpoint, load_model, read_checkpoint, with_new_class_head
 
-LOST_PICTURES = ("image-missing", "image-empty-file", "image-size", "image-outside-folder")  # that are found without opening
-
 
 def resolve(name: str, recipe: str | None, recipe_values: dict[str, Any], values: dict[str, Any]) -> RunConfig:
     """All settings of a run: the model's, changed by the recipe's, changed by what was given.
@@ -80,7 +78,7 @@ def check_data(train: CocoIndex, valid: CocoIndex, strict: bool, max_bad: float)
     for index in (train, valid):
         if strict and index.report:
             raise DataError(f"{index.file} has faults (--strict): " + "; ".join(index.report))
-        bad = sorted({str(finding.file) for finding in index.findings if finding.code in LOST_PICTURES})
+        bad = index.lost
         if len(bad) > max_bad * (len(bad) + len(index)):
             raise DataError(
                 f"{len(bad)} of {len(bad) + len(index)} pictures that {index.file} lists cannot be used, more than "

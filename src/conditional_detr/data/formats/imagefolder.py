@@ -35,7 +35,7 @@ def read(file: Path) -> tuple[dict[str, Any], list[str]]:
         return [{"category_id": number[label], "bbox": box} for label, box in _objects(by_file[picture])]
 
     categories = [{"id": i, "name": str(label)} for label, i in sorted(number.items(), key=lambda item: item[1])]
-    return content_of(by_file, rows, categories), faults
+    return content_of(by_file, rows, categories, file.parent.parent), faults
 
 
 def _lines(file: Path, faults: list[str]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from conditional_detr.data.clean import is_inside
 from conditional_detr.errors import DataError
 from conditional_detr.preprocessing import IMAGE_SUFFIXES
 
@@ -44,6 +45,7 @@ def content_of(
     pictures: Iterable[Path],
     rows: Callable[[Path, int, int], list[dict[str, Any]]],
     categories: list[dict[str, Any]],
+    root: Path,
 ) -> dict[str, Any]:
     """A COCO content.
 
@@ -52,13 +54,15 @@ def content_of(
     pictures : files
     rows : (picture, its width, its height) → annotations with "category_id" and "bbox" x, y, w, h px
     categories : "id" and "name" each
+    root : nothing outside of it is opened; it is judged later
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, picture in enumerate(pictures, 1):
-        width, height = size_of(picture) or (1, 1)  # what cannot be read is found when it is decoded
+        may_be_opened = "\0" not in str(picture) and is_inside(picture, root)
+        width, height = (size_of(picture) if may_be_opened else None) or (1, 1)  # decoding finds what cannot be read
         images.append({"id": number, "file_name": str(picture), "width": width, "height": height})
-        for row in rows(picture, width, height):
+        for row in rows(picture, width, height) if may_be_opened else []:
             w, h = row["bbox"][2:]
             annotations.append(row | {"id": len(annotations) + 1, "image_id": number, "area": w * h, "iscrowd": 0})
     return {"images": images, "annotations": annotations, "categories": categories}

@@ -42,7 +42,7 @@ def read(root: Path, listed: Path) -> tuple[dict[str, Any], list[str]]:
             for label, (x0, y0, x1, y1), difficult in found
         ]
 
-    return content_of(pictures, rows, [{"id": i, "name": name} for name, i in number.items()]), faults
+    return content_of(pictures, rows, [{"id": i, "name": name} for name, i in number.items()], root), faults
 
 
 def _classes(root: Path, listed: Path) -> set[str]:

@@ -46,7 +46,7 @@ def read(file: Path, places: list[Path]) -> tuple[dict[str, Any], list[str]]:
 
     pictures = [picture for place in places for picture in listed_pictures(place)]
     categories = [{"id": i, "name": name} for i, name in sorted(names.items())]
-    return content_of(pictures, rows, categories), faults
+    return content_of(pictures, rows, categories, file.absolute().parent.parent), faults
 
 
 def class_names(file: Path) -> dict[int, str]:
