@@ -2,51 +2,108 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from conditional_detr.data.loader import EpochBatches
+from conditional_detr.training.processes import PLACES, launched
+
 SCRIPT = """
 import sys
-import torch
-from conditional_detr.training.run import train
+from collections import Counter
+from conditional_detr.training import run as module
 
-torch.manual_seed(0)
+judged = module.coco_metrics
+def told(truth, results):
+    print("judged", sorted(Counter(result["image_id"] for result in results).items()))
+    return judged(truth, results)
+module.coco_metrics = told
 parts = {"num_queries": 12, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "feedforward_dim": 48}
-run = train(
+module.train(
     sys.argv[1], output=sys.argv[2], epochs=2, batch=4, imgsz=64, device="cpu", workers=0, threads=1, recipe="paper",
     pretrained_backbone=False, model_overrides=parts | {"dropout": 0.0}, recipe_overrides={"crop": 0.0, "scales": (1.0, 1.0)},
 )
-print([row["loss"] for row in run.metrics])
 """
+SMALL = (
+    "--batch", 4, "--imgsz", 64, "--device", "cpu", "--workers", 0, "--threads", 1, "--no-pretrained-backbone",
+    "--set", "model.hidden_dim=32", "--set", "model.num_queries=12",
+)  # fmt: skip
+LAUNCHERS = {
+    "torchrun": ("torch.distributed.run", "--nproc-per-node", 2, "--master-port"),
+    "accelerate": (
+        "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1, "--mixed_precision", "no",
+        "--dynamo_backend", "no", "--main_process_port",
+    ),
+}  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-W", "ignore", *map(str, arguments)]
 
 
 def started(world: int, *arguments: object) -> list[subprocess.Popen]:
     """The processes of a run."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
+    port, children = free_port(), []
     for rank in range(world):
         environment = os.environ | {
             "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
         }  # fmt: skip
-        command = [sys.executable, "-W", "ignore", *map(str, arguments)]
-        children.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        children.append(subprocess.Popen(command(*arguments), env=environment, text=True, **pipes))
     return children
+
+
+def of_rank(rank: int, world: int) -> list[list[int]]:
+    """The pictures of each batch of two epochs of twelve pictures, by place, that one of the processes sees."""
+    batches, seen = EpochBatches(12, 4, 42, rank, world), []
+    for batches.epoch in range(2):
+        seen += [[i for i, _ in keys] for keys in batches]
+    return seen
+
+
+@pytest.fixture(scope="module")
+def uneven(digits_folder, tmp_path_factory) -> Path:
+    """Most of the pictures without objects, one cut off, and a number of pictures to validate on that two do not divide."""
+    folder = tmp_path_factory.mktemp("uneven") / "d"
+    shutil.copytree(digits_folder, folder)
+    file = folder / "train" / "_annotations.coco.json"
+    content = json.loads(file.read_text())
+    with_objects = {image["id"] for image in content["images"][:5]}
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] in with_objects]
+    file.write_text(json.dumps(content))
+    bad = folder / "train" / content["images"][met_by_the_second_alone()]["file_name"]
+    bad.write_bytes(bad.read_bytes()[:200])
+    file = folder / "valid" / "_annotations.coco.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"images": content["images"][:5]}))
+    return folder
+
+
+def met_by_the_second_alone() -> int:
+    """A picture without objects that only the second of two processes sees."""
+    first, second = ({i for batch in of_rank(rank, 2) for i in batch} for rank in (0, 1))
+    return min(second - first - set(range(5)))
 
 
 def test_one_process_that_dies_ends_the_others_with_a_message(digits_folder, tmp_path):
     run = tmp_path / "r"
-    settings = ("--data", digits_folder, "--output", run, "--epochs", 500, "--batch", 4, "--imgsz", 64, "--device", "cpu")
-    small = ("--set", "model.hidden_dim=32", "--set", "model.num_queries=12", "--no-pretrained-backbone")
-    children = started(2, "-m", "conditional_detr", "train", *settings, *small, "--workers", 0, "--threads", 1)
+    children = started(2, "-m", "conditional_detr", "train", "--data", digits_folder, "--output", run, "--epochs", 500, *SMALL)
     try:
         deadline = time.monotonic() + 200
         while not (run / "metrics.jsonl").exists():
@@ -65,10 +122,13 @@ def test_one_process_that_dies_ends_the_others_with_a_message(digits_folder, tmp
     assert (run / "last" / "model.safetensors").exists()
 
 
-def test_two_processes_equal_one(digits_folder, tmp_path):
+def test_two_processes_equal_one(uneven, tmp_path):
+    """The same losses and weights, though a process sees no objects in some batches and a picture that cannot be read."""
+    objects_seen = [any(i < 5 for i in batch) for batch in of_rank(0, 2) + of_rank(1, 2)]
+    assert 0 < sum(objects_seen) < len(objects_seen)
     results = {}
     for world in (1, 2):
-        children = started(world, "-c", SCRIPT, digits_folder, tmp_path / str(world))
+        children = started(world, "-c", SCRIPT, uneven, tmp_path / str(world))
         try:
             said = [child.communicate(timeout=300) for child in children]
         finally:
@@ -76,8 +136,12 @@ def test_two_processes_equal_one(digits_folder, tmp_path):
                 child.kill()
         assert [child.returncode for child in children] == [0] * world, said
         results[world] = [out.strip().splitlines() for out, _ in said]
-    assert len(results[2][1]) == 1  # only the first one speaks
-    assert len(results[2][0]) == len(results[1][0])
+    judged = {world: [line for line in results[world][0] if line.startswith("judged")] for world in (1, 2)}
+    assert judged[1] == judged[2] == results[2][1]  # each picture once; the second process says nothing else
+    assert len(judged[1]) == 2
+    for world in (1, 2):
+        (left_out,) = [line for line in results[world][0] if line.startswith("left out")]
+        assert f"{met_by_the_second_alone() + 1:05d}.png" in left_out
     one, two = (load_file(tmp_path / str(world) / "last" / "model.safetensors") for world in (1, 2))
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=2e-4, rtol=0, msg=key)
@@ -85,3 +149,24 @@ def test_two_processes_equal_one(digits_folder, tmp_path):
     assert len(lines[0]) == len(lines[1]) == 2
     for alone, together in zip(*lines, strict=True):
         assert json.loads(together)["loss"] == pytest.approx(json.loads(alone)["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_launchers_of_the_field_start_it(digits_folder, tmp_path, launcher):
+    run = tmp_path / "r"
+    settings = ("-m", "conditional_detr", "train", "--data", digits_folder, "--output", run, "--epochs", 1, *SMALL)
+    done = subprocess.run(
+        command("-m", *LAUNCHERS[launcher], free_port(), *settings), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 1/1") == 1  # two processes, of which one speaks
+    assert {"best", "last", "metrics.jsonl", "report.html"} <= {path.name for path in run.iterdir()}
+
+
+def test_each_launcher_says_who_a_process_is(monkeypatch):
+    for name in (name for names in PLACES.values() for name in names):
+        monkeypatch.delenv(name, raising=False)
+    assert [launched(what) for what in PLACES] == [None] * 3
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
+    monkeypatch.setenv("PMI_SIZE", "8")
+    assert [launched(what) for what in PLACES] == [3, 8, None]

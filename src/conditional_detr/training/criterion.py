@@ -147,11 +147,16 @@ def stack_layers(output: DetectionOutput) -> tuple[Tensor, Tensor]:
 
 
 def batch_totals(targets: list[dict[str, Tensor]], num_queries: int, device: torch.device) -> Totals:
-    """What the terms of a batch are divided by, as means over processes."""
+    """What the terms of a batch are divided by, as means over processes.
+
+    A batch without objects counts as one object in all of them together, so that several learn what one would. (The released
+    code counts one object in each, which halves the loss of such a batch with every doubling of the processes.)
+    """
     objects = [len(t["labels"]) for t in targets]
     answers = [min(count, num_queries) for count in objects]
     counts = torch.tensor([sum(objects), sum(answers), len(targets) * num_queries], dtype=torch.float32, device=device)
+    world = 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(counts)
-        counts = counts / torch.distributed.get_world_size()
-    return Totals(counts[0].clamp(min=1), counts[1], counts[2])
+        world = torch.distributed.get_world_size()
+    return Totals(counts[0].clamp(min=1) / world, counts[1] / world, counts[2] / world)

@@ -14,6 +14,19 @@ from conditional_detr.errors import RunError
 # What gloo and NCCL say of a process that does not answer any more.
 LOST = re.compile(r"closed by peer|reset by peer|Broken pipe|Timed out|timed out|recvBytes|NCCL|unhandled system error", re.I)
 
+# Where a launcher writes a process's place: torchrun and accelerate, Intel MPI and MPICH, Open MPI.
+PLACES = {
+    "rank": ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK"),
+    "world": ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"),
+    "local_world": ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+}
+
+
+def launched(what: str) -> int | None:
+    """This process's "rank", or how many there are in all ("world") or on this machine ("local_world"); None = not said."""
+    said = [os.environ[name] for name in PLACES[what] if os.environ.get(name, "").isdecimal()]
+    return int(said[0]) if said else None
+
 
 class Processes:
     """What the processes of one run have to agree on.
@@ -29,7 +42,7 @@ class Processes:
         self.device = choose_device(device)
         self.accelerator: Any = None
         self.rank, self.world = 0, 1
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if (launched("world") or 1) > 1:
             from accelerate import Accelerator
 
             self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision="no")

@@ -1,7 +1,6 @@
 """A whole training run: settings, data, model, the loop, and what is left behind."""
 
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from conditional_detr.training.files import REPORT
 from conditional_detr.training.folder import RunFolder
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
 from conditional_detr.training.pictures import save_batch_picture
-from conditional_detr.training.processes import Processes
+from conditional_detr.training.processes import Processes, launched
 from conditional_detr.training.progress import Progress
 from conditional_detr.training.recorder import FOLDER as FLIGHT
 from conditional_detr.training.recorder import record
@@ -105,8 +104,7 @@ def train(
     """
     given = {"epochs": epochs, "batch": batch, "lr": lr, "patience": patience or None}
     name = str(Path(model).resolve() if Path(model).exists() else model)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that share this machine's cores
-    cores = max(1, usable_cores() // here)
+    cores = max(1, usable_cores() // (launched("local_world") or 1))  # the processes of a machine share them
     config = resolve(
         name,
         recipe,
@@ -120,8 +118,7 @@ def train(
         } | ({} if imgsz is None else {"imgsz": imgsz}),
     )  # fmt: skip
     set_threads(threads or cores)
-    is_main = os.environ.get("RANK", "0") == "0"
-    with RunFolder(output).held() if is_main else nullcontext():
+    with nullcontext() if launched("rank") else RunFolder(output).held():
         return _Training(config, resume, quiet).run()
 
 
@@ -265,6 +262,8 @@ class _Training:
         """Evaluate, keep the best, save. A stop that is asked for meanwhile waits for the end of it."""
         progress = self.progress
         self._save_last()  # a fault of the validation pictures must not cost the epoch
+        for path, reason in self.processes.gathered(self.unusable.met("train")):  # by any of the processes
+            self.unusable.tell("train", path, reason, len(self.pictures.index))
         self.reporter.evaluating()
         started = time.monotonic()
         metrics = self._evaluate()

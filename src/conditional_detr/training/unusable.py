@@ -17,7 +17,7 @@ class UnusablePictures:
 
     def __init__(self, strict: bool, max_bad: float, say: Callable[[str], None]) -> None:
         self.strict, self.max_bad, self.say = strict, max_bad, say
-        self.seen: dict[str, set[str]] = {}
+        self.seen: dict[str, dict[str, str]] = {}
 
     def tell(self, split: str, path: str, reason: str, pictures: int) -> None:
         """A picture of a split of so many cannot be used.
@@ -26,10 +26,10 @@ class UnusablePictures:
         ------
         DataError : it is one too many
         """
-        seen = self.seen.setdefault(split, set())
+        seen = self.seen.setdefault(split, {})
         if path in seen:
             return
-        seen.add(path)
+        seen[path] = reason
         if self.strict:
             raise DataError(f"{reason} (--strict)")
         self.say(f"left out: {reason}")
@@ -38,3 +38,7 @@ class UnusablePictures:
                 f"{len(seen)} pictures of {split} cannot be used, more than {self.max_bad:.0%} of {pictures} (--max-bad): "
                 "`cdetr doctor` names them all"
             )
+
+    def met(self, split: str) -> list[tuple[str, str]]:
+        """The pictures of a split that were met so far, and why each cannot be used."""
+        return list(self.seen.get(split, {}).items())
