@@ -93,9 +93,12 @@ def _to_rgb(image: Image.Image, name: str) -> Tensor:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"{name} has {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}")
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and wider
-        values = np.asarray(image, dtype=np.float64)
-        values = values / 257 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else values
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and wider, or fractions
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        if image.mode == "F" and values.max(initial=0) <= 1:
+            values = values * 255
+        elif image.mode.startswith("I;16") or values.max(initial=0) > 255:
+            values = values / 257
         image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 

@@ -1,12 +1,11 @@
-"""Whatever a data set holds, only our own errors come out. `make soak` asks for many more examples."""
+"""Whatever a data set holds, only our own errors come out."""
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from conditional_detr.config import preset
@@ -14,19 +13,11 @@ from conditional_detr.data.coco import load_split
 from conditional_detr.doctor.examine import examine
 from conditional_detr.errors import ConditionalDETRError
 from conditional_detr.factory import preprocessing_for
+from fuzzing import fuzzed, odd_numbers
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
 CONFIG = preset("conditional-detr-tiny").model
 PICTURE = preprocessing_for(CONFIG, 320)
 
-fuzzed = settings(
-    max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
-
-odd_numbers = st.one_of(
-    st.integers(-(2**70), 2**70), st.floats(), st.integers(0, 3), st.none(), st.booleans(), st.text(max_size=4),
-    st.sampled_from(["1", 1.0, float("nan"), float("inf"), 1e308, -0.0, [], {}]),
-)  # fmt: skip
 names = st.one_of(
     st.sampled_from(["a.png", "b.png", "../x", "/etc/passwd", "", ".", "a\0b", "é", "con"]), st.text(max_size=8), odd_numbers
 )
@@ -75,7 +66,7 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-@fuzzed
+@fuzzed()
 @given(content=contents)
 def test_odd_coco(folder, content):
     (folder / "coco" / "train" / "_annotations.coco.json").write_text(
@@ -84,7 +75,7 @@ def test_odd_coco(folder, content):
     ours_alone(folder / "coco")
 
 
-@fuzzed
+@fuzzed()
 @given(
     text=st.one_of(
         st.binary(max_size=200),
@@ -96,7 +87,7 @@ def test_any_bytes_as_coco(folder, text):
     ours_alone(folder / "coco")
 
 
-@fuzzed
+@fuzzed()
 @given(
     labels=st.one_of(st.binary(max_size=100), st.lists(st.lists(odd_numbers, max_size=8), max_size=5)),
     description=st.one_of(st.none(), st.binary(max_size=100)),
@@ -110,7 +101,7 @@ def test_odd_yolo(folder, labels, description):
     ours_alone(folder / "yolo")
 
 
-@fuzzed
+@fuzzed()
 @given(xml=st.one_of(st.binary(max_size=100), st.lists(st.tuples(names, odd_numbers, odd_numbers), max_size=4)))
 def test_odd_voc(folder, xml):
     if not isinstance(xml, bytes):
@@ -124,7 +115,7 @@ def test_odd_voc(folder, xml):
 
 
 @example(lines=[{"file_name": "a.png", "objects": {"bbox": [[0, 0, None, 0]], "categories": ["x"]}}])
-@fuzzed
+@fuzzed()
 @given(
     lines=st.lists(
         st.one_of(

@@ -77,6 +77,15 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     assert decode(tmp_path / "a.png")[0].equal(torch.from_numpy(PICTURE[..., 0]))
 
 
+def test_fractions_are_shares_of_white(tmp_path):
+    fractions = PICTURE[..., 0].astype(np.float32) / 255
+    Image.fromarray(fractions).save(tmp_path / "a.tiff")
+    assert decode(tmp_path / "a.tiff")[0].int().sub(torch.from_numpy(PICTURE[..., 0]).int()).abs().max() <= 1
+    fractions[3, 4] = np.nan
+    Image.fromarray(fractions).save(tmp_path / "b.tiff")
+    assert decode(tmp_path / "b.tiff")[0, 3, 4] == 0
+
+
 def test_the_exif_rotation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[274] = 6

@@ -271,7 +271,9 @@ def _fits(box: list[float], size: tuple[int, int]) -> bool:
 
 
 def box_numbers(bbox: Any) -> list[float] | None:
-    """Four finite numbers, or None."""
+    """Four finite numbers, also where a tool wrote them as texts; or None."""
+    if not isinstance(bbox, list | tuple):
+        return None
     try:
         values = [float(v) for v in bbox]
     except (TypeError, ValueError, OverflowError):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from conditional_detr.data.clean import Category, as_id, categories_of, clean, some
+from conditional_detr.data.clean import Category, as_id, box_numbers, categories_of, clean, some
 from conditional_detr.data.findings import LOST_PICTURES, Finding, counted
 from conditional_detr.data.sources import Source, check_lists, find_source, read_json, sources
 from conditional_detr.errors import DataError
@@ -95,7 +95,9 @@ class CocoIndex:
         owner_of |= {int(id_): int(id_) for id_ in self.image_ids}
         category_of = categories_of(content["categories"], self.source.place)[1]
         annotations = [
-            row | {"image_id": owner, "category_id": category_of.get(as_id(row.get("category_id")), -1)}
+            row
+            | {"image_id": owner, "category_id": category_of.get(as_id(row.get("category_id")), -1)}
+            | {"bbox": box_numbers(row.get("bbox"))}
             for row in content["annotations"]
             if (owner := owner_of.get(as_id(row.get("image_id")))) is not None
         ]
