@@ -1,6 +1,5 @@
 """Every setting and its default, written here once. Unknown keys are refused."""
 
-import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -8,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from conditional_detr.errors import ConditionalDETRError, ConfigError, did_you_mean
+from conditional_detr.errors import ConfigError, did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LONGEST_PER_SHORTEST = 1333 / 800  # the paper's limits: shorter side 800, longer side at most 1333
@@ -279,24 +278,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be opened: {error.strerror or error}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
-
-
-MOST_JSON_BYTES = 2**32  # COCO's own largest file has half a billion
-
-
-def read_json_object(path: Path, kind: type[ConditionalDETRError]) -> dict[str, Any]:
-    """A JSON file that holds an object, as a dict; whatever else it is, is said as an error of the given kind."""
-    try:
-        if (size := path.stat().st_size) > MOST_JSON_BYTES:
-            raise kind(f"{path} is larger than any JSON file that is read here: {size} bytes, the limit is {MOST_JSON_BYTES}")
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise kind(f"{path} cannot be opened: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise kind(f"{path} is no valid JSON: {str(error)[:200]}") from None
-    if not isinstance(content, dict):
-        raise kind(f"{path} must hold a JSON object, not {type(content).__name__}")
-    return content
 
 
 def to_toml(settings: Settings) -> str:

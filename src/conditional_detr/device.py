@@ -33,6 +33,24 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads or usable_cores())
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Of a GPU, or of the processor, whose allocator has no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def random_state_of(device: torch.device) -> list[torch.Tensor]:
+    """The state of the generators that `seed_generators` seeds."""
+    own = [] if device.type == "cpu" else [torch.get_device_module(device).get_rng_state(device)]
+    return [torch.get_rng_state(), *own]
+
+
+def set_random_state(state: list[torch.Tensor], device: torch.device) -> None:
+    """Put them back into a state that they had."""
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.get_device_module(device).set_rng_state(state[1], device)
+
+
 def seed_generators(seed: int, device: torch.device) -> None:
     """As `torch.manual_seed`, for the processor and one device: that one keeps a stack trace a call for GPUs still asleep."""
     torch.default_generator.manual_seed(seed)

@@ -422,3 +422,48 @@ def test_data_without_a_box_or_without_validation_is_refused(digits_folder, tmp_
     with pytest.raises(DataError, match="has no split 'valid'"):
         train(tmp_path / "d", output=tmp_path / "r", epochs=1, **OPTIONS)
     assert not (tmp_path / "r").exists()
+
+
+def test_other_classes_on_resume_are_refused(digits_folder, tmp_path):
+    shutil.copytree(digits_folder, tmp_path / "d")
+    train(tmp_path / "d", output=tmp_path / "r", epochs=1, **OPTIONS)
+    for file in (tmp_path / "d").rglob("*.json"):
+        content = json.loads(file.read_text())
+        gone = content["categories"].pop(1)["id"]
+        content["annotations"] = [row for row in content["annotations"] if row["category_id"] != gone]
+        file.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="are not those that the run began with: .*Begin in another folder"):
+        train(tmp_path / "d", output=tmp_path / "r", epochs=2, resume=True, **OPTIONS)
+
+
+def test_pictures_that_are_missing_and_such_that_cannot_be_read_count_together(digits_folder, tmp_path):
+    shutil.copytree(digits_folder, tmp_path / "d")
+    for number in (1, 2):
+        (tmp_path / "d" / "train" / f"0000{number}.png").unlink()
+        (tmp_path / "d" / "train" / f"0000{number + 2}.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"4 pictures of train cannot be used, more than 30% of 12 \(--max-bad\)"):
+        train(tmp_path / "d", output=tmp_path / "r", epochs=1, max_bad=0.3, **OPTIONS)
+    assert train(tmp_path / "d", output=tmp_path / "s", epochs=1, max_bad=4 / 12, **OPTIONS).metrics
+
+
+def test_in_how_many_parts_a_batch_is_worked_through_is_kept(digits_folder, tmp_path, monkeypatch):
+    class Small(run_module.TrainStep):
+        def _gradients(self, images, *inputs):
+            if self.accumulate < 2:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return super()._gradients(images, *inputs)
+
+    monkeypatch.setattr(run_module, "TrainStep", Small)
+    train(digits_folder, output=tmp_path / "r", epochs=1, **OPTIONS)
+    monkeypatch.setattr(Small, "_halve", lambda *_: pytest.fail("it was known"))
+    train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **OPTIONS)
+
+
+def test_a_kill_between_the_renames_of_the_state_is_recovered_by_the_command(finished, tmp_path, capsys):
+    from commands import run
+
+    shutil.copytree(finished.folder, tmp_path / "r")
+    (tmp_path / "r" / "last").rename(tmp_path / "r" / ".last.old")
+    code, out, err = run(capsys, "train", "--resume", "--output", tmp_path / "r")
+    assert (code, err) == (0, "")
+    assert "is finished: 3 epochs" in out

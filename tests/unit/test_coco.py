@@ -107,8 +107,12 @@ def test_a_missing_split_names_those_that_are_there(tmp_path):
         (content(images=[]), "lists no images"),
         (content(categories=[]), "lists no categories"),
         (content(categories=[{"id": 1}]), "must have an integer 'id' and a 'name'"),
-        (content(images=[{"id": 1, "file_name": "a.jpg", "width": 0, "height": 5}]), "'width' and a 'height', not 0 x 5"),
-        (content(images=[{"id": 1, "file_name": "a.jpg"}]), "'width' and a 'height', not None x None"),
+        (
+            content(images=[{"id": 1, "file_name": "a.jpg", "width": 0, "height": 5}]),
+            "has no size in _annotations.coco.json, and its own cannot be read",
+        ),
+        (content(images=[{"id": "one", "file_name": "a.jpg"}]), "must have a whole number as 'id'"),
+        (content(images=[{"id": 1, "file_name": "."}]), ".: is no file"),
         (content(images=[{"id": 1, "file_name": "c.jpg", "width": 5, "height": 5}]), "c.jpg: cannot be opened"),
         (
             content(images=[{"id": 1, "file_name": "../../a.jpg", "width": 5, "height": 5}]),
@@ -180,7 +184,7 @@ def test_a_folder_of_pictures_may_be_a_link_to_elsewhere(tmp_path):
 
 def test_an_image_id_that_fits_no_array_is_refused(tmp_path):
     write(tmp_path, content(images=[{"id": 2**70, "file_name": "a.jpg", "width": 5, "height": 5}]))
-    with pytest.raises(DataError, match="must have an integer 'id'"):
+    with pytest.raises(DataError, match="must have a whole number as 'id'"):
         load_split(tmp_path, "train")
 
 
@@ -215,3 +219,62 @@ def test_objects_of_a_picture_that_is_listed_twice_belong_together(tmp_path):
     assert [len(index.objects(i)[1]) for i in range(2)] == [2, 1]
     assert sorted(row["image_id"] for row in index.ground_truth()["annotations"]) == [3, 7, 7]
     assert index.report == ["image-duplicate: 1 (a.jpg): the later one is left out"]
+
+
+def test_crowds_are_crowds_however_they_are_written(tmp_path):
+    rows = [
+        {"id": i, "image_id": 7, "category_id": 5, "bbox": [i, 0, 5, 5], "iscrowd": value}
+        for i, value in enumerate([0, "0", False, None, 1, "1", True])
+    ]
+    write(tmp_path, content(annotations=rows))
+    index = load_split(tmp_path, "train")
+    assert len(index.objects(0)[1]) == 4
+    assert [row["iscrowd"] for row in index.ground_truth()["annotations"]] == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_the_same_box_of_another_category_or_a_crowd_is_another_one(tmp_path):
+    row = {"id": 1, "image_id": 7, "category_id": 5, "bbox": [1, 1, 5, 5]}
+    write(tmp_path, content(annotations=[row, row | {"category_id": 90}, row | {"iscrowd": 1}, row | {"id": 4}]))
+    index = load_split(tmp_path, "train")
+    assert len(index.objects(0)[1]) == 2
+    assert [line.split(" (")[0] for line in index.report if "box" in line] == ["box-duplicate: 1"]
+
+
+def test_a_box_is_cut_at_all_four_edges(tmp_path):
+    row = {"id": 1, "image_id": 7, "category_id": 5, "bbox": [-10, -20, 300, 300]}
+    write(tmp_path, content(annotations=[row]))
+    assert load_split(tmp_path, "train").objects(0)[0].tolist() == [[0, 0, 100, 50]]
+
+
+def test_an_image_without_a_size_has_its_own(tmp_path):
+    from PIL import Image
+
+    base = content()
+    del base["images"][0]["width"]
+    write(tmp_path, base)
+    Image.new("RGB", (100, 50)).save(tmp_path / "train" / "a.jpg")
+    index = load_split(tmp_path, "train")
+    assert index.sizes_hw[0].tolist() == [50, 100]
+    assert index.report == ["image-size: 1 (a.jpg): the picture's own is taken"]
+    assert index.lost == []
+
+
+def test_the_truth_is_what_was_read_whatever_becomes_of_the_files(tmp_path):
+    """With the boxes that training leaves out, as COCO counts them, and merged categories under one id."""
+    twice = [{"id": 5, "name": "cat"}, {"id": 90, "name": "dog"}, {"id": 95, "name": "dog"}]
+    rows = [
+        {"id": 1, "image_id": 3, "category_id": 95, "bbox": [1, 2, 10, 20], "area": 150.5, "iscrowd": 0},
+        {"id": 2, "image_id": 7, "category_id": 5, "bbox": ["90", 40, 50, 50], "iscrowd": 0},
+        {"id": 3, "image_id": 7, "category_id": 5, "bbox": [1, 1, 0, 5]},
+    ]
+    file = write(tmp_path, content(annotations=rows, categories=twice))
+    index = load_split(tmp_path, "train")
+    file.unlink()
+    truth = index.ground_truth()
+    assert [image["id"] for image in truth["images"]] == [7, 3]
+    assert truth["annotations"] == [
+        {"image_id": 3, "category_id": 90, "bbox": [1, 2, 10, 20], "area": 150.5, "iscrowd": 0},
+        {"image_id": 7, "category_id": 5, "bbox": [90, 40, 50, 50], "area": 2500, "iscrowd": 0},
+        {"image_id": 7, "category_id": 5, "bbox": [1, 1, 0, 5], "area": 0, "iscrowd": 0},
+    ]
+    assert [row["image_id"] for row in index.without({0}).ground_truth()["annotations"]] == [3]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from commands import run
 from conditional_detr.config import preset
 from conditional_detr.data.coco import load_split
 from conditional_detr.data.findings import ERROR, RULES, Finding, counted
@@ -137,7 +138,7 @@ def test_a_picture_that_looks_like_one_of_another_split_is_a_warning(data):
     write(data, "valid", what)
     (finding,) = found(data)
     assert (finding.code, finding.severity, finding.file) == ("image-leak", "warning", "101.jpg")
-    assert "looks the same as 4.png in train" in finding.message
+    assert "looks nearly the same as 4.png in train" in finding.message
 
 
 def test_flat_pictures_are_not_taken_for_each_other(tmp_path):
@@ -272,3 +273,136 @@ def test_findings_are_counted_by_code():
     assert counted(findings) == [
         "box-outside: 5 (0.jpg annotation 0, 1.jpg annotation 1, 2.jpg annotation 2, …): the box is left out"
     ]
+
+
+def test_the_copy_keeps_areas_that_are_true_and_makes_the_others(data):
+    what = read(data)
+    what["annotations"][0]["area"] = 700.5  # of its mask
+    what["annotations"][1]["area"] = float("nan")
+    what["annotations"][2] |= {"bbox": [120, 80, 50, 50], "area": 2500}
+    what["annotations"][3] |= {"area": None, "segmentation": [[10, 10, 40, 10, 40, 50]], "caption": "kept"}
+    write(data, "train", what)
+    rows = read(copied(data))["annotations"]
+    assert [row["area"] for row in rows[:4]] == [700.5, 1200, 8 * 16, 1200]
+    assert (rows[3]["segmentation"], rows[3]["caption"]) == ([[10, 10, 40, 10, 40, 50]], "kept")
+
+
+def test_the_area_of_a_converted_box_is_its_own(data):
+    what = read(data)
+    for row in what["annotations"]:
+        row |= {"bbox": [v / side for v, side in zip(row["bbox"], PX * 2, strict=True)], "area": 0.098}
+    write(data, "train", what)
+    assert [row["area"] for row in read(copied(data))["annotations"]] == pytest.approx([1200] * 11)
+
+
+def test_boxes_of_a_picture_that_was_resized_since_are_resized_with_it(data):
+    picture(4).resize((64, 48)).save(data / "train" / "4.png")
+    (finding,) = found(data)
+    assert (finding.code, finding.file, finding.fix) == ("image-size", "4.png", "its boxes are resized with it")
+    clean = copied(data)
+    assert found(clean) == []
+    np.testing.assert_allclose(load_split(clean, "train").objects(4)[0], [[5, 5, 20, 25]])
+
+
+def test_of_two_same_pictures_the_one_with_boxes_stays(data):
+    shutil.copyfile(data / "train" / "4.png", data / "train" / "2.png")
+    what = read(data)
+    what["annotations"] = [row for row in what["annotations"] if row["image_id"] != 2]
+    write(data, "train", what)
+    (finding,) = found(data)
+    assert finding.file == "2.png"
+    assert "is the same file as 4.png, which has 1 boxes and this 0" in finding.message
+    assert "4.png" in [image["file_name"] for image in read(copied(data))["images"]]
+
+
+def test_one_id_for_two_pictures_leaves_out_both(data):
+    """As where two data sets were put together: whose the boxes are cannot be told."""
+    what = read(data)
+    what["images"][5]["id"] = 4
+    write(data, "train", what)
+    findings = found(data)
+    assert places(findings) == {("image-duplicate", "train", f"{i}.png", None) for i in (4, 5)} | {
+        ("annotation-orphan", "train", "_annotations.coco.json", 5)
+    }
+    assert not is_ok(findings)
+    clean = copied(data)
+    assert found(clean) == []
+    assert {4, 5}.isdisjoint(int(Path(image["file_name"]).stem) for image in read(clean)["images"])
+    assert len(load_split(data, "train").lost) == 2
+
+
+def test_categories_that_count_from_another_number_are_told_and_shifted(data):
+    what = read(data)
+    what["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    for i, row in enumerate(what["annotations"]):
+        row["category_id"] = i % 2
+    write(data, "train", what)
+    write(data, "valid", read(data, "valid") | {"annotations": []})
+    first = found(data)[0]
+    assert (first.code, first.file, first.fix) == ("category-unknown", "_annotations.coco.json", "+1 to all of them")
+    with pytest.raises(DataError, match="one side counts from 0, the other from 1"):
+        load_split(data, "train")
+    assert [row["category_id"] for row in read(copied(data))["annotations"]] == [1 + i % 2 for i in range(11)]
+
+
+def test_odd_letters_and_ids_are_no_fault_of_the_doctor(data, capsys):
+    """Halves of characters in names and fields, ids that JSON has no word for, lines broken within names."""
+    what = read(data)
+    what["images"].append({"id": 50, "file_name": "\ud83d.png", "width": 5, "height": 5})
+    what["images"].append({"id": 51, "file_name": "a\nb.png", "width": 5, "height": 5})
+    what["annotations"][0]["caption"] = "\ud83d oh"
+    what["annotations"].append({"id": float("nan"), "image_id": 1, "category_id": 7, "bbox": ["\ud83d"]})
+    what["annotations"].append({"id": "\ud83d", "image_id": 1, "category_id": 7, "bbox": None})
+    write(data, "train", what)
+    code, out, _ = run(capsys, "doctor", data, "--json")
+    assert code == 3
+    rows = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))["findings"]
+    assert {row["code"] for row in rows} == {"image-missing", "box-not-finite"}
+    code, out, _ = run(capsys, "doctor", data)
+    assert len([line for line in out.splitlines() if line.startswith("error")]) == 4
+    assert found(copied(data)) == []
+
+
+def test_a_data_set_without_objects_keeps_its_classes(data):
+    for split in ("train", "valid"):
+        write(data, split, read(data, split) | {"annotations": []})
+    assert {f.code for f in found(data)} == {"split-empty"}
+    assert {f.code for f in found(copied(data))} == {"split-empty"}
+    assert read(data.parent / "clean")["categories"] == [{"id": 7, "name": "thing"}]
+
+
+def test_converting_keeps_classes_without_objects(data, capsys):
+    what = read(data)
+    what["categories"].append({"id": 8, "name": "ghost"})
+    write(data, "train", what)
+    assert run(capsys, "data", "convert", data, data.parent / "c")[0] == 0
+    assert [c["name"] for c in read(data.parent / "c")["categories"]] == ["thing", "ghost"]
+
+
+def test_pictures_of_one_name_in_two_folders_are_both_copied(data):
+    (data / "train" / "more").mkdir()
+    picture(70).save(data / "train" / "more" / "4.PNG")
+    what = read(data)
+    what["images"].append({"id": 70, "file_name": "more\\4.PNG", "width": PX[0], "height": PX[1]})  # as Windows writes it
+    what["annotations"].append({"id": 70, "image_id": 70, "category_id": 7, "bbox": [1, 2, 30, 40]})
+    write(data, "train", what)
+    assert found(data) == []
+    clean = copied(data)
+    assert len({image["file_name"].lower() for image in read(clean)["images"]}) == 12
+    from conditional_detr.preprocessing import decode
+
+    index = load_split(clean, "train")
+    assert decode(index.paths[-1]).equal(decode(picture(70)))
+
+
+def test_leaks_between_all_splits_are_found_also_behind_other_ones(data):
+    (data / "test").mkdir()
+    shutil.copyfile(data / "train" / "4.png", data / "test" / "x.png")  # the same file
+    picture(4).save(data / "train" / "5.png", compress_level=1)  # the same picture, another file
+    picture(5).save(data / "test" / "y.png")
+    images = [{"id": i, "file_name": name, "width": PX[0], "height": PX[1]} for i, name in enumerate(("x.png", "y.png"))]
+    box = {"category_id": 7, "bbox": [1, 1, 50, 50]}
+    write(data, "test", content(0) | {"images": images, "annotations": [box | {"id": i, "image_id": i} for i in range(2)]})
+    leaks = [(f.severity, f.file, f.message.rpartition("as ")[2]) for f in found(data) if f.code == "image-leak"]
+    assert ("error", "x.png", "4.png in train") in leaks
+    assert ("warning", "x.png", "5.png in train") in leaks

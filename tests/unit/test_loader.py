@@ -75,7 +75,7 @@ def test_targets_are_relative_boxes_of_the_augmented_picture(digits_folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_picture_is_named_and_the_next_one_takes_its_place(digits_folder, tmp_path, workers: int):
+def test_a_corrupt_picture_is_named_and_another_one_takes_its_place(digits_folder, tmp_path, workers: int):
     shutil.copytree(digits_folder, tmp_path / "d")
     (tmp_path / "d" / "train" / "00004.png").write_bytes(b"broken")
     told: list[Unusable] = []
@@ -85,8 +85,22 @@ def test_a_corrupt_picture_is_named_and_the_next_one_takes_its_place(digits_fold
     assert "00004.png cannot be read as a picture" in bad.reason
     assert pictures(tmp_path / "d").index.paths[bad.position].endswith("00004.png")
     dataset = pictures(tmp_path / "d")
-    replaced, other = dataset[(bad.position, 5)], dataset[(bad.position + 1, 5)]
-    assert replaced.image.equal(other.image)
+    others = [dataset[(i, 5)].image for i in range(12) if i != bad.position]
+    chosen = {next(i for i, image in enumerate(others) if image.equal(dataset[(bad.position, 5)].image)) for _ in range(3)}
+    assert len(chosen) == 1  # by the seed alone
+    assert {unusable.position for unusable in dataset[(bad.position, 5)].unusable} == {bad.position}
+
+
+def test_many_corrupt_pictures_in_a_row_are_no_reason_to_stop(digits_folder, tmp_path):
+    """As when one folder of many is damaged; what takes their place is spread over the others."""
+    shutil.copytree(digits_folder, tmp_path / "d")
+    for i in range(1, 10):
+        (tmp_path / "d" / "train" / f"{i:05d}.png").write_bytes(b"broken")
+    dataset = pictures(tmp_path / "d")
+    good = [dataset[(i, 7)].target["boxes"] for i in (9, 10, 11)]
+    taken = [dataset[(0, seed)].image for seed in range(40)]
+    assert len({image.sum().item() for image in taken}) > 3
+    assert all(len(boxes) for boxes in good)
 
 
 def test_a_picture_of_another_size_than_its_json_says_is_left_out(wrongly_sized):
@@ -100,5 +114,5 @@ def test_a_data_set_of_broken_pictures_is_refused(digits_folder, tmp_path):
     shutil.copytree(digits_folder, tmp_path / "d")
     for file in (tmp_path / "d" / "train").glob("*.png"):
         file.write_bytes(b"broken")
-    with pytest.raises(DataError, match="12 training pictures in a row cannot be used, e.g. .*png cannot be read"):
+    with pytest.raises(DataError, match="of 100 training pictures not one can be used, e.g. .*png cannot be read"):
         list(training_batches(pictures(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), 0, lambda _: None))

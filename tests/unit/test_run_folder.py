@@ -17,6 +17,25 @@ with RunFolder(sys.argv[1]).held():
 """
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    monkeypatch.setattr("conditional_detr.training.folder.PATIENCE", 0.2)
+
+
+def test_what_a_killed_run_left_running_is_waited_for(tmp_path, monkeypatch):
+    """A process that loads pictures has the lock from its parent, and notices the parent's end a little later."""
+    monkeypatch.setattr("conditional_detr.training.folder.PATIENCE", 20.0)
+    fork = "import os, time; child = os.fork(); child or (time.sleep(1.5), os._exit(0))"
+    script = HOLD.replace("    print", f"    {fork}\n    print")
+    first = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "r")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert first.stdout.readline() == b"held\n"
+    first.kill()
+    first.wait()
+    with RunFolder(tmp_path / "r").held():
+        pass
+    first.communicate()
+
+
 def test_a_second_run_is_refused_while_the_first_lives_and_its_kill_leaves_no_lock(tmp_path):
     folder = tmp_path / "r"
     first = subprocess.Popen(

@@ -144,9 +144,10 @@ def with_room_for(most: int, step: TrainStep) -> list[str]:
     forward, told = step.model.forward, []
 
     def limited(images, *inputs, **options):
+        output = forward(images, *inputs, **options)  # which has drawn its dropout
         if len(images) > most:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to ...")
-        return forward(images, *inputs, **options)
+        return output
 
     step.model.forward, step.say = limited, told.append
     return told
@@ -163,6 +164,35 @@ def test_a_batch_that_is_too_large_for_the_memory_is_worked_through_in_parts(sma
         torch.testing.assert_close(a["loss"], b["loss"], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(a["gradient_norm"], b["gradient_norm"], atol=1e-3, rtol=1e-3)
     assert [text.split("through ")[1] for text in told] == ["in 2 parts from now on", "in 4 parts from now on"]
+
+
+def test_a_step_that_is_taken_again_for_want_of_memory_draws_the_same():
+    """Dropout must not notice: losses and random state are those of a step that was in as many parts from the start."""
+    model = small(num_classes=3, dropout=0.5)
+    images, mask, targets = batch()
+    recipe = RECIPES["paper"].model_copy(update={"accumulate": len(images)})
+    states = []
+    for most in (1, len(images)):  # the first run is in parts from the start, the second learns that it must be
+        step = make_step(copy.deepcopy(model), "off", recipe if most == 1 else RECIPES["paper"])
+        with_room_for(1, step)
+        torch.manual_seed(3)
+        losses = step(images, mask, targets)
+        states.append((losses["loss"], torch.get_rng_state()))
+    torch.testing.assert_close(states[0][0], states[1][0], atol=0, rtol=0)
+    assert states[0][1].equal(states[1][1])
+
+
+def test_too_little_memory_for_the_optimiser_is_said_and_not_tried_again(small_model):
+    step, tries = make_step(small_model, "off"), []
+
+    def refuse() -> None:
+        tries.append(1)
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to ...")
+
+    step.optimizer.step = refuse
+    with pytest.raises(RunError, match="not enough memory for the optimiser"):
+        step(*batch())
+    assert len(tries) == 1
 
 
 def test_too_little_memory_for_one_picture_is_said(small_model):

@@ -49,6 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_refuse(parse_error(error)))
     except ConditionalDETRError as error:
         sys.exit(_refuse(str(error)))
+    except (RuntimeError, MemoryError) as error:
+        from conditional_detr.device import is_out_of_memory
+
+        if not isinstance(error, MemoryError) and not is_out_of_memory(error):
+            raise
+        sys.exit(_refuse("there is not enough memory for this: give a smaller --batch or --imgsz, or smaller pictures"))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -136,6 +136,7 @@ def train(
     set_
         One setting, as in model.num_queries=50 or weight_decay=0.01; may be repeated.
     """
+    from conditional_detr.training.folder import RunFolder
     from conditional_detr.training.options import training_options
     from conditional_detr.training.run import train as run_training
 
@@ -145,7 +146,7 @@ def train(
         "amp": amp, "pretrained_backbone": pretrained_backbone, "strict": strict, "max_bad": max_bad,
     }  # fmt: skip
     own = Path(output or "runs/train")
-    if resume and config is None and (own / "last" / "state.json").is_file():
+    if resume and config is None and RunFolder(own).has_begun:
         config = own / "config.toml"  # a run goes on as it began; what is typed is compared with it
     values = training_options(config, set_ or [], {key: value for key, value in given.items() if value is not None})
     if "data" not in values:

@@ -1,21 +1,21 @@
 """What can be used of a split's annotations, and what was wrong with the rest: for training, for `doctor` and for its copy."""
 
-import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any, NamedTuple
 
-from conditional_detr.data.findings import Finding
+import numpy as np
+
+from conditional_detr.data.findings import ERROR, WARNING, Finding
+from conditional_detr.data.heads import size_of
+from conditional_detr.data.written import COCO, FEW, TOLERANCE_PX, Written, box_of, how_written, numbers, to_xywh
 from conditional_detr.errors import DataError
 
 Row = dict[str, Any]
-TOLERANCE_PX = 1.0  # a box may reach so far over its picture's edge before it is worth a word
-ENOUGH_BOXES = 8  # to tell by statistics how boxes are written
-MANY_WRONG, NEARLY_ALL = 0.3, 0.95
+MANY_UNKNOWN = 0.1  # of a file's annotations
 
 
 @dataclass(frozen=True)
@@ -48,23 +48,28 @@ class Clean(NamedTuple):
 
     Attributes
     ----------
-    images : "id", "file_name", "path", "width", "height" px, "row" (its place in the file's list)
-    annotations : as in the file, with an "id" of its own, "image" (the place in `images`), "category_id" of `categories` and
-        "bbox" (x, y, w, h, px) inside the picture
+    images : "id", "file_name", "path", "width", "height" px
+    annotations : as in the file, with an "id" of its own, "image" (the place in `images`), "category_id" of `categories`,
+        "bbox" (x, y, w, h, px) inside the picture, and "written", the box as it was
     categories : ordered by id
+    truth : of every box of a listed category in `images`, also one that is left out of `annotations`: the place of its image,
+        category id, x, y, w, h px, area px², whether it is a crowd; what detections are judged against, as COCO does
     findings : what was wrong
+    misread : those of them that concern all boxes: who trains must not rely on a guess
     """
 
     images: list[Row]
     annotations: list[Row]
     categories: list[Category]
+    truth: list[tuple[float, ...]]
     findings: list[Finding]
+    misread: list[Finding]
 
 
 def clean(content: dict[str, Any], place: Place) -> Clean:
     """Judge every image and annotation of a COCO content; what cannot be used is left out and becomes a finding.
 
-    Pictures are looked for, not opened.
+    Pictures are looked for, not opened, but for the size of one that has none in the content.
 
     Raises
     ------
@@ -73,14 +78,22 @@ def clean(content: dict[str, Any], place: Place) -> Clean:
     findings: list[Finding] = []
     categories, category_of = categories_of(content["categories"], place, findings)
     images, image_of = _images(content["images"], place, findings)
-    written = _format(content["annotations"], images, image_of, place, findings)
+    listed = {str(row.get("id")) for row in content["images"]}
+    written = _format(content["annotations"], images, image_of)
+    shift, misread = _shift(content["annotations"], category_of, place)
+    if written.message and written.how != COCO:
+        misread = [*misread, Finding("box-format", place.split, place.file.name, None, written.message)]
+    elif written.message:
+        findings.append(Finding("box-format", place.split, place.file.name, None, written.message, fix="they are clipped"))
     annotations: list[Row] = []
+    truth: list[tuple[float, ...]] = []
     seen: set[Any] = set()
     ids = _Ids(content["annotations"])
     for row in content["annotations"]:
-        owner, category = as_id(row.get("image_id")), category_of.get(as_id(row.get("category_id")))
+        owner, number = as_id(row.get("image_id")), as_id(row.get("category_id"))
+        category = category_of.get(None if number is None else number + shift)
         i = image_of.get(owner)
-        if owner is not None and owner in image_of and i is None:  # the image is left out, which was said
+        if i is None and (owner in image_of or str(row.get("image_id")) in listed):  # the image is left out, which was said
             continue
         file = place.file.name if i is None else images[i]["file_name"]
         box, faults = None, []
@@ -89,8 +102,11 @@ def clean(content: dict[str, Any], place: Place) -> Clean:
         elif category is None:
             faults = [("category-unknown", f"is of category {row.get('category_id')!r}, which is not listed")]
         else:
-            box, faults = box_inside(row.get("bbox"), images[i], written)
-        key = (i, category, tuple(box or ()), bool(row.get("iscrowd")))
+            box, faults = box_inside(row, images[i], written.how)
+            if (whole := box_of(row)) is not None:
+                area = numbers([row.get("area")], 1)
+                truth.append((i, category, *whole, area[0] if area else whole[2] * whole[3], is_crowd(row)))
+        key = (i, category, tuple(box or ()), is_crowd(row))
         if box is not None and key in seen:
             box, faults = None, [("box-duplicate", "is the same box of the same category as one before")]
         if box is not None:
@@ -98,9 +114,9 @@ def clean(content: dict[str, Any], place: Place) -> Clean:
             id_, is_new = ids.of(row)
             if not is_new:
                 faults = [*faults, ("annotation-id-duplicate", f"the annotation id {row.get('id')} is used twice")]
-            annotations.append(row | {"id": id_, "image": i, "category_id": category, "bbox": box})
+            annotations.append(row | {"id": id_, "image": i, "category_id": category, "bbox": box, "written": row.get("bbox")})
         findings += [Finding(code, place.split, file, row.get("id"), message) for code, message in faults]
-    return Clean(images, annotations, categories, findings)
+    return Clean(images, annotations, categories, truth, [*misread, *findings], misread)
 
 
 class _Ids:
@@ -153,132 +169,110 @@ def _images(rows: list[Row], place: Place, findings: list[Finding]) -> tuple[lis
     images: list[Row] = []
     image_of: dict[int | None, int | None] = {}
     first_of: dict[str, int] = {}
+    files_of: dict[int | None, set[str]] = {}
+    for row in rows:
+        files_of.setdefault(as_id(row.get("id")), set()).add(str(row.get("file_name")))
     for number, row in enumerate(rows):
         id_, name = as_id(row.get("id")), row.get("file_name")
         file = str(name) if isinstance(name, str | int) and str(name) else f"image {number} of {place.file.name}"
-        fault = _image_fault(row, id_, file, name, place)
-        if fault is None and id_ in image_of:
-            fault = ("image-duplicate", f"the image id {id_} is used twice")
+        path = _path(file, place)
+        size = as_id(row.get("width")) or 0, as_id(row.get("height")) or 0
+        fault = _image_fault(row, file, path, place)
+        if fault is None and len(files_of[id_]) > 1:
+            text = f"shares the image id {id_} with another picture: whose the boxes are cannot be told"
+            fault = Finding("image-duplicate", place.split, file, None, text, ERROR, "all of that id are left out")
         elif fault is None and file in first_of:
-            fault = ("image-duplicate", "is listed twice; its objects go to the first")
+            fault = Finding("image-duplicate", place.split, file, None, "is listed twice; its objects go to the first")
             image_of[id_] = first_of[file]
+        elif fault is None and min(size) < 1:
+            size = size_of(path) or (0, 0)
+            text = f"has no size in {place.file.name}"
+            if min(size) < 1:
+                fault = Finding("image-unreadable", place.split, file, None, f"{text}, and its own cannot be read")
+            else:
+                findings.append(Finding("image-size", place.split, file, None, text, WARNING, "the picture's own is taken"))
         if fault:
-            findings.append(Finding(fault[0], place.split, file, None, fault[1]))
+            findings.append(fault)
             image_of.setdefault(id_, None)
             continue
         image_of[id_] = first_of[file] = len(images)
-        sizes = {"width": int(row["width"]), "height": int(row["height"])}
-        images.append({"id": id_, "file_name": file, "path": str(place.pictures / file), "row": number} | sizes)
+        images.append({"id": id_, "file_name": file, "path": str(path), "width": size[0], "height": size[1]})
     return images, image_of
 
 
-def _image_fault(row: Row, id_: int | None, file: str, name: Any, place: Place) -> tuple[str, str] | None:
-    if id_ is None or not isinstance(name, str | int) or not str(name):
-        return "image-missing", f"an image must have an integer 'id' and a 'file_name', not {str(row)[:120]}"
+def _path(file: str, place: Place) -> Path:
+    """Where a picture is; one that Windows wrote may have the other slashes."""
     path = place.pictures / file
+    other = place.pictures / file.replace("\\", "/")
+    return other if "\\" in file and "\0" not in file and not path.exists() else path
+
+
+def _image_fault(row: Row, file: str, path: Path, place: Place) -> Finding | None:
+    """What makes an image of no use, as far as can be told without opening it."""
+
+    def fault(code: str, message: str) -> Finding:
+        return Finding(code, place.split, file, None, message)
+
+    name = row.get("file_name")
+    if as_id(row.get("id")) is None or not isinstance(name, str | int) or not str(name):
+        return fault("image-missing", f"an image must have a whole number as 'id' and a 'file_name', not {str(row)[:120]}")
     if "\0" in file or not is_inside(path, place.root):
-        return "image-outside-folder", f"{file!r} leaves the data set's folder {place.root}; it is not read"
-    sides = as_id(row.get("width")), as_id(row.get("height"))
+        return fault("image-outside-folder", f"{file!r} leaves the data set's folder {place.root}; it is not read")
     try:
         size = path.stat().st_size
     except OSError as error:
-        return "image-missing", f"cannot be opened: {error.strerror or error}"
-    if not size:
-        return "image-empty-file", "is an empty file"
-    if None in sides or min(side or 0 for side in sides) < 1:
-        return "image-size", f"must have a 'width' and a 'height', not {row.get('width')!r} x {row.get('height')!r}"
-    return None
+        return fault("image-missing", f"cannot be opened: {error.strerror or error}")
+    if not path.is_file():
+        return fault("image-missing", "is no file")
+    return None if size else fault("image-empty-file", "is an empty file")
 
 
 Fault = tuple[str, str]  # code and message
 
 
-def box_inside(bbox: Any, image: Row, written: str = "xywh") -> tuple[list[float] | None, list[Fault]]:
-    """A box as x, y, w, h px inside its picture, or None; and what was wrong with it."""
-    values = box_numbers(bbox)
+def box_inside(row: Row, image: Row, how: str = COCO) -> tuple[list[float] | None, list[Fault]]:
+    """An annotation's box as x, y, w, h px inside its picture, or None; and what was wrong with it."""
+    values = box_of(row)
     if values is None:
-        return None, [("box-not-finite", f"must be four finite numbers, not {str(bbox)[:80]}")]
+        return None, [("box-not-finite", f"must be four finite numbers, not {str(row.get('bbox'))[:80]}")]
     width, height = image["width"], image["height"]
-    x, y, w, h = WRITTEN[written](values, width, height)
+    x, y, w, h = values if how == COCO else to_xywh(np.array([values]), how, np.array([[width, height]]))[0].tolist()
     if w <= 0 or h <= 0:
         return None, [("box-degenerate", f"has no area: {values}")]
     x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
     if x1 <= x0 or y1 <= y0:
         return None, [("box-outside", f"{values} lies outside its picture of {width} x {height} px")]
     clipped = [x0, y0, x1 - x0, y1 - y0]
-    if not _fits([x, y, w, h], (width, height)):
+    if x < -TOLERANCE_PX or y < -TOLERANCE_PX or x + w > width + TOLERANCE_PX or y + h > height + TOLERANCE_PX:
         return clipped, [("box-partly-outside", f"{values} reaches outside its picture of {width} x {height} px")]
     is_inside = min(x, y) >= 0 and x + w <= width and y + h <= height
     return [x, y, w, h] if is_inside else clipped, []
 
 
-def _corners(v: list[float], width: int, height: int) -> list[float]:
-    return [v[0], v[1], v[2] - v[0], v[3] - v[1]]
+def _format(rows: list[Row], images: list[Row], image_of: dict[int | None, int | None]) -> Written:
+    """How the boxes of a file are written."""
+    found = [(image_of.get(as_id(row.get("image_id"))), box_of(row)) for row in rows]
+    known = [(box, (images[i]["width"], images[i]["height"])) for i, box in found if i is not None and box is not None]
+    boxes, sizes = (np.array([pair[k] for pair in known], dtype=np.float64).reshape(-1, 4 - 2 * k) for k in (0, 1))
+    return how_written(boxes, sizes)
 
 
-def _swapped(v: list[float], width: int, height: int) -> list[float]:
-    return [v[1], v[0], v[3], v[2]]
-
-
-def _normalised(v: list[float], width: int, height: int) -> list[float]:
-    return [v[0] * width, v[1] * height, v[2] * width, v[3] * height]
-
-
-def _normalised_centre(v: list[float], width: int, height: int) -> list[float]:
-    return _normalised([v[0] - v[2] / 2, v[1] - v[3] / 2, v[2], v[3]], width, height)
-
-
-def _as_it_is(v: list[float], width: int, height: int) -> list[float]:
-    return v
-
-
-WRITTEN: dict[str, Callable[[list[float], int, int], list[float]]] = {  # how boxes may be written → x, y, w, h px
-    "xywh": _as_it_is,
-    "xyxy": _corners,
-    "yxhw": _swapped,
-    "normalised xywh": _normalised,
-    "normalised cxcywh": _normalised_centre,
-}
-
-
-def _format(
-    rows: list[Row], images: list[Row], image_of: dict[int | None, int | None], place: Place, findings: list[Finding]
-) -> str:
-    """How the boxes of a file are written, by statistics: as COCO says, unless that fails often and another way hardly ever."""
-    found = [(image_of.get(as_id(row.get("image_id"))), box_numbers(row.get("bbox"))) for row in rows]
-    boxes = [(values, (images[i]["width"], images[i]["height"])) for i, values in found if i is not None and values is not None]
-    if len(boxes) < ENOUGH_BOXES:
-        return "xywh"
-    candidates: tuple[str, ...] = ()
-    if max(max(v) for v, _ in boxes) <= 1 < min(min(size) for _, size in boxes):  # a whole file of boxes below a pixel
-        candidates = ("normalised xywh", "normalised cxcywh")
-    elif 1 - mean(_fits(v, size) for v, size in boxes) >= MANY_WRONG:
-        candidates = ("xyxy", "yxhw")
-    fits = {name: mean(_fits(WRITTEN[name](v, *size), size) for v, size in boxes) for name in candidates}
-    best = max(candidates, key=lambda name: fits[name], default="xywh")
-    if best == "xywh" or fits[best] < NEARLY_ALL:
-        return "xywh"
-    text = f"boxes are written as {best}, not as x, y, w, h in px: {fits[best]:.0%} of {len(boxes)} fit so"
-    findings.append(Finding("box-format", place.split, place.file.name, None, text))
-    return best
-
-
-def _fits(box: list[float], size: tuple[int, int]) -> bool:
-    """Whether a box has an area and lies inside a picture of that width and height."""
-    x, y, w, h = box
-    inside = min(x, y) >= -TOLERANCE_PX and x + w <= size[0] + TOLERANCE_PX and y + h <= size[1] + TOLERANCE_PX
-    return inside and w > 0 and h > 0
-
-
-def box_numbers(bbox: Any) -> list[float] | None:
-    """Four finite numbers, also where a tool wrote them as texts; or None."""
-    if not isinstance(bbox, list | tuple):
-        return None
-    try:
-        values = [float(v) for v in bbox]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return values if len(values) == 4 and all(map(math.isfinite, values)) else None
+def _shift(rows: list[Row], category_of: dict[int | None, int], place: Place) -> tuple[int, list[Finding]]:
+    """What to add to category ids where annotations count from 0 and categories from 1, or the reverse; and what is said."""
+    used = Counter(as_id(row.get("category_id")) for row in rows)
+    unknown = sum(count for id_, count in used.items() if id_ not in category_of)
+    if unknown < max(FEW, MANY_UNKNOWN * len(rows)):
+        return 0, []
+    for shift in (1, -1):
+        if all(id_ is not None and id_ + shift in category_of for id_ in used):
+            text = (
+                f"{unknown} of {len(rows)} annotations have a category that is not listed; with {shift:+d} all have one: one "
+                "side counts from 0, the other from 1"
+            )
+            return shift, [
+                Finding("category-unknown", place.split, place.file.name, None, text, fix=f"{shift:+d} to all of them")
+            ]
+    return 0, []
 
 
 def as_id(value: Any) -> int | None:
@@ -291,6 +285,12 @@ def as_id(value: Any) -> int | None:
         return number if is_whole and abs(number) < 2**63 else None
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def is_crowd(row: Row) -> bool:
+    """Whether an annotation is a crowd region, also where a tool wrote "0" or true."""
+    value = row.get("iscrowd")
+    return value is True or as_id(value) not in (None, 0)
 
 
 def _printable(name: str) -> str:

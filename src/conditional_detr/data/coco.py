@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from conditional_detr.data.clean import Category, as_id, box_numbers, categories_of, clean, some
-from conditional_detr.data.findings import LOST_PICTURES, Finding, counted
-from conditional_detr.data.sources import Source, check_lists, find_source, read_json, sources
+from conditional_detr.data.clean import Category, as_id, clean, is_crowd, some
+from conditional_detr.data.findings import Finding, counted
+from conditional_detr.data.sources import check_lists, find_source, read_json, sources
 from conditional_detr.errors import DataError
 
 __all__ = ["Category", "CocoIndex", "as_id", "check_lists", "load_split", "match_categories", "read_json", "sources"]
@@ -30,8 +30,7 @@ class CocoIndex:
     categories : ordered by id
     report : what was left out or changed, a line each
     findings : the same, one by one
-    source : where it was read from
-    rows : int64 [I], the place of each image in the file's list
+    truth : float64 [T, 8], what detections are judged against, as `Clean.truth`
     """
 
     file: Path
@@ -44,8 +43,7 @@ class CocoIndex:
     categories: list[Category]
     report: list[str]
     findings: list[Finding]
-    source: Source
-    rows: np.ndarray
+    truth: np.ndarray
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -58,7 +56,7 @@ class CocoIndex:
     @property
     def lost(self) -> list[str]:
         """Pictures that are listed but cannot be used, as could be told without opening them."""
-        return sorted({str(finding.file) for finding in self.findings if finding.code in LOST_PICTURES})
+        return sorted({str(finding.file) for finding in self.findings if finding.loses_picture})
 
     def without(self, places: Collection[int]) -> "CocoIndex":
         """The same without some images, by their places.
@@ -74,6 +72,8 @@ class CocoIndex:
             raise DataError(f"none of the {len(self)} pictures that {self.file} lists can be used")
         owners = np.repeat(np.arange(len(self)), np.diff(self.first))
         rows = np.isin(owners, kept)
+        truth = self.truth[np.isin(self.truth[:, 0], kept)]
+        truth[:, 0] = np.searchsorted(kept, truth[:, 0])
         return replace(
             self,
             image_ids=self.image_ids[kept],
@@ -82,30 +82,23 @@ class CocoIndex:
             first=np.searchsorted(owners[rows], np.append(kept, len(self))),
             boxes_xyxy=self.boxes_xyxy[rows],
             labels=self.labels[rows],
-            rows=self.rows[kept],
+            truth=truth,
         )
 
     def ground_truth(self) -> dict[str, Any]:
-        """The COCO content that detections are judged against: of these images all that the file has, read anew."""
-        content = self.source.read()[0]
-        images = [content["images"][row] for row in self.rows]
-        first_of = {image["file_name"]: as_id(image["id"]) for image in images}  # a picture may be listed twice
-        names = {as_id(image.get("id")): str(image.get("file_name")) for image in content["images"]}
-        owner_of = {id_: first_of[name] for id_, name in names.items() if name in first_of}
-        owner_of |= {int(id_): int(id_) for id_ in self.image_ids}
-        category_of = categories_of(content["categories"], self.source.place)[1]
-        annotations = [
-            row
-            | {"image_id": owner, "category_id": category_of.get(as_id(row.get("category_id")), -1)}
-            | {"bbox": box_numbers(row.get("bbox"))}
-            for row in content["annotations"]
-            if (owner := owner_of.get(as_id(row.get("image_id")))) is not None
-        ]
-        return content | {
-            "images": images,
-            "annotations": annotations,
+        """The COCO content that detections are judged against: of these images all boxes that were read, crowds too."""
+        rows = self.truth.tolist()
+        return {
+            "images": [{"id": id_} for id_ in self.image_ids.tolist()],
+            "annotations": [
+                {
+                    "image_id": int(self.image_ids[int(i)]), "category_id": int(category), "bbox": box, "area": area,
+                    "iscrowd": int(crowd),
+                }
+                for i, category, *box, area, crowd in rows
+            ],
             "categories": [{"id": c.id, "name": c.name} for c in self.categories],
-        }
+        }  # fmt: skip
 
     def has_size(self, i: int, size_hw: tuple[int, int]) -> bool:
         """Whether image i is as large as the file says."""
@@ -131,23 +124,23 @@ def load_split(folder: str | Path, split: str) -> CocoIndex:
 
     Raises
     ------
-    DataError : there is no such split, nothing in it can be used, a picture lies outside the folder, or all boxes are
-        written in another way than their format asks for
+    DataError : there is no such split, nothing in it can be used, a picture lies outside the folder, or all boxes or
+        category ids are written in another way than their format asks for
     """
     source = find_source(folder, split)
     content, faults = source.read()
     if not content["images"]:
-        raise DataError(f"{source.place.file} lists no images")
+        raise DataError("; ".join([f"{source.place.file} lists no images", *(finding.message for finding in faults)]))
     found = clean(content, source.place)
-    for finding in found.findings:
-        if finding.code in ("image-outside-folder", "box-format"):
-            raise DataError(f"{source.place.file}: {finding.message}. `cdetr doctor {folder} --fix OUT` writes a copy without")
+    if stops := [*found.misread, *(each for each in found.findings if each.code == "image-outside-folder")]:
+        raise DataError(f"{source.place.file}: {stops[0].message}. `cdetr doctor {folder} --fix OUT` writes a copy without")
+    findings = [*found.findings, *faults]
     if not found.images:
         first = found.findings[0]
         raise DataError(
             f"{source.place.file}: none of its {len(content['images'])} images can be used: {first.file}: {first.message}"
         )
-    rows = sorted((row for row in found.annotations if not row.get("iscrowd")), key=lambda row: row["image"])
+    rows = sorted((row for row in found.annotations if not is_crowd(row)), key=lambda row: row["image"])
     label_of = {category.id: i for i, category in enumerate(found.categories)}
     boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
     owners = np.array([row["image"] for row in rows], dtype=np.int64)
@@ -160,10 +153,9 @@ def load_split(folder: str | Path, split: str) -> CocoIndex:
         boxes_xyxy=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).astype(np.float32),
         labels=np.array([label_of[row["category_id"]] for row in rows], dtype=np.int64),
         categories=found.categories,
-        report=[*counted(found.findings), *faults],
-        findings=found.findings,
-        source=source,
-        rows=np.array([image["row"] for image in found.images], dtype=np.int64),
+        report=counted(findings),
+        findings=findings,
+        truth=np.array(found.truth, dtype=np.float64).reshape(-1, 8),
     )
 
 

@@ -1,10 +1,12 @@
 """What can be wrong with a data set: a code for each fault, how grave it is, and what is done about it."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 ERROR, WARNING = "error", "warning"
+MOST_LETTERS = 300  # of a name
 
 
 class Rule(NamedTuple):
@@ -14,7 +16,6 @@ class Rule(NamedTuple):
     fix: str
 
 
-LEFT_OUT = "left out"
 RULES = {
     "image-unreadable": Rule(ERROR, "the picture is left out"),
     "image-missing": Rule(ERROR, "the picture is left out"),
@@ -40,7 +41,6 @@ RULES = {
     "split-empty": Rule(WARNING, "nothing: it needs pictures"),
     "split-missing": Rule(WARNING, "nothing: train needs the splits train and valid"),
 }
-LOST_PICTURES = ("image-missing", "image-empty-file", "image-size", "image-outside-folder")  # that are found without opening
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Finding:
     annotation_id : of the annotation, as the file has it
     message : what is wrong, in words
     severity, fix : by default as `RULES` says
+    category : the name of the class that it concerns as a whole; not told
     """
 
     code: str
@@ -64,14 +65,23 @@ class Finding:
     message: str
     severity: str = ""
     fix: str = ""
+    category: str | None = None
 
     def __post_init__(self) -> None:
         rule = RULES[self.code]
         object.__setattr__(self, "severity", self.severity or rule.severity)
         object.__setattr__(self, "fix", self.fix or rule.fix)
 
+    @property
+    def loses_picture(self) -> bool:
+        """Whether a picture that is listed cannot be used."""
+        return self.code.startswith("image-") and self.code != "image-leak" and self.severity == ERROR
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON has it, which has no word for an id that is not finite."""
+        odd = isinstance(self.annotation_id, float) and not math.isfinite(self.annotation_id)
+        told = asdict(self) | ({"annotation_id": str(self.annotation_id)} if odd else {})
+        return {key: value for key, value in told.items() if key != "category"}
 
 
 def counted(findings: Iterable[Finding], named: int = 3) -> list[str]:
@@ -88,8 +98,8 @@ def counted(findings: Iterable[Finding], named: int = 3) -> list[str]:
 
 
 def where(finding: Finding) -> str:
-    """File and annotation, for people."""
+    """File and annotation, for people: in one line, and not longer than one."""
     parts = [str(finding.file)] if finding.file is not None else [finding.split or "the data set"]
     if finding.annotation_id is not None:
         parts.append(f"annotation {finding.annotation_id}")
-    return " ".join(parts)
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(parts))[:MOST_LETTERS]

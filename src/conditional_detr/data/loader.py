@@ -12,12 +12,12 @@ from conditional_detr.boxes import xyxy_to_cxcywh
 from conditional_detr.data.coco import CocoIndex
 from conditional_detr.data.transforms import Augmentation
 from conditional_detr.device import seed_generators
-from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError
+from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError, RunError
 from conditional_detr.preprocessing import Preprocessor, decode
 
 Target = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor | None, list[Target]]
-MOST_TRIES = 100  # pictures in a row that cannot be used
+MOST_TRIES = 100  # pictures drawn for one that cannot be used
 
 
 class Unusable(NamedTuple):
@@ -38,7 +38,8 @@ class Item(NamedTuple):
 class TrainingPictures(Dataset[Item | ConditionalDETRError]):
     """Augmented pictures and their targets. An item is asked for by (index, seed of its augmentation).
 
-    A picture that cannot be used is replaced by the next one that can, so a batch is as large as ever in every process.
+    A picture that cannot be used is replaced by another one, drawn by its seed, so a batch is as large as ever in every
+    process.
     An error is returned, not raised: an exception would leave a worker process as a wall of text.
     """
 
@@ -48,13 +49,14 @@ class TrainingPictures(Dataset[Item | ConditionalDETRError]):
     def __getitem__(self, key: tuple[int, int]) -> Item | ConditionalDETRError:
         first, seed = key
         unusable: list[Unusable] = []
-        for i in range(first, first + min(MOST_TRIES, len(self.index))):
-            position = i % len(self.index)
+        position, generator = first, torch.Generator().manual_seed(seed)
+        for _ in range(MOST_TRIES):
             try:
                 return Item(*self._load(position, seed), unusable)
             except ConditionalDETRError as error:
                 unusable.append(Unusable(position, str(error)))
-        return DataError(f"{len(unusable)} training pictures in a row cannot be used, e.g. {unusable[0].reason}")
+            position = int(torch.randint(len(self.index), (), generator=generator))
+        return DataError(f"of {MOST_TRIES} training pictures not one can be used, e.g. {unusable[0].reason}")
 
     def _load(self, i: int, seed: int) -> tuple[Tensor, Target]:
         rgb = decode(self.index.paths[i])
@@ -127,6 +129,7 @@ def training_batches(
     Raises
     ------
     DataError : hardly any picture can be used
+    RunError : a process that makes them is gone
     """
     loader = DataLoader(
         dataset,
@@ -137,10 +140,22 @@ def training_batches(
         generator=torch.Generator(),  # of its own: the loader draws a seed for each pass, and dropout must not notice
         pin_memory=torch.cuda.is_available(),
     )
-    for made in loader:
-        if isinstance(made, ConditionalDETRError):
-            raise made
-        batch, unusable = made
+    made = iter(loader)
+    while True:
+        try:
+            found = next(made, None)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            text = (
+                "a process that loads pictures is gone: perhaps the system killed it for want of memory; give fewer --workers"
+            )
+            raise RunError(text) from None
+        if found is None:
+            return
+        if isinstance(found, ConditionalDETRError):
+            raise found
+        batch, unusable = found
         for each in unusable:
             tell(each)
         yield batch

@@ -1,21 +1,24 @@
 """Where a data set keeps its splits, found by looking: COCO, YOLO, Pascal VOC, Hugging Face's imagefolder."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conditional_detr.config import read_json_object
 from conditional_detr.data.clean import Place
+from conditional_detr.data.findings import Finding
 from conditional_detr.data.formats import imagefolder, voc, yolo
+from conditional_detr.data.formats.pictures import Fault
 from conditional_detr.errors import DataError
+from conditional_detr.json_files import read_json_object
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 ROBOFLOW_FILE = "_annotations.coco.json"
 LISTS = ("images", "annotations", "categories")
 LAYOUTS = (
     f"COCO: SPLIT/{ROBOFLOW_FILE}, or annotations/instances_SPLIT.json with the pictures in SPLIT/ or images/SPLIT/; YOLO: "
-    "data.yaml; Pascal VOC: Annotations/ and ImageSets/Main/SPLIT.txt; imagefolder: SPLIT/metadata.jsonl"
+    "data.yaml; Pascal VOC: Annotations/ and ImageSets/Main/SPLIT.txt, or SPLIT/*.xml; imagefolder: SPLIT/metadata.jsonl"
 )
 
 Content = dict[str, Any]
@@ -28,12 +31,17 @@ class Source(NamedTuple):
     ----------
     format : "COCO", "YOLO", "Pascal VOC" or "imagefolder"
     place : where it is
-    read : its COCO content, and what could not be read of it, a line each
+    reader : makes its COCO content, and tells what could not be read
     """
 
     format: str
     place: Place
-    read: Callable[[], tuple[Content, list[str]]]
+    reader: Callable[[], tuple[Content, list[Fault]]]
+
+    def read(self) -> tuple[Content, list[Finding]]:
+        """Its COCO content, and what could not be read of it."""
+        content, faults = self.reader()
+        return content, [Finding(f.code, self.place.split, f.file, None, f.message, f.severity, f.fix) for f in faults]
 
 
 def find_source(folder: str | Path, split: str) -> Source:
@@ -44,22 +52,37 @@ def find_source(folder: str | Path, split: str) -> Source:
     DataError : says what was looked for and which splits are there
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not root.is_dir() and not _is_yaml(root):
         raise DataError(f"{root} is no folder: --data must be a data set ({LAYOUTS})")
     found = sources(root)
-    for name in SPLIT_NAMES.get(split, (split,)):
-        if name in found:
-            return found[name]
+    if split in SPLIT_NAMES:
+        found = by_usual_name(found)
+    if split in found:
+        return found[split]
     have = f"It has: {', '.join(sorted(found))}." if found else "Nothing there looks like one of the known layouts."
     raise DataError(f"{root} has no split {split!r} ({LAYOUTS}). {have}")
 
 
 def sources(root: Path) -> dict[str, Source]:
-    """Every split of a data set, in the first format of which there is any."""
+    """Every split of a data set, in the first format of which there is any; of a YAML file, YOLO's."""
+    place = Path(os.path.abspath(root))  # noqa: PTH100 · names in it may go up a folder
+    if _is_yaml(place):
+        return _yolo(place.parent, place)
     for find in (_coco, _yolo, _voc, _imagefolder):
-        if found := find(root):
+        if found := find(place):
             return found
     return {}
+
+
+def by_usual_name(found: dict[str, Source]) -> dict[str, Source]:
+    """The splits as train, valid and test, whatever they are called; a second one of a kind keeps its name."""
+    usual = {name: next((each for each in names if each in found), None) for name, names in SPLIT_NAMES.items()}
+    new_name = {old: name for name, old in usual.items() if old is not None}
+    return {new_name.get(name, name): source for name, source in found.items()}
+
+
+def _is_yaml(file: Path) -> bool:
+    return file.suffix.lower() in (".yaml", ".yml") and file.is_file()
 
 
 def read_json(file: Path) -> Content:
@@ -83,31 +106,29 @@ def _coco(root: Path) -> dict[str, Source]:
     for file in sorted((root / "annotations").glob("instances_*.json")):
         stem = file.stem.removeprefix("instances_")
         folders = [root / stem, root / "images" / stem, root / "images", root]
-        places.setdefault(stem.rstrip("0123456789"), (file, next(f for f in folders if f.is_dir())))
+        name = stem.rstrip("0123456789") or stem
+        places[stem if name in places else name] = (file, next(f for f in folders if f.is_dir()))
     return {
         name: Source("COCO", Place(name, file, pictures, root), partial(_read_coco, file))
         for name, (file, pictures) in places.items()
     }
 
 
-def _read_coco(file: Path) -> tuple[Content, list[str]]:
+def _read_coco(file: Path) -> tuple[Content, list[Fault]]:
     return read_json(file), []
 
 
-def _yolo(root: Path) -> dict[str, Source]:
-    file = yolo.description(root)
+def _yolo(root: Path, file: Path | None = None) -> dict[str, Source]:
+    file = file or yolo.description(root)
     if file is None:
         return {}
-    around = root.absolute().parent  # `path` may point beside the folder
-    return {
-        name: Source("YOLO", Place(name, file, root, around), partial(yolo.read, file, places))
+    return {  # `path` may point beside the folder
+        name: Source("YOLO", Place(name, file, root, root.parent), partial(yolo.read, file, places))
         for name, places in yolo.splits(file).items()
     }
 
 
 def _voc(root: Path) -> dict[str, Source]:
-    if not (root / voc.ANNOTATIONS).is_dir():
-        return {}
     return {
         name: Source("Pascal VOC", Place(name, file, root, root), partial(voc.read, root, file))
         for name, file in voc.splits(root).items()

@@ -1,14 +1,17 @@
 """A clean copy of a data set, in COCO folders, with a log of every change."""
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from conditional_detr.data.clean import is_crowd
 from conditional_detr.data.findings import Finding
 from conditional_detr.data.sources import ROBOFLOW_FILE
-from conditional_detr.doctor.examine import Examined, objects_by_class
+from conditional_detr.doctor.examine import Examined, is_turned
+from conditional_detr.doctor.looks import Look
 from conditional_detr.errors import ConfigError, DataError
 from conditional_detr.weights.replace import replaced_folder
 
@@ -33,13 +36,13 @@ def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output:
     folder = Path(output).absolute()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty: the copy needs a new folder")
-    used = {name for split in splits.values() for name in objects_by_class(split)}
+    unused = {finding.category for finding in findings if finding.code == "category-unused"}
     counts = {}
     try:
         with replaced_folder(folder) as new:
             for name, split in splits.items():
                 if len(split.left_out) < len(split.clean.images):
-                    counts[name] = _write_split(split, new / name, used)
+                    counts[name] = _write_split(split, new / name, unused)
             log = [finding.to_dict() for finding in findings if not finding.fix.startswith("nothing")]
             (new / LOG).write_text(json.dumps(log, indent=1, ensure_ascii=False), encoding="utf-8")
             if not counts:
@@ -49,7 +52,7 @@ def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output:
     return counts
 
 
-def _write_split(split: Examined, folder: Path, used: set[str]) -> tuple[int, int]:
+def _write_split(split: Examined, folder: Path, unused: set[str | None]) -> tuple[int, int]:
     folder.mkdir()
     images: list[dict[str, Any]] = []
     new_id: dict[int, int] = {}
@@ -65,10 +68,14 @@ def _write_split(split: Examined, folder: Path, used: set[str]) -> tuple[int, in
     for row in split.clean.annotations:
         i = row["image"]
         if i in new_id:
-            box = turned(row["bbox"], split.looks[i]) if _is_turned(split, i) else row["bbox"]
-            kept = {key: value for key, value in row.items() if key != "image" and _is_json(value)}
-            annotations.append(kept | {"image_id": new_id[i], "bbox": box, "area": row.get("area", box[2] * box[3])})
-    categories = [{"id": c.id, "name": c.name} for c in split.clean.categories if c.name in used]
+            box = moved(row["bbox"], split.clean.images[i], split.looks[i])
+            kept = {key: value for key, value in row.items() if key not in ("image", "written") and _is_json(value)}
+            if box != row["bbox"]:  # masks and points are not moved with it
+                kept = {key: value for key, value in kept.items() if key not in ("segmentation", "keypoints")}
+            if box != row["written"] or not is_number(kept.get("area")):
+                kept["area"] = box[2] * box[3]
+            annotations.append(kept | {"image_id": new_id[i], "bbox": box, "iscrowd": int(is_crowd(row))})
+    categories = [{"id": c.id, "name": c.name} for c in split.clean.categories if c.name not in unused]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / ROBOFLOW_FILE).write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
     return len(images), len(annotations)
@@ -83,12 +90,19 @@ def _free(name: str, names: set[str]) -> str:
     return free
 
 
-def _is_turned(split: Examined, i: int) -> bool:
-    image, seen = split.clean.images[i], split.looks[i]
-    return (image["width"], image["height"]) != (seen.width, seen.height)
+def moved(bbox: Box, image: dict[str, Any], seen: Look) -> Box:
+    """A box of the picture that was annotated, in the picture as it is now: turned or resized with it."""
+    if is_turned(image, seen):
+        return turned(bbox, seen)
+    across, down = seen.width / image["width"], seen.height / image["height"]
+    return bbox if across == down == 1 else [bbox[0] * across, bbox[1] * down, bbox[2] * across, bbox[3] * down]
 
 
-def turned(bbox: Box, seen: Any) -> Box:
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def turned(bbox: Box, seen: Look) -> Box:
     """A box of the picture as it is stored, x, y, w, h px, in the picture turned as its EXIF orientation (5 to 8) says."""
     x, y, w, h = bbox
     # A point (x, y) goes to (y, x) for 5, (W − y, x) for 6, (W − y, H − x) for 7, (y, H − x) for 8; W, H of the turned picture.

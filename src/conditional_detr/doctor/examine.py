@@ -2,13 +2,13 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from conditional_detr.config import ModelConfig, PreprocessorConfig
-from conditional_detr.data.clean import Clean, clean
+from conditional_detr.data.clean import Clean, clean, is_crowd
 from conditional_detr.data.findings import ERROR, WARNING, Finding
-from conditional_detr.data.formats.pictures import TURNED
-from conditional_detr.data.sources import LAYOUTS, SPLIT_NAMES, Source, sources
+from conditional_detr.data.heads import TURNED
+from conditional_detr.data.sources import LAYOUTS, Source, by_usual_name, sources
 from conditional_detr.doctor.looks import Look, looks, near_pairs
 from conditional_detr.errors import DataError
 from conditional_detr.preprocessing import Preprocessor
@@ -48,40 +48,31 @@ def examine(folder: str | Path, config: ModelConfig, picture: PreprocessorConfig
     ------
     DataError : it is no data set
     """
-    written, findings = as_written(folder)
-    splits = {
-        name: split._replace(looks=looks([image["path"] for image in split.clean.images])) for name, split in written.items()
-    }
+    splits, findings = as_written(folder)
     for split in splits.values():
-        findings += _picture_faults(split) + _for_a_model(split, config, Preprocessor(picture))
+        findings += _for_a_model(split, config, Preprocessor(picture))
     findings += _missing(splits) + _duplicates(splits) + _leaks(splits) + _classes(splits)
     return splits, findings
 
 
 def as_written(folder: str | Path) -> tuple[dict[str, Examined], list[Finding]]:
-    """Every split as it is, pictures unopened, and what cannot be used of its annotations."""
+    """Every split as it is, and what cannot be used of its annotations and its pictures."""
     splits: dict[str, Examined] = {}
     findings: list[Finding] = []
-    for name, source in _sources(folder).items():
+    for name, source in by_usual_name(_sources(folder)).items():
         content, faults = source.read()
         cleaned = clean(content, source.place)
-        unopened = [Look(None, image["width"], image["height"]) for image in cleaned.images]
-        splits[_usual(name)] = Examined(source, cleaned, unopened, set())
-        findings += [Finding("box-not-finite", name, source.place.file.name, None, fault) for fault in faults]
-        findings += cleaned.findings
+        split = Examined(source, cleaned, looks([image["path"] for image in cleaned.images]), set())
+        splits[name] = split
+        findings += faults + cleaned.findings + _picture_faults(split)
     return splits, findings
 
 
 def _sources(folder: str | Path) -> dict[str, Source]:
-    root = Path(folder)
-    found = sources(root) if root.is_dir() else {}
+    found = sources(Path(folder))
     if not found:
-        raise DataError(f"{root} is no data set: nothing there looks like one of the known layouts ({LAYOUTS})")
+        raise DataError(f"{folder} is no data set: nothing there looks like one of the known layouts ({LAYOUTS})")
     return found
-
-
-def _usual(name: str) -> str:
-    return next((usual for usual, names in SPLIT_NAMES.items() if name in names), name)
 
 
 def _name(split: Examined) -> str:
@@ -96,19 +87,32 @@ def _picture_faults(split: Examined) -> list[Finding]:
             split.left_out.add(i)
             findings.append(Finding("image-unreadable", _name(split), file, None, seen.fault))
         elif (said := (image["width"], image["height"])) != (seen.width, seen.height):
-            text = f"is {seen.width} x {seen.height} px, but its annotations say {said[0]} x {said[1]}"
-            if turned := said == (seen.height, seen.width) and seen.orientation in TURNED:
+            text, fix = f"is {seen.width} x {seen.height} px, but its annotations say {said[0]} x {said[1]}", ""
+            if is_turned(image, seen):
                 text += f": they are from before its EXIF rotation (orientation {seen.orientation})"
+                fix = "its boxes are turned with it"
+            elif is_resized(image, seen):
+                text += ": it looks resized since"
+                fix = "its boxes are resized with it"
             else:
                 split.left_out.add(i)
-            fix = "its boxes are turned with it" if turned else ""
             findings.append(Finding("image-size", _name(split), file, None, text, fix=fix))
     return findings
 
 
+def is_turned(image: dict[str, Any], seen: Look) -> bool:
+    """Whether a picture's annotations are from before its EXIF rotation."""
+    return (image["width"], image["height"]) == (seen.height, seen.width) and seen.orientation in TURNED
+
+
+def is_resized(image: dict[str, Any], seen: Look) -> bool:
+    """Whether a picture has another size than its annotations say, but the same shape, to a pixel."""
+    return abs(image["width"] * seen.height / image["height"] - seen.width) < 1 and not is_turned(image, seen)
+
+
 def _for_a_model(split: Examined, config: ModelConfig, preprocessor: Preprocessor) -> list[Finding]:
     """More objects than queries, and objects smaller than half a cell of the feature map."""
-    images, rows = split.clean.images, [row for row in split.clean.annotations if not row.get("iscrowd")]
+    images, rows = split.clean.images, [row for row in split.clean.annotations if not is_crowd(row)]
     findings = []
     for i, number in Counter(row["image"] for row in rows).items():
         if number > config.num_queries:
@@ -131,25 +135,31 @@ def _missing(splits: dict[str, Examined]) -> list[Finding]:
         Finding("split-missing", name, None, None, f"there is no split {name!r}") for name in ORDER[:2] if name not in splits
     ]
     for split in splits.values():
-        if len(split.left_out) == len(split.clean.images):
-            text = "has no picture that can be used"
+        text = "has no picture that can be used" if len(split.left_out) == len(split.clean.images) else ""
+        if not text and not objects_by_class(split):
+            text = "has no box that can be used"
+        if text:
             findings.append(Finding("split-empty", _name(split), split.source.place.file.name, None, text))
     return findings
 
 
 def _duplicates(splits: dict[str, Examined]) -> list[Finding]:
+    """Of pictures with the same bytes the one with the most boxes stays."""
     findings = []
     for split in splits.values():
-        first: dict[bytes, str] = {}
-        for i, (image, seen) in enumerate(zip(split.clean.images, split.looks, strict=True)):
-            if i in split.left_out:
-                continue
-            other = first.setdefault(seen.digest, image["file_name"])
-            if other != image["file_name"]:
+        images, boxes = split.clean.images, Counter(row["image"] for row in split.clean.annotations)
+        same: dict[bytes, list[int]] = {}
+        for i, seen in enumerate(split.looks):
+            if i not in split.left_out:
+                same.setdefault(seen.digest, []).append(i)
+        for places in same.values():
+            kept = max(places, key=lambda i: (boxes[i], -i))
+            for i in (i for i in places if i != kept):
                 split.left_out.add(i)
-                findings.append(
-                    Finding("image-duplicate", _name(split), image["file_name"], None, f"is the same file as {other}")
-                )
+                text = f"is the same file as {images[kept]['file_name']}"
+                text += f", which has {boxes[kept]} boxes and this {boxes[i]}" if boxes[i] != boxes[kept] else ""
+                fix = "" if i > kept else "the one with fewer boxes is left out"
+                findings.append(Finding("image-duplicate", _name(split), images[i]["file_name"], None, text, fix=fix))
     return findings
 
 
@@ -164,36 +174,43 @@ def _leaks(splits: dict[str, Examined]) -> list[Finding]:
 
 
 def _leaks_between(early: Examined, late: Examined) -> list[Finding]:
-    findings, exact = [], set()
+    findings = []
     place_of = {seen.digest: i for i, seen in enumerate(early.looks) if i not in early.left_out}
     for j, (image, seen) in enumerate(zip(late.clean.images, late.looks, strict=True)):
         if j not in late.left_out and (i := place_of.get(seen.digest)) is not None:
-            exact.add(j)
             early.left_out.add(i)
             text = f"is the same file as {early.clean.images[i]['file_name']} in {_name(early)}"
             fix = f"the picture is left out of {_name(early)}"
             findings.append(Finding("image-leak", _name(late), image["file_name"], None, text, fix=fix))
-    for j, i in near_pairs(late.looks, early.looks):
-        if j not in exact and j not in late.left_out and i not in early.left_out:
-            text = f"looks the same as {early.clean.images[i]['file_name']} in {_name(early)}"
-            fix = "nothing: look at both"
-            findings.append(Finding("image-leak", _name(late), late.clean.images[j]["file_name"], None, text, WARNING, fix))
+    for j, i in near_pairs(*(_left(split) for split in (late, early))):
+        text = f"looks nearly the same as {early.clean.images[i]['file_name']} in {_name(early)}"
+        fix = "nothing: look at both"
+        findings.append(Finding("image-leak", _name(late), late.clean.images[j]["file_name"], None, text, WARNING, fix))
     return findings
+
+
+def _left(split: Examined) -> list[Look]:
+    """The looks at its pictures, but for those that are left out."""
+    return [Look("left out") if i in split.left_out else seen for i, seen in enumerate(split.looks)]
 
 
 def _classes(splits: dict[str, Examined]) -> list[Finding]:
     """Classes without an object in any split, and such as are rare where the model learns."""
     findings = []
     used = {name for split in splits.values() for name in objects_by_class(split)}
-    for name in sorted({c.name for split in splits.values() for c in split.clean.categories} - used):
-        findings.append(Finding("category-unused", None, None, None, f"no split has an object of the category {name!r}"))
+    listed = {c.name for split in splits.values() for c in split.clean.categories}
+    for name in sorted(listed - used) if used else ():
+        text = f"no split has an object of the category {name!r}"
+        findings.append(Finding("category-unused", None, None, None, text, category=name))
     if "train" in splits:
         split = splits["train"]
         counts = objects_by_class(split)
         most = max(counts.values(), default=0)
         for name in sorted(used):
             if counts[name] < RARE_SHARE * most:
-                text = f"{name!r} has {counts[name]} objects, the most frequent class {most}"
+                text = f"{name!r} has {counts[name] or 'no'} objects here, the most frequent class {most}"
+                like = next((other for other in counts if other.strip().casefold() == name.strip().casefold() != other), None)
+                text += f"; is it {like!r} under another name?" if like and not counts[name] else ""
                 findings.append(Finding("class-imbalance", _name(split), None, None, text))
     return findings
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from conditional_detr.data.formats.pictures import ORIENTATION
+from conditional_detr.data.heads import ORIENTATION
 from conditional_detr.device import usable_cores
 from conditional_detr.errors import ImageError
 from conditional_detr.preprocessing import decode

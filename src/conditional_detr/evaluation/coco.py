@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from conditional_detr.data.clean import is_crowd
 from conditional_detr.data.coco import CocoIndex, as_id, check_lists, load_split, match_categories, read_json
 from conditional_detr.errors import ConditionalDETRError, DataError
 from conditional_detr.factory import DetectionModel
@@ -135,7 +136,7 @@ def _complete(content: dict[str, Any]) -> dict[str, Any]:
         if ids["image_id"] not in known or not is_box(box):
             continue
         filled = {"area": box[2] * box[3]} | copy.deepcopy(row) | ids
-        annotations.append(filled | {"id": len(annotations) + 1, "iscrowd": int(bool(row.get("iscrowd")))})
+        annotations.append(filled | {"id": len(annotations) + 1, "iscrowd": int(is_crowd(row))})
     return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 

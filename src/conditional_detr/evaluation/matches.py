@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from conditional_detr.data.coco import CocoIndex, as_id
-from conditional_detr.evaluation.coco import Result, is_box
+from conditional_detr.data.coco import CocoIndex
+from conditional_detr.evaluation.coco import Result
 
 IOU = 0.5
 
@@ -70,20 +70,18 @@ def match(index: CocoIndex, detections: list[Result]) -> Matches:
                 found[row] = index.first[picture] + objects[best]
                 overlap[best] = -1.0
     counts = np.ones(len(order), dtype=bool)
-    for key, crowds in _crowds(index, place_of, label_of).items():
+    for key, crowds in _crowds(index, label_of).items():
         unmatched = np.array([row for row in rows_of.get(key, []) if found[row] < 0], dtype=int)
         counts[unmatched[_share_inside(boxes[unmatched], crowds).max(1) >= IOU]] = False
     return Matches(scores[counts], labels[counts], boxes[counts], pictures[counts], found[counts], len(index.labels))
 
 
-def _crowds(index: CocoIndex, place_of: dict[Any, int], label_of: dict[Any, int]) -> dict[tuple[int, int], np.ndarray]:
+def _crowds(index: CocoIndex, label_of: dict[Any, int]) -> dict[tuple[int, int], np.ndarray]:
     """Boxes [C, 4] xyxy of crowds, by picture and label."""
     found: dict[tuple[int, int], list[list[float]]] = {}
-    for row in index.ground_truth()["annotations"]:
-        place, label = place_of.get(as_id(row.get("image_id"))), label_of.get(as_id(row.get("category_id")))
-        if row.get("iscrowd") and place is not None and label is not None and is_box(row.get("bbox")):
-            x, y, width, height = row["bbox"]
-            found.setdefault((place, label), []).append([x, y, x + width, y + height])
+    for place, category, x, y, width, height, _, is_crowd in index.truth.tolist():
+        if is_crowd:
+            found.setdefault((int(place), label_of[int(category)]), []).append([x, y, x + width, y + height])
     return {key: np.array(boxes, dtype=np.float64) for key, boxes in found.items()}
 
 

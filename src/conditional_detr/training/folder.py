@@ -18,7 +18,7 @@ from conditional_detr.training.progress import Progress
 from conditional_detr.weights import native
 from conditional_detr.weights.replace import recover, replaced_folder
 
-LOCK = ".lock"
+LOCK, PATIENCE = ".lock", 10.0  # s
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 MAY_DIFFER = frozenset({"training.epochs", "device", "workers", "threads", "output"})
 
@@ -30,6 +30,11 @@ class RunFolder:
         self.path = Path(path)
         self.best, self.last = self.path / "best", self.path / "last"
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a state to go on from; a kill may have left it beside its place."""
+        return any((folder / STATE).is_file() for folder in (replaced_folder(self.last).old, self.last))
+
     def check(self, config: RunConfig, resume: bool) -> bool:
         """Whether there is a state to go on from; looks only.
 
@@ -38,7 +43,7 @@ class RunFolder:
         RunError : the folder is not empty and `resume` was not asked for, or the settings are not those that the run began
             with
         """
-        begun = any((folder / STATE).is_file() for folder in (self.last, replaced_folder(self.last).old))
+        begun = self.has_begun
         if not resume and self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()):
             advice = "Add --resume to go on with it, or give" if begun else "Give"
             raise RunError(f"{self.path} is not empty. {advice} another folder (--output)")
@@ -50,8 +55,9 @@ class RunFolder:
     def held(self) -> Iterator[None]:
         """Within it no other process trains into this folder.
 
-        The system lets go of the lock when a process ends, however it ends: the file may stay and means nothing then. A folder
-        in which nothing was written goes again.
+        The system lets go of the lock when a process ends, however it ends: the file may stay and means nothing then. Processes
+        that load pictures hold it too, and notice the end of their own within seconds: so long it is waited for. A folder in
+        which nothing was written goes again.
 
         Raises
         ------
@@ -63,7 +69,7 @@ class RunFolder:
         lock = FileLock(self.path / LOCK)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=PATIENCE)
         except Timeout:
             text = f"another process is training into {self.path}: wait for its end, or give another --output"
             raise RunError(text) from None

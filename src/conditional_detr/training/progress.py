@@ -17,6 +17,7 @@ class Progress:
         good one
     history : a row a finished epoch, as in `metrics.jsonl`
     best : the highest AP so far and its epoch
+    accumulate : in how many parts a batch is worked through, where memory asked for more than the recipe does
     """
 
     epoch: int = 0
@@ -28,6 +29,7 @@ class Progress:
     skipped_in_a_row: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: tuple[float, int] = (-1.0, 0)
+    accumulate: int = 1
 
     def count(self, losses: dict[str, float]) -> None:
         """A step is done, with these losses and "gradient_norm"."""

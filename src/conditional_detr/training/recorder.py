@@ -11,11 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from conditional_detr.config import RecipeConfig, build, read_json_object
+from conditional_detr.config import RecipeConfig, build
 from conditional_detr.data.loader import Batch
 from conditional_detr.device import choose_device, seed_generators
 from conditional_detr.errors import RunError
 from conditional_detr.factory import DetectionModel
+from conditional_detr.json_files import read_json_object
 from conditional_detr.training.criterion import SetCriterion
 from conditional_detr.training.optimizer import build_optimizer
 from conditional_detr.training.pictures import save_batch_picture
@@ -55,7 +56,8 @@ def record(folder: Path, name: str, step: TrainStep, model: DetectionModel, batc
         save_file({key: value.contiguous() for key, value in tensors.items()}, new / BATCH)
         if step.helper is not None:
             save_file(step.helper.state_dict(), new / HELPER)
-        content = facts | {"recipe": step.recipe.model_dump(mode="json"), "weight_norms": norms}
+        recipe = step.recipe.model_dump(mode="json") | {"accumulate": step.accumulate}
+        content = facts | {"recipe": recipe, "weight_norms": norms}
         (new / RECORD).write_text(json.dumps(content, indent=1), encoding="utf-8")
         if torch.isfinite(images).all():
             save_batch_picture(images, padding_mask, targets, model.preprocessor, model.class_names, new / "pictures.jpg")

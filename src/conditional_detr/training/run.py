@@ -30,7 +30,7 @@ from conditional_detr.training.progress import Progress
 from conditional_detr.training.recorder import FOLDER as FLIGHT
 from conditional_detr.training.recorder import record
 from conditional_detr.training.reporter import Reporter, figure
-from conditional_detr.training.start import build_model, check_data, opening, resolve
+from conditional_detr.training.start import build_model, check_classes, check_data, opening, resolve
 from conditional_detr.training.step import TrainStep, build_dense
 from conditional_detr.training.unusable import UnusablePictures
 
@@ -118,22 +118,24 @@ def train(
         } | ({} if imgsz is None else {"imgsz": imgsz}),
     )  # fmt: skip
     set_threads(threads or cores)
-    with nullcontext() if launched("rank") else RunFolder(output).held():
-        return _Training(config, resume, quiet).run()
+    with nullcontext() if launched("rank") else RunFolder(output).held(), Processes(config.device) as processes:
+        return _Training(config, resume, quiet, processes).run()
 
 
 class _Training:
     """One run, from its settings to its folder. Nothing is written before all of it could be built."""
 
-    def __init__(self, config: RunConfig, resume: bool, quiet: bool) -> None:
+    def __init__(self, config: RunConfig, resume: bool, quiet: bool, processes: Processes) -> None:
+        self.processes = processes
         self.config, self.recipe = config, config.training
         self.folder = RunFolder(config.output)
         begun = self.folder.check(config, resume)
         train, self.valid = self.indices = load_split(config.data, "train"), load_split(config.data, "valid")
         check_data(train, self.valid, config.strict, config.max_bad)
-        self.processes = Processes(config.device)
         torch.manual_seed(config.seed)
         self.model, notes = (self.folder.last_model(), []) if begun else build_model(config, train)
+        if begun:
+            check_classes(self.model, train)
         self.model.to(self.processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         dense = build_dense(self.model, self.recipe)
         optimizer = build_optimizer(self.model, self.recipe, dense)
@@ -150,6 +152,7 @@ class _Training:
             dense,
             self.reporter.say,
         )
+        self.step.accumulate = max(self.step.accumulate, self.progress.accumulate)
         self.pictures = TrainingPictures(train, Augmentation(self.recipe, config.imgsz), Preprocessor(self.model.preprocessor))
         where = f"{self.processes.device.type}, {'float32' if self.step.dtype is None else 'bfloat16'}"
         self.lines = notes + opening(train, self.valid, self.model, config, where)
@@ -159,7 +162,8 @@ class _Training:
             self.lines.append(f"going on after epoch {self.progress.epoch}, step {self.progress.position}")
         elif resume:
             self.lines.append(f"{self.folder.path} holds no run yet: starting")
-        self.unusable = UnusablePictures(config.strict, config.max_bad, self.reporter.say)
+        lost = {"train": len(train.lost), "valid": len(self.valid.lost)}
+        self.unusable = UnusablePictures(config.strict, config.max_bad, self.reporter.say, lost)
         self.stop_asked = False
 
     def run(self) -> Run:
@@ -168,7 +172,7 @@ class _Training:
             self.folder.create(self.config)
         for line in self.lines:
             self.reporter.say(line)
-        with self.processes, self.reporter, self._signals():
+        with self.reporter, self._signals():
             while not self._is_over():
                 self._steps()
                 self._close_epoch()
@@ -287,12 +291,13 @@ class _Training:
         results, left_out = detections_of(self.model, self.valid, self.recipe.batch, share)
         left_out = dict(self.processes.gathered(list(left_out.items())))
         for place, reason in sorted(left_out.items()):
-            self.unusable.tell("valid", self.valid.paths[place], reason, len(self.valid))
+            self.unusable.tell("valid", self.valid.paths[place], reason, len(self.indices[1]))
         self.valid = self.valid.without(left_out)
         return coco_metrics(self.valid.ground_truth(), self.processes.gathered(results))
 
     def _save_last(self) -> None:
         if self.processes.is_main:
+            self.progress.accumulate = self.step.accumulate
             self.folder.save_last(self.model, self.step.helper, self.step.optimizer, self.progress)
         self.processes.wait()
 

@@ -3,8 +3,9 @@
 from typing import Any, Literal
 
 from conditional_detr.config import PRESETS, RECIPES, RunConfig, build, recipe_of, updated
+from conditional_detr.data.clean import some
 from conditional_detr.data.coco import CocoIndex, match_categories
-from conditional_detr.errors import ConfigError, DataError, did_you_mean
+from conditional_detr.errors import ConfigError, DataError, RunError, did_you_mean
 from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.weights.source import find_checkpoint, load_model, read_checkpoint, with_new_class_head
 
@@ -63,6 +64,21 @@ def build_model(config: RunConfig, data: CocoIndex) -> tuple[DetectionModel, lis
     if config.imgsz != model.preprocessor.imgsz:
         model.preprocessor = updated(model.preprocessor, {"imgsz": config.imgsz, "max_size": 0}, "train")
     return model, notes
+
+
+def check_classes(model: DetectionModel, train: CocoIndex) -> None:
+    """A run goes on with the classes that it began with.
+
+    Raises
+    ------
+    RunError
+    """
+    had, now = list(zip(model.category_ids, model.class_names, strict=True)), [(c.id, c.name) for c in train.categories]
+    if had != now:
+        raise RunError(
+            f"the classes of {train.file} are not those that the run began with: then {some(map(str, had))}; now "
+            f"{some(map(str, now))}. Begin in another folder"
+        )
 
 
 def check_data(train: CocoIndex, valid: CocoIndex, strict: bool, max_bad: float) -> None:

@@ -1,7 +1,7 @@
 """One optimisation step, as `train` runs it and as benchmarks time it."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from conditional_detr.config import RECIPES, RecipeConfig, recipe_of
+from conditional_detr.device import is_out_of_memory, random_state_of, set_random_state
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.training.criterion import SetCriterion, batch_totals
@@ -38,6 +39,12 @@ def _has_bf16(device: torch.device) -> bool:
         known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
+
+
+NO_ROOM = (
+    "there is not enough memory for {}: give a smaller --imgsz or --batch, --set gradient_checkpointing=true, or "
+    "--set accumulate=N"
+)
 
 
 class TrainStep:
@@ -96,28 +103,37 @@ class TrainStep:
         ------
         RunError : there is not enough memory for a single picture, or in one of several processes
         """
+        random_state = random_state_of(self.device)
         while True:
             try:
-                return self._take(images, padding_mask, targets)
+                losses = self._gradients(images, padding_mask, targets)
+                break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
             self._halve(len(images))  # here, where the error holds on to no tensor any more
+            set_random_state(random_state, self.device)  # dropout draws again what it drew
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or torch.inf)
+        if torch.isfinite(norm):  # else the step is left out: one bad batch must not cost the weights
+            try:
+                self.optimizer.step()
+            except RuntimeError as error:  # half of the weights may be moved: it cannot be taken again
+                if not is_out_of_memory(error):
+                    raise
+                raise RunError(NO_ROOM.format("the optimiser")) from None
+        return losses | {"gradient_norm": norm}
 
     def _halve(self, pictures: int) -> None:
         """From now on work through a batch in twice as many parts."""
         if self.accelerator is not None or self.accumulate >= pictures:
-            raise RunError(
-                f"there is not enough memory for {-(-pictures // self.accumulate)} pictures at a time: give a smaller --imgsz "
-                "or --batch, --set gradient_checkpointing=true, or --set accumulate=N"
-            )
+            raise RunError(NO_ROOM.format(f"{-(-pictures // self.accumulate)} pictures at a time"))
         self.optimizer.zero_grad(set_to_none=True)
         self.accumulate = min(pictures, 2 * self.accumulate)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.say(f"not enough memory: a batch is worked through in {self.accumulate} parts from now on")
 
-    def _take(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def _gradients(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         self.model.train()
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         padding_mask = None if padding_mask is None else padding_mask.to(self.device, non_blocking=True)
@@ -139,20 +155,14 @@ class TrainStep:
                     losses["loss"] = losses["loss"] + self.recipe.dense_weight * losses["loss_dense"]
                 losses["loss"].backward()
             total = {key: total.get(key, 0) + value.detach() for key, value in losses.items()}
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or torch.inf)
-        if torch.isfinite(norm):  # else the step is left out: one bad batch must not cost the weights
-            self.optimizer.step()
-        return total | {"gradient_norm": norm}
+        return total
 
     def _synchronised(self, last: bool) -> Any:
-        if last or self.accelerator is None:
-            return nullcontext()
-        return self.accelerator.no_sync(self.model)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Of a GPU, or of the processor, whose allocator has no error of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        stack = ExitStack()
+        if not last and self.accelerator is not None:
+            for model in (self.model, self.dense):
+                stack.enter_context(nullcontext() if model is None else self.accelerator.no_sync(model))
+        return stack
 
 
 def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | None = None) -> TrainStep:

@@ -13,14 +13,15 @@ class UnusablePictures:
     strict : stop at the first
     max_bad : the share of a split's pictures that is too many
     say : where they are named
+    lost : for each split those that its index is already without
     """
 
-    def __init__(self, strict: bool, max_bad: float, say: Callable[[str], None]) -> None:
-        self.strict, self.max_bad, self.say = strict, max_bad, say
+    def __init__(self, strict: bool, max_bad: float, say: Callable[[str], None], lost: dict[str, int]) -> None:
+        self.strict, self.max_bad, self.say, self.lost = strict, max_bad, say, lost
         self.seen: dict[str, dict[str, str]] = {}
 
     def tell(self, split: str, path: str, reason: str, pictures: int) -> None:
-        """A picture of a split of so many cannot be used.
+        """A picture of a split, which had so many to begin with, cannot be used.
 
         Raises
         ------
@@ -33,10 +34,11 @@ class UnusablePictures:
         if self.strict:
             raise DataError(f"{reason} (--strict)")
         self.say(f"left out: {reason}")
-        if len(seen) > self.max_bad * pictures:
+        bad, pictures = len(seen) + self.lost.get(split, 0), pictures + self.lost.get(split, 0)
+        if bad > self.max_bad * pictures:
             raise DataError(
-                f"{len(seen)} pictures of {split} cannot be used, more than {self.max_bad:.0%} of {pictures} (--max-bad): "
-                "`cdetr doctor` names them all"
+                f"{bad} pictures of {split} cannot be used, more than {self.max_bad:.0%} of {pictures} (--max-bad): "
+                "`cdetr doctor` names them all, with --fix it writes a copy without them"
             )
 
     def met(self, split: str) -> list[tuple[str, str]]:

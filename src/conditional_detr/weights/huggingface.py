@@ -7,9 +7,10 @@ from typing import Any, Literal
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conditional_detr.config import ModelConfig, PreprocessorConfig, build, read_json_object
+from conditional_detr.config import ModelConfig, PreprocessorConfig, build
 from conditional_detr.errors import CheckpointError
 from conditional_detr.factory import DetectionModel
+from conditional_detr.json_files import read_json_object
 from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.coco_names import NOT_A_CATEGORY, names_of
 from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, load_tensors, read_weights, weights_of

@@ -6,9 +6,10 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from conditional_detr.config import ModelConfig, PreprocessorConfig, build, read_json_object
+from conditional_detr.config import ModelConfig, PreprocessorConfig, build
 from conditional_detr.errors import CheckpointError, ConfigError
 from conditional_detr.factory import DetectionModel
+from conditional_detr.json_files import read_json_object
 from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, read_weights, weights_of
 

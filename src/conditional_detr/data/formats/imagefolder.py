@@ -4,13 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conditional_detr.data.clean import box_numbers
-from conditional_detr.data.formats.pictures import content_of
+from conditional_detr.data.clean import as_id
+from conditional_detr.data.formats.pictures import Fault, content_of, text_of
+from conditional_detr.data.written import numbers
 from conditional_detr.errors import DataError
+from conditional_detr.json_files import mended
 
 METADATA = "metadata.jsonl"
 MOST_BYTES = 2**30
-LABELS = ("categories", "category", "category_id", "label", "labels")
+BOXES = ("bbox", "bboxes", "boxes")
+LABELS = ("categories", "category", "category_id", "category_ids", "label", "labels")
+
+Object = tuple[str | int, Any]  # class and box
 
 
 def splits(root: Path) -> dict[str, Path]:
@@ -18,56 +23,73 @@ def splits(root: Path) -> dict[str, Path]:
     return {file.parent.name: file for file in sorted(root.glob(f"*/{METADATA}"))}
 
 
-def read(file: Path) -> tuple[dict[str, Any], list[str]]:
-    """One split as a COCO content, and what could not be read, a line each; boxes are x, y, w, h px.
+def read(file: Path) -> tuple[dict[str, Any], list[Fault]]:
+    """One split as a COCO content, and what could not be read; boxes are x, y, w, h px.
 
-    Classes are numbers or names; names are numbered in their order over all splits of the data set.
+    Classes are numbers or names; names are numbered in their order over all splits of the data set. A picture may have
+    several lines.
     """
-    faults: list[str] = []
+    faults: list[Fault] = []
     lines = _lines(file, faults)
     others = [row for other in splits(file.parent.parent).values() if other != file for row in _lines(other, [])]
-    labels = {label for row in (*lines, *others) for label, _ in _objects(row)}
+    labels = {label for row in others for label, _ in _objects(row, file, [])}
+    objects: dict[Path, list[Object]] = {}
+    for row in lines:
+        objects.setdefault(file.parent / row["file_name"], []).extend(_objects(row, file, faults))
+    labels |= {label for found in objects.values() for label, _ in found}
     named = any(isinstance(label, str) for label in labels)
     number = {label: i if named else int(label) for i, label in enumerate(sorted(labels, key=str))}
-    by_file = {file.parent / str(row["file_name"]): row for row in lines}
 
     def rows(picture: Path, width: int, height: int) -> list[dict[str, Any]]:
-        return [{"category_id": number[label], "bbox": box} for label, box in _objects(by_file[picture])]
+        return [{"category_id": number[label], "bbox": box} for label, box in objects[picture]]
 
     categories = [{"id": i, "name": str(label)} for label, i in sorted(number.items(), key=lambda item: item[1])]
-    return content_of(by_file, rows, categories, file.parent.parent), faults
+    return content_of(objects, rows, categories, file.parent.parent), faults
 
 
-def _lines(file: Path, faults: list[str]) -> list[dict[str, Any]]:
+def _lines(file: Path, faults: list[Fault]) -> list[dict[str, Any]]:
     try:
         if file.stat().st_size > MOST_BYTES:
             raise DataError(f"{file} is larger than {MOST_BYTES} bytes and is not read")
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}") from None
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text_of(file).split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = mended(json.loads(line))
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-            faults.append(f"{file}, line {number} must be a JSON object with a 'file_name'")
+            faults.append(Fault(str(file), f"line {number} must be a JSON object with a 'file_name'", "the line is left out"))
             continue
         rows.append(row)
     return rows
 
 
-def _objects(row: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """(class, box) each; what has no such lists has no objects."""
-    objects = row.get("objects")
+def _objects(row: dict[str, Any], file: Path, faults: list[Fault]) -> list[Object]:
+    """The objects of a line: lists of boxes and classes, a list of dicts with one each, or the lists in the line itself."""
+    objects = row.get("objects", row)
+    if isinstance(objects, list) and all(isinstance(each, dict) for each in objects):
+        objects = {key: [each.get(key) for each in objects] for key in {key for each in objects for key in each}}
     if not isinstance(objects, dict):
-        return []
-    boxes = objects.get("bbox")
+        objects = {}
+    boxes = next((objects[key] for key in BOXES if isinstance(objects.get(key), list)), None)
     labels = next((objects[key] for key in LABELS if isinstance(objects.get(key), list)), None)
-    if not isinstance(boxes, list) or labels is None:
+    if boxes is None and labels is None and not row.get("objects"):
         return []
-    known = [(label, box) for label, box in zip(labels, boxes, strict=False) if isinstance(label, str | int)]
-    return [(label, box_numbers(box) or [float("nan")] * 4) for label, box in known]  # which is a finding of its own
+    name = str(file.parent / row["file_name"])
+    if boxes is None or labels is None or len(boxes) != len(labels):
+        counts = "none" if boxes is None else len(boxes), "none" if labels is None else len(labels)
+        text = f"must have as many boxes ({', '.join(BOXES)}) as classes ({', '.join(LABELS)}), not {counts[0]} and {counts[1]}"
+        faults.append(Fault(name, text, "its boxes are left out"))
+        return []
+    found: list[Object] = []
+    for label, box in zip(labels, boxes, strict=True):
+        known = label if isinstance(label, str) else as_id(label)
+        if known is None:
+            faults.append(Fault(name, f"a class must be a name or a number, not {str(label)[:60]}", "the box is left out"))
+        else:
+            found.append((known, numbers(box) or [float("nan")] * 4))  # which is a finding of its own
+    return found

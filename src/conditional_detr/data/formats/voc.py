@@ -1,11 +1,12 @@
-"""Pascal VOC: `Annotations/*.xml` beside `JPEGImages/`, splits listed in `ImageSets/Main/*.txt`."""
+"""Pascal VOC: `Annotations/*.xml`, `JPEGImages/` and splits listed in `ImageSets/Main/*.txt`; or both in a folder a split."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from conditional_detr.data.formats.pictures import content_of
-from conditional_detr.errors import DataError
+from conditional_detr.data.clean import is_inside
+from conditional_detr.data.findings import WARNING
+from conditional_detr.data.formats.pictures import Fault, content_of, is_file, text_of
 from conditional_detr.preprocessing import IMAGE_SUFFIXES
 
 ANNOTATIONS, PICTURES, LISTS = "Annotations", "JPEGImages", Path("ImageSets", "Main")
@@ -13,79 +14,112 @@ SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
 MOST_BYTES = 10 * 2**20
 
 
+class Object(NamedTuple):
+    """A class name, corners counted from 1 with the last pixel inside, and the mark "difficult"."""
+
+    name: str
+    corners: list[float]
+    difficult: bool
+
+
+class Annotated(NamedTuple):
+    """A picture, the width and height, px, that its file of annotations says, if it does, and its objects."""
+
+    picture: Path
+    size: tuple[int, int] | None
+    objects: list[Object]
+
+
 def splits(root: Path) -> dict[str, Path]:
-    """Each split's list of names; a list a class (`dog_train.txt`) is none."""
+    """Each split's list of names, a list a class (`dog_train.txt`) being none; or its folder of XML files (Roboflow)."""
     found: dict[str, Path] = {}
     for name, split in SPLITS.items():
         file = root / LISTS / f"{name}.txt"
-        if file.is_file():
+        if file.is_file() and (root / ANNOTATIONS).is_dir():
             found.setdefault(split, file)
+        elif next((root / name).glob("*.xml"), None):
+            found.setdefault(split, root / name)
     return found
 
 
-def read(root: Path, listed: Path) -> tuple[dict[str, Any], list[str]]:
-    """One split as a COCO content, classes in the order of their names, and what could not be read, a line each.
+def read(root: Path, place: Path) -> tuple[dict[str, Any], list[Fault]]:
+    """One split as a COCO content, classes in the order of their names, and what could not be read.
 
     VOC's boxes count pixels from 1 and include their last one.
     """
-    faults: list[str] = []
-    names = _lines(listed)
-    objects = {name: _objects(root / ANNOTATIONS / f"{name}.xml", faults) for name in names}
-    every = sorted({label for file in (root / LISTS).glob("*.txt") for label in _classes(root, file)})
-    number = {label: i for i, label in enumerate(every)}
-    pictures = {_picture(root, name): name for name in names}
+    faults: list[Fault] = []
+    found = {each.picture: each for each in _read_split(root, place, faults)}
+    others = [each for other in splits(root).values() if other != place for each in _read_split(root, other, [])]
+    every = sorted({thing.name for each in (*found.values(), *others) for thing in each.objects})
+    number = {name: i for i, name in enumerate(every)}
 
     def rows(picture: Path, width: int, height: int) -> list[dict[str, Any]]:
-        found = objects[pictures[picture]]
-        return [
-            {"category_id": number[label], "bbox": [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1], "difficult": difficult}
-            for label, (x0, y0, x1, y1), difficult in found
-        ]
+        boxes = []
+        for thing in found[picture].objects:
+            x0, y0, x1, y1 = thing.corners
+            box = [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1]
+            boxes.append({"category_id": number[thing.name], "bbox": box, "difficult": thing.difficult})
+        return boxes
 
-    return content_of(pictures, rows, [{"id": i, "name": name} for name, i in number.items()], root), faults
-
-
-def _classes(root: Path, listed: Path) -> set[str]:
-    if listed.stem not in SPLITS:
-        return set()
-    return {label for name in _lines(listed) for label, _, _ in _objects(root / ANNOTATIONS / f"{name}.xml", [])}
+    categories = [{"id": i, "name": name} for name, i in number.items()]
+    return content_of(found, rows, categories, root, lambda picture: found[picture].size), faults
 
 
-def _lines(file: Path) -> list[str]:
-    try:
-        return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}") from None
+def _read_split(root: Path, place: Path, faults: list[Fault]) -> list[Annotated]:
+    if place.is_dir():  # a picture without a file of annotations has no objects, as in YOLO
+        pictures = [path for path in sorted(place.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+        return [_annotated(path, path.with_suffix(".xml"), faults) for path in pictures]
+    found = []
+    for line in text_of(place).splitlines():
+        if not line.strip():
+            continue
+        name = line.strip()
+        if not is_file(root / ANNOTATIONS / f"{name}.xml") and not is_file(_picture(root, name)):
+            name = name.split()[0]  # a list may have a mark behind each name
+        xml = root / ANNOTATIONS / f"{name}.xml"
+        if not is_inside(xml, root):
+            found.append(Annotated(_picture(root, name), None, []))
+            continue
+        if not is_file(xml):
+            faults.append(
+                Fault(str(xml), "is not there", "its picture is taken for one without objects", "annotation-orphan", WARNING)
+            )
+        found.append(_annotated(_picture(root, name), xml, faults))
+    return found
 
 
 def _picture(root: Path, name: str) -> Path:
     folder = root / PICTURES
-    return next((p for s in sorted(IMAGE_SUFFIXES) if (p := folder / f"{name}{s}").exists()), folder / f"{name}.jpg")
+    return next((p for s in sorted(IMAGE_SUFFIXES) if is_file(p := folder / f"{name}{s}")), folder / f"{name}.jpg")
 
 
-Object = tuple[str, tuple[float, float, float, float], bool]
-
-
-def _objects(file: Path, faults: list[str]) -> list[Object]:
-    """Name, box and whether it is marked difficult; a missing file means a picture without objects."""
-    if not file.exists():
-        return []
+def _annotated(picture: Path, file: Path, faults: list[Fault]) -> Annotated:
+    if not is_file(file):
+        return Annotated(picture, None, [])
     try:
         if file.stat().st_size > MOST_BYTES:
             raise ValueError(f"larger than {MOST_BYTES} bytes")
         tree = ElementTree.parse(file)
     except (OSError, ValueError, ElementTree.ParseError, RecursionError) as error:
-        faults.append(f"{file} is no valid XML: {error}")
-        return []
-    found: list[Object] = []
+        faults.append(Fault(str(file), f"is no valid XML: {error}", "its boxes are left out"))
+        return Annotated(picture, None, [])
+    objects: list[Object] = []
     for i, element in enumerate(tree.iterfind("object"), 1):
         try:
             corners = [float(element.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax")]
-            name = element.findtext("name")
+            name = " ".join((element.findtext("name") or "").split())
             if not name:
                 raise ValueError("no name")
         except ValueError:
-            faults.append(f"{file}, object {i} must have a name and a bndbox of four numbers")
+            faults.append(Fault(str(file), f"object {i} must have a name and a bndbox of four numbers", "the box is left out"))
             continue
-        found.append((name, (corners[0], corners[1], corners[2], corners[3]), element.findtext("difficult") == "1"))
-    return found
+        objects.append(Object(name, corners, element.findtext("difficult") == "1"))
+    return Annotated(picture, _size(tree), objects)
+
+
+def _size(tree: Any) -> tuple[int, int] | None:
+    try:
+        width, height = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
+    except (ValueError, OverflowError):
+        return None
+    return (width, height) if min(width, height) > 0 else None

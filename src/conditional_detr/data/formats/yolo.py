@@ -6,12 +6,14 @@ from typing import Any
 import yaml
 
 from conditional_detr.data.clean import is_inside
-from conditional_detr.data.formats.pictures import content_of, listed_pictures
+from conditional_detr.data.formats.pictures import Fault, content_of, listed_pictures, text_of
 from conditional_detr.errors import DataError
+from conditional_detr.json_files import mended
 
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 MOST_BYTES = 2**20
 CORNERS = 3  # of a polygon, at least
+NO_LABELS = ("classes.txt", "notes.txt")  # that labelling tools leave beside labels
 
 
 def description(root: Path) -> Path | None:
@@ -30,23 +32,44 @@ def splits(file: Path) -> dict[str, list[Path]]:
     found = {}
     for split in ("train", "val", "valid", "test"):
         given = content.get(split)
-        names = [given] if isinstance(given, str) else given if isinstance(given, list) else []
+        names = [name for name in (given if isinstance(given, list) else [given]) if isinstance(name, str) and name]
         if names:
-            found["valid" if split == "val" else split] = [_located(str(name), base, file) for name in names]
+            found["valid" if split == "val" else split] = [_located(mended(name), base, file) for name in names]
     return found
 
 
-def read(file: Path, places: list[Path]) -> tuple[dict[str, Any], list[str]]:
-    """One split as a COCO content, and what could not be read of its labels, a line each. File names are absolute."""
+def read(file: Path, places: list[Path]) -> tuple[dict[str, Any], list[Fault]]:
+    """One split as a COCO content, and what could not be read of its labels. File names are absolute."""
     names = class_names(file)
-    faults: list[str] = []
+    faults = [
+        Fault(str(file), f"{place} is not there", "nothing: it is left out", "split-missing")
+        for place in places
+        if not place.exists()
+    ]
+
+    around = file.absolute().parent.parent
+    is_pose = "kpt_shape" in _read(file)
 
     def rows(picture: Path, width: int, height: int) -> list[dict[str, Any]]:
-        return _boxes(label_file(picture), width, height, faults)
+        labels = label_file(picture)
+        return _boxes(labels, width, height, is_pose, faults) if is_inside(labels, around) else []
 
-    pictures = [picture for place in places for picture in listed_pictures(place)]
+    pictures = [picture for place in places if place.exists() for picture in listed_pictures(place)]
+    faults += _labels_alone(places, pictures)
     categories = [{"id": i, "name": name} for i, name in sorted(names.items())]
-    return content_of(pictures, rows, categories, file.absolute().parent.parent), faults
+    return content_of(pictures, rows, categories, around), faults
+
+
+def _labels_alone(places: list[Path], pictures: list[Path]) -> list[Fault]:
+    """Label files of pictures that are not there."""
+    folders = {label_file(place / "x").parent for place in places if place.is_dir()}
+    known = {label_file(picture) for picture in pictures}
+    return [
+        Fault(str(file), "there is no picture for these labels", "they are left out", "annotation-orphan")
+        for folder in sorted(folders)
+        for file in sorted(folder.rglob("*.txt"))
+        if file not in known and file.name not in NO_LABELS
+    ]
 
 
 def class_names(file: Path) -> dict[int, str]:
@@ -58,29 +81,31 @@ def class_names(file: Path) -> dict[int, str]:
     if names is None and isinstance(content.get("nc"), int):
         names = {i: str(i) for i in range(min(content["nc"], 100_000))}
     try:
-        return {int(i): str(name) for i, name in dict(names).items()}  # type: ignore[arg-type]
-    except (AttributeError, TypeError, ValueError):
-        raise DataError(f"{file}: 'names' must be a list of class names, or a mapping from numbers to names") from None
+        found = {int(i): name for i, name in dict(names).items()}  # type: ignore[arg-type]
+    except (AttributeError, OverflowError, TypeError, ValueError):
+        found = {}
+    if not found or not all(isinstance(name, str | int | float) for name in found.values()):
+        raise DataError(f"{file}: 'names' must be a list of class names, or a mapping from numbers to names")
+    return {i: mended(str(name)) for i, name in found.items()}
 
 
 def label_file(picture: Path) -> Path:
-    """The text file of a picture: in `labels/` where the last `images/` is, else beside it."""
-    parts = list(picture.parts)
+    """The text file of a picture: in `labels/` where the last `images/` is; beside it, if there is one there alone."""
+    beside, parts = picture.with_suffix(".txt"), list(picture.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
             parts[i] = "labels"
-            return Path(*parts).with_suffix(".txt")
-    return picture.with_suffix(".txt")
+            usual = Path(*parts).with_suffix(".txt")
+            return beside if beside.exists() and not usual.exists() else usual
+    return beside
 
 
-def _boxes(file: Path, width: int, height: int, faults: list[str]) -> list[dict[str, Any]]:
-    """A missing file means a picture without objects."""
+def _boxes(file: Path, width: int, height: int, is_pose: bool, faults: list[Fault]) -> list[dict[str, Any]]:
+    """A missing file means a picture without objects. Of a pose the box comes first, then its points."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        faults.append(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}")
+        lines = text_of(file).splitlines() if file.exists() else []
+    except DataError as error:
+        faults.append(Fault(str(file), str(error), "its boxes are left out"))
         return []
     rows = []
     for number, line in enumerate(lines, 1):
@@ -89,11 +114,12 @@ def _boxes(file: Path, width: int, height: int, faults: list[str]) -> list[dict[
         try:
             label, *values = (float(word) for word in line.split())
         except ValueError:
-            faults.append(f"{file}, line {number} must be numbers, not {line.strip()[:60]!r}")
+            faults.append(Fault(str(file), f"line {number} must be numbers, not {line.strip()[:60]!r}", "the line is left out"))
             continue
-        box = _box(values)
+        box = _box(values[:4] if is_pose else values)
         if box is None:
-            faults.append(f"{file}, line {number} must hold a class and four numbers, or a polygon, not {len(values)} numbers")
+            text = f"line {number} must hold a class and four numbers, or a polygon, not {len(values)} numbers"
+            faults.append(Fault(str(file), text, "the line is left out"))
             continue
         x, y, w, h = box
         rows.append({"category_id": label, "bbox": [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]})
@@ -114,10 +140,11 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MOST_BYTES:
             raise DataError(f"{file} is larger than a description of a data set can be: {file.stat().st_size} bytes")
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise DataError(f"{file} is no valid YAML: {reason}") from None
+        content = yaml.safe_load(text_of(file))
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise DataError(f"{file} is no valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):
         raise DataError(f"{file} must hold a mapping with 'train', 'val' and 'names', not {type(content).__name__}")
     return content
@@ -125,12 +152,14 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _base(content: dict[str, Any], file: Path) -> Path:
     given = content.get("path")
-    base = file.parent / given if isinstance(given, str) and given else file.parent
+    base = file.parent / mended(given) if isinstance(given, str) and "\0" not in given else file.parent
     return base if base.is_dir() and is_inside(base, file.parent.parent) else file.parent
 
 
 def _located(name: str, base: Path, file: Path) -> Path:
     candidates = [base / name, file.parent / name, file.parent / name.removeprefix("../")]
+    if "\0" in name:
+        raise DataError(f"{file}: {name[:60]!r} can be no path")
     place = next((place for place in candidates if place.exists()), candidates[0])
     if not is_inside(place, file.parent.parent):
         raise DataError(f"{file}: {name!r} leaves the folder {file.parent.parent}; it is not read")
