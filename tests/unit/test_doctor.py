@@ -406,3 +406,15 @@ def test_leaks_between_all_splits_are_found_also_behind_other_ones(data):
     leaks = [(f.severity, f.file, f.message.rpartition("as ")[2]) for f in found(data) if f.code == "image-leak"]
     assert ("error", "x.png", "4.png in train") in leaks
     assert ("warning", "x.png", "5.png in train") in leaks
+
+
+def test_sizes_that_no_box_keeps_to_are_not_believed(data):
+    """Boxes outside of the sizes that are said, inside of the pictures: nothing is resized, the pictures are left out."""
+    what = read(data)
+    for image in what["images"]:
+        image |= {"width": PX[0] // 2, "height": PX[1] // 2}
+    what["annotations"][3]["bbox"] = [70, 60, 40, 30]
+    write(data, "train", what)
+    codes = {(f.code, f.fix) for f in found(data)}
+    assert ("image-size", "the picture is left out") in codes
+    assert not any("resized" in fix for _, fix in codes)

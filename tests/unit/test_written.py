@@ -100,3 +100,14 @@ def test_what_fits_no_way_is_said_and_not_converted():
 )
 def test_the_box_of_an_annotation(row: dict, expected: list[float] | None):
     assert box_of(row) == expected
+
+
+def test_another_split_is_evidence():
+    """What has few boxes, or few outside, is read as the rest of its data set is, if that fits better."""
+    corners = np.tile([20.0, 20.0, 70.0, 70.0], (30, 1))
+    assert how_written(corners, sizes(30), "xyxy").how == "xywh"
+    corners[0] = [200, 100, 300, 180]
+    assert how_written(corners, sizes(30)).how == "xywh"
+    assert how_written(corners, sizes(30), "xyxy").how == "xyxy"
+    assert how_written(corners[:2], sizes(2), "xyxy").how == "xyxy"
+    assert how_written(boxes(30), sizes(30), "xyxy").how == "xywh"

@@ -56,6 +56,7 @@ class Clean(NamedTuple):
         category id, x, y, w, h px, area px², whether it is a crowd; what detections are judged against, as COCO does
     findings : what was wrong
     misread : those of them that concern all boxes: who trains must not rely on a guess
+    how : how the boxes are written, as `written` tells it
     """
 
     images: list[Row]
@@ -64,12 +65,19 @@ class Clean(NamedTuple):
     truth: list[tuple[float, ...]]
     findings: list[Finding]
     misread: list[Finding]
+    how: str
 
 
-def clean(content: dict[str, Any], place: Place) -> Clean:
+def clean(content: dict[str, Any], place: Place, elsewhere: str = COCO) -> Clean:
     """Judge every image and annotation of a COCO content; what cannot be used is left out and becomes a finding.
 
     Pictures are looked for, not opened, but for the size of one that has none in the content.
+
+    Parameters
+    ----------
+    content : "images", "annotations" and "categories"
+    place : where it is from
+    elsewhere : how the boxes of another split of the data set are written
 
     Raises
     ------
@@ -79,7 +87,7 @@ def clean(content: dict[str, Any], place: Place) -> Clean:
     categories, category_of = categories_of(content["categories"], place, findings)
     images, image_of = _images(content["images"], place, findings)
     listed = {str(row.get("id")) for row in content["images"]}
-    written = _format(content["annotations"], images, image_of)
+    written = _written(content["annotations"], images, image_of, elsewhere)
     shift, misread = _shift(content["annotations"], category_of, place)
     if written.message and written.how != COCO:
         misread = [*misread, Finding("box-format", place.split, place.file.name, None, written.message)]
@@ -116,7 +124,7 @@ def clean(content: dict[str, Any], place: Place) -> Clean:
                 faults = [*faults, ("annotation-id-duplicate", f"the annotation id {row.get('id')} is used twice")]
             annotations.append(row | {"id": id_, "image": i, "category_id": category, "bbox": box, "written": row.get("bbox")})
         findings += [Finding(code, place.split, file, row.get("id"), message) for code, message in faults]
-    return Clean(images, annotations, categories, truth, [*misread, *findings], misread)
+    return Clean(images, annotations, categories, truth, [*misread, *findings], misread, written.how)
 
 
 class _Ids:
@@ -249,12 +257,12 @@ def box_inside(row: Row, image: Row, how: str = COCO) -> tuple[list[float] | Non
     return [x, y, w, h] if is_inside else clipped, []
 
 
-def _format(rows: list[Row], images: list[Row], image_of: dict[int | None, int | None]) -> Written:
+def _written(rows: list[Row], images: list[Row], image_of: dict[int | None, int | None], elsewhere: str) -> Written:
     """How the boxes of a file are written."""
     found = [(image_of.get(as_id(row.get("image_id"))), box_of(row)) for row in rows]
     known = [(box, (images[i]["width"], images[i]["height"])) for i, box in found if i is not None and box is not None]
     boxes, sizes = (np.array([pair[k] for pair in known], dtype=np.float64).reshape(-1, 4 - 2 * k) for k in (0, 1))
-    return how_written(boxes, sizes)
+    return how_written(boxes, sizes, elsewhere)
 
 
 def _shift(rows: list[Row], category_of: dict[int | None, int], place: Place) -> tuple[int, list[Finding]]:

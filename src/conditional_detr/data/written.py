@@ -52,19 +52,23 @@ def fits(boxes: Boxes, sizes: Boxes) -> np.ndarray:
     return np.asarray(inside.all(axis=1))
 
 
-def how_written(boxes: Boxes, sizes: Boxes) -> Written:
+def how_written(boxes: Boxes, sizes: Boxes, elsewhere: str = COCO) -> Written:
     """As COCO says, unless that fails often and another way hardly ever.
 
     Parameters
     ----------
     boxes : float64 [N, 4] as they are written
     sizes : float64 [N, 2] of their pictures, width and height, px
+    elsewhere : how the boxes of another split of the data set are written, which needs less evidence
     """
     count = len(boxes)
+    inside = fits(boxes, sizes).mean() if count else 1.0
+    if elsewhere != COCO and inside < 1 and fits(to_xywh(boxes, elsewhere, sizes), sizes).mean() >= max(NEARLY_ALL, inside):
+        return Written(elsewhere, f"boxes are written as {elsewhere}, as in another split, not as x, y, w, h in px")
     if count < FEW:
         return Written()
     normalised = (boxes.max(1) <= 1.01).mean() >= MOST and np.median(sizes.min(1)) > 16  # a file of boxes below a pixel
-    outside = float(1 - fits(boxes, sizes).mean())
+    outside = float(1 - inside)
     if not normalised and outside < (OUTSIDE_OF_MANY if count >= MANY else OUTSIDE_OF_FEW):
         return Written()
     names = [f"normalised {layout}" for layout in UPRIGHT] if normalised else list(LAYOUTS)

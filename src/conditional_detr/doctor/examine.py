@@ -9,6 +9,7 @@ from conditional_detr.data.clean import Clean, clean, is_crowd
 from conditional_detr.data.findings import ERROR, WARNING, Finding
 from conditional_detr.data.heads import TURNED
 from conditional_detr.data.sources import LAYOUTS, Source, by_usual_name, sources
+from conditional_detr.data.written import COCO
 from conditional_detr.doctor.looks import Look, looks, near_pairs
 from conditional_detr.errors import DataError
 from conditional_detr.preprocessing import Preprocessor
@@ -59,9 +60,11 @@ def as_written(folder: str | Path) -> tuple[dict[str, Examined], list[Finding]]:
     """Every split as it is, and what cannot be used of its annotations and its pictures."""
     splits: dict[str, Examined] = {}
     findings: list[Finding] = []
-    for name, source in by_usual_name(_sources(folder)).items():
-        content, faults = source.read()
-        cleaned = clean(content, source.place)
+    read = {name: (source, *source.read()) for name, source in by_usual_name(_sources(folder)).items()}
+    hows = [clean(content, source.place).how for source, content, _ in read.values()]
+    elsewhere = next((how for how in hows if how != COCO), COCO)
+    for name, (source, content, faults) in read.items():
+        cleaned = clean(content, source.place, elsewhere)
         split = Examined(source, cleaned, looks([image["path"] for image in cleaned.images]), set())
         splits[name] = split
         findings += faults + cleaned.findings + _picture_faults(split)
@@ -80,7 +83,12 @@ def _name(split: Examined) -> str:
 
 
 def _picture_faults(split: Examined) -> list[Finding]:
+    """What cannot be read, and what has another size than its annotations say.
+
+    Only where all boxes lie inside the sizes that are said do they belong to them: else the sizes are what is wrong.
+    """
     findings = []
+    fit = not any(finding.code in ("box-outside", "box-partly-outside") for finding in split.clean.findings)
     for i, (image, seen) in enumerate(zip(split.clean.images, split.looks, strict=True)):
         file = image["file_name"]
         if seen.fault is not None:
@@ -91,7 +99,7 @@ def _picture_faults(split: Examined) -> list[Finding]:
             if is_turned(image, seen):
                 text += f": they are from before its EXIF rotation (orientation {seen.orientation})"
                 fix = "its boxes are turned with it"
-            elif is_resized(image, seen):
+            elif fit and is_resized(image, seen):
                 text += ": it looks resized since"
                 fix = "its boxes are resized with it"
             else:

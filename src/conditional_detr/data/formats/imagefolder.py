@@ -37,6 +37,9 @@ def read(file: Path) -> tuple[dict[str, Any], list[Fault]]:
     for row in lines:
         objects.setdefault(file.parent / row["file_name"], []).extend(_objects(row, file, faults))
     labels |= {label for found in objects.values() for label, _ in found}
+    if not labels:
+        example = f", e.g. {faults[0].file}: {faults[0].message}" if faults else ""
+        raise DataError(f"{file} has no object that can be read{example}")
     named = any(isinstance(label, str) for label in labels)
     number = {label: i if named else int(label) for i, label in enumerate(sorted(labels, key=str))}
 
