@@ -1,6 +1,7 @@
 """Whatever a data set holds, only our own errors come out."""
 
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from conditional_detr.config import preset
 from conditional_detr.data.coco import load_split
-from conditional_detr.doctor.examine import examine
+from conditional_detr.data.findings import counted
+from conditional_detr.doctor.copying import write_copy
+from conditional_detr.doctor.examine import examine, is_ok
 from conditional_detr.errors import ConditionalDETRError
 from conditional_detr.factory import preprocessing_for
 from fuzzing import fuzzed, odd_numbers
@@ -39,10 +42,17 @@ contents = st.fixed_dictionaries(
 
 
 def ours_alone(folder: Path) -> None:
-    """A data set is read, or refused in our words; the doctor finds what there is to find."""
-    for read in (lambda: load_split(folder, "train"), lambda: examine(folder, CONFIG, PICTURE)):
-        with suppress(ConditionalDETRError):
-            read()
+    """A data set is read, or refused in our words; the doctor finds what there is to find, tells it and writes a copy."""
+    with suppress(ConditionalDETRError):
+        json.dumps(load_split(folder, "train").ground_truth(), allow_nan=False)
+    copy = folder.parent / "copy"
+    with suppress(ConditionalDETRError):
+        splits, findings = examine(folder, CONFIG, PICTURE)
+        json.dumps([finding.to_dict() for finding in findings], allow_nan=False, ensure_ascii=False).encode()
+        "".join(counted(findings)).encode()
+        write_copy(splits, findings, copy)
+        assert is_ok(examine(copy, CONFIG, PICTURE)[1])
+    shutil.rmtree(copy, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +100,14 @@ def test_any_bytes_as_coco(folder, text):
 @fuzzed()
 @given(
     labels=st.one_of(st.binary(max_size=100), st.lists(st.lists(odd_numbers, max_size=8), max_size=5)),
-    description=st.one_of(st.none(), st.binary(max_size=100)),
+    description=st.one_of(
+        st.none(),
+        st.binary(max_size=100),
+        st.fixed_dictionaries(
+            {"names": st.one_of(st.lists(names, max_size=3), st.dictionaries(st.integers(-2, 5), names, max_size=3), names)},
+            optional={"train": st.one_of(names, st.lists(names, max_size=2)), "val": names, "path": names, "kpt_shape": names},
+        ).map(lambda value: json.dumps(value).encode(errors="surrogatepass")),
+    ),
 )
 def test_odd_yolo(folder, labels, description):
     text = (
@@ -102,8 +119,12 @@ def test_odd_yolo(folder, labels, description):
 
 
 @fuzzed()
-@given(xml=st.one_of(st.binary(max_size=100), st.lists(st.tuples(names, odd_numbers, odd_numbers), max_size=4)))
-def test_odd_voc(folder, xml):
+@given(
+    xml=st.one_of(st.binary(max_size=100), st.lists(st.tuples(names, odd_numbers, odd_numbers), max_size=4)),
+    listed=st.one_of(st.just(b"a\nb\n"), st.binary(max_size=60)),
+)
+def test_odd_voc(folder, xml, listed):
+    (folder / "voc" / "ImageSets" / "Main" / "train.txt").write_bytes(listed)
     if not isinstance(xml, bytes):
         objects = "".join(
             f"<object><name>{name}</name><bndbox><xmin>{a}</xmin><ymin>0</ymin><xmax>{b}</xmax><ymax>5</ymax></bndbox></object>"
