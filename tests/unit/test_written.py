@@ -93,6 +93,8 @@ def test_what_fits_no_way_is_said_and_not_converted():
         ({"bbox": [True, 1, 2, 3]}, None),
         ({"bbox": [1, 2, 3]}, None),
         ({"bbox": [1, 2, 3, float("inf")]}, None),
+        ({"bbox": [1, 2, 3, float("nan")]}, None),
+        ({"bbox": [1, 2, 3, 1e300]}, None),
         ({"segmentation": {"counts": "x"}}, None),
         ({"segmentation": [[1, 2, 3, 4]]}, None),
         ({}, None),

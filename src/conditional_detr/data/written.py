@@ -1,6 +1,5 @@
 """How a box is written, and how all boxes of a file are, told by statistics."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ FEW, MANY = 5, 20  # boxes: fewer tell nothing; from many on a smaller share is 
 OUTSIDE_OF_FEW, OUTSIDE_OF_MANY, TOO_MANY_OUTSIDE = 0.5, 0.2, 0.3  # of a file's boxes
 NEARLY_ALL, MOST = 0.95, 0.9
 AS_GOOD = 0.01  # a difference in shares that says nothing
+LARGEST = 1e15  # what is beyond it is no number of pixels, and has no product
 COCO = "xywh"
 UPRIGHT = ("xywh", "xyxy", "cxcywh")  # where sides are the unit, x and y cannot be told from each other
 
@@ -109,11 +109,11 @@ def box_of(row: dict[str, Any]) -> list[float] | None:
 
 
 def numbers(values: Any, count: int | None = 4) -> list[float] | None:
-    """So many finite numbers, also where a tool wrote them as texts; or None."""
+    """So many finite numbers, none absurdly large, also where a tool wrote them as texts; or None."""
     if not isinstance(values, list | tuple) or any(isinstance(value, bool) for value in values):
         return None
     try:
         found = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
         return None
-    return found if count in (None, len(found)) and all(map(math.isfinite, found)) else None
+    return found if count in (None, len(found)) and all(abs(value) <= LARGEST for value in found) else None
