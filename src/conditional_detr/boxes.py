@@ -34,13 +34,24 @@ def generalized_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
     -------
     [...], in [-1, 1]
     """
-    low = torch.maximum(boxes_xyxy[..., :2], others_xyxy[..., :2])
-    high = torch.minimum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
-    intersection = (high - low).clamp(min=0).prod(-1)
-    areas = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).prod(-1) + (others_xyxy[..., 2:] - others_xyxy[..., :2]).prod(-1)
-    union = areas - intersection
+    intersection, union = intersection_and_union(boxes_xyxy, others_xyxy)
     hull_low = torch.minimum(boxes_xyxy[..., :2], others_xyxy[..., :2])
     hull_high = torch.maximum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
     hull = (hull_high - hull_low).prod(-1)
     tiny = torch.finfo(hull.dtype).tiny
     return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+
+
+def iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
+    """|A∩B| / |A∪B|, elementwise over broadcast leading axes; in [0, 1]."""
+    intersection, union = intersection_and_union(boxes_xyxy, others_xyxy)
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def intersection_and_union(boxes_xyxy: Tensor, others_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas of both, elementwise, in the boxes' unit squared."""
+    low = torch.maximum(boxes_xyxy[..., :2], others_xyxy[..., :2])
+    high = torch.minimum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
+    intersection = (high - low).clamp(min=0).prod(-1)
+    areas = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).prod(-1) + (others_xyxy[..., 2:] - others_xyxy[..., :2]).prod(-1)
+    return intersection, areas - intersection

@@ -167,6 +167,11 @@ class RecipeConfig(Settings):
     schedule: Literal["step", "cosine"] = "step"
     drop_at: float = Field(0.8, gt=0, le=1, description="share of the epochs after which `step` drops to a tenth")
     dense_weight: float = Field(0.0, ge=0, description="weight of a helper loss on the memory's cells; 0 = none")
+    groups: int = Field(1, ge=1, le=100, description="groups of queries that learn beside each other; inference has the first")
+    class_target: Literal["one", "aligned", "mal"] = Field("one", description="of a matched query: 1, or how well its box fits")
+    average: float = Field(0.0, ge=0, lt=1, description="share of the steps so far that weights are averaged over; 0 = none")
+    freeze: int = Field(0, ge=0, le=100, description="stages of the backbone that stay as they are, the first ones")
+    minutes: float = Field(0.0, ge=0, le=100_000, description="the run ends after so long, whatever `epochs` says; 0 = by epochs")
     hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     scales: tuple[Scale, Scale] = Field((0.6, 1.0), description="range of the shorter side, in imgsz")
     crop: float = Field(0.5, ge=0, le=1, description="probability of a random crop before resizing")

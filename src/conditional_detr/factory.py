@@ -29,6 +29,8 @@ class DetectionModel(DETR):
     preprocessor : how pictures become its input
     class_names : a name for each class index
     category_ids : for each class index the id that its data set uses for it
+    thresholds : for each class index the lowest score that prediction keeps where nobody gives one, learned on a validation
+        split; None = not learned
     """
 
     @torch.inference_mode(False)  # building looks at gradients, whatever the caller has switched off
@@ -39,6 +41,7 @@ class DetectionModel(DETR):
         preprocessor: PreprocessorConfig,
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
+        thresholds: Sequence[float] | None = None,
     ) -> None:
         check_parts(config)
         dim, heads, width, dropout = config.hidden_dim, config.num_heads, config.feedforward_dim, config.dropout
@@ -68,6 +71,7 @@ class DetectionModel(DETR):
         self.preprocessor = preprocessor
         self.class_names = [str(i) for i in range(config.num_classes)] if class_names is None else class_names
         self.category_ids = range(config.num_classes) if category_ids is None else category_ids
+        self.thresholds = thresholds
 
     @property
     def device(self) -> torch.device:
@@ -102,6 +106,19 @@ class DetectionModel(DETR):
         _check_length("category_ids", self._category_ids, self.config.num_classes)
         if len(set(self._category_ids)) != len(self._category_ids):
             raise ConfigError("category_ids must differ from each other")
+
+
+    @property
+    def thresholds(self) -> list[float] | None:
+        return self._thresholds
+
+    @thresholds.setter
+    def thresholds(self, scores: Sequence[float] | None) -> None:
+        self._thresholds = None if scores is None else [float(score) for score in scores]
+        if self._thresholds is not None:
+            _check_length("thresholds", self._thresholds, self.config.num_classes)
+            if not all(0 <= score <= 1 for score in self._thresholds):
+                raise ConfigError("thresholds must be scores in [0, 1]")
 
 
 def _check_length(what: str, values: list[Any], num_classes: int) -> None:

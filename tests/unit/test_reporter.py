@@ -3,6 +3,9 @@ import sys
 
 import pytest
 
+from conditional_detr.config import RecipeConfig
+from conditional_detr.training.plan import Plan
+from conditional_detr.training.progress import Progress
 from conditional_detr.training.reporter import Reporter, clock
 
 ROW = {"epoch": 1, "loss": 2.5, "AP": None, "AP50": 0.25, "seconds": 61.4, "skipped_steps": 2}
@@ -12,11 +15,11 @@ def test_piped_output_is_plain_lines(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     now = iter(range(0, 1000, 10))
     monkeypatch.setattr("conditional_detr.training.reporter.time.monotonic", lambda: float(next(now)))
-    reporter = Reporter(epochs=3, steps=10, batch=4)
+    reporter = Reporter(Plan(RecipeConfig(epochs=3), steps=10, pictures=5), batch=4)
     assert not reporter.live
     with reporter:
-        reporter.step(1, 1, 2.0)
-        reporter.step(1, 2, 2.0)
+        reporter.step(Progress(position=1), 2.0)
+        reporter.step(Progress(position=2), 2.0)
         reporter.epoch(ROW, best=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("  epoch 1/3 step 1/10  loss 2.000  ")
@@ -28,9 +31,11 @@ def test_piped_output_is_plain_lines(capsys, monkeypatch):
 
 def test_a_reader_who_goes_away_does_not_stop_a_run():
     code = """
+from conditional_detr.config import RecipeConfig
+from conditional_detr.training.plan import Plan
 from conditional_detr.training.reporter import Reporter
 import sys
-reporter = Reporter(1, 1, 1)
+reporter = Reporter(Plan(RecipeConfig(), 1, 1), 1)
 for i in range(50_000): reporter.say("a line of some length")
 print("done", file=sys.stderr)
 """

@@ -5,7 +5,10 @@ import torch
 
 from conditional_detr.config import PRESETS, RECIPES, recipe_of, updated
 from conditional_detr.errors import ConfigError, RunError
+from conditional_detr.training.criterion import SetCriterion
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
+from conditional_detr.training.plan import Plan
+from conditional_detr.training.progress import Progress
 from conditional_detr.training.step import TrainStep, autocast_dtype, make_step
 from models import small
 
@@ -37,7 +40,6 @@ def test_a_step_lowers_the_loss_and_moves_every_parameter_that_has_a_gradient(sm
 
 
 def test_the_loss_is_the_criterions(small_model):
-    from conditional_detr.training.criterion import SetCriterion
 
     with torch.no_grad():
         expected = SetCriterion(3)(small_model(*batch()[:2], aux=True), batch()[2])
@@ -87,13 +89,15 @@ def test_the_backbone_has_its_own_rate_and_zero_freezes_it(small_model):
 
 def test_the_papers_schedule_drops_once_between_epochs():
     recipe = RECIPES["paper"]
-    factors = [lr_factor(step, 10, recipe) for step in range(500)]
+    plan = Plan(recipe, steps=10, pictures=5)
+    places = [Progress(epoch=step // 10, position=step % 10) for step in range(500)]
+    factors = [lr_factor(step, plan.share_done(place), recipe) for step, place in enumerate(places)]
     assert factors == [1.0] * 400 + [0.1] * 100
 
 
 def test_warm_up_and_cosine():
     recipe = updated(RECIPES["paper"], {"warmup_steps": 10, "schedule": "cosine", "epochs": 10}, "")
-    factors = [lr_factor(step, 10, recipe) for step in range(100)]
+    factors = [lr_factor(step, step / 100, recipe) for step in range(100)]
     assert factors[0] == pytest.approx(0.1)
     assert max(factors) == pytest.approx(1, abs=0.05)
     assert factors[10:] == sorted(factors[10:], reverse=True)
@@ -211,3 +215,47 @@ def test_other_faults_are_not_taken_for_a_lack_of_memory(small_model):
     step.model.forward = fall
     with pytest.raises(RuntimeError, match="sizes do not match"):
         step(*batch())
+
+
+def test_groups_learn_as_if_each_were_the_only_one(small_model):
+    """Three groups with the same queries lose what one loses, and their gradients add up to its."""
+    images, padding_mask, targets = batch()
+    further = small_model.object_query.detach().repeat(2, 1)
+    criterion = SetCriterion(3)
+    alone = criterion(small_model(images, padding_mask, aux=True), targets)
+    output = small_model(images, padding_mask, aux=True, further_queries=further)
+    assert output.pred_logits.shape[1] == 3 * len(small_model.object_query)
+    together = criterion(output, targets, groups=3)
+    for key, value in alone.items():
+        torch.testing.assert_close(together[key], value)
+
+
+def test_a_group_does_not_see_the_others(small_model):
+    images, padding_mask, _ = batch()
+    small_model.eval()
+    alone = small_model(images, padding_mask)
+    others = torch.randn(2 * len(small_model.object_query), small_model.object_query.shape[1])
+    with_others = small_model.train()(images, padding_mask, further_queries=others)
+    torch.testing.assert_close(with_others.pred_boxes[:, : len(small_model.object_query)], alone.pred_boxes, atol=1e-5, rtol=1e-4)
+
+
+def test_every_query_of_every_group_learns(small_model):
+    step = make_step(small_model, "off", updated(RECIPES["paper"], {"groups": 3}, ""))
+    queries = step.helpers["further_queries"].queries
+    before = queries.detach().clone()
+    step(*batch())
+    assert queries.shape == (2 * len(small_model.object_query), small_model.object_query.shape[1])
+    assert ((queries - before).abs().amax(1) > 0).all()
+    assert set(small_model.state_dict()) == set(copy.deepcopy(small_model).state_dict())
+
+
+def test_frozen_stages_stay_and_the_others_learn(small_model):
+    step = make_step(small_model, "off", updated(RECIPES["fast"], {"freeze": 2}, ""))
+    before = {name: p.detach().clone() for name, p in small_model.backbone.named_parameters()}
+    step(*batch())
+    moved = {name for name, p in small_model.backbone.named_parameters() if not torch.equal(p, before[name])}
+    assert moved
+    assert not any(name.startswith(("body.conv_stem", "body.blocks.0.", "body.blocks.1.")) for name in moved)
+    assert any(name.startswith("body.blocks.2.") for name in moved)
+    with pytest.raises(ConfigError, match="freeze cannot be 9"):
+        make_step(small_model, "off", updated(RECIPES["fast"], {"freeze": 9}, ""))

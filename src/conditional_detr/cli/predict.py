@@ -11,7 +11,7 @@ def predict(
     source: str,
     /,
     *images: str,
-    conf: float = 0.3,
+    conf: float | None = None,
     batch: int = 8,
     device: str = "auto",
     threads: int = 0,
@@ -26,7 +26,7 @@ def predict(
     images
         Files, folders, patterns or URLs.
     conf
-        Lowest score that is kept.
+        Lowest score that is kept. Default: for each class what was learned on the validation split, else 0.3.
     batch
         Pictures a batch; moves no result.
     device
@@ -46,11 +46,12 @@ def predict(
 
     pictures = find_pictures(images)
     from conditional_detr.device import set_threads
-    from conditional_detr.inference.detector import Detector
+    from conditional_detr.inference.detector import Detector, lowest_score
 
     note_doubts(source)
     set_threads(threads)
-    done = run_prediction(Detector(source, device=device), pictures, output, conf, batch)
+    detector = Detector(source, device=device)
+    done = run_prediction(detector, pictures, output, conf, batch)
     for sentence in done.unreadable:
         print(f"left out: {sentence}", file=sys.stderr)
     if done.unreadable:
@@ -58,4 +59,4 @@ def predict(
     if not done.read:
         raise ConditionalDETRError("none of the inputs could be read as a picture")
     hint = "" if done.rows else ". A lower --conf shows what it is less sure of"
-    print(f"{len(done.rows)} objects at score {conf} or more in {done.read} pictures → {output}{hint}")
+    print(f"{len(done.rows)} objects at {lowest_score(detector.model, conf)} in {done.read} pictures → {output}{hint}")

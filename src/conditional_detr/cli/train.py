@@ -73,6 +73,7 @@ def train(
     model: str | None = None,
     output: str | None = None,
     epochs: int | None = None,
+    minutes: float | None = None,
     batch: int | None = None,
     lr: float | None = None,
     imgsz: int | None = None,
@@ -84,6 +85,7 @@ def train(
     resume: Annotated[bool, Parameter(negative="")] = False,
     patience: int | None = None,
     amp: str | None = None,
+    freeze: int | None = None,
     pretrained_backbone: bool | None = None,
     strict: Annotated[bool | None, Parameter(negative="")] = None,
     max_bad: float | None = None,
@@ -103,6 +105,8 @@ def train(
         Run folder, new or empty. Default runs/train.
     epochs
         Times that every picture is seen.
+    minutes
+        Instead of --epochs: how long the run may take, with its evaluations and its report.
     batch
         Pictures an optimisation step, over all processes.
     lr
@@ -125,6 +129,8 @@ def train(
         Stop after so many epochs without a better AP; 0 = never.
     amp
         Precision of matrix products: auto, bf16, off.
+    freeze
+        Stages of the backbone that stay as they are, the first ones.
     pretrained_backbone
         Start from ImageNet weights.
     strict
@@ -141,9 +147,9 @@ def train(
     from conditional_detr.training.run import train as run_training
 
     given = {
-        "data": data, "model": model, "output": output, "epochs": epochs, "batch": batch, "lr": lr, "imgsz": imgsz,
+        "data": data, "model": model, "output": output, "epochs": epochs, "minutes": minutes, "batch": batch, "lr": lr, "imgsz": imgsz,
         "recipe": recipe, "device": device, "workers": workers, "threads": threads, "seed": seed, "patience": patience,
-        "amp": amp, "pretrained_backbone": pretrained_backbone, "strict": strict, "max_bad": max_bad,
+        "amp": amp, "freeze": freeze, "pretrained_backbone": pretrained_backbone, "strict": strict, "max_bad": max_bad,
     }  # fmt: skip
     own = Path(output or "runs/train")
     if resume and config is None and RunFolder(own).has_begun:

@@ -9,6 +9,7 @@ from conditional_detr.data.coco import CocoIndex
 from conditional_detr.evaluation.coco import Result
 
 IOU = 0.5
+ENOUGH_OBJECTS = 10  # of a class, for a threshold of its own
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Matches:
         kept = np.flatnonzero(self.scores >= conf)
         kept = kept[np.argsort(self.pictures[kept], kind="stable")]
         return np.split(kept, np.searchsorted(self.pictures[kept], np.arange(1, pictures)))
+
+    def only(self, kept: np.ndarray, objects: int) -> "Matches":
+        """Some of the detections, bool [D], among so many objects."""
+        arrays = {key: getattr(self, key)[kept] for key in ("scores", "labels", "boxes_xyxy", "pictures", "found")}
+        return Matches(**arrays, objects=objects)
 
 
 def match(index: CocoIndex, detections: list[Result]) -> Matches:
@@ -126,6 +132,24 @@ def thresholds(matches: Matches) -> Thresholds:
     kept = np.arange(1, len(right) + 1)
     last = np.flatnonzero(np.diff(matches.scores, append=-np.inf) != 0)[::-1]  # of equal scores all are kept
     return Thresholds(matches.scores[last], right[last] / kept[last], right[last] / max(1, matches.objects))
+
+
+def thresholds_by_class(index: CocoIndex, matches: Matches) -> tuple[float, list[float]] | None:
+    """The lowest score at which F1 is highest: over all classes, and for each; None where nothing was found at all.
+
+    A class with too few objects or no find has that of all classes.
+    """
+    together = thresholds(matches)
+    best = together.best()
+    if best is None:
+        return None
+    usual, scores = float(together.scores[best]), []
+    for label in range(len(index.categories)):
+        objects = int((index.labels == label).sum())
+        curves = thresholds(matches.only(matches.labels == label, objects))
+        place = curves.best() if objects >= ENOUGH_OBJECTS else None
+        scores.append(usual if place is None else float(curves.scores[place]))
+    return usual, scores
 
 
 def confusion(index: CocoIndex, matches: Matches, conf: float) -> np.ndarray:

@@ -93,7 +93,8 @@ def learning_curves(
         dot = "o" if longest < 15 else ""
         name = shortened(band.name)
         if len(values) == 1:
-            axes.plot(epochs, values[0], line + dot, color=colour, label=name, linewidth=1.4, markersize=3)
+            known = ~np.isnan(values[0])  # a run by the clock does not judge every epoch
+            axes.plot(epochs[known], values[0][known], line + dot, color=colour, label=name, linewidth=1.4, markersize=3)
             continue
         together = min(map(len, band.curves))
         axes.plot(epochs[:together], values[:, :together].mean(0), line + dot, color=colour, label=name, markersize=3)

@@ -26,6 +26,7 @@ class Model(Protocol):
     preprocessor: PreprocessorConfig
     class_names: list[str]
     category_ids: list[int]
+    thresholds: list[float] | None
 
     @property
     def device(self) -> torch.device: ...

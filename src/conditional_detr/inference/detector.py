@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 RUNTIMES = ("auto", "torch", *ENGINES)
 
 
-def check_conf(conf: float) -> None:
-    """A lowest score must be in [0, 1]."""
-    if not 0 <= conf <= 1:
+USUAL_CONF = 0.3  # where a model has learned no thresholds
+
+
+def check_conf(conf: float | None) -> None:
+    """A lowest score must be in [0, 1]; None leaves it to the model."""
+    if conf is not None and not 0 <= conf <= 1:
         raise ConfigError(f"conf must be in [0, 1], not {conf}")
 
 
@@ -69,13 +72,13 @@ class Detector:
     def device(self) -> torch.device:
         return self.model.device
 
-    def __call__(self, images: Picture | Sequence[Picture], conf: float = 0.3, batch: int = 8) -> "list[sv.Detections]":
+    def __call__(self, images: Picture | Sequence[Picture], conf: float | None = None, batch: int = 8) -> "list[sv.Detections]":
         """Detect in one picture or many.
 
         Parameters
         ----------
         images : a path, a PIL image or a uint8 RGB array [H, W, 3], or a list of such
-        conf : lowest score, in [0, 1]
+        conf : lowest score, in [0, 1]; None = for each class what the model has learned on its validation split, else 0.3
         batch : pictures a batch, at most; moves no result
 
         Returns
@@ -113,11 +116,26 @@ def inside(rgb: Tensor, result: dict[str, Tensor]) -> dict[str, Tensor]:
     return result | {"boxes": clip_boxes_to_image(result["boxes"], (rgb.shape[-2], rgb.shape[-1]))}
 
 
-def to_detections(result: dict[str, Tensor], model: Model, conf: float) -> "sv.Detections":
+def sure_enough(result: dict[str, Tensor], model: Model, conf: float | None) -> Tensor:
+    """Which rows of `postprocess`'s record are kept: bool [k]. `conf` as `Detector` takes it."""
+    if conf is None and model.thresholds is not None:
+        return result["scores"] >= torch.tensor(model.thresholds)[result["labels"]]
+    return result["scores"] >= (USUAL_CONF if conf is None else conf)
+
+
+def lowest_score(model: Model, conf: float | None) -> str:
+    """What `sure_enough` asks for, in words."""
+    if conf is not None or model.thresholds is None:
+        return f"score {USUAL_CONF if conf is None else conf:g} or more"
+    low, high = min(model.thresholds), max(model.thresholds)
+    return f"score {low:.2f} or more" if f"{low:.2f}" == f"{high:.2f}" else f"score {low:.2f} to {high:.2f} or more, by class,"
+
+
+def to_detections(result: dict[str, Tensor], model: Model, conf: float | None) -> "sv.Detections":
     """`postprocess`'s record of one image, from score `conf` on, as supervision's."""
     import supervision as sv
 
-    kept = result["scores"] >= conf
+    kept = sure_enough(result, model, conf)
     labels = result["labels"][kept].numpy().astype(int)
     return sv.Detections(
         xyxy=result["boxes"][kept].numpy().astype(np.float32),

@@ -27,7 +27,7 @@ class EngineModel:
 
     Attributes
     ----------
-    config, preprocessor, class_names, category_ids : as a `DetectionModel`'s
+    config, preprocessor, class_names, category_ids, thresholds : as a `DetectionModel`'s
     device : the processor
     memory_format : in which it takes its batches
     summary : what runs, in words
@@ -36,6 +36,7 @@ class EngineModel:
     def __init__(self, exported: Exported, runtime: str) -> None:
         self.config, self.preprocessor = exported.config, exported.preprocessor
         self.class_names, self.category_ids = list(exported.class_names), list(exported.category_ids)
+        self.thresholds = exported.thresholds
         self.device, self.memory_format = torch.device("cpu"), torch.contiguous_format
         self._run, computes_in = ENGINES[runtime](exported, torch.get_num_threads())
         self.summary = f"{exported.format} {exported.precision}, run by {PACKAGES[runtime]} with {computes_in}"

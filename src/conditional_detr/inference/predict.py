@@ -9,7 +9,7 @@ from typing import Any
 
 from conditional_detr.errors import ConfigError, ImageError, RunError
 from conditional_detr.inference.batches import detect
-from conditional_detr.inference.detector import Detector, check_conf, inside, to_detections
+from conditional_detr.inference.detector import Detector, check_conf, inside, sure_enough, to_detections
 from conditional_detr.inference.drawing import draw, save_picture, score_labels
 from conditional_detr.preprocessing import IMAGE_SUFFIXES, is_url
 
@@ -49,7 +49,9 @@ def find_pictures(inputs: Sequence[str]) -> list[str]:
     return found
 
 
-def predict(detector: Detector, pictures: Sequence[str], output: str | Path, conf: float = 0.3, batch: int = 8) -> Prediction:
+def predict(
+    detector: Detector, pictures: Sequence[str], output: str | Path, conf: float | None = None, batch: int = 8
+) -> Prediction:
     """Detect in files and write what was found.
 
     Parameters
@@ -57,7 +59,7 @@ def predict(detector: Detector, pictures: Sequence[str], output: str | Path, con
     detector : a loaded model
     pictures : paths and URLs
     output : folder for the pictures with boxes and for `predictions.json`
-    conf : lowest score, in [0, 1]
+    conf : lowest score, in [0, 1]; None = the model's own thresholds, else 0.3
     batch : pictures a batch, at most
     """
     check_conf(conf)
@@ -74,7 +76,7 @@ def predict(detector: Detector, pictures: Sequence[str], output: str | Path, con
         result = inside(rgb, found)
         detections = to_detections(result, model, conf)
         save_picture(draw(rgb.permute(1, 2, 0).numpy(), detections, score_labels(detections)), output / names[position])
-        kept = result["scores"] >= conf
+        kept = sure_enough(result, model, conf)
         rows[position] = [
             {
                 "image_id": position,

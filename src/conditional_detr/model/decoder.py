@@ -14,7 +14,7 @@ from conditional_detr.model.encoder import AdditiveAttention, FeedForward
 from conditional_detr.model.positional import sine_embedding
 from conditional_detr.model.queries import Content, Points, SpatialQuery
 
-ObjectQuery = Float[Tensor, "Q D"]
+ObjectQuery = Float[Tensor, "*_ Q D"]  # one set for all pictures, or for each of several groups
 MemoryCells = Float[Tensor, "B N D"]
 Position = Float[Tensor, "_ N D"]
 Compared = tuple[Float[Tensor, "_ H Q w"], Float[Tensor, "B H N w"]]  # queries and keys, head by head
@@ -199,11 +199,25 @@ class DecoderLayer(nn.Module):
         memory: MemoryCells,
         position: Position,
         is_padding: Bool[Tensor, "B N"] | None,
+        groups: int = 1,
     ) -> Content:
-        content = self.norm1(decoder_embedding + self.dropout(self.self_attention(decoder_embedding, object_query)))
+        seen = apart(self.self_attention, decoder_embedding, object_query, groups)
+        content = self.norm1(decoder_embedding + self.dropout(seen))
         place = spatial_query(embedded_points, decoder_embedding, content)
         attended = self.cross_attention(content, object_query, place, memory, position, is_padding)
         return self.feedforward(self.norm2(content + self.dropout(attended)))
+
+
+def apart(self_attention: nn.Module, decoder_embedding: Content, object_query: ObjectQuery, groups: int) -> Content:
+    """Self-attention within each of several groups of queries: they are pictures of a larger batch to it (Group DETR)."""
+    if groups == 1:
+        attended: Tensor = self_attention(decoder_embedding, object_query)
+        return attended
+    pictures, queries, dim = decoder_embedding.shape
+    content = decoder_embedding.reshape(pictures * groups, queries // groups, dim)
+    query = object_query.view(groups, queries // groups, dim).repeat(pictures, 1, 1)
+    together: Tensor = self_attention(content, query)
+    return together.view(pictures, queries, dim)
 
 
 class Decoder(nn.Module):
@@ -228,8 +242,12 @@ class Decoder(nn.Module):
         memory: MemoryCells,
         position: Position,
         is_padding: Bool[Tensor, "B N"] | None,
+        groups: int = 1,
     ) -> Float[Tensor, "L B Q D"]:
-        """Decoder embeddings of every layer, normed for the heads; the stream itself goes on un-normed."""
+        """Decoder embeddings of every layer, normed for the heads; the stream itself goes on un-normed.
+
+        Queries see only those of their own group, of so many groups of equal size that lie one after the other.
+        """
         embedded_points = sine_embedding(reference_points, object_query.shape[-1])
         # Until it meets the memory the stream is the same for all pictures; dropout alone differs.
         copies = memory.shape[0] if self.training else 1
@@ -245,6 +263,7 @@ class Decoder(nn.Module):
                 memory,
                 position,
                 is_padding,
+                groups,
             )
             decoded.append(self.norm(decoder_embedding))
         return torch.stack(decoded)

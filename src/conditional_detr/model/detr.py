@@ -91,6 +91,7 @@ class DETR(nn.Module):
         padding_mask: Bool[Tensor, "B H W"] | None = None,
         *,
         aux: bool | None = None,
+        further_queries: Float[Tensor, "_ D"] | None = None,
     ) -> DetectionOutput:
         """Detect.
 
@@ -99,6 +100,8 @@ class DETR(nn.Module):
         images : float32 [B, 3, H, W], normalised as the backbone was trained
         padding_mask : bool [B, H, W], True where a picture of the batch was padded at its bottom or right
         aux : whether earlier layers' predictions are returned too; None = while training
+        further_queries : object queries of further groups, as many each as the model has; they and the model's own do not
+            see each other (training only)
         """
         features = self.input_projection(self.backbone(images))
         cell_is_padding = shrink_mask(padding_mask, features)
@@ -107,9 +110,11 @@ class DETR(nn.Module):
         is_padding = None if cell_is_padding is None else cell_is_padding.flatten(1)
 
         memory = self.encoder(features.flatten(2).transpose(1, 2), position, is_padding)
+        object_query = self.object_query if further_queries is None else torch.cat([self.object_query, further_queries])
+        groups = len(object_query) // len(self.object_query)
         with float32_region(images):  # places and boxes lose whole pixels in 16 bits
-            reference_points = self.reference_points(self.object_query).sigmoid()
-        decoded = self.decoder(self.object_query, reference_points, memory, position, is_padding)
+            reference_points = self.reference_points(object_query).sigmoid()
+        decoded = self.decoder(object_query, reference_points, memory, position, is_padding, groups)
 
         with_aux = self.training if aux is None else aux
         decoded = decoded if with_aux else decoded[-1:]

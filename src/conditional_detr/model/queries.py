@@ -34,7 +34,7 @@ class LearnedReferencePoints(nn.Module):
         self.points = nn.Parameter(torch.rand(num_queries, 2).logit(eps=0.01))
 
     def forward(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
-        return self.points
+        return self.points.repeat(len(object_query) // len(self.points), 1)  # of every group the same
 
 
 class OriginReferencePoints(nn.Module):

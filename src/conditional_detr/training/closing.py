@@ -3,9 +3,10 @@
 import json
 
 from conditional_detr.config import RunConfig, to_toml
-from conditional_detr.data.coco import CocoIndex
+from conditional_detr.data.coco import CocoIndex, match_categories
 from conditional_detr.errors import RunError
-from conditional_detr.evaluation.coco import evaluation_of
+from conditional_detr.evaluation.coco import Evaluation, evaluation_of
+from conditional_detr.evaluation.matches import match, thresholds_by_class
 from conditional_detr.evaluation.pages import duration
 from conditional_detr.evaluation.report import write_report
 from conditional_detr.factory import DetectionModel
@@ -15,8 +16,14 @@ from conditional_detr.training.progress import Progress
 
 
 def close_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], progress: Progress) -> None:
-    """Evaluate `best/` on the validation split; leave `metrics.json` and `report.html` in the run folder."""
+    """Evaluate `best/` on the validation split; leave `metrics.json` and `report.html` in the run folder.
+
+    The thresholds that are best there become the model's.
+    """
     evaluation = evaluation_of(folder.best, config.data, "valid", config.training.batch, config.device)
+    if isinstance(evaluation.model, DetectionModel):
+        evaluation.model.thresholds = learned_thresholds(evaluation)
+        folder.save_best(evaluation.model)
     file = folder.path / BEST_FIGURES
     try:
         file.write_text(json.dumps(evaluation.metrics.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
@@ -24,6 +31,18 @@ def close_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], progr
         raise RunError(f"{file} cannot be written: {error.strerror or error}") from None
     title = f"Run {folder.path.resolve().name}"
     write_report(evaluation, folder.path / REPORT, title, facts, progress.history, to_toml(config))
+
+
+def learned_thresholds(evaluation: Evaluation) -> list[float] | None:
+    """For each class of the model the score from which on it is best believed; None where it found nothing."""
+    model, index = evaluation.model, evaluation.index
+    best = thresholds_by_class(index, match(index, evaluation.detections))
+    if best is None:
+        return None
+    usual, scores = best
+    of_category = dict(zip((category.id for category in index.categories), scores, strict=True))
+    category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
+    return [round(of_category.get(category_of.get(label, -1), usual), 4) for label in range(len(model.class_names))]
 
 
 def run_facts(

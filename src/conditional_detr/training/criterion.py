@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from conditional_detr.boxes import cxcywh_to_xyxy, iou
 from conditional_detr.errors import ConfigError, did_you_mean
 from conditional_detr.model.detr import DetectionOutput
 from conditional_detr.training.losses import CLASS_LOSSES, Totals, giou_loss, l1_loss, sum_by
@@ -53,16 +54,19 @@ class SetCriterion(nn.Module):
     ['loss', 'loss_bbox', 'loss_ce', 'loss_giou']
     """
 
-    def __init__(self, num_classes: int, classification: str = "focal", weights: Weights | None = None) -> None:
+    def __init__(
+        self, num_classes: int, classification: str = "focal", weights: Weights | None = None, class_target: str = "one"
+    ) -> None:
         super().__init__()
         if classification not in CLASS_COSTS:
             raise ConfigError(f"there is no classification {classification!r}. {did_you_mean(classification, CLASS_COSTS)}")
         self.num_classes = num_classes
         self.classification = classification
+        self.class_target = class_target
         self.weights = PAPER_WEIGHTS[classification] if weights is None else weights
 
     def forward(
-        self, output: DetectionOutput, targets: list[dict[str, Tensor]], totals: Totals | None = None
+        self, output: DetectionOutput, targets: list[dict[str, Tensor]], totals: Totals | None = None, groups: int = 1
     ) -> dict[str, Tensor]:
         """Losses of a batch.
 
@@ -71,6 +75,7 @@ class SetCriterion(nn.Module):
         output : of the detector
         targets : an image each: "labels" int64 [M] in 0…K−1, "boxes" float32 [M, 4] (cx, cy, w, h) in [0, 1]
         totals : what the terms are divided by, where these images are a part of a batch; None = counted here
+        groups : of queries, one after the other; each is matched by itself, and the losses are their mean (Group DETR)
 
         Returns
         -------
@@ -82,11 +87,19 @@ class SetCriterion(nn.Module):
         ConfigError : a label outside 0…K−1, boxes in pixels, a key that is missing, or not one target an image
         """
         with torch.autocast(output.pred_logits.device.type, enabled=False):
-            return self._forward(*stack_layers(output), targets, totals)
+            logits, boxes = (layers_of_groups(x, groups) for x in stack_layers(output))
+            terms = self._terms(logits, boxes, targets, totals)
+            terms = {name: values.view(-1, groups).mean(1) for name, values in terms.items()}
+            losses = {"loss": torch.as_tensor(sum(getattr(self.weights, name) * values.sum() for name, values in terms.items()))}
+        for name, values in terms.items():
+            losses[name] = values[-1]
+            losses |= {f"{name}_{i}": value for i, value in enumerate(values[:-1])}
+        return losses
 
-    def _forward(
+    def _terms(
         self, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]], totals: Totals | None
     ) -> dict[str, Tensor]:
+        """Each term of every layer, unweighted."""
         self._check(logits, targets)
         layers = len(logits)
         w = self.weights
@@ -100,17 +113,14 @@ class SetCriterion(nn.Module):
         labels[layer, image, query] = torch.cat([t["labels"] for t in targets])[target]
         counted = batch_totals(targets, logits.shape[2], logits.device) if totals is None else totals
 
-        terms = {
-            "loss_ce": CLASS_LOSSES[self.classification](logits, labels, counted),
+        fits = torch.zeros_like(logits[..., 0])
+        fits[layer, image, query] = iou(cxcywh_to_xyxy(matched_boxes.detach()), cxcywh_to_xyxy(target_boxes))
+
+        return {
+            "loss_ce": CLASS_LOSSES[self.classification](logits, labels, counted, fits, self.class_target),
             "loss_bbox": sum_by(l1_loss(matched_boxes, target_boxes), layer, layers) / counted.objects,
             "loss_giou": sum_by(giou_loss(matched_boxes, target_boxes), layer, layers) / counted.objects,
         }
-        total = sum(getattr(w, name) * values.sum() for name, values in terms.items())
-        losses = {"loss": torch.as_tensor(total)}
-        for name, values in terms.items():
-            losses[name] = values[-1]
-            losses |= {f"{name}_{i}": value for i, value in enumerate(values[:-1])}
-        return losses
 
     def _check(self, logits: Tensor, targets: list[dict[str, Tensor]]) -> None:
         if len(targets) != logits.shape[1]:
@@ -144,6 +154,12 @@ def stack_layers(output: DetectionOutput) -> tuple[Tensor, Tensor]:
         logits = torch.cat([output.aux_logits, logits])
         boxes = torch.cat([output.aux_boxes, boxes])
     return logits.float(), boxes.float()
+
+
+def layers_of_groups(x: Tensor, groups: int) -> Tensor:
+    """[L, B, G·Q, …] → [L·G, B, Q, …]: to the losses a group is a layer more."""
+    layers, pictures, queries = x.shape[:3]
+    return x.view(layers, pictures, groups, queries // groups, -1).transpose(1, 2).flatten(0, 1)
 
 
 def batch_totals(targets: list[dict[str, Tensor]], num_queries: int, device: torch.device) -> Totals:

@@ -20,7 +20,7 @@ from conditional_detr.weights.replace import recover, replaced_folder
 
 LOCK, PATIENCE = ".lock", 10.0  # s
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
-MAY_DIFFER = frozenset({"training.epochs", "device", "workers", "threads", "output"})
+MAY_DIFFER = frozenset({"training.epochs", "training.minutes", "device", "workers", "threads", "output"})
 
 
 class RunFolder:
@@ -118,11 +118,11 @@ class RunFolder:
             native.write(model, new)
 
     def save_last(
-        self, model: DetectionModel, helper: nn.Module | None, optimizer: torch.optim.Optimizer, progress: Progress
+        self, model: DetectionModel, beside: dict[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Progress
     ) -> None:
         """Everything that the run needs to go on as if nothing had been; the former is replaced only by a whole new one.
 
-        `helper` is what learns beside the model.
+        `beside` is what learns beside the model, by names of its own.
         """
         with replaced_folder(self.last) as new:
             native.write(model, new)
@@ -131,8 +131,8 @@ class RunFolder:
                 for i, slots in optimizer.state_dict()["state"].items()
                 for key, value in slots.items()
             }
-            if helper is not None:
-                tensors |= {f"helper.{key}": value for key, value in helper.state_dict().items()}
+            for name, module in beside.items():
+                tensors |= {f"{name}.{key}": value.contiguous() for key, value in module.state_dict().items()}
             save_file(tensors, new / OPTIMIZER)
             (new / STATE).write_text(json.dumps(vars(progress)), encoding="utf-8")
         self._write(METRICS, "".join(json.dumps(row) + "\n" for row in progress.history))
@@ -142,14 +142,14 @@ class RunFolder:
         recover(self.last)
         return native.read(self.last).build()
 
-    def load_last(self, helper: nn.Module | None, optimizer: torch.optim.Optimizer) -> Progress:
-        """Put helper and optimiser back as they were."""
+    def load_last(self, beside: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> Progress:
+        """Put back as it was what learns beside the model, and the optimiser."""
         try:
             content = json.loads((self.last / STATE).read_bytes())
-            progress = Progress(**{**content, "best": tuple(content["best"])})
+            progress = Progress(**{**content, **{key: tuple(content[key]) for key in ("best", "evaluations")}})
             tensors = load_file(self.last / OPTIMIZER)
-            if helper is not None:
-                helper.load_state_dict({key: tensors.pop(f"helper.{key}") for key in helper.state_dict()})
+            for name, module in beside.items():
+                module.load_state_dict({key: tensors.pop(f"{name}.{key}") for key in module.state_dict()})
             load_optimizer(optimizer, tensors)
         except Exception as error:  # whatever a damaged file makes the readers raise
             raise RunError(f"{self.last} is damaged: {str(error)[:200]}. Begin anew in another folder") from None

@@ -47,7 +47,33 @@ def sigmoid_focal_loss(
     return alpha_t * (1 - p_t) ** gamma * cross_entropy
 
 
-def focal_class_loss(logits: Float[Tensor, "L B Q K"], labels: Int64[Tensor, "L B Q"], totals: Totals) -> Float[Tensor, " L"]:
+def one_target(logits: Float[Tensor, " P"], iou: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+    """Loss of logits that answer for an object, however well their box fits: the focal loss of Conditional DETR."""
+    return sigmoid_focal_loss(logits, torch.ones_like(logits))
+
+
+def aligned_target(logits: Float[Tensor, " P"], iou: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+    """Cross-entropy with t = p^α · IoU^(1−α), α = 0.25 (Align-DETR's IA-BCE)."""
+    target = logits.detach().sigmoid() ** ALIGNED * iou ** (1 - ALIGNED)
+    return F.binary_cross_entropy_with_logits(logits, target.clamp(min=0.01), reduction="none")
+
+
+def mal_target(logits: Float[Tensor, " P"], iou: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+    """Cross-entropy with t = IoU^1.5 (DEIM's matchability-aware loss)."""
+    return F.binary_cross_entropy_with_logits(logits, iou**1.5, reduction="none")
+
+
+ALIGNED = 0.25
+CLASS_TARGETS = {"one": one_target, "aligned": aligned_target, "mal": mal_target}
+
+
+def focal_class_loss(
+    logits: Float[Tensor, "L B Q K"],
+    labels: Int64[Tensor, "L B Q"],
+    totals: Totals,
+    iou: Float[Tensor, "L B Q"],
+    class_target: str = "one",
+) -> Float[Tensor, " L"]:
     """Sigmoid focal loss of every query and class, divided by the number of objects (Conditional DETR).
 
     Nearly all of these are background, whose loss is (1 − α) p² log(1 + eˣ): all are added up as such, and the few that
@@ -62,13 +88,18 @@ def focal_class_loss(logits: Float[Tensor, "L B Q K"], labels: Int64[Tensor, "L 
     background = (1 - FOCAL_ALPHA) * (logits.sigmoid() ** FOCAL_GAMMA * F.softplus(logits)).sum((1, 2, 3))
     layer, image, query = answers = (labels < logits.shape[-1]).nonzero(as_tuple=True)
     answering = logits[layer, image, query, labels[answers]]
-    correction = sigmoid_focal_loss(answering, torch.ones_like(answering)) - sigmoid_focal_loss(
-        answering, torch.zeros_like(answering)
-    )
+    wanted = CLASS_TARGETS[class_target](answering, iou[answers])
+    correction = wanted - sigmoid_focal_loss(answering, torch.zeros_like(answering))
     return (background + sum_by(correction, layer, len(logits))) / totals.objects
 
 
-def softmax_class_loss(logits: Float[Tensor, "L B Q K"], labels: Int64[Tensor, "L B Q"], totals: Totals) -> Float[Tensor, " L"]:
+def softmax_class_loss(
+    logits: Float[Tensor, "L B Q K"],
+    labels: Int64[Tensor, "L B Q"],
+    totals: Totals,
+    iou: Float[Tensor, "L B Q"],
+    class_target: str = "one",
+) -> Float[Tensor, " L"]:
     """Cross-entropy over all classes and no object; the latter has a tenth of the weight, and the mean is weighted (DETR).
 
     Parameters

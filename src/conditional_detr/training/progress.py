@@ -17,6 +17,8 @@ class Progress:
         good one
     history : a row a finished epoch, as in `metrics.jsonl`
     best : the highest AP so far and its epoch
+    spent : seconds of the whole run so far, with its evaluations
+    evaluations : seconds that went into evaluations, and into the last of them
     accumulate : in how many parts a batch is worked through, where memory asked for more than the recipe does
     """
 
@@ -29,6 +31,8 @@ class Progress:
     skipped_in_a_row: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: tuple[float, int] = (-1.0, 0)
+    spent: float = 0.0
+    evaluations: tuple[float, float] = (0.0, 0.0)
     accumulate: int = 1
 
     def count(self, losses: dict[str, float]) -> None:
@@ -43,13 +47,13 @@ class Progress:
         for key, value in losses.items():
             self.sums[key] = self.sums.get(key, 0.0) + value
 
-    def close_epoch(self, figures: dict[str, float | None], lr: float) -> bool:
-        """The epoch under way is done and judged; whether it is the best so far."""
+    def close_epoch(self, figures: dict[str, float | None], lr: float, judged: bool = True) -> bool:
+        """The epoch under way is done, and judged unless there was no time for it; whether it is the best so far."""
         means = {key: value / self.counted for key, value in self.sums.items()}
         row = {"epoch": self.epoch + 1, "loss": None, **means, "lr": lr, "seconds": round(self.seconds, 3)}
         self.history.append({**row, "skipped_steps": self.skipped, **figures})
         ap = -1.0 if figures["AP"] is None else figures["AP"]
-        is_best = ap > self.best[0] or self.best[1] == 0
+        is_best = judged and (ap > self.best[0] or self.best[1] == 0)
         if is_best:
             self.best = (ap, self.epoch + 1)
         self.epoch, self.position, self.sums, self.counted, self.seconds, self.skipped = self.epoch + 1, 0, {}, 0, 0.0, 0

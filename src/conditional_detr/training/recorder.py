@@ -17,15 +17,15 @@ from conditional_detr.device import choose_device, seed_generators
 from conditional_detr.errors import RunError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.json_files import read_json_object
-from conditional_detr.training.criterion import SetCriterion
+from conditional_detr.training.helpers import build_helpers
 from conditional_detr.training.optimizer import build_optimizer
 from conditional_detr.training.pictures import save_batch_picture
-from conditional_detr.training.step import TrainStep, build_dense
+from conditional_detr.training.step import TrainStep, build_criterion
 from conditional_detr.weights import native
 from conditional_detr.weights.replace import replaced_folder
 
 FOLDER, MOST = "flight", 3  # records a run: the first ones tell, the others fill the disk
-BATCH, HELPER, RECORD = "batch.safetensors", "helper.safetensors", "record.json"
+BATCH, HELPERS, RECORD = "batch.safetensors", "helpers.safetensors", "record.json"
 
 
 def record(folder: Path, name: str, step: TrainStep, model: DetectionModel, batch: Batch, facts: dict[str, Any]) -> Path | None:
@@ -54,8 +54,8 @@ def record(folder: Path, name: str, step: TrainStep, model: DetectionModel, batc
     with replaced_folder(place / name) as new:
         native.write(model, new)
         save_file({key: value.contiguous() for key, value in tensors.items()}, new / BATCH)
-        if step.helper is not None:
-            save_file(step.helper.state_dict(), new / HELPER)
+        if len(step.helpers):
+            save_file(step.helpers.state_dict(), new / HELPERS)
         recipe = step.recipe.model_dump(mode="json") | {"accumulate": step.accumulate}
         content = facts | {"recipe": recipe, "weight_norms": norms}
         (new / RECORD).write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -96,15 +96,16 @@ def replay(folder: str | Path, device: str = "auto") -> Replay:
     try:
         model = native.read(place).build().to(where)
         recipe = build(RecipeConfig, content["recipe"], str(place / RECORD))
-        dense = build_dense(model, recipe)
-        if dense is not None:
-            dense.load_state_dict(load_file(place / HELPER))
+        helpers = build_helpers(model, recipe)
+        if len(helpers):
+            helpers.load_state_dict(load_file(place / HELPERS))
         batch = _batch(load_file(place / BATCH))
         seed, amp, norms = int(content["seed"]), str(content["amp"]), dict(content["weight_norms"])
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{place} is damaged: {str(error)[:200]}") from None
-    criterion = SetCriterion(model.config.num_classes, model.config.classification)
-    step = TrainStep(model, criterion, build_optimizer(model, recipe, dense), recipe, amp, dense=dense)
+    step = TrainStep(
+        model, build_criterion(model, recipe), build_optimizer(model, recipe, helpers), recipe, amp, helpers=helpers
+    )
     broken: list[str] = []
     for name, module in model.named_modules():
         module.register_forward_hook(_watcher(name, broken))

@@ -9,14 +9,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from conditional_detr.training.plan import Plan
+from conditional_detr.training.progress import Progress as Run
+
 PLAIN_INTERVAL_SECONDS = 15.0
 
 
 class Reporter:
     """Says what happens. A context, so that a bar is always closed."""
 
-    def __init__(self, epochs: int, steps: int, batch: int, quiet: bool = False) -> None:
-        self.epochs, self.steps, self.batch, self.quiet = epochs, steps, batch, quiet
+    def __init__(self, plan: Plan, batch: int, quiet: bool = False) -> None:
+        self.plan, self.steps, self.batch, self.quiet = plan, plan.steps, batch, quiet
         self.live = sys.stdout.isatty() and not quiet
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not self.live)
         self.bar = Progress(
@@ -29,7 +32,7 @@ class Reporter:
             transient=True,
             disable=not self.live,
         )
-        self.task = self.bar.add_task("", total=steps, text="")
+        self.task = self.bar.add_task("", total=self.steps, text="")
         self.steps_done = 0
         self.started = self.spoken = time.monotonic()
 
@@ -51,36 +54,34 @@ class Reporter:
                 self.quiet = True
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's own last flush goes there
 
-    def step(self, epoch: int, position: int, loss: float) -> None:
-        """After each step: epoch and position count from 1."""
+    def step(self, run: Run, loss: float) -> None:
+        """After each step."""
         self.steps_done += 1
-        rate = self.steps_done * self.batch / max(time.monotonic() - self.started, 1e-9)
-        left = (self.epochs - epoch) * self.steps + self.steps - position
-        text = f"loss {loss:.3f}  {rate:.1f} pictures/s"
+        rate = self.steps_done / max(time.monotonic() - self.started, 1e-9)
+        left = clock(self.plan.seconds_left(run, rate))
+        text = f"loss {loss:.3f}  {rate * self.batch:.1f} pictures/s"
+        epoch = self._epoch(run.epoch + 1)
         if self.live:
-            remaining = clock(left * self.batch / rate)
-            self.bar.update(
-                self.task, description=f"epoch {epoch}/{self.epochs}", completed=position,
-                text=f"{text}  run left {remaining}",
-            )  # fmt: skip
+            self.bar.update(self.task, description=epoch, completed=run.position, text=f"{text}  run left {left}")
         elif time.monotonic() - self.spoken > PLAIN_INTERVAL_SECONDS:
             self.spoken = time.monotonic()
-            self.say(
-                f"  epoch {epoch}/{self.epochs} step {position}/{self.steps}  {text}  left {clock(left * self.batch / rate)}"
-            )
+            self.say(f"  {epoch} step {run.position}/{self.steps}  {text}  left {left}")
+
+    def _epoch(self, number: int) -> str:
+        return f"epoch {number}" if self.plan.by_clock else f"epoch {number}/{self.plan.epochs}"
 
     def evaluating(self) -> None:
         if self.live:
             self.bar.update(self.task, text="evaluating")
 
-    def epoch(self, row: dict[str, Any], best: bool) -> None:
-        """The line of a finished epoch."""
+    def epoch(self, row: dict[str, Any], best: bool, judged: bool = True) -> None:
+        """The line of a finished epoch, with its figures if it was judged."""
         self.spoken = time.monotonic()
         mark = "  (best so far)" if best else ""
         skipped = f"  ({row['skipped_steps']} steps skipped: no finite gradient)" if row["skipped_steps"] else ""
+        figures = f"AP {figure(row['AP'])}  AP50 {figure(row['AP50'])}  " if judged else ""
         self.say(
-            f"epoch {row['epoch']}/{self.epochs}  loss {figure(row['loss'])}  AP {figure(row['AP'])}  "
-            f"AP50 {figure(row['AP50'])}  {row['seconds']:.0f} s{mark}{skipped}"
+            f"{self._epoch(row['epoch'])}  loss {figure(row['loss'])}  {figures}{row['seconds']:.0f} s{mark}{skipped}"
         )
 
 

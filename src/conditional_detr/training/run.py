@@ -7,31 +7,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from conditional_detr.config import RunConfig
 from conditional_detr.data.coco import load_split
 from conditional_detr.data.loader import Batch, EpochBatches, TrainingPictures, Unusable, training_batches
 from conditional_detr.data.transforms import Augmentation
 from conditional_detr.device import seed_generators, set_threads, usable_cores
-from conditional_detr.errors import ConditionalDETRError, RunError
+from conditional_detr.errors import ConditionalDETRError, ConfigError, RunError
 from conditional_detr.evaluation.coco import FIGURES, CocoMetrics, coco_metrics, detections_of
+from conditional_detr.factory import DetectionModel
 from conditional_detr.preprocessing import Preprocessor
 from conditional_detr.training.closing import close_run, run_facts
-from conditional_detr.training.criterion import SetCriterion
+from conditional_detr.training.automatic import with_choices
+from conditional_detr.training.average import averaged
 from conditional_detr.training.files import REPORT
 from conditional_detr.training.folder import RunFolder
+from conditional_detr.training.helpers import build_helpers
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
 from conditional_detr.training.pictures import save_batch_picture
+from conditional_detr.training.plan import Plan
 from conditional_detr.training.processes import Processes, launched
 from conditional_detr.training.progress import Progress
 from conditional_detr.training.recorder import FOLDER as FLIGHT
 from conditional_detr.training.recorder import record
 from conditional_detr.training.reporter import Reporter, figure
 from conditional_detr.training.start import build_model, check_classes, check_data, opening, resolve
-from conditional_detr.training.step import TrainStep, build_dense
+from conditional_detr.training.step import TrainStep, build_criterion
 from conditional_detr.training.unusable import UnusablePictures
 
 MOST_SKIPPED = 20  # steps in a row without a finite gradient, after which a run stops
@@ -51,6 +56,7 @@ def train(
     output: str | Path = "runs/train",
     *,
     epochs: int | None = None,
+    minutes: float | None = None,
     batch: int | None = None,
     lr: float | None = None,
     imgsz: int | None = None,
@@ -62,6 +68,7 @@ def train(
     resume: bool = False,
     patience: int = 0,
     amp: str = "auto",
+    freeze: int | None = None,
     pretrained_backbone: bool = True,
     model_overrides: dict[str, Any] | None = None,
     recipe_overrides: dict[str, Any] | None = None,
@@ -77,6 +84,7 @@ def train(
     model : a model name, or any source to go on from (fine-tuning; for other classes only the class head starts anew)
     output : the run folder, new or empty unless `resume`
     epochs, batch, lr : None = the recipe's; `lr` moves the backbone's rate in proportion
+    minutes : instead of `epochs`: the run, its evaluations and its report end after so long, and the schedule with it
     imgsz : length of the shorter side after resizing, px; None = what the model is made for or was trained at
     recipe : "paper" or "fast"; None = the model's, for a checkpoint that of the model name with its backbone
     device : "auto", "cpu", "cuda", …
@@ -86,6 +94,7 @@ def train(
     resume : go on with the run in `output`; a finished one is left as it is, where there is none it begins
     patience : stop after so many epochs without a better AP; 0 = never
     amp : "auto", "bf16" or "off"
+    freeze : stages of the backbone that stay as they are, the first ones; None = the recipe's
     pretrained_backbone : ImageNet weights for a model that is built by name
     model_overrides : fields of `ModelConfig`
     recipe_overrides : fields of `RecipeConfig`
@@ -102,7 +111,12 @@ def train(
     ConfigError, DataError, SourceError, UnavailableError, RunError
     KeyboardInterrupt : after Ctrl-C or SIGTERM, once `last/` is saved
     """
-    given = {"epochs": epochs, "batch": batch, "lr": lr, "patience": patience or None}
+    started = time.monotonic()
+    if epochs is not None and minutes is not None:
+        raise ConfigError("a run ends after so many epochs or after so many minutes: give one of the two")
+    given = {
+        "epochs": epochs, "minutes": minutes, "batch": batch, "lr": lr, "freeze": freeze, "patience": patience or None,
+    }  # fmt: skip
     name = str(Path(model).resolve() if Path(model).exists() else model)
     cores = max(1, usable_cores() // (launched("local_world") or 1))  # the processes of a machine share them
     config = resolve(
@@ -117,45 +131,55 @@ def train(
             "max_bad": max_bad,
         } | ({} if imgsz is None else {"imgsz": imgsz}),
     )  # fmt: skip
+    asked_for = {*(recipe_overrides or {}), *(f"model.{field}" for field in model_overrides or {})}
+    asked_for |= {"imgsz"} if imgsz is not None else set()
     set_threads(threads or cores)
     with nullcontext() if launched("rank") else RunFolder(output).held(), Processes(config.device) as processes:
-        return _Training(config, resume, quiet, processes).run()
+        return _Training(config, asked_for, resume, quiet, processes, started).run()
 
 
 class _Training:
     """One run, from its settings to its folder. Nothing is written before all of it could be built."""
 
-    def __init__(self, config: RunConfig, resume: bool, quiet: bool, processes: Processes) -> None:
-        self.processes = processes
+    def __init__(
+        self, config: RunConfig, asked_for: set[str], resume: bool, quiet: bool, processes: Processes, started: float
+    ) -> None:
+        self.processes, self.started = processes, started
+        train, self.valid = self.indices = load_split(config.data, "train"), load_split(config.data, "valid")
+        check_data(train, self.valid, config.strict, config.max_bad)
+        config, choices = with_choices(config, asked_for, train)
         self.config, self.recipe = config, config.training
         self.folder = RunFolder(config.output)
         begun = self.folder.check(config, resume)
-        train, self.valid = self.indices = load_split(config.data, "train"), load_split(config.data, "valid")
-        check_data(train, self.valid, config.strict, config.max_bad)
         torch.manual_seed(config.seed)
         self.model, notes = (self.folder.last_model(), []) if begun else build_model(config, train)
         if begun:
             check_classes(self.model, train)
         self.model.to(self.processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        dense = build_dense(self.model, self.recipe)
-        optimizer = build_optimizer(self.model, self.recipe, dense)
-        self.progress = self.folder.load_last(dense, optimizer) if begun else Progress()
+        helpers = build_helpers(self.model, self.recipe)
+        optimizer = build_optimizer(self.model, self.recipe, helpers)
+        self.average = averaged(self.model, self.recipe.average) if self.recipe.average else None
+        self.beside: dict[str, nn.Module] = {"helper": helpers} | ({} if self.average is None else {"average": self.average})
+        self.progress = self.folder.load_last(self.beside, optimizer) if begun else Progress()
+        self.started -= self.progress.spent  # as if it had never been stopped
         self.batches = EpochBatches(len(train), self.recipe.batch, config.seed, self.processes.rank, self.processes.world)
-        self.reporter = Reporter(self.recipe.epochs, len(self.batches), self.recipe.batch, quiet or not self.processes.is_main)
+        self.plan = Plan(self.recipe, len(self.batches), len(self.valid))
+        self.reporter = Reporter(self.plan, self.recipe.batch, quiet or not self.processes.is_main)
         self.step = TrainStep(
             self.model,
-            SetCriterion(self.model.config.num_classes, self.model.config.classification),
+            build_criterion(self.model, self.recipe),
             optimizer,
             self.recipe,
             config.amp,
             self.processes.accelerator,
-            dense,
+            helpers,
             self.reporter.say,
         )
         self.step.accumulate = max(self.step.accumulate, self.progress.accumulate)
         self.pictures = TrainingPictures(train, Augmentation(self.recipe, config.imgsz), Preprocessor(self.model.preprocessor))
         where = f"{self.processes.device.type}, {'float32' if self.step.dtype is None else 'bfloat16'}"
         self.lines = notes + opening(train, self.valid, self.model, config, where)
+        self.lines += [] if begun else choices
         if begun and self._is_over():
             self.lines.append(f"{self.folder.path} is finished: {self.progress.epoch} epochs")
         elif begun:
@@ -202,8 +226,8 @@ class _Training:
 
     def _is_over(self) -> bool:
         progress, patience = self.progress, self.recipe.patience
-        out_of_patience = bool(patience) and progress.epoch - progress.best[1] >= patience
-        return progress.epoch >= self.recipe.epochs or out_of_patience
+        out_of_patience = bool(patience and progress.best[1]) and progress.epoch - progress.best[1] >= patience
+        return self.plan.share_done(progress) >= 1 or out_of_patience
 
     def _steps(self) -> None:
         """The steps that are left of an epoch."""
@@ -219,12 +243,16 @@ class _Training:
             self._set_rate()
             seed_generators(self._seed_of_step(), self.processes.device)
             own = self.step(images, padding_mask, targets)
-            losses = self.processes.mean(own)
+            clock = torch.tensor(time.monotonic() - self.started, device=self.processes.device)
+            losses = self.processes.mean({**own, "spent": clock})
+            progress.spent = losses.pop("spent")  # the same in all processes, so all end with the same step
             if not math.isfinite(losses["gradient_norm"]):
                 self._record((images, padding_mask, targets), {key: float(value) for key, value in own.items()})
+            elif self.average is not None:
+                self.average.update_parameters(self.model)
             progress.count(losses)
             progress.seconds = before + time.monotonic() - started
-            self.reporter.step(progress.epoch + 1, progress.position, losses["loss"])
+            self.reporter.step(progress, losses["loss"])
             if progress.skipped_in_a_row >= MOST_SKIPPED:
                 raise RunError(
                     f"{MOST_SKIPPED} steps in a row had no finite gradient (epoch {progress.epoch + 1}, the last loss was "
@@ -232,6 +260,8 @@ class _Training:
                     "where; if it is the learning rate, begin in another folder with a lower --lr"
                 )
             self._stop_if_asked()
+            if self.plan.is_out_of_time(progress):
+                return
 
     def _record(self, batch: Batch, losses: dict[str, float]) -> None:
         """A fault of the disk does not end a run that only wanted to leave a record."""
@@ -258,7 +288,8 @@ class _Training:
 
     def _set_rate(self) -> None:
         done = self.progress.epoch * len(self.batches) + self.progress.position
-        factor = lr_factor(done, len(self.batches), self.recipe)
+        factor = lr_factor(done, self.plan.share_done(self.progress), self.recipe)
+        self.rate = self.recipe.lr * factor
         for group in self.step.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
 
@@ -268,27 +299,36 @@ class _Training:
         self._save_last()  # a fault of the validation pictures must not cost the epoch
         for path, reason in self.processes.gathered(self.unusable.met("train")):  # by any of the processes
             self.unusable.tell("train", path, reason, len(self.pictures.index))
-        self.reporter.evaluating()
-        started = time.monotonic()
-        metrics = self._evaluate()
-        progress.seconds += time.monotonic() - started
-        is_best = progress.close_epoch({name: getattr(metrics, name) for name in FIGURES}, self._last_rate())
+        judged = self.plan.has_time_to_evaluate(progress)
+        figures = dict.fromkeys(FIGURES) if not judged else self._figures()
+        is_best = progress.close_epoch(figures, self.rate, judged)
         if is_best and self.processes.is_main:
-            self.folder.save_best(self.model)
+            self.folder.save_best(self.judged)
         self._save_last()
-        self.reporter.epoch(progress.history[-1], is_best)
+        self.reporter.epoch(progress.history[-1], is_best, judged)
         if not self._is_over():
             self._stop_if_asked()
 
-    def _last_rate(self) -> float:
-        """The learning rate of the epoch's last step, also if that step was taken before a stop."""
-        return self.recipe.lr * lr_factor((self.progress.epoch + 1) * len(self.batches) - 1, len(self.batches), self.recipe)
+    @property
+    def judged(self) -> DetectionModel:
+        """The model that is evaluated and kept."""
+        return self.model if self.average is None else cast(DetectionModel, self.average.module)
+
+    def _figures(self) -> dict[str, float | None]:
+        """Of the validation split, and the seconds that they cost."""
+        self.reporter.evaluating()
+        started, progress = time.monotonic(), self.progress
+        metrics = self._evaluate()
+        seconds = self.processes.mean({"": torch.tensor(time.monotonic() - started, device=self.processes.device)})[""]
+        progress.evaluations = progress.evaluations[0] + seconds, seconds
+        progress.seconds += seconds
+        return {name: getattr(metrics, name) for name in FIGURES}
 
     def _evaluate(self) -> CocoMetrics:
         """Each process detects in its share of the pictures; all judge all of them."""
-        self.model.eval()
+        self.judged.eval()
         share = slice(self.processes.rank, None, self.processes.world)
-        results, left_out = detections_of(self.model, self.valid, self.recipe.batch, share)
+        results, left_out = detections_of(self.judged, self.valid, self.recipe.batch, share)
         left_out = dict(self.processes.gathered(list(left_out.items())))
         for place, reason in sorted(left_out.items()):
             self.unusable.tell("valid", self.valid.paths[place], reason, len(self.indices[1]))
@@ -298,7 +338,7 @@ class _Training:
     def _save_last(self) -> None:
         if self.processes.is_main:
             self.progress.accumulate = self.step.accumulate
-            self.folder.save_last(self.model, self.step.helper, self.step.optimizer, self.progress)
+            self.folder.save_last(self.model, self.beside, self.step.optimizer, self.progress)
         self.processes.wait()
 
     @contextmanager

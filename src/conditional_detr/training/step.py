@@ -13,7 +13,7 @@ from conditional_detr.device import is_out_of_memory, random_state_of, set_rando
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.training.criterion import SetCriterion, batch_totals
-from conditional_detr.training.dense import DenseClassifier
+from conditional_detr.training.helpers import build_helpers
 from conditional_detr.training.optimizer import build_optimizer
 from conditional_detr.training.recomputing import recomputing
 
@@ -58,7 +58,7 @@ class TrainStep:
     recipe : `clip`, `accumulate`, `gradient_checkpointing` and `dense_weight` are read
     amp : "auto", "bf16" or "off"
     accelerator : prepares the model for several processes; None = this process alone
-    dense : the helper loss on the memory, if the recipe has one
+    helpers : what the recipe lets learn beside the model, as `build_helpers` makes it
     say : is told when memory is too small for a batch and it is worked through in more parts
     """
 
@@ -70,7 +70,7 @@ class TrainStep:
         recipe: RecipeConfig,
         amp: str = "auto",
         accelerator: "Accelerator | None" = None,
-        dense: DenseClassifier | None = None,
+        helpers: nn.ModuleDict | None = None,
         say: Callable[[str], object] = print,
     ) -> None:
         self._recomputing: Callable[[], AbstractContextManager[None]]
@@ -78,9 +78,9 @@ class TrainStep:
         self.device = next(model.parameters()).device
         self.num_queries = model.config.num_queries
         self.model: nn.Module = model if accelerator is None else accelerator.prepare_model(model)
-        self.helper = dense
-        self.dense = dense if dense is None or accelerator is None else accelerator.prepare_model(dense)
         self.criterion, self.optimizer, self.recipe, self.accelerator = criterion, optimizer, recipe, accelerator
+        self.helpers = nn.ModuleDict() if helpers is None else helpers
+        self.dense, self.further_queries = (self._prepared(name) for name in ("dense", "further_queries"))
         self.dtype = autocast_dtype(amp, self.device)
         self.accumulate, self.say = recipe.accumulate, say
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -123,6 +123,10 @@ class TrainStep:
                 raise RunError(NO_ROOM.format("the optimiser")) from None
         return losses | {"gradient_norm": norm}
 
+    def _prepared(self, name: str) -> Any:
+        helper = self.helpers[name] if name in self.helpers else None
+        return helper if helper is None or self.accelerator is None else self.accelerator.prepare_model(helper)
+
     def _halve(self, pictures: int) -> None:
         """From now on work through a batch in twice as many parts."""
         if self.accelerator is not None or self.accumulate >= pictures:
@@ -147,8 +151,9 @@ class TrainStep:
             part = slice(start, start + size)
             with self._synchronised(last=start == parts[-1]), self._recomputing():
                 with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                    output = self.model(images[part], None if padding_mask is None else padding_mask[part])
-                losses = self.criterion(output, targets[part], totals)
+                    further = {} if self.further_queries is None else {"further_queries": self.further_queries()}
+                    output = self.model(images[part], None if padding_mask is None else padding_mask[part], **further)
+                losses = self.criterion(output, targets[part], totals, self.recipe.groups)
                 if self.dense is not None and output.memory is not None:
                     share = len(images[part]) / len(images)
                     losses["loss_dense"] = share * self.dense(*output.memory, targets[part])
@@ -160,7 +165,7 @@ class TrainStep:
     def _synchronised(self, last: bool) -> Any:
         stack = ExitStack()
         if not last and self.accelerator is not None:
-            for model in (self.model, self.dense):
+            for model in (self.model, self.dense, self.further_queries):
                 stack.enter_context(nullcontext() if model is None else self.accelerator.no_sync(model))
         return stack
 
@@ -184,14 +189,10 @@ def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | N
     """
     recipe = RECIPES[recipe_of(model.config)] if recipe is None else recipe
     model.to(memory_format=torch.channels_last)
-    criterion = SetCriterion(model.config.num_classes, model.config.classification)
-    dense = build_dense(model, recipe)
-    return TrainStep(model, criterion, build_optimizer(model, recipe, dense), recipe, amp, dense=dense)
+    criterion, helpers = build_criterion(model, recipe), build_helpers(model, recipe)
+    return TrainStep(model, criterion, build_optimizer(model, recipe, helpers), recipe, amp, helpers=helpers)
 
 
-def build_dense(model: DetectionModel, recipe: RecipeConfig) -> DenseClassifier | None:
-    """The helper on the model's memory, on its device, if the recipe has one."""
-    if not recipe.dense_weight:
-        return None
-    dense = DenseClassifier(model.config.hidden_dim, model.config.num_classes)
-    return dense.to(next(model.parameters()).device)
+def build_criterion(model: DetectionModel, recipe: RecipeConfig) -> SetCriterion:
+    """What a model loses with a recipe."""
+    return SetCriterion(model.config.num_classes, model.config.classification, class_target=recipe.class_target)

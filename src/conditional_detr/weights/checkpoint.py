@@ -24,6 +24,7 @@ class Checkpoint(NamedTuple):
     class_names, category_ids : an entry a class; None = the classes' numbers
     state : the weights by the names that they have there
     column : whose names these are, a column of `weights.names`; None = ours
+    thresholds : a score a class, or None
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Checkpoint(NamedTuple):
     category_ids: Sequence[Any] | None
     state: dict[str, Tensor]
     column: int | None = None
+    thresholds: Sequence[Any] | None = None
 
     def build(self) -> DetectionModel:
         """The model with these weights, in eval mode.
@@ -47,7 +49,9 @@ class Checkpoint(NamedTuple):
             with torch.device("meta"):
                 ours = DetectionModel(self.config, self.preprocessor).state_dict()
             check_state(self.state, self._foreign(ours), self.file, self.description)
-            model = DetectionModel(self.config, self.preprocessor, self.class_names, self.category_ids)
+            model = DetectionModel(
+                self.config, self.preprocessor, self.class_names, self.category_ids, self.thresholds
+            )
             state = self.state
             if self.column is not None:
                 state = from_foreign(state, ours, self.column, self.config.cross_attention)

@@ -25,7 +25,7 @@ class Exported(NamedTuple):
     ----------
     graph : the file that an engine reads
     format, precision : a key of `GRAPHS`, one of `PRECISIONS`
-    config, preprocessor, class_names, category_ids : of the model that was exported
+    config, preprocessor, class_names, category_ids, thresholds : of the model that was exported
     """
 
     graph: Path
@@ -35,6 +35,7 @@ class Exported(NamedTuple):
     preprocessor: PreprocessorConfig
     class_names: list[str]
     category_ids: list[int]
+    thresholds: list[float] | None
 
 
 def claims(path: Path) -> bool:
@@ -75,11 +76,17 @@ def read_exported(folder: Path) -> Exported:
         raise CheckpointError(
             f"{folder / DESCRIPTION} is damaged: each of its {config.num_classes} classes must have a name and an id"
         )
+    thresholds = description.get("thresholds")
+    numbers = thresholds is None or (
+        isinstance(thresholds, list) and len(thresholds) == len(ids) and all(isinstance(v, int | float) for v in thresholds)
+    )
+    if not numbers:
+        raise CheckpointError(f"{folder / DESCRIPTION} is damaged: thresholds must hold a score for each class")
     graph = folder / GRAPHS[what["format"]]
     for file in (graph, *(graph.with_name(name) for name in WEIGHTS[what["format"]])):
         if not file.is_file():
             raise CheckpointError(f"{file} is missing: the export is not whole")
-    return Exported(graph, what["format"], what["precision"], config, preprocessor, names, ids)
+    return Exported(graph, what["format"], what["precision"], config, preprocessor, names, ids, thresholds)
 
 
 def read_proof(folder: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def describe(model: DetectionModel) -> dict[str, Any]:
         "preprocessor": model.preprocessor.model_dump(mode="json"),
         "class_names": model.class_names,
         "category_ids": model.category_ids,
-    }
+    } | ({} if model.thresholds is None else {"thresholds": model.thresholds})
 
 
 def write(model: DetectionModel, folder: Path) -> None:
@@ -73,5 +73,8 @@ def read(folder: Path) -> Checkpoint:
     description = read_description(folder)
     config, preprocessor = read_configs(folder)
     names, ids = description["class_names"], description["category_ids"]
-    state = read_weights(folder / WEIGHTS)
-    return Checkpoint("checkpoint folder", folder / DESCRIPTION, folder / WEIGHTS, config, preprocessor, names, ids, state)
+    state, thresholds = read_weights(folder / WEIGHTS), description.get("thresholds")
+    return Checkpoint(
+        "checkpoint folder", folder / DESCRIPTION, folder / WEIGHTS, config, preprocessor, names, ids, state,
+        thresholds=thresholds,
+    )  # fmt: skip

@@ -1,0 +1,173 @@
+"""Settings that the data decide where nobody else has, each with its reason."""
+
+import math
+import re
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from conditional_detr.config import PRESETS, ModelConfig, RunConfig, updated, with_overrides
+from conditional_detr.data.coco import CocoIndex
+from conditional_detr.device import choose_device
+from conditional_detr.factory import DetectionModel, preprocessing_for
+
+FEWEST_QUERIES, MOST_QUERIES, HEADROOM = 20, 1000, 2.0
+SMALL = 0.1  # share of the objects that may be smaller than the one that the input's size is chosen for
+CELLS = 2.0  # of the feature map, a side, over such an object
+USUAL_IMGSZ, LARGEST_IMGSZ, MOST_ENLARGED = 320, 640, 2.0
+MULTIPLE = 32  # px
+# Mirrored, these are something else: characters and numbers, alone or in short codes, and sides.
+CODE = re.compile(r"[^\W\d_]?\d+[^\W\d_]?|[^\W\d_]")
+SIDE = re.compile(r"(?<![^\W_])(left|right)(?![^\W_])", re.IGNORECASE)
+MANY_CODES = 0.5  # of the classes
+SHARE_OF_MEMORY = 0.5  # of what is free, for what a step keeps for its backward pass
+MOST_A_PIXEL = 4096  # bytes that any of our models keeps
+
+
+class Choice(NamedTuple):
+    """A setting as --set knows it, its value, and why."""
+
+    setting: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.setting} = {self.value:g}: {self.reason}"
+
+
+def with_choices(config: RunConfig, asked_for: Collection[str], train: CocoIndex) -> tuple[RunConfig, list[str]]:
+    """The settings of a run with what the data decide, and a line for each choice. Only the recipe `fast` leaves it to them.
+
+    A trained model keeps its queries and its size.
+
+    Parameters
+    ----------
+    config : all settings
+    asked_for : names of those that somebody chose; they stay
+    train : the training pictures
+    """
+    if config.recipe != "fast":
+        return config, []
+    made: list[Choice] = []
+
+    def decide(choice: Choice | None) -> None:
+        nonlocal config
+        if choice is not None and choice.setting not in asked_for:
+            config = with_choice(config, choice)
+            made.append(choice)
+
+    decide(flips([category.name for category in train.categories]))
+    if config.model in PRESETS:
+        decide(queries(train))
+        decide(input_size(train, model_of(config).stride))
+        decide(batch(config, free_bytes(choose_device(config.device))))
+    return config, [str(choice) for choice in made]
+
+
+def model_of(config: RunConfig) -> ModelConfig:
+    """What a new model of a run is made of."""
+    return with_overrides(PRESETS[config.model].model, config.model_overrides, "train")
+
+
+def with_choice(config: RunConfig, choice: Choice) -> RunConfig:
+    """The settings with one of them decided."""
+    setting, value, _ = choice
+    if setting.startswith("model."):
+        return updated(
+            config, {"model_overrides": config.model_overrides | {setting.removeprefix("model."): value}}, "train"
+        )
+    if setting == "imgsz":
+        return updated(config, {setting: value}, "train")
+    return updated(config, {"training": updated(config.training, {setting: value}, "train")}, "train")
+
+
+def queries(train: CocoIndex) -> Choice:
+    """Twice as many as the fullest training picture has objects: new pictures may be fuller, and queries share places."""
+    most = int(np.diff(train.first).max())
+    wanted = math.ceil(most * HEADROOM / 10) * 10
+    value = min(max(FEWEST_QUERIES, wanted), max(MOST_QUERIES, most))
+    return Choice("model.num_queries", value, f"the fullest training picture has {most} objects")
+
+
+def input_size(train: CocoIndex, stride: int) -> Choice:
+    """The shorter side, px, at which small objects are about two cells of the feature map wide.
+
+    Never less than pictures have up to 320 px, which details are worth that boxes do not tell of; never more than 640 px or
+    twice what they have.
+    """
+    shortest = train.sizes_hw.min(1)
+    owners = np.repeat(np.arange(len(train)), np.diff(train.first))
+    sides = np.sqrt(np.prod(train.boxes_xyxy[:, 2:] - train.boxes_xyxy[:, :2], axis=1))
+    small = float(np.quantile(sides / shortest[owners], SMALL))
+    native = float(np.median(shortest))
+    wanted = CELLS * stride / small
+    low, high = min(USUAL_IMGSZ, native), min(LARGEST_IMGSZ, MOST_ENLARGED * native)
+    value = max(MULTIPLE, round(min(max(wanted, low), high) / MULTIPLE) * MULTIPLE)
+    reason = (
+        f"a tenth of the objects are smaller than {small:.0%} of their picture's shorter side, at this size {small * value:.0f} "
+        f"px; a cell of the feature map has {stride}"
+    )
+    return Choice("imgsz", value, reason)
+
+
+def flips(names: list[str]) -> Choice | None:
+    """No mirroring where it would make another class, or none, of an object; None where nothing speaks against it."""
+    sides = [name for name in names if SIDE.search(name)]
+    codes = [name for name in names if CODE.fullmatch(name)]
+    told = sides or (codes if len(codes) >= MANY_CODES * len(names) else [])
+    if not told:
+        return None
+    some = ", ".join(told[:3]) + (", …" if len(told) > 3 else "")
+    return Choice("hflip", 0.0, f"mirrored, {some} would be something else")
+
+
+def batch(config: RunConfig, free: int) -> Choice | None:
+    """Half as many pictures a step, and half again, until it fits into half of the free memory; None where it does.
+
+    Parameters
+    ----------
+    config : of the run
+    free : bytes
+    """
+    longest = preprocessing_for(model_of(config), config.imgsz).longest
+    room, size = SHARE_OF_MEMORY * free, config.training.batch
+    if size * config.imgsz * longest * MOST_A_PIXEL <= room:
+        return None
+    each = kept_bytes(model_of(config), config.imgsz, longest)
+    while size > 1 and size * each > room:
+        size //= 2
+    if size == config.training.batch:
+        return None
+    return Choice("batch", size, f"a picture needs up to {each / 2**30:.1f} GiB to learn from, and {free / 2**30:.1f} are free")
+
+
+def kept_bytes(config: ModelConfig, height: int, width: int) -> int:
+    """What a forward pass over one picture keeps for the backward pass, counted without computing anything."""
+    kept: dict[int, int] = {}  # storages: views share one
+
+    def note(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return value
+
+    with torch.device("meta"):
+        model = DetectionModel(config, preprocessing_for(config, height)).train()
+        with saved_tensors_hooks(note, lambda value: value):
+            output = model(torch.zeros(1, 3, height, width))  # holds on to what was kept, so that no number stands for two
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    assert output.pred_boxes.is_meta
+    return sum(size for storage, size in kept.items() if storage not in own)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a device that nobody uses."""
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    available: int = psutil.virtual_memory().available
+    return available

@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conditional_detr.config import PRESETS, RECIPES, RunConfig
+from conditional_detr.data.coco import Category, CocoIndex
+from conditional_detr.training.automatic import batch, flips, input_size, kept_bytes, queries, with_choices
+
+
+def index(boxes: list[list[list[float]]], sizes_hw: list[tuple[int, int]], names: tuple[str, ...] = ("cell",)) -> CocoIndex:
+    """A split of pictures with these boxes each."""
+    flat = [box for of_picture in boxes for box in of_picture]
+    return CocoIndex(
+        file=Path("a.json"),
+        image_ids=np.arange(len(boxes)),
+        sizes_hw=np.array(sizes_hw),
+        paths=[str(i) for i in range(len(boxes))],
+        first=np.cumsum([0, *map(len, boxes)]),
+        boxes_xyxy=np.array(flat, dtype=np.float32),
+        labels=np.zeros(len(flat), dtype=np.int64),
+        categories=[Category(i, name) for i, name in enumerate(names)],
+        report=[],
+        findings=[],
+        truth=np.zeros((0, 8)),
+    )
+
+
+def squares(side: float, number: int) -> list[list[float]]:
+    return [[0, 0, side, side]] * number
+
+
+@pytest.mark.parametrize(("most", "expected"), [(1, 20), (10, 20), (11, 30), (28, 60), (900, 1000), (1500, 1500)])
+def test_queries_leave_room_over_the_fullest_picture(most: int, expected: int):
+    assert queries(index([squares(9, 1), squares(9, most)], [(100, 100)] * 2)).value == expected
+
+
+@pytest.mark.parametrize(
+    ("side", "shorter", "expected"),
+    [
+        (200, 480, 320),  # large objects: the usual size
+        (30, 480, 512),  # small ones: enlarged until they are two cells of 16 px wide
+        (4, 480, 640),  # tiny ones: as far as it is worth
+        (40, 128, 128),  # small pictures are not enlarged for large objects
+        (10, 128, 256),  # for small ones at most to twice their size
+    ],
+)
+def test_the_input_is_as_large_as_small_objects_ask_for(side: float, shorter: int, expected: int):
+    data = index([squares(side, 10)], [(shorter, 2 * shorter)])
+    assert input_size(data, stride=16).value == expected
+
+
+def test_a_tenth_of_the_objects_may_be_smaller():
+    data = index([squares(2, 5) + squares(100, 95)], [(320, 320)])
+    assert input_size(data, stride=16).value == 320
+
+
+@pytest.mark.parametrize("names", [list("0123456789"), ["a", "b"], ["10c", "2h", "Ks"], ["left_shoe", "shoe"], ["turn left", "x-ray"]])
+def test_what_mirroring_would_change_is_not_mirrored(names: list[str]):
+    choice = flips(names)
+    assert choice is not None
+    assert choice.value == 0
+    assert "mirrored" in choice.reason
+
+
+@pytest.mark.parametrize("names", [["RBC", "WBC"], ["cat", "dog"], ["cleft", "bright"], ["ace", "king", "ten"], ["person", "car", "A"]])
+def test_other_names_say_nothing_against_it(names: list[str]):
+    assert flips(names) is None
+
+
+def config(**values) -> RunConfig:
+    fixed = {"data": "d", "model": "conditional-detr-tiny", "output": "o", "recipe": "fast", "training": RECIPES["fast"]}
+    return RunConfig(**fixed | values)
+
+
+def test_choices_are_made_for_a_new_model_and_said():
+    data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
+    chosen, lines = with_choices(config(), set(), data)
+    assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == ({"num_queries": 30}, 512, 0.0)
+    assert len(lines) == 3
+    assert any(line.startswith("model.num_queries = 30: the fullest training picture has 14 objects") for line in lines)
+
+
+def test_what_somebody_asked_for_stays():
+    data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
+    asked = config(imgsz=96, model_overrides={"num_queries": 7})
+    assert with_choices(asked, {"imgsz", "model.num_queries", "hflip"}, data) == (asked, [])
+
+
+def test_the_papers_recipe_leaves_nothing_to_the_data():
+    data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
+    paper = config(recipe="paper", training=RECIPES["paper"])
+    assert with_choices(paper, set(), data) == (paper, [])
+
+
+def test_a_trained_model_keeps_its_queries_and_its_size():
+    assert "runs/cells" not in PRESETS
+    data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
+    chosen, lines = with_choices(config(model="runs/cells", imgsz=320), set(), data)
+    assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == ({}, 320, 0.0)
+    assert len(lines) == 1
+
+
+def test_a_batch_is_halved_until_it_fits_into_half_of_the_memory():
+    each = kept_bytes(PRESETS["conditional-detr-tiny"].model, 320, 533)
+    wide = config(imgsz=320, training=RECIPES["fast"].model_copy(update={"batch": 8}))
+    assert batch(wide, free=2**40) is None
+    assert batch(wide, free=16 * each + 1) is None
+    for free, expected in ((15 * each, 4), (5 * each, 2), (each, 1)):
+        choice = batch(wide, free)
+        assert choice is not None
+        assert (choice.setting, choice.value) == ("batch", expected)
+
+
+def test_what_a_picture_keeps_grows_with_its_area():
+    model = PRESETS["conditional-detr-tiny"].model
+    small, large = (kept_bytes(model, side, side) for side in (128, 256))
+    assert 3 * small < large < 6 * small  # the decoder's queries stay, attention among cells grows faster
+    assert 15e6 < small < 40e6
