@@ -95,7 +95,7 @@ def explain_picture(model: DetectionModel, rgb: Tensor, conf: float) -> list[Exp
     preprocessor = Preprocessor(model.preprocessor)
     prepared = preprocessor(rgb)
     images, padding_mask = preprocessor.collate([prepared])
-    with recorded(model) as (inputs, grid):
+    with recorded(model) as (inputs, grid, looked_from):
         output = model(images.to(where), None if padding_mask is None else padding_mask.to(where), aux=False)
     pairs = best_pairs(output.pred_logits, TOP_K, model.config.classification)
     kept = pairs.scores[0] >= conf
@@ -106,7 +106,7 @@ def explain_picture(model: DetectionModel, rgb: Tensor, conf: float) -> list[Exp
 
     size_hw = torch.tensor(rgb.shape[-2:])
     boxes = clip_boxes_to_image(boxes_in_pixels(output.pred_boxes[0, queries].cpu(), size_hw), tuple(rgb.shape[-2:])).numpy()
-    points = (model.reference_points(model.object_query).sigmoid()[queries].cpu() * size_hw.flip(0)).numpy()
+    points = (looked_from[0].sigmoid().expand(1, -1, -1)[0, queries].cpu() * size_hw.flip(0)).numpy()
     has_points = "reference_points" not in idle_fields(model.config)
     sides = zip(rgb.shape[-2:], prepared.shape[-2:], strict=True)
     height, width = (model.config.stride * original / resized for original, resized in sides)
@@ -122,17 +122,21 @@ def explain_picture(model: DetectionModel, rgb: Tensor, conf: float) -> list[Exp
 
 
 @contextmanager
-def recorded(model: DetectionModel) -> Iterator[tuple[list[tuple[Tensor, ...]], list[int]]]:
-    """A context in which the inputs of every layer's cross-attention are noted, in order, and the memory's height and width."""
+def recorded(model: DetectionModel) -> Iterator[tuple[list[tuple[Tensor, ...]], list[int], list[Tensor]]]:
+    """A context in which are noted: the inputs of every layer's cross-attention, in order; the memory's height and width; the
+    reference points before their sigmoid.
+    """
     inputs: list[tuple[Tensor, ...]] = []
     grid: list[int] = []
     hooks = [model.input_projection.register_forward_hook(lambda _, __, features: grid.extend(features.shape[-2:]))]
+    looked_from: list[Tensor] = []
+    hooks.append(model.reference_points.register_forward_hook(lambda _, __, points: looked_from.append(points)))
     hooks += [
         layer.cross_attention.register_forward_pre_hook(lambda _, given: inputs.append(given))  # type: ignore[union-attr]
         for layer in model.decoder.layers
     ]
     try:
-        yield inputs, grid
+        yield inputs, grid, looked_from
     finally:
         for hook in hooks:
             hook.remove()

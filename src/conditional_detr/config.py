@@ -40,7 +40,7 @@ class ModelConfig(Settings):
     cross_attention: Literal["conditional", "additive"] = "conditional"
     spatial_query: Literal["conditional", "intermediate", "point", "lambda", "content"] = "conditional"
     lambda_q: Literal["diagonal", "identity", "scalar", "block", "full"] = "diagonal"
-    reference_points: Literal["predicted", "learned", "origin"] = "predicted"
+    reference_points: Literal["predicted", "learned", "origin", "encoder"] = "predicted"
     box_offset: bool = True
     classification: Literal["focal", "softmax"] = "focal"
     spatial_init: Literal["xavier", "local"] = Field("xavier", description="where spatial attention starts")
@@ -171,7 +171,7 @@ class RecipeConfig(Settings):
     class_target: Literal["one", "aligned", "mal"] = Field("one", description="of a matched query: 1, or how well its box fits")
     average: float = Field(0.0, ge=0, lt=1, description="share of the steps so far that weights are averaged over; 0 = none")
     freeze: int = Field(0, ge=0, le=100, description="stages of the backbone that stay as they are, the first ones")
-    minutes: float = Field(0.0, ge=0, le=100_000, description="the run ends after so long, whatever `epochs` says; 0 = by epochs")
+    minutes: float = Field(0.0, ge=0, le=100_000, description="the run ends after so long, whatever `epochs`; 0 = by epochs")
     hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     scales: tuple[Scale, Scale] = Field((0.6, 1.0), description="range of the shorter side, in imgsz")
     crop: float = Field(0.5, ge=0, le=1, description="probability of a random crop before resizing")

@@ -107,7 +107,6 @@ class DetectionModel(DETR):
         if len(set(self._category_ids)) != len(self._category_ids):
             raise ConfigError("category_ids must differ from each other")
 
-
     @property
     def thresholds(self) -> list[float] | None:
         return self._thresholds

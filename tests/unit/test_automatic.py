@@ -55,7 +55,9 @@ def test_a_tenth_of_the_objects_may_be_smaller():
     assert input_size(data, stride=16).value == 320
 
 
-@pytest.mark.parametrize("names", [list("0123456789"), ["a", "b"], ["10c", "2h", "Ks"], ["left_shoe", "shoe"], ["turn left", "x-ray"]])
+@pytest.mark.parametrize(
+    "names", [list("0123456789"), ["a", "b"], ["10c", "2h", "Ks"], ["left_shoe", "shoe"], ["turn left", "x-ray"]]
+)
 def test_what_mirroring_would_change_is_not_mirrored(names: list[str]):
     choice = flips(names)
     assert choice is not None
@@ -63,7 +65,9 @@ def test_what_mirroring_would_change_is_not_mirrored(names: list[str]):
     assert "mirrored" in choice.reason
 
 
-@pytest.mark.parametrize("names", [["RBC", "WBC"], ["cat", "dog"], ["cleft", "bright"], ["ace", "king", "ten"], ["person", "car", "A"]])
+@pytest.mark.parametrize(
+    "names", [["RBC", "WBC"], ["cat", "dog"], ["cleft", "bright"], ["ace", "king", "ten"], ["person", "car", "A"]]
+)
 def test_other_names_say_nothing_against_it(names: list[str]):
     assert flips(names) is None
 
@@ -76,14 +80,18 @@ def config(**values) -> RunConfig:
 def test_choices_are_made_for_a_new_model_and_said():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
     chosen, lines = with_choices(config(), set(), data)
-    assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == ({"num_queries": 30}, 512, 0.0)
-    assert len(lines) == 3
+    assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == (
+        {"reference_points": "encoder", "num_queries": 30},
+        512,
+        0.0,
+    )
+    assert len(lines) == 4
     assert any(line.startswith("model.num_queries = 30: the fullest training picture has 14 objects") for line in lines)
 
 
 def test_what_somebody_asked_for_stays():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
-    asked = config(imgsz=96, model_overrides={"num_queries": 7})
+    asked = config(imgsz=96, model_overrides={"num_queries": 7, "reference_points": "learned"})
     assert with_choices(asked, {"imgsz", "model.num_queries", "hflip"}, data) == (asked, [])
 
 
@@ -117,3 +125,13 @@ def test_what_a_picture_keeps_grows_with_its_area():
     small, large = (kept_bytes(model, side, side) for side in (128, 256))
     assert 3 * small < large < 6 * small  # the decoder's queries stay, attention among cells grows faster
     assert 15e6 < small < 40e6
+
+
+@pytest.mark.parametrize("overrides", [{}, {"spatial_query": "lambda", "box_offset": False}, {"reference_points": "origin"}])
+def test_only_the_papers_form_of_reference_points_is_exchanged(overrides: dict):
+    data = index([squares(30, 14)], [(480, 480)])
+    chosen, _ = with_choices(config(model_overrides=overrides), set(), data)
+    expected = overrides.get("reference_points", None if overrides else "encoder")
+    assert chosen.model_overrides.get("reference_points") == expected
+    detr, _ = with_choices(config(model="detr-tiny"), set(), data)
+    assert "reference_points" not in detr.model_overrides

@@ -236,7 +236,9 @@ def test_a_group_does_not_see_the_others(small_model):
     alone = small_model(images, padding_mask)
     others = torch.randn(2 * len(small_model.object_query), small_model.object_query.shape[1])
     with_others = small_model.train()(images, padding_mask, further_queries=others)
-    torch.testing.assert_close(with_others.pred_boxes[:, : len(small_model.object_query)], alone.pred_boxes, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        with_others.pred_boxes[:, : len(small_model.object_query)], alone.pred_boxes, atol=1e-5, rtol=1e-4
+    )
 
 
 def test_every_query_of_every_group_learns(small_model):

@@ -9,10 +9,12 @@ from torch.export import Dim, export
 from conditional_detr.config import ModelConfig
 from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.model.decoder import CROSS_ATTENTIONS
+from conditional_detr.model.encoder import Memory
 from conditional_detr.model.heads import BOX_HEADS, CLASS_HEADS
-from conditional_detr.model.positional import sine_embedding
+from conditional_detr.model.positional import grid_points, sine_embedding
 from conditional_detr.model.queries import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_QUERIES
 from conditional_detr.training.criterion import SetCriterion
+from conditional_detr.training.heat import heat_loss, hills
 from conditional_detr.weights.save import save_model
 from conditional_detr.weights.source import load_model
 from models import perturbed, small
@@ -45,7 +47,7 @@ every_variant = pytest.mark.parametrize(("name", "variant"), VARIANTS, ids=name_
 
 
 def build(name: str, variant: dict) -> DetectionModel:
-    return perturbed(small(name, CLASSES, **SMALL, **variant))
+    return perturbed(small(name, CLASSES, **SMALL | variant))
 
 
 def images_and_padding() -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,8 +122,11 @@ def test_the_decoder_can_be_exported_for_any_batch_and_any_size(name: str, varia
             self.model = model
 
         def forward(self, memory: torch.Tensor, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            points = self.model.reference_points(self.model.object_query).sigmoid()
-            decoded = self.model.decoder(self.model.object_query, points, memory, position, None)
+            places = self.model.reference_points
+            seen = Memory(memory, position[..., :2].sigmoid(), None, places.heat(memory))
+            points = places(self.model.object_query, seen).sigmoid()
+            query = places.tell(self.model.object_query, points)
+            decoded = self.model.decoder(query, points, memory, position, None)
             return self.model.class_head(decoded), self.model.box_head(decoded, points)
 
     batch, tokens = Dim("batch", min=1, max=64), Dim("tokens", min=2, max=4096)
@@ -227,3 +232,59 @@ def test_detrs_heads_start_as_pytorch_starts_them():
     model = create_model("detr-tiny", CLASSES, pretrained_backbone=False, **SMALL)
     assert model.class_head.bias.abs().max() < 1 / 32**0.5
     assert model.box_head.mlp.last.weight.abs().max() > 0.01
+
+
+def hot_cells(model: DetectionModel, cells: list[int]) -> Memory:
+    """A memory of 4 × 3 cells, some of which look like the centre of an object, the first the most."""
+    points = grid_points(None, 3, 4, torch.device("cpu")).flatten(1, 2)
+    heat = torch.full((2, 12), -5.0)
+    heat[0, cells] = torch.arange(len(cells), 0, -1.0)
+    heat[1, [11 - cell for cell in cells]] = torch.arange(len(cells), 0, -1.0)
+    return Memory(torch.randn(2, 12, 32), points, None, heat)
+
+
+def test_points_from_the_encoder_are_the_centres_of_the_hottest_cells_of_each_picture():
+    model = build("conditional-detr-tiny", {"reference_points": "encoder", "num_queries": 2})
+    memory = hot_cells(model, [5, 0])
+    points = model.reference_points(model.object_query, memory).sigmoid()
+    expected = torch.tensor([[[0.375, 0.5], [0.125, 1 / 6]], [[0.625, 0.5], [0.875, 5 / 6]]])
+    torch.testing.assert_close(points, expected, atol=1e-5, rtol=0)
+    further = model.reference_points(model.object_query.repeat(3, 1), memory).sigmoid()
+    torch.testing.assert_close(further, expected.repeat(1, 3, 1), atol=1e-5, rtol=0)
+
+
+def test_no_point_lies_on_padding_and_spare_queries_look_from_the_middle():
+    model = build("conditional-detr-tiny", {"reference_points": "encoder", "num_queries": 7})
+    memory = hot_cells(model, [5, 0])
+    is_padding = torch.zeros(2, 12, dtype=torch.bool)
+    is_padding[0, 3:] = True  # three cells are left, and seven queries look for places
+    points = model.reference_points(model.object_query, memory._replace(is_padding=is_padding)).sigmoid()[0]
+    torch.testing.assert_close(points[0], memory.centres[0, 0], atol=1e-5, rtol=0)
+    assert {tuple(p) for p in points[3:].tolist()} == {(0.5, 0.5)}
+
+
+def test_queries_from_the_encoder_know_their_points():
+    model = build("conditional-detr-tiny", {"reference_points": "encoder", "num_queries": 2})
+    a, b = (model.reference_points.tell(model.object_query, points) for points in torch.rand(2, 1, 2, 2))
+    assert a.shape == (1, 2, 32)
+    assert (a - b).abs().max() > 1e-3
+
+
+def test_the_heat_learns_where_the_centres_are():
+    model = build("conditional-detr-tiny", {"reference_points": "encoder"})
+    images, _ = images_and_padding()
+    targets = [
+        {"labels": torch.tensor([1]), "boxes": torch.tensor([[0.4, 0.6, 0.2, 0.4]])},
+        {"labels": torch.zeros(0).long(), "boxes": torch.zeros(0, 4)},
+    ]
+    losses = SetCriterion(CLASSES)(model(images, aux=True), targets)
+    losses["loss_heat"].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.reference_points.scorer.parameters())
+    memory = hot_cells(model, [5])
+    wanted = hills(memory.centres[0], targets[0]["boxes"])
+    assert wanted.argmax() == 5
+    assert wanted[5] == 1
+    sure = torch.where(wanted > 0, wanted, 1e-6).clamp(max=1 - 1e-6).logit()
+    right = heat_loss(Memory(memory.tokens[:1], memory.points, None, sure[None]), targets[:1])
+    wrong = heat_loss(Memory(memory.tokens[:1], memory.points, None, -sure[None]), targets[:1])
+    assert right < 1e-4 < 1 < wrong

@@ -147,9 +147,10 @@ def train(
     from conditional_detr.training.run import train as run_training
 
     given = {
-        "data": data, "model": model, "output": output, "epochs": epochs, "minutes": minutes, "batch": batch, "lr": lr, "imgsz": imgsz,
-        "recipe": recipe, "device": device, "workers": workers, "threads": threads, "seed": seed, "patience": patience,
-        "amp": amp, "freeze": freeze, "pretrained_backbone": pretrained_backbone, "strict": strict, "max_bad": max_bad,
+        "data": data, "model": model, "output": output, "epochs": epochs, "minutes": minutes, "batch": batch, "lr": lr,
+        "imgsz": imgsz, "recipe": recipe, "device": device, "workers": workers, "threads": threads, "seed": seed,
+        "patience": patience, "amp": amp, "freeze": freeze, "pretrained_backbone": pretrained_backbone, "strict": strict,
+        "max_bad": max_bad,
     }  # fmt: skip
     own = Path(output or "runs/train")
     if resume and config is None and RunFolder(own).has_begun:

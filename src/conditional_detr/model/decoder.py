@@ -14,7 +14,7 @@ from conditional_detr.model.encoder import AdditiveAttention, FeedForward
 from conditional_detr.model.positional import sine_embedding
 from conditional_detr.model.queries import Content, Points, SpatialQuery
 
-ObjectQuery = Float[Tensor, "*_ Q D"]  # one set for all pictures, or for each of several groups
+ObjectQuery = Float[Tensor, "*_ Q D"]  # for all pictures the same, or of each its own
 MemoryCells = Float[Tensor, "B N D"]
 Position = Float[Tensor, "_ N D"]
 Compared = tuple[Float[Tensor, "_ H Q w"], Float[Tensor, "B H N w"]]  # queries and keys, head by head
@@ -215,7 +215,7 @@ def apart(self_attention: nn.Module, decoder_embedding: Content, object_query: O
         return attended
     pictures, queries, dim = decoder_embedding.shape
     content = decoder_embedding.reshape(pictures * groups, queries // groups, dim)
-    query = object_query.view(groups, queries // groups, dim).repeat(pictures, 1, 1)
+    query = object_query.expand(pictures, -1, -1).reshape(pictures * groups, queries // groups, dim)
     together: Tensor = self_attention(content, query)
     return together.view(pictures, queries, dim)
 
@@ -238,7 +238,7 @@ class Decoder(nn.Module):
     def forward(
         self,
         object_query: ObjectQuery,
-        reference_points: Float[Tensor, "Q 2"],
+        reference_points: Float[Tensor, "*_ Q 2"],
         memory: MemoryCells,
         position: Position,
         is_padding: Bool[Tensor, "B N"] | None,
@@ -249,8 +249,8 @@ class Decoder(nn.Module):
         Queries see only those of their own group, of so many groups of equal size that lie one after the other.
         """
         embedded_points = sine_embedding(reference_points, object_query.shape[-1])
-        # Until it meets the memory the stream is the same for all pictures; dropout alone differs.
-        copies = memory.shape[0] if self.training else 1
+        # Until it meets the memory the stream is the same for all pictures, unless their queries differ; or dropout does.
+        copies = memory.shape[0] if self.training or object_query.ndim == 3 else 1
         decoder_embedding = torch.zeros_like(object_query).expand(copies, -1, -1)
         spatial_queries = chain([self.spatial_query.first], repeat(self.spatial_query))
         decoded = []

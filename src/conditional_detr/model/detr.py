@@ -1,7 +1,6 @@
 """The detector, put together from its parts, and the record that it returns."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,23 +10,9 @@ from torch.nn import functional as F
 
 from conditional_detr.model.backbone import Backbone
 from conditional_detr.model.decoder import Decoder
-from conditional_detr.model.encoder import Encoder
+from conditional_detr.model.encoder import Encoder, Memory
 from conditional_detr.model.positional import grid_points, sine_embedding
-
-
-class Memory(NamedTuple):
-    """The encoder's output.
-
-    Attributes
-    ----------
-    tokens : [B, N, D]
-    points : [B or 1, N, 2], the lower right corner of each cell in [0, 1] of the unpadded image
-    is_padding : bool [B, N], or None where nothing is padded
-    """
-
-    tokens: Tensor
-    points: Tensor
-    is_padding: Tensor | None
+from conditional_detr.model.queries import ReferencePoints
 
 
 @dataclass(frozen=True)
@@ -58,9 +43,9 @@ class DETR(nn.Module):
     Parameters
     ----------
     backbone, encoder, decoder : the network's three parts
-    reference_points : object queries [Q, D] → unnormalised points [Q, 2]
+    reference_points : object queries [Q, D] and memory → unnormalised points [Q, 2], or [B, Q, 2] where they are the picture's
     class_head : [..., D] → [..., K] logits
-    box_head : ([..., Q, D], reference points [Q, 2] in [0, 1]) → [..., Q, 4]
+    box_head : ([..., Q, D], reference points in [0, 1]) → [..., Q, 4]
     num_queries, dim : Q and D
     """
 
@@ -69,7 +54,7 @@ class DETR(nn.Module):
         backbone: Backbone,
         encoder: Encoder,
         decoder: Decoder,
-        reference_points: nn.Module,
+        reference_points: ReferencePoints,
         class_head: nn.Module,
         box_head: nn.Module,
         num_queries: int,
@@ -109,12 +94,14 @@ class DETR(nn.Module):
         position = sine_embedding(points, features.shape[1]).flatten(1, 2)
         is_padding = None if cell_is_padding is None else cell_is_padding.flatten(1)
 
-        memory = self.encoder(features.flatten(2).transpose(1, 2), position, is_padding)
+        tokens = self.encoder(features.flatten(2).transpose(1, 2), position, is_padding)
         object_query = self.object_query if further_queries is None else torch.cat([self.object_query, further_queries])
         groups = len(object_query) // len(self.object_query)
         with float32_region(images):  # places and boxes lose whole pixels in 16 bits
-            reference_points = self.reference_points(object_query).sigmoid()
-        decoded = self.decoder(object_query, reference_points, memory, position, is_padding, groups)
+            memory = Memory(tokens, points.flatten(1, 2), is_padding, self.reference_points.heat(tokens.float()))
+            reference_points = self.reference_points(object_query, memory).sigmoid()
+            object_query = self.reference_points.tell(object_query, reference_points)
+        decoded = self.decoder(object_query, reference_points, tokens, position, is_padding, groups)
 
         with_aux = self.training if aux is None else aux
         decoded = decoded if with_aux else decoded[-1:]
@@ -122,8 +109,7 @@ class DETR(nn.Module):
             logits = self.class_head(decoded.float())
             boxes = self.box_head(decoded.float(), reference_points)
         if with_aux:
-            stage = Memory(memory, points.flatten(1, 2), is_padding)
-            return DetectionOutput(logits[-1], boxes[-1], logits[:-1], boxes[:-1], stage)
+            return DetectionOutput(logits[-1], boxes[-1], logits[:-1], boxes[:-1], memory)
         return DetectionOutput(logits[-1], boxes[-1])
 
 

@@ -1,5 +1,7 @@
 """DETR's encoder: dense self-attention over the cells of the feature map."""
 
+from typing import NamedTuple
+
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,3 +79,25 @@ class Encoder(nn.Module):
         for layer in self.layers:
             memory = layer(memory, position, is_padding)
         return memory
+
+
+class Memory(NamedTuple):
+    """The encoder's output.
+
+    Attributes
+    ----------
+    tokens : [B, N, D]
+    points : [B or 1, N, 2], the lower right corner of each cell in [0, 1] of the unpadded image
+    is_padding : bool [B, N], or None where nothing is padded
+    heat : [B, N], logits of how near each cell is to the centre of an object, where reference points are taken from it
+    """
+
+    tokens: Tensor
+    points: Tensor
+    is_padding: Tensor | None
+    heat: Tensor | None = None
+
+    @property
+    def centres(self) -> Tensor:
+        """Of each cell, [B or 1, N, 2] in [0, 1]."""
+        return self.points - self.points[:, :1] / 2

@@ -36,9 +36,11 @@ class MLP(nn.Module):
 class FocalClassHead(nn.Linear):
     """One logit a class for sigmoid focal loss; at first every class has probability 0.01."""
 
+    PRIOR_LOGIT = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
+
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__(dim, num_classes)
-        nn.init.constant_(self.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+        nn.init.constant_(self.bias, self.PRIOR_LOGIT)
 
 
 class SoftmaxClassHead(nn.Linear):
@@ -56,7 +58,7 @@ class BoxHead(nn.Module):
         self.mlp = MLP(dim, dim, 4, num_layers=3)
 
     def forward(
-        self, decoder_embedding: Float[Tensor, "*shape Q D"], reference_points: Float[Tensor, "Q 2"]
+        self, decoder_embedding: Float[Tensor, "*shape Q D"], reference_points: Float[Tensor, "*_ Q 2"]
     ) -> Float[Tensor, "*shape Q 4"]:
         return torch.sigmoid(self.mlp(decoder_embedding))
 
@@ -73,7 +75,7 @@ class OffsetBoxHead(BoxHead):
         nn.init.zeros_(self.mlp.last.bias)
 
     def forward(
-        self, decoder_embedding: Float[Tensor, "*shape Q D"], reference_points: Float[Tensor, "Q 2"]
+        self, decoder_embedding: Float[Tensor, "*shape Q D"], reference_points: Float[Tensor, "*_ Q 2"]
     ) -> Float[Tensor, "*shape Q 4"]:
         offset = F.pad(inverse_sigmoid(reference_points), (0, 2))
         return torch.sigmoid(self.mlp(decoder_embedding) + offset)

@@ -7,44 +7,102 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from conditional_detr.model.heads import MLP
+from conditional_detr.model.encoder import Memory
+from conditional_detr.model.heads import MLP, FocalClassHead
+from conditional_detr.model.positional import inverse_sigmoid, sine_embedding
 
-Points = Float[Tensor, "Q D"]
+Points = Float[Tensor, "*_ Q D"]
 Content = Float[Tensor, "_ Q D"]  # a batch of 1 where it is the same for all pictures
 
+COLD = -1e4  # hotter than padding, colder than any cell
 NEAR_ONE = 0.1  # how much of its random start Λ_q keeps where it starts at the identity
 
 
-class PredictedReferencePoints(nn.Module):
+class ReferencePoints(nn.Module):
+    """Where queries look from at first."""
+
+    def heat(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"] | None:
+        """What the choice of places goes by, if the picture decides."""
+        return None
+
+    def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory | None = None) -> Float[Tensor, "*_ Q 2"]:
+        """s, before the sigmoid."""
+        raise NotImplementedError
+
+    def tell(self, object_query: Float[Tensor, "Q D"], points: Float[Tensor, "*_ Q 2"]) -> Float[Tensor, "*_ Q D"]:
+        """The object queries, knowing their points; of most forms a point is a function of its query, or its own."""
+        return object_query
+
+
+class PredictedReferencePoints(ReferencePoints):
     """s = MLP(o_q): each object query's reference point, before the sigmoid (section 3.3, eq. 4)."""
 
     def __init__(self, dim: int, num_queries: int) -> None:
         super().__init__()
         self.mlp = MLP(dim, dim, 2, num_layers=2)
 
-    def forward(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
+    def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory | None = None) -> Float[Tensor, "Q 2"]:
         return self.mlp(object_query)
 
 
-class LearnedReferencePoints(nn.Module):
+class LearnedReferencePoints(ReferencePoints):
     """s is a free parameter of each query; at first the points lie evenly over the picture (section 4.3)."""
 
     def __init__(self, dim: int, num_queries: int) -> None:
         super().__init__()
         self.points = nn.Parameter(torch.rand(num_queries, 2).logit(eps=0.01))
 
-    def forward(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
+    def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory | None = None) -> Float[Tensor, "Q 2"]:
         return self.points.repeat(len(object_query) // len(self.points), 1)  # of every group the same
 
 
-class OriginReferencePoints(nn.Module):
+class OriginReferencePoints(ReferencePoints):
     """s = (0, 0) for all queries: none has a place of its own (section 4.3)."""
 
     def __init__(self, dim: int, num_queries: int) -> None:
         super().__init__()
 
-    def forward(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
+    def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory | None = None) -> Float[Tensor, "Q 2"]:
         return object_query.new_zeros(object_query.shape[0], 2)
+
+
+class EncoderReferencePoints(ReferencePoints):
+    """s is where the encoder's tokens look most like the centre of an object: the Q hottest cells, the hottest first.
+
+    So a picture's queries start at its objects, and need not be spread over all pictures' places. As a point is no function of
+    its object query any more, its embedding is added to it: queries must know where the others look. Where a picture has fewer
+    cells than there are queries, the rest look from its middle.
+
+    Source: the idea of Conditional DETR V2 (Chen et al., 2022) and of DINO's mixed query selection (Zhang et al., ICLR 2023).
+    """
+
+    def __init__(self, dim: int, num_queries: int) -> None:
+        super().__init__()
+        self.num_queries = num_queries
+        self.scorer = MLP(dim, dim, 1, num_layers=2)
+        self.place = nn.Linear(dim, dim)
+        nn.init.constant_(self.scorer.last.bias, FocalClassHead.PRIOR_LOGIT)
+
+    def heat(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"]:
+        scores: Tensor = self.scorer(tokens)
+        return scores[..., 0]
+
+    def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory | None = None) -> Float[Tensor, "B Q 2"]:
+        assert memory is not None
+        assert memory.heat is not None
+        heat, centres = memory.heat.detach(), memory.centres.expand(memory.tokens.shape[0], -1, -1)
+        if memory.is_padding is not None:
+            heat = heat.masked_fill(memory.is_padding, -torch.inf)
+        spare = self.num_queries
+        heat = torch.cat([heat, heat.new_full((heat.shape[0], spare), COLD)], dim=1)
+        centres = torch.cat([centres, centres.new_full((centres.shape[0], spare, 2), 0.5)], dim=1)
+        hottest = heat.topk(self.num_queries, dim=1).indices
+        chosen = centres.gather(1, hottest[..., None].expand(-1, -1, 2))
+        return inverse_sigmoid(chosen).repeat(1, object_query.shape[0] // self.num_queries, 1)  # of every group the same
+
+    def tell(self, object_query: Float[Tensor, "Q D"], points: Float[Tensor, "B Q 2"]) -> Float[Tensor, "B Q D"]:
+        told: Tensor = object_query + self.place(sine_embedding(points, object_query.shape[-1]))
+        return told
 
 
 class IdentityLambda(nn.Module):
@@ -99,7 +157,7 @@ class BlockLambda(nn.Module):
 
     def forward(self, content: Content, embedded_points: Points) -> Content:
         matrices = self.mlp(content).view(*content.shape[:-1], self.blocks, self.width, self.width)
-        vectors = embedded_points.view(-1, self.blocks, self.width, 1)
+        vectors = embedded_points.reshape(*embedded_points.shape[:-1], self.blocks, self.width, 1)
         return (matrices @ vectors).flatten(-3)
 
     def start_at_identity(self) -> None:
@@ -186,6 +244,7 @@ REFERENCE_POINTS = {
     "predicted": PredictedReferencePoints,
     "learned": LearnedReferencePoints,
     "origin": OriginReferencePoints,
+    "encoder": EncoderReferencePoints,
 }
 LAMBDA_Q = {
     "diagonal": DiagonalLambda,

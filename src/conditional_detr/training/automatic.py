@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from conditional_detr.config import PRESETS, ModelConfig, RunConfig, updated, with_overrides
+from conditional_detr.config import PRESETS, ModelConfig, RunConfig, idle_fields, updated, with_overrides
 from conditional_detr.data.coco import CocoIndex
 from conditional_detr.device import choose_device
 from conditional_detr.factory import DetectionModel, preprocessing_for
@@ -37,7 +37,7 @@ class Choice(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.setting} = {self.value:g}: {self.reason}"
+        return f"{self.setting} = {self.value if isinstance(self.value, str) else f'{self.value:g}'}: {self.reason}"
 
 
 def with_choices(config: RunConfig, asked_for: Collection[str], train: CocoIndex) -> tuple[RunConfig, list[str]]:
@@ -63,6 +63,7 @@ def with_choices(config: RunConfig, asked_for: Collection[str], train: CocoIndex
 
     decide(flips([category.name for category in train.categories]))
     if config.model in PRESETS:
+        decide(places(model_of(config)))
         decide(queries(train))
         decide(input_size(train, model_of(config).stride))
         decide(batch(config, free_bytes(choose_device(config.device))))
@@ -78,12 +79,23 @@ def with_choice(config: RunConfig, choice: Choice) -> RunConfig:
     """The settings with one of them decided."""
     setting, value, _ = choice
     if setting.startswith("model."):
-        return updated(
-            config, {"model_overrides": config.model_overrides | {setting.removeprefix("model."): value}}, "train"
-        )
+        return updated(config, {"model_overrides": config.model_overrides | {setting.removeprefix("model."): value}}, "train")
     if setting == "imgsz":
         return updated(config, {setting: value}, "train")
     return updated(config, {"training": updated(config.training, {setting: value}, "train")}, "train")
+
+
+def places(model: ModelConfig) -> Choice | None:
+    """Reference points from the picture; None where the model has none, or a form that is not the paper's."""
+    if (
+        model.reference_points != "predicted"
+        or model.cross_attention != "conditional"
+        or "reference_points" in idle_fields(model)
+    ):
+        return None
+    return Choice(
+        "model.reference_points", "encoder", "queries start where the picture seems to have objects, and learn sooner"
+    )
 
 
 def queries(train: CocoIndex) -> Choice:
@@ -109,8 +121,8 @@ def input_size(train: CocoIndex, stride: int) -> Choice:
     low, high = min(USUAL_IMGSZ, native), min(LARGEST_IMGSZ, MOST_ENLARGED * native)
     value = max(MULTIPLE, round(min(max(wanted, low), high) / MULTIPLE) * MULTIPLE)
     reason = (
-        f"a tenth of the objects are smaller than {small:.0%} of their picture's shorter side, at this size {small * value:.0f} "
-        f"px; a cell of the feature map has {stride}"
+        f"a tenth of the objects are smaller than {small:.0%} of their picture's shorter side, which are "
+        f"{small * value:.0f} px then; a cell of the feature map has {stride}"
     )
     return Choice("imgsz", value, reason)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from conditional_detr.boxes import cxcywh_to_xyxy, iou
 from conditional_detr.errors import ConfigError, did_you_mean
 from conditional_detr.model.detr import DetectionOutput
+from conditional_detr.training.heat import heat_loss
 from conditional_detr.training.losses import CLASS_LOSSES, Totals, giou_loss, l1_loss, sum_by
 from conditional_detr.training.matching import CLASS_COSTS, match
 
@@ -80,7 +81,8 @@ class SetCriterion(nn.Module):
         Returns
         -------
         "loss": the weighted total over all layers, and unweighted "loss_ce", "loss_bbox", "loss_giou" of the last layer,
-        "loss_ce_0", … of the earlier ones; scalars
+        "loss_ce_0", … of the earlier ones; "loss_heat" where reference points come from the picture (in "loss" with weight 1);
+        scalars
 
         Raises
         ------
@@ -88,19 +90,23 @@ class SetCriterion(nn.Module):
         """
         with torch.autocast(output.pred_logits.device.type, enabled=False):
             logits, boxes = (layers_of_groups(x, groups) for x in stack_layers(output))
-            terms = self._terms(logits, boxes, targets, totals)
+            self._check(logits, targets)
+            counted = batch_totals(targets, logits.shape[2], logits.device) if totals is None else totals
+            terms = self._terms(logits, boxes, targets, counted)
             terms = {name: values.view(-1, groups).mean(1) for name, values in terms.items()}
-            losses = {"loss": torch.as_tensor(sum(getattr(self.weights, name) * values.sum() for name, values in terms.items()))}
+            losses = {
+                "loss": torch.as_tensor(sum(getattr(self.weights, name) * values.sum() for name, values in terms.items()))
+            }
+            if output.memory is not None and output.memory.heat is not None:
+                losses["loss_heat"] = heat_loss(output.memory, targets) / counted.objects
+                losses["loss"] = losses["loss"] + losses["loss_heat"]
         for name, values in terms.items():
             losses[name] = values[-1]
             losses |= {f"{name}_{i}": value for i, value in enumerate(values[:-1])}
         return losses
 
-    def _terms(
-        self, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]], totals: Totals | None
-    ) -> dict[str, Tensor]:
+    def _terms(self, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]], counted: Totals) -> dict[str, Tensor]:
         """Each term of every layer, unweighted."""
-        self._check(logits, targets)
         layers = len(logits)
         w = self.weights
         layer, image, query, target = match(
@@ -111,8 +117,6 @@ class SetCriterion(nn.Module):
         matched_boxes = boxes[layer, image, query]
         labels = torch.full(logits.shape[:-1], self.num_classes, device=logits.device)
         labels[layer, image, query] = torch.cat([t["labels"] for t in targets])[target]
-        counted = batch_totals(targets, logits.shape[2], logits.device) if totals is None else totals
-
         fits = torch.zeros_like(logits[..., 0])
         fits[layer, image, query] = iou(cxcywh_to_xyxy(matched_boxes.detach()), cxcywh_to_xyxy(target_boxes))
 

@@ -80,9 +80,7 @@ class Reporter:
         mark = "  (best so far)" if best else ""
         skipped = f"  ({row['skipped_steps']} steps skipped: no finite gradient)" if row["skipped_steps"] else ""
         figures = f"AP {figure(row['AP'])}  AP50 {figure(row['AP50'])}  " if judged else ""
-        self.say(
-            f"{self._epoch(row['epoch'])}  loss {figure(row['loss'])}  {figures}{row['seconds']:.0f} s{mark}{skipped}"
-        )
+        self.say(f"{self._epoch(row['epoch'])}  loss {figure(row['loss'])}  {figures}{row['seconds']:.0f} s{mark}{skipped}")
 
 
 def figure(value: float | None) -> str:

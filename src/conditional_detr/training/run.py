@@ -21,9 +21,9 @@ from conditional_detr.errors import ConditionalDETRError, ConfigError, RunError
 from conditional_detr.evaluation.coco import FIGURES, CocoMetrics, coco_metrics, detections_of
 from conditional_detr.factory import DetectionModel
 from conditional_detr.preprocessing import Preprocessor
-from conditional_detr.training.closing import close_run, run_facts
 from conditional_detr.training.automatic import with_choices
 from conditional_detr.training.average import averaged
+from conditional_detr.training.closing import close_run, run_facts
 from conditional_detr.training.files import REPORT
 from conditional_detr.training.folder import RunFolder
 from conditional_detr.training.helpers import build_helpers

@@ -124,7 +124,7 @@ class TrainStep:
         return losses | {"gradient_norm": norm}
 
     def _prepared(self, name: str) -> Any:
-        helper = self.helpers[name] if name in self.helpers else None
+        helper = dict(self.helpers.items()).get(name)
         return helper if helper is None or self.accelerator is None else self.accelerator.prepare_model(helper)
 
     def _halve(self, pictures: int) -> None:
@@ -156,7 +156,7 @@ class TrainStep:
                 losses = self.criterion(output, targets[part], totals, self.recipe.groups)
                 if self.dense is not None and output.memory is not None:
                     share = len(images[part]) / len(images)
-                    losses["loss_dense"] = share * self.dense(*output.memory, targets[part])
+                    losses["loss_dense"] = share * self.dense(*output.memory[:3], targets[part])
                     losses["loss"] = losses["loss"] + self.recipe.dense_weight * losses["loss_dense"]
                 losses["loss"].backward()
             total = {key: total.get(key, 0) + value.detach() for key, value in losses.items()}

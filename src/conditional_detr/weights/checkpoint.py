@@ -49,9 +49,7 @@ class Checkpoint(NamedTuple):
             with torch.device("meta"):
                 ours = DetectionModel(self.config, self.preprocessor).state_dict()
             check_state(self.state, self._foreign(ours), self.file, self.description)
-            model = DetectionModel(
-                self.config, self.preprocessor, self.class_names, self.category_ids, self.thresholds
-            )
+            model = DetectionModel(self.config, self.preprocessor, self.class_names, self.category_ids, self.thresholds)
             state = self.state
             if self.column is not None:
                 state = from_foreign(state, ours, self.column, self.config.cross_attention)

@@ -16,6 +16,7 @@ from conditional_detr.weights.files import DESCRIPTION, WEIGHTS
 from conditional_detr.weights.replace import replaced_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SHIPPED = Path(__file__).parents[1] / "shipped"  # trained models that come with the package, folders by their names
 FORMATS = (huggingface, exported, native, release)  # asked in this order
 
 logger = logging.getLogger("conditional_detr")
@@ -52,13 +53,20 @@ def _look_at(path: Path, name: str) -> Path | None:
         )
     if name in PRESETS:
         return None
+    if name in shipped():
+        return SHIPPED / name
     is_file_name = path.suffix in (*release.SUFFIXES, ".safetensors", ".bin", ".onnx")
     if HUB_ID.fullmatch(name) and not is_file_name and not Path(name.split("/")[0]).exists():
         try:
             return _fetch_from_hub(name)
         except UnavailableError as error:
             raise SourceError(f"{name}: there is no such folder here, and as a Hub id: {error}") from None
-    raise SourceError(f"{name}: there is no such path, and it is no model name. {did_you_mean(name, PRESETS)}")
+    raise SourceError(f"{name}: there is no such path, and it is no model name. {did_you_mean(name, [*PRESETS, *shipped()])}")
+
+
+def shipped() -> list[str]:
+    """Names of the trained models that come with the package."""
+    return sorted(path.name for path in SHIPPED.iterdir() if native.claims(path))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -80,7 +88,7 @@ def load_model(source: str | Path, num_classes: int | None = None) -> DetectionM
     Parameters
     ----------
     source : a run folder (its `best/`), a checkpoint folder, a Hugging Face folder of `conditional_detr` or `detr`, a `.pth`
-        of Conditional DETR's or DETR's reference release, a model name or a Hub id
+        of Conditional DETR's or DETR's reference release, a trained model that comes with the package, a model name or a Hub id
     num_classes : another number of classes than the source has keeps everything but the class head, which starts anew; the
         logger `conditional_detr` says so
 
