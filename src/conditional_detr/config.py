@@ -168,7 +168,7 @@ class RecipeConfig(Settings):
     drop_at: float = Field(0.8, gt=0, le=1, description="share of the epochs after which `step` drops to a tenth")
     dense_weight: float = Field(0.0, ge=0, description="weight of a helper loss on the memory's cells; 0 = none")
     groups: int = Field(1, ge=1, le=100, description="groups of queries that learn beside each other; inference has the first")
-    class_target: Literal["one", "aligned", "mal"] = Field("one", description="of a matched query: 1, or how well its box fits")
+    aligned: bool = Field(False, description="sigmoid scores of matched queries learn how well their box fits, instead of 1")
     average: float = Field(0.0, ge=0, lt=1, description="share of the steps so far that weights are averaged over; 0 = none")
     freeze: int = Field(0, ge=0, le=100, description="stages of the backbone that stay as they are, the first ones")
     minutes: float = Field(0.0, ge=0, le=100_000, description="the run ends after so long, whatever `epochs`; 0 = by epochs")
@@ -193,6 +193,9 @@ RECIPES = {
         warmup_steps=100,
         schedule="cosine",
         dense_weight=4.0,
+        groups=5,
+        aligned=True,
+        freeze=2,
         scales=(0.8, 1.2),
         color=0.2,
     ),

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ PARTS = {
 }  # fmt: skip
 OPTIONS = {
     "imgsz": 64, "batch": 4, "device": "cpu", "workers": 0, "threads": 1, "pretrained_backbone": False, "quiet": True,
-    "model_overrides": PARTS, "recipe_overrides": {"warmup_steps": 2},
+    "model_overrides": PARTS, "recipe_overrides": {"warmup_steps": 2, "average": 0.2},
 }  # fmt: skip
 
 
@@ -63,6 +64,7 @@ def test_a_run_leaves_what_it_should(finished, digits_folder):
     model = load_model(folder)
     assert model.class_names == [str(i) for i in range(10)]
     assert model.category_ids == list(range(1, 11))
+    assert model.thresholds is None or len(model.thresholds) == 10
     best = max(row["AP"] for row in rows)
     metrics = evaluate(folder, digits_folder)
     assert pytest.approx(best, abs=1e-9) == metrics.AP
@@ -258,7 +260,7 @@ def test_steps_without_a_finite_gradient_are_counted_and_too_many_stop_the_run(d
     (left,) = (run.folder / "flight").iterdir()
     assert f"moved no weight: cdetr replay {left}" in told
     assert {p.name for p in left.iterdir()} == {
-        "batch.safetensors", "config.json", "helper.safetensors", "model.safetensors", "pictures.jpg", "record.json",
+        "batch.safetensors", "config.json", "helpers.safetensors", "model.safetensors", "pictures.jpg", "record.json",
     }  # fmt: skip
     Astray.bad = range(10_000)
     with pytest.raises(
@@ -283,7 +285,7 @@ def test_a_step_without_a_finite_gradient_can_be_taken_again(digits_folder, tmp_
 
     monkeypatch.setattr(run_module, "TrainStep", Astray)
     with pytest.raises(CheckpointError, match="the model's scores are no numbers"):
-        train(digits_folder, output=tmp_path / "a", epochs=1, **OPTIONS)
+        train(digits_folder, output=tmp_path / "a", epochs=1, **OPTIONS | {"recipe_overrides": {"average": 0.0}})
     (left,) = (tmp_path / "a" / "flight").iterdir()
     recorded = json.loads((left / "record.json").read_text())
     assert (recorded["epoch"], recorded["step"], recorded["rank"]) == (1, 3, 0)
@@ -467,3 +469,38 @@ def test_a_kill_between_the_renames_of_the_state_is_recovered_by_the_command(fin
     code, out, err = run(capsys, "train", "--resume", "--output", tmp_path / "r")
     assert (code, err) == (0, "")
     assert "is finished: 3 epochs" in out
+
+
+def test_what_is_judged_and_kept_is_the_average_and_what_goes_on_is_not(finished):
+    best, last = (load_file(finished.folder / name / "model.safetensors") for name in ("best", "last"))
+    state = load_file(finished.folder / "last" / "optimizer.safetensors")
+    average = {key.removeprefix("average.module."): value for key, value in state.items() if key.startswith("average.module.")}
+    assert set(average) == set(last)
+    assert any((average[key] - last[key]).abs().max() > 1e-6 for key in last)
+    if max(finished.metrics, key=lambda row: row["AP"])["epoch"] == 3:
+        assert all(best[key].equal(average[key]) for key in best)
+
+
+def test_a_run_by_the_clock_ends_in_time_and_is_judged_at_its_end(digits_folder, tmp_path, capsys):
+    started = time.monotonic()
+    run = train(digits_folder, output=tmp_path / "a", minutes=0.2, **OPTIONS | {"quiet": False})
+    assert time.monotonic() - started < 12 + 20
+    assert len(run.metrics) > 1
+    assert run.metrics[-1]["AP"] is not None
+    lrs = [row["lr"] for row in run.metrics]
+    assert lrs[-1] < 0.1 * max(lrs)  # the schedule came to its end
+    out = capsys.readouterr().out
+    assert "epoch 1  loss" in out
+    again = train(digits_folder, output=tmp_path / "a", minutes=0.2, resume=True, **OPTIONS)
+    assert again.metrics == run.metrics
+
+
+def test_settings_that_the_data_decide_are_said_and_written_down(digits_folder, tmp_path, capsys):
+    parts = {key: value for key, value in PARTS.items() if key != "num_queries"}
+    train(digits_folder, output=tmp_path / "a", epochs=1, **OPTIONS | {"quiet": False, "model_overrides": parts})
+    out = capsys.readouterr().out
+    assert "model.num_queries = 20: the fullest training picture has" in out
+    config = (tmp_path / "a" / "config.toml").read_text()
+    assert "num_queries = 20" in config
+    assert "hflip = 0.0" in config
+    assert 'reference_points = "encoder"' in config

@@ -1,6 +1,7 @@
 """The set criterion against one that is written with scipy and torchvision."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -147,3 +148,24 @@ def test_targets_of_another_kind_are_refused():
         SetCriterion(3)(output, [{"labels": labels, "boxes": torch.tensor([[50.0, 50, 20, 20]])}])
     with pytest.raises(ConfigError, match="must have 'labels' and 'boxes'; target 0 has 'class_labels', 'boxes'"):
         SetCriterion(3)(output, [{"class_labels": labels, "boxes": torch.zeros(1, 4)}])
+
+
+def test_aligned_scores_learn_how_well_their_box_fits():
+    """One query, one object: the class term is the cross-entropy with p^0.25 · IoU^0.75, by hand."""
+    box = torch.tensor([[[0.5, 0.5, 0.4, 0.4]]])
+    target = {"labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4]])}  # IoU 1/2
+    logits = torch.tensor([[[-20.0, 0.4]]], requires_grad=True)
+    loss = SetCriterion(2, aligned=True)(DetectionOutput(logits, box), [target])["loss_ce"]
+    p = 1 / (1 + math.exp(-0.4))
+    wanted = p**0.25 * 0.5**0.75
+    assert float(loss.detach()) == pytest.approx(-wanted * math.log(p) - (1 - wanted) * math.log(1 - p), abs=1e-5)
+    loss.backward()
+    assert float(logits.grad[0, 0, 1]) == pytest.approx(p - wanted, abs=1e-5)  # the target itself is no function of the logit
+
+
+def test_softmax_scores_cannot_be_aligned_and_are_not():
+    generator = torch.Generator().manual_seed(0)
+    output = DetectionOutput(torch.randn(1, 4, 3, generator=generator), torch.full((1, 4, 4), 0.5))
+    target = {"labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4]])}
+    losses = [SetCriterion(2, "softmax", aligned=aligned)(output, [target])["loss"] for aligned in (False, True)]
+    assert losses[0] == losses[1]

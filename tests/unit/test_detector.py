@@ -12,7 +12,7 @@ from conditional_detr.errors import CheckpointError, ConfigError, ImageError
 from conditional_detr.evaluation.coco import evaluate, evaluation_of
 from conditional_detr.factory import create_model
 from conditional_detr.inference.batches import detect
-from conditional_detr.inference.detector import Detector
+from conditional_detr.inference.detector import Detector, lowest_score
 from conditional_detr.inference.predict import find_pictures, predict
 from conditional_detr.weights.save import save_model
 
@@ -66,6 +66,38 @@ def test_names_ids_and_confidence(detector):
     assert detections.confidence[3] > detections.confidence[4]
     assert len(detector(arrays()[0], conf=conf)[0]) == 4
     assert len(detector(arrays()[0], conf=1)[0]) == 0
+
+
+def test_without_a_conf_each_class_has_the_threshold_that_it_learned(detector, tmp_path):
+    everything = detector(arrays()[0], conf=0)[0]
+    usual = detector(arrays()[0])[0]
+    assert len(usual) == (everything.confidence >= 0.3).sum()
+    middle = float(np.median(everything.confidence))
+    detector.model.thresholds = [middle, 0.0, 1.0]
+    found = detector(arrays()[0])[0]
+    limits = np.array(detector.model.thresholds)[everything.class_id]
+    assert 0 < len(found) < len(everything)
+    assert len(found) == (everything.confidence >= limits).sum()
+    assert len(detector(arrays()[0], conf=0)[0]) == len(everything)  # who says a conf means it
+    again = Detector(save_model(detector.model, tmp_path / "m"), device="cpu")
+    assert again.model.thresholds == detector.model.thresholds
+    np.testing.assert_allclose(again(arrays()[0])[0].xyxy, found.xyxy, atol=1e-3)
+
+
+@pytest.mark.parametrize("thresholds", [[0.5], [0.5, 2.0, 0.5], ["a", "b", "c"], [0.5, None, 0.5], 7])
+def test_thresholds_that_are_none_are_refused(detector, tmp_path, thresholds):
+    folder = save_model(detector.model, tmp_path / "m")
+    content = json.loads((folder / "config.json").read_text()) | {"thresholds": thresholds}
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="describes no model that can be built"):
+        Detector(folder)
+
+
+def test_the_lowest_score_is_said_in_words(detector):
+    assert lowest_score(detector.model, None) == "score 0.3 or more"
+    detector.model.thresholds = [0.25, 0.4, 0.3]
+    assert lowest_score(detector.model, None) == "score 0.25 to 0.40 or more, by class,"
+    assert lowest_score(detector.model, 0.5) == "score 0.5 or more"
 
 
 def test_wrong_wishes_are_refused(detector, small_model):

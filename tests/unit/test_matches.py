@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from conditional_detr.data.coco import CocoIndex, load_split
 from conditional_detr.evaluation.coco import judge
-from conditional_detr.evaluation.matches import Matches, confusion, match, thresholds
+from conditional_detr.evaluation.matches import Matches, confusion, match, thresholds, thresholds_by_class
 from conditional_detr.evaluation.mistakes import most_right, most_wrong, verdicts
 
 IDS = [3, 8, 20]
@@ -177,3 +177,33 @@ def test_the_curves_behind_the_figures_give_the_figures(crowded):
     whole = judgement.precision[..., 0]
     assert whole[whole > -1].mean() == pytest.approx(judgement.metrics.AP)
     assert judgement.precision[0, :, :, 0].mean() == pytest.approx(judgement.metrics.AP50)
+
+
+def test_each_class_with_enough_objects_has_a_threshold_of_its_own(tmp_path):
+    """Class 3 is believed from 0.6 on, class 8 from 0.2; class 20 has too few objects and takes what is best for all."""
+    boxes = {i: [(3, [0, 0, 20, 20]), (8, [50, 50, 20, 20])] for i in range(10)}
+    boxes[0].append((20, [0, 50, 20, 20]))
+    index = folder_with(tmp_path, boxes)
+    detections = []
+    for i in range(10):
+        detections += [found(10 + i, 3, [0, 0, 20, 20], 0.6 + i / 100), found(10 + i, 3, [40, 0, 20, 20], 0.5 + i / 100)]
+        detections += [found(10 + i, 8, [50, 50, 20, 20], 0.2 + i / 100), found(10 + i, 8, [0, 70, 20, 20], 0.1 + i / 100)]
+    detections.append(found(10, 20, [0, 50, 20, 20], 0.05))
+    usual, scores = thresholds_by_class(index, match(index, detections))
+    assert scores[:2] == [pytest.approx(0.6), pytest.approx(0.2)]
+    assert scores[2] == usual
+    for label, lowest in enumerate(scores[:2]):  # by brute force: no other score has a higher F1
+        matches = match(index, [d for d in detections if d["category_id"] == IDS[label]])
+        f1 = {s: f1_from(matches, s, 10) for s in matches.scores.tolist()}
+        assert f1[lowest] == max(f1.values())
+
+
+def f1_from(matches: Matches, lowest: float, objects: int) -> float:
+    kept = matches.scores >= lowest
+    right = int((matches.found[kept] >= 0).sum())
+    return 2 * right / (int(kept.sum()) + objects)
+
+
+def test_where_nothing_was_found_no_threshold_is_learned(tmp_path):
+    index = folder_with(tmp_path, {0: [(3, [0, 0, 20, 20])]})
+    assert thresholds_by_class(index, match(index, [found(10, 3, [60, 60, 20, 20], 0.9)])) is None

@@ -146,6 +146,8 @@ def train(
     from conditional_detr.training.options import training_options
     from conditional_detr.training.run import train as run_training
 
+    if epochs is not None and minutes is not None:
+        raise ConfigError("a run ends after so many epochs or after so many minutes: give one of the two")
     given = {
         "data": data, "model": model, "output": output, "epochs": epochs, "minutes": minutes, "batch": batch, "lr": lr,
         "imgsz": imgsz, "recipe": recipe, "device": device, "workers": workers, "threads": threads, "seed": seed,

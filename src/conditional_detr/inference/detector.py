@@ -126,7 +126,7 @@ def sure_enough(result: dict[str, Tensor], model: Model, conf: float | None) -> 
 def lowest_score(model: Model, conf: float | None) -> str:
     """What `sure_enough` asks for, in words."""
     if conf is not None or model.thresholds is None:
-        return f"score {USUAL_CONF if conf is None else conf:g} or more"
+        return f"score {USUAL_CONF if conf is None else conf} or more"
     low, high = min(model.thresholds), max(model.thresholds)
     return f"score {low:.2f} or more" if f"{low:.2f}" == f"{high:.2f}" else f"score {low:.2f} to {high:.2f} or more, by class,"
 

@@ -1,6 +1,6 @@
 """The set criterion: matching, then the loss of every decoder layer."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,7 @@ class SetCriterion(nn.Module):
     num_classes : K
     classification : "focal" (logits of K classes) or "softmax" (K + 1, the last is no object)
     weights : of costs and losses; None = the paper's for that classification
+    aligned : "focal" classes of matched queries learn how well their box fits, not 1 (Align-DETR)
 
     Examples
     --------
@@ -56,14 +57,14 @@ class SetCriterion(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, classification: str = "focal", weights: Weights | None = None, class_target: str = "one"
+        self, num_classes: int, classification: str = "focal", weights: Weights | None = None, aligned: bool = False
     ) -> None:
         super().__init__()
         if classification not in CLASS_COSTS:
             raise ConfigError(f"there is no classification {classification!r}. {did_you_mean(classification, CLASS_COSTS)}")
         self.num_classes = num_classes
         self.classification = classification
-        self.class_target = class_target
+        self.aligned = aligned and classification == "focal"
         self.weights = PAPER_WEIGHTS[classification] if weights is None else weights
 
     def forward(
@@ -117,11 +118,13 @@ class SetCriterion(nn.Module):
         matched_boxes = boxes[layer, image, query]
         labels = torch.full(logits.shape[:-1], self.num_classes, device=logits.device)
         labels[layer, image, query] = torch.cat([t["labels"] for t in targets])[target]
-        fits = torch.zeros_like(logits[..., 0])
-        fits[layer, image, query] = iou(cxcywh_to_xyxy(matched_boxes.detach()), cxcywh_to_xyxy(target_boxes))
-
+        told: list[Any] = [labels, counted]
+        if self.aligned:
+            fits = torch.zeros_like(logits[..., 0])
+            fits[layer, image, query] = iou(cxcywh_to_xyxy(matched_boxes.detach()), cxcywh_to_xyxy(target_boxes))
+            told.append(fits)
         return {
-            "loss_ce": CLASS_LOSSES[self.classification](logits, labels, counted, fits, self.class_target),
+            "loss_ce": CLASS_LOSSES[self.classification](logits, *told),
             "loss_bbox": sum_by(l1_loss(matched_boxes, target_boxes), layer, layers) / counted.objects,
             "loss_giou": sum_by(giou_loss(matched_boxes, target_boxes), layer, layers) / counted.objects,
         }

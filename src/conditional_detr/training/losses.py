@@ -11,6 +11,7 @@ from conditional_detr.boxes import cxcywh_to_xyxy, generalized_iou
 
 NO_OBJECT_WEIGHT = 0.1
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+ALIGNED_ALPHA, LEAST_TARGET = 0.25, 0.01
 
 
 class Totals(NamedTuple):
@@ -47,32 +48,25 @@ def sigmoid_focal_loss(
     return alpha_t * (1 - p_t) ** gamma * cross_entropy
 
 
-def one_target(logits: Float[Tensor, " P"], iou: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-    """Loss of logits that answer for an object, however well their box fits: the focal loss of Conditional DETR."""
-    return sigmoid_focal_loss(logits, torch.ones_like(logits))
+def aligned_loss(logits: Float[Tensor, " P"], iou: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+    """Cross-entropy with t = p^α · IoU^(1−α), α = 0.25, of logits that answer for an object: sure only of boxes that fit.
 
+    Source: Align-DETR (Cai et al., 2023), its IA-BCE loss.
 
-def aligned_target(logits: Float[Tensor, " P"], iou: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-    """Cross-entropy with t = p^α · IoU^(1−α), α = 0.25 (Align-DETR's IA-BCE)."""
-    target = logits.detach().sigmoid() ** ALIGNED * iou ** (1 - ALIGNED)
-    return F.binary_cross_entropy_with_logits(logits, target.clamp(min=0.01), reduction="none")
-
-
-def mal_target(logits: Float[Tensor, " P"], iou: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-    """Cross-entropy with t = IoU^1.5 (DEIM's matchability-aware loss)."""
-    return F.binary_cross_entropy_with_logits(logits, iou**1.5, reduction="none")
-
-
-ALIGNED = 0.25
-CLASS_TARGETS = {"one": one_target, "aligned": aligned_target, "mal": mal_target}
+    Parameters
+    ----------
+    logits : of the object's class
+    iou : of the predicted box with the object's, in [0, 1]
+    """
+    target = logits.detach().sigmoid() ** ALIGNED_ALPHA * iou ** (1 - ALIGNED_ALPHA)
+    return F.binary_cross_entropy_with_logits(logits, target.clamp(min=LEAST_TARGET), reduction="none")
 
 
 def focal_class_loss(
     logits: Float[Tensor, "L B Q K"],
     labels: Int64[Tensor, "L B Q"],
     totals: Totals,
-    iou: Float[Tensor, "L B Q"],
-    class_target: str = "one",
+    iou: Float[Tensor, "L B Q"] | None = None,
 ) -> Float[Tensor, " L"]:
     """Sigmoid focal loss of every query and class, divided by the number of objects (Conditional DETR).
 
@@ -84,22 +78,17 @@ def focal_class_loss(
     logits : of K classes
     labels : the class that each query answers for; K where it answers for none
     totals : of the batch
+    iou : of each query's box with its object's; given, a query that answers learns `aligned_loss` instead
     """
     background = (1 - FOCAL_ALPHA) * (logits.sigmoid() ** FOCAL_GAMMA * F.softplus(logits)).sum((1, 2, 3))
     layer, image, query = answers = (labels < logits.shape[-1]).nonzero(as_tuple=True)
     answering = logits[layer, image, query, labels[answers]]
-    wanted = CLASS_TARGETS[class_target](answering, iou[answers])
+    wanted = sigmoid_focal_loss(answering, torch.ones_like(answering)) if iou is None else aligned_loss(answering, iou[answers])
     correction = wanted - sigmoid_focal_loss(answering, torch.zeros_like(answering))
     return (background + sum_by(correction, layer, len(logits))) / totals.objects
 
 
-def softmax_class_loss(
-    logits: Float[Tensor, "L B Q K"],
-    labels: Int64[Tensor, "L B Q"],
-    totals: Totals,
-    iou: Float[Tensor, "L B Q"],
-    class_target: str = "one",
-) -> Float[Tensor, " L"]:
+def softmax_class_loss(logits: Float[Tensor, "L B Q K"], labels: Int64[Tensor, "L B Q"], totals: Totals) -> Float[Tensor, " L"]:
     """Cross-entropy over all classes and no object; the latter has a tenth of the weight, and the mean is weighted (DETR).
 
     Parameters

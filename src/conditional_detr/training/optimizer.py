@@ -11,6 +11,7 @@ from conditional_detr.factory import DetectionModel
 from conditional_detr.model.backbone import Backbone
 
 FINAL_COSINE = 0.02
+LONGEST_WARMUP = 0.1  # of a run
 
 
 def build_optimizer(model: DetectionModel, recipe: RecipeConfig, helpers: nn.Module | None = None) -> torch.optim.AdamW:
@@ -51,7 +52,8 @@ def freeze_stages(backbone: Backbone, stages: int) -> None:
 def lr_factor(step: int, share_done: float, recipe: RecipeConfig) -> float:
     """What the learning rates are multiplied by at an optimisation step.
 
-    A linear warm-up; then "step": a tenth after `drop_at` of the run (the paper's), or "cosine": half a cosine down to 2 %.
+    A linear warm-up, over a tenth of the run at most; then "step": a tenth after `drop_at` of the run (the paper's), or
+    "cosine": half a cosine down to 2 %.
 
     Parameters
     ----------
@@ -59,7 +61,7 @@ def lr_factor(step: int, share_done: float, recipe: RecipeConfig) -> float:
     share_done : of the run, in [0, 1]
     recipe : `warmup_steps`, `schedule` and `drop_at` are read
     """
-    warmup = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+    warmup = min(1.0, max((step + 1) / recipe.warmup_steps, share_done / LONGEST_WARMUP)) if recipe.warmup_steps else 1.0
     if recipe.schedule == "step":
         return warmup * (0.1 if share_done >= recipe.drop_at else 1.0)
     return warmup * (FINAL_COSINE + (1 - FINAL_COSINE) * (1 + math.cos(math.pi * share_done)) / 2)

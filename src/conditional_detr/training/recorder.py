@@ -17,7 +17,7 @@ from conditional_detr.device import choose_device, seed_generators
 from conditional_detr.errors import RunError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.json_files import read_json_object
-from conditional_detr.training.helpers import build_helpers
+from conditional_detr.training.companions import build_helpers
 from conditional_detr.training.optimizer import build_optimizer
 from conditional_detr.training.pictures import save_batch_picture
 from conditional_detr.training.step import TrainStep, build_criterion

@@ -1,11 +1,9 @@
 """A whole training run: settings, data, model, the loop, and what is left behind."""
 
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,16 +15,16 @@ from conditional_detr.data.coco import load_split
 from conditional_detr.data.loader import Batch, EpochBatches, TrainingPictures, Unusable, training_batches
 from conditional_detr.data.transforms import Augmentation
 from conditional_detr.device import seed_generators, set_threads, usable_cores
-from conditional_detr.errors import ConditionalDETRError, ConfigError, RunError
+from conditional_detr.errors import ConditionalDETRError, RunError
 from conditional_detr.evaluation.coco import FIGURES, CocoMetrics, coco_metrics, detections_of
 from conditional_detr.factory import DetectionModel
 from conditional_detr.preprocessing import Preprocessor
 from conditional_detr.training.automatic import with_choices
 from conditional_detr.training.average import averaged
 from conditional_detr.training.closing import close_run, run_facts
+from conditional_detr.training.companions import build_helpers
 from conditional_detr.training.files import REPORT
 from conditional_detr.training.folder import RunFolder
-from conditional_detr.training.helpers import build_helpers
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
 from conditional_detr.training.pictures import save_batch_picture
 from conditional_detr.training.plan import Plan
@@ -37,6 +35,7 @@ from conditional_detr.training.recorder import record
 from conditional_detr.training.reporter import Reporter, figure
 from conditional_detr.training.start import build_model, check_classes, check_data, opening, resolve
 from conditional_detr.training.step import TrainStep, build_criterion
+from conditional_detr.training.stopping import StopRequest
 from conditional_detr.training.unusable import UnusablePictures
 
 MOST_SKIPPED = 20  # steps in a row without a finite gradient, after which a run stops
@@ -84,7 +83,7 @@ def train(
     model : a model name, or any source to go on from (fine-tuning; for other classes only the class head starts anew)
     output : the run folder, new or empty unless `resume`
     epochs, batch, lr : None = the recipe's; `lr` moves the backbone's rate in proportion
-    minutes : instead of `epochs`: the run, its evaluations and its report end after so long, and the schedule with it
+    minutes : whatever `epochs`, the run, its evaluations and its report end after so long, and the schedule with it
     imgsz : length of the shorter side after resizing, px; None = what the model is made for or was trained at
     recipe : "paper" or "fast"; None = the model's, for a checkpoint that of the model name with its backbone
     device : "auto", "cpu", "cuda", …
@@ -112,11 +111,7 @@ def train(
     KeyboardInterrupt : after Ctrl-C or SIGTERM, once `last/` is saved
     """
     started = time.monotonic()
-    if epochs is not None and minutes is not None:
-        raise ConfigError("a run ends after so many epochs or after so many minutes: give one of the two")
-    given = {
-        "epochs": epochs, "minutes": minutes, "batch": batch, "lr": lr, "freeze": freeze, "patience": patience or None,
-    }  # fmt: skip
+    given = {"epochs": epochs, "minutes": minutes, "batch": batch, "lr": lr, "freeze": freeze, "patience": patience or None}
     name = str(Path(model).resolve() if Path(model).exists() else model)
     cores = max(1, usable_cores() // (launched("local_world") or 1))  # the processes of a machine share them
     config = resolve(
@@ -125,8 +120,7 @@ def train(
         {**(recipe_overrides or {}), **{key: value for key, value in given.items() if value is not None}},
         {
             "data": str(Path(data).resolve()), "model": name, "output": str(output), "device": device, "threads": threads,
-            "seed": seed,
-            "workers": max(0, cores - 2) // 2 if workers is None else workers, "amp": amp,
+            "seed": seed, "workers": max(0, cores - 2) // 2 if workers is None else workers, "amp": amp,
             "pretrained_backbone": pretrained_backbone, "model_overrides": model_overrides or {}, "strict": strict,
             "max_bad": max_bad,
         } | ({} if imgsz is None else {"imgsz": imgsz}),
@@ -188,7 +182,7 @@ class _Training:
             self.lines.append(f"{self.folder.path} holds no run yet: starting")
         lost = {"train": len(train.lost), "valid": len(self.valid.lost)}
         self.unusable = UnusablePictures(config.strict, config.max_bad, self.reporter.say, lost)
-        self.stop_asked = False
+        self.stop = StopRequest()
 
     def run(self) -> Run:
         self.processes.wait()  # all have looked at the folder before one writes into it
@@ -196,7 +190,7 @@ class _Training:
             self.folder.create(self.config)
         for line in self.lines:
             self.reporter.say(line)
-        with self.reporter, self._signals():
+        with self.reporter, self.stop.heard():
             while not self._is_over():
                 self._steps()
                 self._close_epoch()
@@ -207,7 +201,7 @@ class _Training:
             )
         if self.processes.is_main:
             self._report()
-        if self.stop_asked:  # during the last evaluation
+        if self.stop.asked:  # during the last evaluation
             raise KeyboardInterrupt
         return Run(self.folder.path, history)
 
@@ -287,11 +281,14 @@ class _Training:
         return ((self.config.seed << 32) + step) * self.processes.world + self.processes.rank & 0x7FFF_FFFF_FFFF_FFFF
 
     def _set_rate(self) -> None:
-        done = self.progress.epoch * len(self.batches) + self.progress.position
-        factor = lr_factor(done, self.plan.share_done(self.progress), self.recipe)
-        self.rate = self.recipe.lr * factor
+        factor = self._rate_factor(self.progress.position)
         for group in self.step.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
+
+    def _rate_factor(self, position: int) -> float:
+        """Of the learning rates at a step of the epoch under way."""
+        done = self.progress.epoch * len(self.batches) + position
+        return lr_factor(done, self.plan.share_done(replace(self.progress, position=position)), self.recipe)
 
     def _close_epoch(self) -> None:
         """Evaluate, keep the best, save. A stop that is asked for meanwhile waits for the end of it."""
@@ -301,7 +298,8 @@ class _Training:
             self.unusable.tell("train", path, reason, len(self.pictures.index))
         judged = self.plan.has_time_to_evaluate(progress)
         figures = dict.fromkeys(FIGURES) if not judged else self._figures()
-        is_best = progress.close_epoch(figures, self.rate, judged)
+        rate = self.recipe.lr * self._rate_factor(progress.position - 1)  # of the last step
+        is_best = progress.close_epoch(figures, rate, judged)
         if is_best and self.processes.is_main:
             self.folder.save_best(self.judged)
         self._save_last()
@@ -341,27 +339,8 @@ class _Training:
             self.folder.save_last(self.model, self.beside, self.step.optimizer, self.progress)
         self.processes.wait()
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM asks the loop to save and stop; the second stops at once."""
-
-        def ask(number: int, frame: Any) -> None:
-            self.stop_asked = True
-            signal.signal(number, before[signal.Signals(number)])
-
-        try:
-            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread, where Python allows no handlers
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _stop_if_asked(self) -> None:
-        if self.processes.any(self.stop_asked):
+        if self.processes.any(self.stop.asked):
             self._save_last()
             progress = self.progress
             self.reporter.say(

@@ -12,8 +12,8 @@ from conditional_detr.config import RECIPES, RecipeConfig, recipe_of
 from conditional_detr.device import is_out_of_memory, random_state_of, set_random_state
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.factory import DetectionModel
+from conditional_detr.training.companions import build_helpers
 from conditional_detr.training.criterion import SetCriterion, batch_totals
-from conditional_detr.training.helpers import build_helpers
 from conditional_detr.training.optimizer import build_optimizer
 from conditional_detr.training.recomputing import recomputing
 
@@ -195,4 +195,4 @@ def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | N
 
 def build_criterion(model: DetectionModel, recipe: RecipeConfig) -> SetCriterion:
     """What a model loses with a recipe."""
-    return SetCriterion(model.config.num_classes, model.config.classification, class_target=recipe.class_target)
+    return SetCriterion(model.config.num_classes, model.config.classification, aligned=recipe.aligned)

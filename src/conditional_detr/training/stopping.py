@@ -1,0 +1,37 @@
+"""Ctrl-C and SIGTERM: a run saves before it stops."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class StopRequest:
+    """Whether somebody asked the run to stop.
+
+    Attributes
+    ----------
+    asked : by the first Ctrl-C or SIGTERM within `heard`; the second one stops at once
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Within it the signals only ask."""
+
+        def ask(number: int, frame: Any) -> None:
+            self.asked = True
+            signal.signal(number, before[signal.Signals(number)])
+
+        try:
+            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread, where Python allows no handlers
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
