@@ -170,6 +170,7 @@ class RecipeConfig(Settings):
     groups: int = Field(1, ge=1, le=100, description="groups of queries that learn beside each other; inference has the first")
     aligned: bool = Field(False, description="sigmoid scores of matched queries learn how well their box fits, instead of 1")
     average: float = Field(0.0, ge=0, lt=1, description="share of the steps so far that weights are averaged over; 0 = none")
+    start: str = Field("", description="trained model that a new one takes its weights from, but for the classes; empty = none")
     freeze: int = Field(0, ge=0, le=100, description="stages of the backbone that stay as they are, the first ones")
     minutes: float = Field(0.0, ge=0, le=100_000, description="the run ends after so long, whatever `epochs`; 0 = by epochs")
     hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")

@@ -5,7 +5,16 @@ import pytest
 
 from conditional_detr.config import PRESETS, RECIPES, RunConfig
 from conditional_detr.data.coco import Category, CocoIndex
-from conditional_detr.training.automatic import batch, flips, input_size, kept_bytes, queries, with_choices
+from conditional_detr.training.automatic import (
+    batch,
+    beginning,
+    flips,
+    input_size,
+    kept_bytes,
+    queries,
+    with_choices,
+)
+from conditional_detr.weights.source import shipped
 
 
 def index(boxes: list[list[list[float]]], sizes_hw: list[tuple[int, int]], names: tuple[str, ...] = ("cell",)) -> CocoIndex:
@@ -135,3 +144,26 @@ def test_only_the_papers_form_of_reference_points_is_exchanged(overrides: dict):
     assert chosen.model_overrides.get("reference_points") == expected
     detr, _ = with_choices(config(model="detr-tiny"), set(), data)
     assert "reference_points" not in detr.model_overrides
+
+
+def test_a_run_that_goes_on_keeps_what_was_decided_when_it_began():
+    data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
+    began = config(imgsz=512, model_overrides={"num_queries": 30, "reference_points": "encoder"})
+    began = began.model_copy(update={"training": began.training.model_copy(update={"batch": 1, "hflip": 0.0, "start": "x"})})
+    assert with_choices(config(), set(), data, began) == (began, [])
+    asked = config(imgsz=96, model_overrides={"num_queries": 7})
+    kept, _ = with_choices(asked, {"imgsz", "model.num_queries"}, data, began)
+    assert (kept.imgsz, kept.model_overrides) == (96, {"num_queries": 7, "reference_points": "encoder"})
+    paper = config(recipe="paper", training=RECIPES["paper"])
+    assert with_choices(paper, set(), data, began) == (paper, [])
+
+
+def test_a_model_with_the_parts_of_one_that_comes_with_the_package_begins_with_its_weights():
+    assert shipped() == ["conditional-detr-tiny-digits"]
+    alike = config(model_overrides={"reference_points": "encoder", "num_queries": 7})
+    choice = beginning(alike)
+    assert choice is not None
+    assert (choice.setting, choice.value) == ("start", "conditional-detr-tiny-digits")
+    assert beginning(config(model_overrides={"reference_points": "encoder", "lambda_q": "scalar"})) is None
+    assert beginning(alike.model_copy(update={"pretrained_backbone": False})) is None
+    assert beginning(config(model="conditional-detr-r18")) is None

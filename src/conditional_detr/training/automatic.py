@@ -15,6 +15,9 @@ from conditional_detr.config import PRESETS, ModelConfig, RunConfig, idle_fields
 from conditional_detr.data.coco import CocoIndex
 from conditional_detr.device import choose_device
 from conditional_detr.factory import DetectionModel, preprocessing_for
+from conditional_detr.training.start import differing_parts
+from conditional_detr.weights import native
+from conditional_detr.weights.source import SHIPPED, shipped
 
 FEWEST_QUERIES, MOST_QUERIES, HEADROOM = 20, 1000, 2.0
 SMALL = 0.1  # share of the objects that may be smaller than the one that the input's size is chosen for
@@ -40,7 +43,9 @@ class Choice(NamedTuple):
         return f"{self.setting} = {self.value if isinstance(self.value, str) else f'{self.value:g}'}: {self.reason}"
 
 
-def with_choices(config: RunConfig, asked_for: Collection[str], train: CocoIndex) -> tuple[RunConfig, list[str]]:
+def with_choices(
+    config: RunConfig, asked_for: Collection[str], train: CocoIndex, saved: RunConfig | None = None
+) -> tuple[RunConfig, list[str]]:
     """The settings of a run with what the data decide, and a line for each choice. Only the recipe `fast` leaves it to them.
 
     A trained model keeps its queries and its size.
@@ -50,9 +55,12 @@ def with_choices(config: RunConfig, asked_for: Collection[str], train: CocoIndex
     config : all settings
     asked_for : names of those that somebody chose; they stay
     train : the training pictures
+    saved : the settings that a run which goes on began with: what was decided then stays
     """
     if config.recipe != "fast":
         return config, []
+    if saved is not None:
+        return with_those_of(config, asked_for, saved), []
     made: list[Choice] = []
 
     def decide(choice: Choice | None) -> None:
@@ -66,8 +74,24 @@ def with_choices(config: RunConfig, asked_for: Collection[str], train: CocoIndex
         decide(places(model_of(config)))
         decide(queries(train))
         decide(input_size(train, model_of(config).stride))
+        decide(beginning(config))
         decide(batch(config, free_bytes(choose_device(config.device))))
     return config, [str(choice) for choice in made]
+
+
+def with_those_of(config: RunConfig, asked_for: Collection[str], saved: RunConfig) -> RunConfig:
+    """The settings of a run that goes on, with what was decided when it began: memory may be another today."""
+    decided = {
+        "imgsz": saved.imgsz,
+        "hflip": saved.training.hflip,
+        "start": saved.training.start,
+        "batch": saved.training.batch,
+    }
+    decided |= {f"model.{field}": value for field, value in saved.model_overrides.items()}
+    for setting, value in decided.items():
+        if setting not in asked_for:
+            config = with_choice(config, Choice(setting, value, ""))
+    return config
 
 
 def model_of(config: RunConfig) -> ModelConfig:
@@ -96,6 +120,15 @@ def places(model: ModelConfig) -> Choice | None:
     return Choice(
         "model.reference_points", "encoder", "queries start where the picture seems to have objects, and learn sooner"
     )
+
+
+def beginning(config: RunConfig) -> Choice | None:
+    """A trained model that comes with the package; None where none has the same parts, or random weights are wished for."""
+    model = model_of(config)
+    fitting = [name for name in shipped() if not differing_parts(model, native.read_configs(SHIPPED / name)[0])]
+    if not fitting or not config.pretrained_backbone:
+        return None
+    return Choice("start", fitting[0], "comes with the package; it knows how to find objects, if not these")
 
 
 def queries(train: CocoIndex) -> Choice:

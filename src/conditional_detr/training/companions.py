@@ -7,6 +7,8 @@ from conditional_detr.config import RecipeConfig
 from conditional_detr.factory import DetectionModel
 from conditional_detr.training.dense import DenseClassifier
 
+APART = 0.5  # groups from the model's own queries, in their spread
+
 
 class FurtherQueries(nn.Module):
     """Object queries of further groups: each object is answered once in every group, so it teaches as many queries.
@@ -37,5 +39,9 @@ def build_helpers(model: DetectionModel, recipe: RecipeConfig) -> nn.ModuleDict:
     if recipe.dense_weight:
         helpers["dense"] = DenseClassifier(config.hidden_dim, config.num_classes)
     if recipe.groups > 1:
-        helpers["further_queries"] = FurtherQueries(recipe.groups - 1, config.num_queries, config.hidden_dim)
+        further = FurtherQueries(recipe.groups - 1, config.num_queries, config.hidden_dim)
+        if recipe.start:  # what is learned already would be unlearned by groups that know nothing
+            own = model.object_query.detach().cpu().repeat(recipe.groups - 1, 1)
+            further.queries.data = own + APART * own.std() * torch.randn_like(own)
+        helpers["further_queries"] = further
     return helpers.to(next(model.parameters()).device)

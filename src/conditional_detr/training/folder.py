@@ -101,8 +101,12 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.path / name} cannot be written: {error.strerror or error}") from None
 
+    def config(self) -> RunConfig:
+        """The settings that the run began with."""
+        return build(RunConfig, read_toml(self.path / CONFIG), str(self.path / CONFIG))
+
     def _check_same(self, config: RunConfig) -> None:
-        before = build(RunConfig, read_toml(self.path / CONFIG), str(self.path / CONFIG))
+        before = self.config()
         old, new = flat(before.model_dump()), flat(config.model_dump())
         differ = [k for k in sorted(old | new) if k not in MAY_DIFFER and old.get(k) != new.get(k)]
         if differ:

@@ -125,8 +125,10 @@ def train(
             "max_bad": max_bad,
         } | ({} if imgsz is None else {"imgsz": imgsz}),
     )  # fmt: skip
-    asked_for = {*(recipe_overrides or {}), *(f"model.{field}" for field in model_overrides or {})}
-    asked_for |= {"imgsz"} if imgsz is not None else set()
+    said = {**given, "imgsz": imgsz, **(recipe_overrides or {})}
+    asked_for = {key for key, value in said.items() if value is not None} | {
+        f"model.{field}" for field in model_overrides or {}
+    }
     set_threads(threads or cores)
     with nullcontext() if launched("rank") else RunFolder(output).held(), Processes(config.device) as processes:
         return _Training(config, asked_for, resume, quiet, processes, started).run()
@@ -141,9 +143,10 @@ class _Training:
         self.processes, self.started = processes, started
         train, self.valid = self.indices = load_split(config.data, "train"), load_split(config.data, "valid")
         check_data(train, self.valid, config.strict, config.max_bad)
-        config, choices = with_choices(config, asked_for, train)
-        self.config, self.recipe = config, config.training
         self.folder = RunFolder(config.output)
+        saved = self.folder.config() if resume and self.folder.has_begun else None
+        config, choices = with_choices(config, asked_for, train, saved)
+        self.config, self.recipe = config, config.training
         begun = self.folder.check(config, resume)
         torch.manual_seed(config.seed)
         self.model, notes = (self.folder.last_model(), []) if begun else build_model(config, train)
@@ -172,8 +175,7 @@ class _Training:
         self.step.accumulate = max(self.step.accumulate, self.progress.accumulate)
         self.pictures = TrainingPictures(train, Augmentation(self.recipe, config.imgsz), Preprocessor(self.model.preprocessor))
         where = f"{self.processes.device.type}, {'float32' if self.step.dtype is None else 'bfloat16'}"
-        self.lines = notes + opening(train, self.valid, self.model, config, where)
-        self.lines += [] if begun else choices
+        self.lines = notes + opening(train, self.valid, self.model, config, where) + choices
         if begun and self._is_over():
             self.lines.append(f"{self.folder.path} is finished: {self.progress.epoch} epochs")
         elif begun:

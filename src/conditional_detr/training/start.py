@@ -2,7 +2,9 @@
 
 from typing import Any, Literal
 
-from conditional_detr.config import PRESETS, RECIPES, RunConfig, build, recipe_of, updated
+import torch
+
+from conditional_detr.config import PRESETS, RECIPES, ModelConfig, RunConfig, build, recipe_of, updated
 from conditional_detr.data.clean import some
 from conditional_detr.data.coco import CocoIndex, match_categories
 from conditional_detr.errors import ConfigError, DataError, RunError, did_you_mean
@@ -43,7 +45,11 @@ def build_model(config: RunConfig, data: CocoIndex) -> tuple[DetectionModel, lis
     names, ids = [c.name for c in data.categories], [c.id for c in data.categories]
     if "num_classes" in config.model_overrides:
         raise ConfigError(f"model.num_classes cannot be set: {data.file} has {len(names)} classes")
-    if find_checkpoint(config.model) is None:
+    if find_checkpoint(config.model) is None and (source := config.training.start):
+        model = create_model(config.model, len(names), False, names, ids, **config.model_overrides)
+        take_weights(model, load_model(source), source)
+        notes = [f"weights: those of {source}, but for the classes"]
+    elif find_checkpoint(config.model) is None:
         model = create_model(config.model, len(names), config.pretrained_backbone, names, ids, **config.model_overrides)
         start = "ImageNet weights" if config.pretrained_backbone else "random weights, as asked for"
         notes = [f"backbone {model.config.backbone}: {start}"]
@@ -64,6 +70,31 @@ def build_model(config: RunConfig, data: CocoIndex) -> tuple[DetectionModel, lis
     if config.imgsz != model.preprocessor.imgsz:
         model.preprocessor = updated(model.preprocessor, {"imgsz": config.imgsz, "max_size": 0}, "train")
     return model, notes
+
+
+def differing_parts(model: ModelConfig, other: ModelConfig) -> list[str]:
+    """Fields for which one's weights are not the other's; the numbers of classes and of queries are none."""
+    return [
+        field
+        for field, value in model.model_dump().items()
+        if field not in ("num_classes", "num_queries") and value != getattr(other, field)
+    ]
+
+
+@torch.no_grad()
+def take_weights(model: DetectionModel, source: DetectionModel, name: str) -> None:
+    """Give a new model another one's weights, in place; only its class head stays, and it may have more or fewer queries.
+
+    Raises
+    ------
+    ConfigError : they are not made of the same parts
+    """
+    if differ := differing_parts(model.config, source.config):
+        raise ConfigError(f"start = {name!r} has other parts than the model: {', '.join(differ)} differ")
+    state = {key: value for key, value in source.state_dict().items() if not key.startswith("class_head.")}
+    places = torch.arange(model.config.num_queries) * source.config.num_queries // model.config.num_queries
+    state["object_query"] = state["object_query"][places]  # by their order: that of the places that they look from
+    model.load_state_dict(state, strict=False)
 
 
 def check_classes(model: DetectionModel, train: CocoIndex) -> None:

@@ -1,0 +1,77 @@
+"""Make the trained model that comes with the package: digits alone and four scenes in one, so that it knows few and many,
+large and small objects. Half an hour on two cores; weights are stored in 16 bits.
+
+    python benchmarks/shipped_digits.py --work DIR --minutes 25
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from conditional_detr import train
+from conditional_detr.data.digits import make_digits
+from conditional_detr.weights.files import DESCRIPTION, WEIGHTS
+from conditional_detr.weights.source import SHIPPED
+
+NAME = "conditional-detr-tiny-digits"
+SCENES, MOSAICS, VALID = 4000, 2000, 200
+PARTS = {"num_queries": 100}
+RECIPE = {"groups": 3, "freeze": 3, "lr_backbone": 5e-5, "scales": (0.5, 1.5), "crop": 0.3, "start": ""}
+
+
+def add_mosaics(folder: Path, number: int) -> None:
+    """Put pictures of 2 × 2 scenes, drawn at random, beside the scenes of a split."""
+    file = folder / "_annotations.coco.json"
+    content = json.loads(file.read_text())
+    of_image: dict[int, list] = {}
+    for annotation in content["annotations"]:
+        of_image.setdefault(annotation["image_id"], []).append(annotation)
+    rng, scenes = np.random.default_rng(0), list(content["images"])
+    for i in range(number):
+        new_id, parts = len(scenes) + i + 1, [scenes[j] for j in rng.choice(len(scenes), 4, replace=False)]
+        side = parts[0]["width"]
+        picture = Image.new("RGB", (2 * side, 2 * side))
+        for k, part in enumerate(parts):
+            left, top = side * (k % 2), side * (k // 2)
+            with Image.open(folder / part["file_name"]) as scene:
+                picture.paste(scene, (left, top))
+            for a in of_image.get(part["id"], []):
+                x, y, w, h = a["bbox"]
+                moved = {"id": len(content["annotations"]) + 1, "image_id": new_id, "bbox": [x + left, y + top, w, h]}
+                content["annotations"].append(a | moved)
+        name = f"mosaic-{i:05d}.png"
+        picture.save(folder / name, compress_level=1)
+        content["images"].append({"id": new_id, "file_name": name, "width": 2 * side, "height": 2 * side})
+    file.write_text(json.dumps(content))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="new folder for data and run")
+    parser.add_argument("--minutes", type=float, default=25.0)
+    parser.add_argument("--threads", type=int, default=0)
+    arguments = parser.parse_args()
+    data, run = arguments.work / "data", arguments.work / "run"
+    if not data.exists():
+        make_digits(data, SCENES, VALID, seed=7)
+        add_mosaics(data / "train", MOSAICS)
+    train(
+        data, output=run, minutes=arguments.minutes, imgsz=160, threads=arguments.threads, model_overrides=PARTS,
+        recipe_overrides=RECIPE, resume=True,
+    )  # fmt: skip
+    target = SHIPPED / NAME
+    target.mkdir(parents=True, exist_ok=True)
+    weights = {key: value.half() for key, value in load_file(run / "best" / WEIGHTS).items()}
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
+    (target / DESCRIPTION).write_bytes((run / "best" / DESCRIPTION).read_bytes())
+    print(f"{target}: {(target / WEIGHTS).stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
