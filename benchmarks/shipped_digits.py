@@ -69,6 +69,7 @@ def main() -> None:
     weights = {key: value.half() for key, value in load_file(run / "best" / WEIGHTS).items()}
     assert all(torch.isfinite(value).all() for value in weights.values())
     save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
+    (target / WEIGHTS).chmod(0o644)
     (target / DESCRIPTION).write_bytes((run / "best" / DESCRIPTION).read_bytes())
     print(f"{target}: {(target / WEIGHTS).stat().st_size / 1e6:.1f} MB")
 

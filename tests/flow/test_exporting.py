@@ -102,7 +102,8 @@ def exports(tmp_path_factory, digits_folder) -> Path:
     model.preprocessor = model.preprocessor.model_copy(update={"imgsz": 64})
     model.class_names, model.category_ids = [str(i) for i in range(10)], list(range(1, 11))
     save_model(model, folder / "model")
-    any_size = perturbed(small("conditional-detr-r18", encoder_layers=1, decoder_layers=2, hidden_dim=32))
+    parts = {"encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "reference_points": "encoder"}
+    any_size = perturbed(small("conditional-detr-r18", **parts))
     any_size.preprocessor = any_size.preprocessor.model_copy(update={"imgsz": 64})
     save_model(any_size, folder / "any-size")
     shutil.copytree(digits_folder, folder / "data")
@@ -402,6 +403,21 @@ def test_places_and_boxes_stay_in_32_bits(exports):
         heads = [name for name in names if name.startswith("linear")]
         assert len(heads) == 4, heads  # a class head of one map, a box head of three
         assert {"sin", "cos", "cumsum", "cumsum_1"} <= {name.split("/")[0] for name in names}
+
+
+def test_what_chooses_places_by_the_picture_may_compute_in_16_bits(exports):
+    """The places stay in 32 bits, the encoder that they were chosen by does not."""
+    script = (
+        "import json, sys; from conditional_detr.exporting import graph, sixteen_bits; "
+        "from conditional_detr.weights.source import load_model; model = load_model(sys.argv[1]); "
+        "program = graph.recorded(model); modules = graph.modules_of(program); "
+        "names = sixteen_bits.places_and_boxes(graph.to_openvino(model, program), modules); "
+        "print(json.dumps([[name, modules.get(name.split('/')[0], '')] for name in sorted(names)]))"
+    )
+    marked = json.loads(run("-c", script, exports / "any-size").stdout)
+    products = [module for name, module in marked if name.startswith("linear")]
+    assert len(products) == 7, marked  # the heads' four, and three of the reference points
+    assert not any(".encoder." in module or ".decoder." in module for module in products), marked
 
 
 def test_a_class_may_be_called_export(exports, tmp_path):

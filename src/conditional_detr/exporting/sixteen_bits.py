@@ -48,12 +48,13 @@ def _operation(node: Any) -> str:
 
 
 def _with_ancestors(nodes: Iterable[Any]) -> Iterator[Any]:
-    """Nodes and all before them, each once, up to what is no computation of floats."""
-    waiting, seen = list(nodes), set()
+    """Nodes and all before them, each once, up to what is no computation of floats, as which cells were chosen."""
+    waiting, seen = [node.output(0) for node in nodes], set()
     while waiting:
-        node = waiting.pop()
-        if node.get_friendly_name() in seen or not node.get_output_element_type(0).is_real():
+        port = waiting.pop()
+        node = port.get_node()
+        if node.get_friendly_name() in seen or not port.get_element_type().is_real():
             continue
         seen.add(node.get_friendly_name())
         yield node
-        waiting += [node.input_value(i).get_node() for i in range(node.get_input_size())]
+        waiting += [node.input_value(i) for i in range(node.get_input_size())]

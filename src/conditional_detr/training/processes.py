@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -81,9 +82,9 @@ class Processes:
         everyone: list[Any] = gather_object(rows)
         return everyone
 
-    def mean(self, losses: dict[str, Tensor]) -> dict[str, float]:
+    def mean(self, losses: Mapping[str, Tensor | float]) -> dict[str, float]:
         """The mean over all of them, as numbers."""
-        values = torch.stack([value.float() for value in losses.values()])
+        values = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=self.device) for value in losses.values()])
         if self.accelerator is not None:
             values = self.accelerator.reduce(values, reduction="mean")
         return dict(zip(losses, values.tolist(), strict=True))

@@ -239,8 +239,7 @@ class _Training:
             self._set_rate()
             seed_generators(self._seed_of_step(), self.processes.device)
             own = self.step(images, padding_mask, targets)
-            clock = torch.tensor(time.monotonic() - self.started, device=self.processes.device)
-            losses = self.processes.mean({**own, "spent": clock})
+            losses = self.processes.mean({**own, "spent": time.monotonic() - self.started})
             progress.spent = losses.pop("spent")  # the same in all processes, so all end with the same step
             if not math.isfinite(losses["gradient_norm"]):
                 self._record((images, padding_mask, targets), {key: float(value) for key, value in own.items()})
@@ -319,7 +318,7 @@ class _Training:
         self.reporter.evaluating()
         started, progress = time.monotonic(), self.progress
         metrics = self._evaluate()
-        seconds = self.processes.mean({"": torch.tensor(time.monotonic() - started, device=self.processes.device)})[""]
+        seconds = self.processes.mean({"": time.monotonic() - started})[""]
         progress.evaluations = progress.evaluations[0] + seconds, seconds
         progress.seconds += seconds
         return {name: getattr(metrics, name) for name in FIGURES}

@@ -1,0 +1,46 @@
+"""The trained model that comes with the package."""
+
+import pytest
+import torch
+
+from commands import run as run_command
+from conditional_detr.data.digits import make_digits
+from conditional_detr.errors import SourceError
+from conditional_detr.evaluation.coco import evaluate
+from conditional_detr.weights.source import SHIPPED, load_model, shipped
+
+NAME = "conditional-detr-tiny-digits"
+
+
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory):
+    """Scenes of digits and of photographs that it has not learned from."""
+    folder = tmp_path_factory.mktemp("unseen") / "data"
+    make_digits(folder, train=1, valid=60, seed=99)
+    return folder
+
+
+def test_it_finds_digits_that_it_has_not_seen(unseen):
+    assert evaluate(NAME, unseen, "valid").AP50 > 0.6
+
+
+def test_it_is_small_whole_and_described():
+    assert shipped() == [NAME]
+    assert sum(file.stat().st_size for file in (SHIPPED / NAME).iterdir()) < 6e6
+    model = load_model(NAME)
+    assert model.class_names == [str(i) for i in range(10)]
+    assert model.thresholds is not None
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_the_first_command_of_the_readme_answers(unseen, tmp_path, capsys):
+    picture = unseen / "valid" / "00001.png"
+    code, out, err = run_command(capsys, "predict", NAME, picture, "--output", tmp_path / "p")
+    assert (code, err) == (0, "")
+    assert "by class, in 1 pictures" in out
+    assert (tmp_path / "p" / "00001.jpg").is_file()
+
+
+def test_a_name_that_is_nearly_its_own_is_answered_with_it():
+    with pytest.raises(SourceError, match=NAME):
+        load_model("conditional-detr-tiny-digit")
