@@ -94,7 +94,8 @@ def test_choices_are_made_for_a_new_model_and_said():
         512,
         0.0,
     )
-    assert len(lines) == 4
+    assert chosen.training.start == "conditional-detr-tiny-digits"
+    assert len(lines) == 5
     assert any(line.startswith("model.num_queries = 30: the fullest training picture has 14 objects") for line in lines)
 
 

@@ -19,6 +19,7 @@ from conditional_detr.training.start import differing_parts
 from conditional_detr.weights import native
 from conditional_detr.weights.source import SHIPPED, shipped
 
+PARTS = ("num_queries", "reference_points")  # of a new model, that are decided here
 FEWEST_QUERIES, MOST_QUERIES, HEADROOM = 20, 1000, 2.0
 SMALL = 0.1  # share of the objects that may be smaller than the one that the input's size is chosen for
 CELLS = 2.0  # of the feature map, a side, over such an object
@@ -87,7 +88,7 @@ def with_those_of(config: RunConfig, asked_for: Collection[str], saved: RunConfi
         "start": saved.training.start,
         "batch": saved.training.batch,
     }
-    decided |= {f"model.{field}": value for field, value in saved.model_overrides.items()}
+    decided |= {f"model.{field}": saved.model_overrides[field] for field in PARTS if field in saved.model_overrides}
     for setting, value in decided.items():
         if setting not in asked_for:
             config = with_choice(config, Choice(setting, value, ""))
