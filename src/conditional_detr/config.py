@@ -29,6 +29,8 @@ class ModelConfig(Settings):
     backbone: str = Field("resnet50.tv_in1k", description="timm name of the backbone")
     backbone_stride: Literal[8, 16, 32] = Field(32, description="stride of the stage that is used, before any dilation")
     dilation: bool = Field(False, description="dilate that stage instead of striding it: half its stride (DC5)")
+    finer: bool = Field(False, description="each cell also holds the four cells of the stage before it, at half the stride")
+    exact_positions: bool = Field(False, description="cells lie where they are in the picture, also where it ends within one")
     num_classes: int = Field(91, ge=1, le=100_000)
     num_queries: int = Field(300, ge=1, le=100_000)
     hidden_dim: int = Field(256, ge=4, le=16_384)
@@ -170,7 +172,7 @@ class RecipeConfig(Settings):
     groups: int = Field(1, ge=1, le=100, description="groups of queries that learn beside each other; inference has the first")
     aligned: bool = Field(False, description="sigmoid scores of matched queries learn how well their box fits, instead of 1")
     average: float = Field(0.0, ge=0, lt=1, description="share of the steps so far that weights are averaged over; 0 = none")
-    start: str = Field("", description="trained model that a new one takes its weights from, but for the classes; empty = none")
+    start: str = Field("", description="trained model that a new one takes its weights from; empty = none")
     freeze: int = Field(0, ge=0, le=100, description="stages of the backbone that stay as they are, the first ones")
     minutes: float = Field(0.0, ge=0, le=100_000, description="the run ends after so long, whatever `epochs`; 0 = by epochs")
     hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
@@ -194,7 +196,7 @@ RECIPES = {
         warmup_steps=100,
         schedule="cosine",
         dense_weight=4.0,
-        groups=5,
+        groups=3,
         aligned=True,
         freeze=2,
         scales=(0.8, 1.2),

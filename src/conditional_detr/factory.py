@@ -53,7 +53,7 @@ class DetectionModel(DETR):
         # DETR's attention adds the object query itself; without parameters of its own a place is ignored there.
         kind = SPATIAL_QUERIES["point" if config.cross_attention == "additive" else config.spatial_query]
         super().__init__(
-            backbone=Backbone(config.backbone, config.backbone_stride, config.dilation),
+            backbone=Backbone(config.backbone, config.backbone_stride, config.dilation, config.finer),
             encoder=Encoder(config.encoder_layers, dim, heads, width, dropout),
             decoder=Decoder(layers, kind(LAMBDA_Q[config.lambda_q](dim, heads)), dim),
             reference_points=REFERENCE_POINTS[config.reference_points](dim, config.num_queries),
@@ -61,6 +61,7 @@ class DetectionModel(DETR):
             box_head=BOX_HEADS[config.box_offset](dim),
             num_queries=config.num_queries,
             dim=dim,
+            exact_positions=config.exact_positions,
         )
         if config.decoder_layers == 1 and kind.first is SpatialQuery.first:
             self.decoder.spatial_query.requires_grad_(False)  # for later layers, of which there is none

@@ -312,6 +312,8 @@ def test_a_repository_on_the_hub_is_fetched_whole_and_of_one_revision(saved, mon
         ("conditional-detr-r18", {"classification": "softmax"}, "cannot hold classification = 'softmax'"),
         ("detr-r18", {"classification": "focal"}, "cannot hold classification = 'focal'"),
         ("conditional-detr-r18", {"backbone_stride": 16}, "cannot hold backbone_stride = 16"),
+        ("conditional-detr-r18", {"finer": True}, "cannot hold finer = True"),
+        ("conditional-detr-r18", {"exact_positions": True}, "cannot hold exact_positions = True"),
         ("detr-tiny", {"backbone_stride": 32}, "cannot hold backbone = 'tf_efficientnet_lite0.in1k'"),
     ],
 )

@@ -14,7 +14,11 @@ from conditional_detr.training.automatic import (
     queries,
     with_choices,
 )
+from conditional_detr.weights.save import save_model
 from conditional_detr.weights.source import shipped
+from models import small
+
+CELLS = {"finer": True, "exact_positions": True}
 
 
 def index(boxes: list[list[list[float]]], sizes_hw: list[tuple[int, int]], names: tuple[str, ...] = ("cell",)) -> CocoIndex:
@@ -48,7 +52,7 @@ def test_queries_leave_room_over_the_fullest_picture(most: int, expected: int):
     ("side", "shorter", "expected"),
     [
         (200, 480, 320),  # large objects: the usual size
-        (30, 480, 512),  # small ones: enlarged until they are two cells of 16 px wide
+        (30, 480, 384),  # small ones: enlarged until they are one and a half cells of 16 px wide
         (4, 480, 640),  # tiny ones: as far as it is worth
         (40, 128, 128),  # small pictures are not enlarged for large objects
         (10, 128, 256),  # for small ones at most to twice their size
@@ -62,6 +66,18 @@ def test_the_input_is_as_large_as_small_objects_ask_for(side: float, shorter: in
 def test_a_tenth_of_the_objects_may_be_smaller():
     data = index([squares(2, 5) + squares(100, 95)], [(320, 320)])
     assert input_size(data, stride=16).value == 320
+
+
+def test_a_single_box_decides_nothing():
+    data = index([squares(3, 1) + squares(100, 95)], [(320, 320)], names=("dust", "cell"))
+    data.labels[1:] = 1
+    assert input_size(data, stride=16).value == 320
+
+
+def test_a_class_counts_as_much_as_another_however_few_objects_it_has():
+    data = index([squares(20, 5) + squares(100, 95)], [(320, 320)], names=("platelet", "cell"))
+    data.labels[5:] = 1
+    assert input_size(data, stride=16).value == 384
 
 
 @pytest.mark.parametrize(
@@ -90,19 +106,24 @@ def test_choices_are_made_for_a_new_model_and_said():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
     chosen, lines = with_choices(config(), set(), data)
     assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == (
-        {"reference_points": "encoder", "num_queries": 30},
-        512,
+        {"reference_points": "encoder", **CELLS, "num_queries": 30},
+        384,
         0.0,
     )
     assert chosen.training.start == "conditional-detr-tiny-digits"
-    assert len(lines) == 5
+    assert len(lines) == 7
     assert any(line.startswith("model.num_queries = 30: the fullest training picture has 14 objects") for line in lines)
 
 
 def test_what_somebody_asked_for_stays():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
-    asked = config(imgsz=96, model_overrides={"num_queries": 7, "reference_points": "learned"})
-    assert with_choices(asked, {"imgsz", "model.num_queries", "hflip"}, data) == (asked, [])
+    asked = config(
+        imgsz=96, model_overrides={"num_queries": 7, "reference_points": "learned", "finer": False, "exact_positions": False}
+    )
+    assert with_choices(asked, {"imgsz", "model.num_queries", "hflip", "model.finer", "model.exact_positions"}, data) == (
+        asked,
+        [],
+    )
 
 
 def test_the_papers_recipe_leaves_nothing_to_the_data():
@@ -147,24 +168,48 @@ def test_only_the_papers_form_of_reference_points_is_exchanged(overrides: dict):
     assert "reference_points" not in detr.model_overrides
 
 
+@pytest.mark.parametrize(
+    ("name", "overrides", "expected"),
+    [
+        ("conditional-detr-tiny", {}, True),
+        ("detr-tiny", {}, True),
+        ("conditional-detr-r18", {"backbone_stride": 16}, True),
+        ("conditional-detr-r18", {}, None),  # the paper's
+        ("conditional-detr-dc5-r50", {}, None),
+    ],
+)
+def test_a_stage_that_is_not_the_papers_gets_the_one_before_it(name: str, overrides: dict, expected: bool | None):
+    chosen, _ = with_choices(config(model=name, model_overrides=overrides), set(), index([squares(30, 14)], [(480, 480)]))
+    assert chosen.model_overrides.get("finer") == expected
+    assert chosen.model_overrides["exact_positions"]
+
+
 def test_a_run_that_goes_on_keeps_what_was_decided_when_it_began():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
-    began = config(imgsz=512, model_overrides={"num_queries": 30, "reference_points": "encoder"})
+    began = config(imgsz=512, model_overrides={"num_queries": 30, "reference_points": "encoder", **CELLS})
     began = began.model_copy(update={"training": began.training.model_copy(update={"batch": 1, "hflip": 0.0, "start": "x"})})
     assert with_choices(config(), set(), data, began) == (began, [])
     asked = config(imgsz=96, model_overrides={"num_queries": 7})
     kept, _ = with_choices(asked, {"imgsz", "model.num_queries"}, data, began)
-    assert (kept.imgsz, kept.model_overrides) == (96, {"num_queries": 7, "reference_points": "encoder"})
+    assert (kept.imgsz, kept.model_overrides) == (96, {"num_queries": 7, "reference_points": "encoder", **CELLS})
     paper = config(recipe="paper", training=RECIPES["paper"])
     assert with_choices(paper, set(), data, began) == (paper, [])
 
 
+def test_who_begins_with_a_model_gets_its_parts(tmp_path):
+    save_model(small("conditional-detr-tiny", reference_points="learned", finer=True), tmp_path / "trained")
+    training = RECIPES["fast"].model_copy(update={"start": str(tmp_path / "trained")})
+    chosen, lines = with_choices(config(training=training), {"start"}, index([squares(30, 14)], [(480, 480)]))
+    assert chosen.model_overrides == {"reference_points": "learned", "finer": True, "num_queries": 30}
+    assert f"model.finer = true: as {tmp_path / 'trained'} has it" in lines
+
+
 def test_a_model_with_the_parts_of_one_that_comes_with_the_package_begins_with_its_weights():
     assert shipped() == ["conditional-detr-tiny-digits"]
-    alike = config(model_overrides={"reference_points": "encoder", "num_queries": 7})
+    alike = config(model_overrides={"reference_points": "encoder", **CELLS, "num_queries": 7})
     choice = beginning(alike)
     assert choice is not None
     assert (choice.setting, choice.value) == ("start", "conditional-detr-tiny-digits")
-    assert beginning(config(model_overrides={"reference_points": "encoder", "lambda_q": "scalar"})) is None
+    assert beginning(config(model_overrides={**alike.model_overrides, "lambda_q": "scalar"})) is None
     assert beginning(alike.model_copy(update={"pretrained_backbone": False})) is None
     assert beginning(config(model="conditional-detr-r18")) is None

@@ -2,7 +2,8 @@ import math
 
 import torch
 
-from conditional_detr.model.positional import grid_points, inverse_sigmoid, sine_embedding
+from conditional_detr.model.encoder import Memory
+from conditional_detr.model.positional import extent_in_cells, grid_points, inverse_sigmoid, sine_embedding
 
 
 def brute_force(x: float, y: float, dim: int) -> list[float]:
@@ -52,6 +53,23 @@ def test_positions_are_relative_to_the_unpadded_extent():
     points = grid_points(is_padding, 6, 8, torch.device("cpu"))
     torch.testing.assert_close(points[0], grid_points(None, 6, 8, torch.device("cpu"))[0])
     torch.testing.assert_close(points[1, :4, :5], grid_points(None, 4, 5, torch.device("cpu"))[0])
+
+
+def test_exact_positions_are_of_pixels_whatever_the_size_and_the_padding():
+    images, padding_mask = torch.zeros(2, 3, 96, 128), torch.zeros(2, 96, 128, dtype=torch.bool)
+    padding_mask[1, 40:], padding_mask[1, :, 70:] = True, True
+    extent = extent_in_cells(images, padding_mask, 16)
+    points = grid_points(padding_mask[:, ::16, ::16], 6, 8, torch.device("cpu"), extent)
+    torch.testing.assert_close(points[0, 2, 7] * torch.tensor([128, 96]), torch.tensor([128.0, 48.0]))
+    torch.testing.assert_close(points[1, 1, 3] * torch.tensor([70, 40]), torch.tensor([64.0, 32.0]))
+    torch.testing.assert_close(points[1, 2, 4] * torch.tensor([70, 40]), torch.tensor([80.0, 48.0]))  # ends outside
+    centres = Memory(torch.zeros(2, 48, 4), points.flatten(1, 2), None).centres.view(2, 6, 8, 2)
+    torch.testing.assert_close(centres[0, 2, 7] * torch.tensor([128, 96]), torch.tensor([120.0, 40.0]))
+    torch.testing.assert_close(centres[1, 2, 4] * torch.tensor([70, 40]), torch.tensor([67.0, 36.0]))  # of what is inside
+    alone = grid_points(None, 6, 8, torch.device("cpu"), extent_in_cells(images[:1], None, 16))
+    torch.testing.assert_close(points[:1], alone)
+    whole = grid_points(None, 6, 8, torch.device("cpu"))  # where sides are whole cells, DETR's are exact
+    torch.testing.assert_close(points[:1], whole)
 
 
 def test_inverse_sigmoid_inverts_and_is_clamped():

@@ -17,7 +17,7 @@ def model(classes: int, queries: int, **overrides):
 def test_all_but_the_classes_and_the_number_of_queries_is_taken():
     trained, new = model(3, 4), model(5, 8)
     before = {key: value.clone() for key, value in new.state_dict().items()}
-    take_weights(new, trained, "a")
+    assert not take_weights(new, trained, "a")
     state, source = new.state_dict(), trained.state_dict()
     for key, value in state.items():
         if key.startswith("class_head."):
@@ -26,6 +26,17 @@ def test_all_but_the_classes_and_the_number_of_queries_is_taken():
             torch.testing.assert_close(value, source[key].repeat_interleave(2, 0))
         else:
             torch.testing.assert_close(value, source[key])
+
+
+def test_the_same_classes_keep_what_they_learned():
+    trained, new, turned = (model(2, 4) for _ in range(3))
+    torch.nn.init.ones_(trained.class_head.weight)
+    trained.class_names = new.class_names = ["cat", "dog"]
+    turned.class_names = ["dog", "cat"]
+    assert take_weights(new, trained, "a")
+    assert not take_weights(turned, trained, "a")
+    assert torch.equal(new.class_head.weight, trained.class_head.weight)
+    assert not torch.equal(turned.class_head.weight, trained.class_head.weight)
 
 
 def test_fewer_queries_are_spread_over_those_that_there_are():

@@ -5,8 +5,10 @@ from typing import get_args
 import pytest
 import torch
 from torch.export import Dim, export
+from torch.nn import functional as F
 
 from conditional_detr.config import ModelConfig
+from conditional_detr.errors import ConfigError
 from conditional_detr.factory import DetectionModel, create_model
 from conditional_detr.model.decoder import CROSS_ATTENTIONS
 from conditional_detr.model.encoder import Memory
@@ -30,6 +32,9 @@ PARTS = {
 VARIANTS = [("conditional-detr-tiny", {field: value}) for field, known in PARTS.items() for value in list(known)[1:]]
 VARIANTS += [
     ("conditional-detr-tiny", {}),
+    ("conditional-detr-tiny", {"finer": True}),
+    ("conditional-detr-tiny", {"exact_positions": True}),
+    ("conditional-detr-r18", {"finer": True}),
     ("detr-tiny", {}),
     ("conditional-detr-r18", {}),
     ("conditional-detr-tiny", {"spatial_query": "intermediate", "lambda_q": "block"}),
@@ -232,6 +237,39 @@ def test_detrs_heads_start_as_pytorch_starts_them():
     model = create_model("detr-tiny", CLASSES, pretrained_backbone=False, **SMALL)
     assert model.class_head.bias.abs().max() < 1 / 32**0.5
     assert model.box_head.mlp.last.weight.abs().max() > 0.01
+
+
+def test_a_cell_also_holds_the_four_cells_of_the_stage_before_it():
+    model = build("conditional-detr-r18", {"finer": True})
+    images = torch.randn(1, 3, 70, 100)  # 5 × 7 cells of 16 px in 3 × 4 of 32
+    with torch.no_grad():
+        finer, last = model.backbone.body(images)
+        found = model.backbone(images)
+    assert found.shape == (1, 512 + 4 * 256, *last.shape[-2:])
+    assert torch.equal(found[:, :512], last)
+    four = found[0, 512:].view(256, 2, 2, *last.shape[-2:])
+    for y, x in ((0, 0), (1, 2), (0, 1)):
+        assert torch.equal(four[:, :, :, y, x], finer[0, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2])
+    assert torch.equal(four[:, 0, 0, 2, 3], finer[0, :, 4, 6])  # the last cell has one of the four, the others lie outside
+    assert not four[:, 1, :, 2].any()
+    assert not four[:, :, 1, :, 3].any()
+
+
+def test_exact_positions_do_not_depend_on_how_far_a_picture_is_padded():
+    model = build("conditional-detr-tiny", {"exact_positions": True, "reference_points": "encoder"}).eval()
+    whole = torch.randn(1, 3, 64, 70)
+    found = []
+    for width in (96, 128):  # the picture ends within a cell
+        is_padding = torch.ones(1, 64, width, dtype=torch.bool)
+        is_padding[..., :70] = False
+        with torch.no_grad():
+            found.append(model(F.pad(whole, (0, width - 70)), is_padding))
+    torch.testing.assert_close(found[0].pred_boxes, found[1].pred_boxes, atol=1e-5, rtol=1e-4)
+
+
+def test_a_dilated_stage_has_no_finer_one_before_it():
+    with pytest.raises(ConfigError, match="finer = true needs a stage before"):
+        build("conditional-detr-dc5-r50", {"finer": True})
 
 
 def hot_cells(model: DetectionModel, cells: list[int]) -> Memory:

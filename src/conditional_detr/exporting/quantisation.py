@@ -134,7 +134,7 @@ def stays_in_float(module: str, operation: str) -> bool:
 
     In the backbone the sums between its convolutions are in integers too; elsewhere only linear maps are.
     """
-    if ".backbone." in module:
+    if ".backbone." in f"{module}.":
         return False
     is_map = operation.startswith(("linear", "conv2d"))
     return not (is_map and any(part in module for part in IN_INTEGERS)) or any(part in module for part in IN_FLOAT)

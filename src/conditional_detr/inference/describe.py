@@ -13,7 +13,16 @@ from conditional_detr.weights import exported
 from conditional_detr.weights.source import find_checkpoint, read_checkpoint
 
 LANDSCAPE = (480, 640)
-CHOICES = ("cross_attention", "spatial_query", "lambda_q", "reference_points", "box_offset", "classification")
+CHOICES = (
+    "cross_attention",
+    "spatial_query",
+    "lambda_q",
+    "reference_points",
+    "finer",
+    "exact_positions",
+    "box_offset",
+    "classification",
+)
 
 
 def describe(source: str | Path) -> dict[str, str]:

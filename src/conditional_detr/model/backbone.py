@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from conditional_detr.errors import ConfigError, did_you_mean
 from conditional_detr.model.convolution import FROZEN_NORMS, fold_frozen_norms
@@ -26,20 +27,28 @@ class Backbone(nn.Module):
     name : a timm model that offers `features_only`
     stride : pixels a cell of the deepest stage that is used, 32 for a whole ResNet; later stages are not built
     dilation : that stage is dilated instead of strided (DC5), which halves its stride
+    finer : a cell also holds the 2 × 2 cells of the stage before that lie in it, side by side: where things end within it
     """
 
-    def __init__(self, name: str, stride: int, dilation: bool = False) -> None:
+    def __init__(self, name: str, stride: int, dilation: bool = False, finer: bool = False) -> None:
         super().__init__()
         strides = strides_of(name)
         if stride not in strides:
             raise ConfigError(f"{name} has no stage of stride {stride}; it has {', '.join(map(str, strides))}")
-        options = {"output_stride": stride // 2} if dilation else {}
+        stage = strides.index(stride)
+        if finer and (dilation or stride // 2 not in strides[:stage][-1:]):
+            raise ConfigError("finer = true needs a stage before the one that is used, of half its stride")
+        self.stride = stride // 2 if dilation else stride
+        options = {"output_stride": self.stride} if dilation else {}
         try:
-            body = feature_network(name, out_indices=(strides.index(stride),), **options)
-            self.channels: int = body.feature_info.channels()[-1]
+            body = feature_network(name, out_indices=(stage - 1, stage) if finer else (stage,), **options)
+            *before, channels = body.feature_info.channels()
+            self.channels: int = channels + 4 * sum(before)
             self.body: nn.Module = freeze_batch_norm_2d(body)  # type: ignore[no-untyped-call]
             drop_unused(self.body)
             wake_silent_norms(self.body)
+            if finer:
+                self(torch.zeros(1, 3, 2 * stride + 1, 3 * stride + 1))  # both stages must round odd sizes alike
         except (AssertionError, NotImplementedError, RuntimeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             how = "dilated " if dilation else ""
@@ -50,7 +59,17 @@ class Backbone(nn.Module):
                 parameter.requires_grad_(False)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        return self.body(images)[-1]
+        *before, features = self.body(images)
+        return torch.cat([features, *map(side_by_side, before)], dim=1)
+
+
+def side_by_side(finer: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 4*C _ _"]:
+    """The 2 × 2 cells of a map at half the stride in one; at odd sizes the last ones are zeros.
+
+    A convolution, which rounds odd sizes as the stage after does, and which exporters know for any size.
+    """
+    places = torch.eye(4, dtype=finer.dtype, device=finer.device).view(4, 1, 2, 2)
+    return F.conv2d(F.pad(finer, (0, 1, 0, 1)), places.repeat(finer.shape[1], 1, 1, 1), stride=2, groups=finer.shape[1])
 
 
 def feature_network(name: str, **options: Any) -> Any:
@@ -91,7 +110,8 @@ def drop_unused(network: nn.Module) -> None:
     Which ones these are is seen from the gradient of a small picture, not guessed from names.
     """
     was_training = network.training
-    network.eval()(torch.zeros(1, 3, 64, 64))[-1].sum().backward()
+    features = network.eval()(torch.zeros(1, 3, 64, 64))
+    torch.stack([each.sum() for each in features]).sum().backward()  # type: ignore[no-untyped-call]
     network.train(was_training)
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):

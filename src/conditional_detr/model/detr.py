@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from conditional_detr.model.backbone import Backbone
 from conditional_detr.model.decoder import Decoder
 from conditional_detr.model.encoder import Encoder, Memory
-from conditional_detr.model.positional import grid_points, sine_embedding
+from conditional_detr.model.positional import extent_in_cells, grid_points, sine_embedding
 from conditional_detr.model.queries import ReferencePoints
 
 
@@ -47,6 +47,7 @@ class DETR(nn.Module):
     class_head : [..., D] → [..., K] logits
     box_head : ([..., Q, D], reference points in [0, 1]) → [..., Q, 4]
     num_queries, dim : Q and D
+    exact_positions : cells lie where they are in the picture, also where it ends within one; else it is taken to end with one
     """
 
     def __init__(
@@ -59,9 +60,11 @@ class DETR(nn.Module):
         box_head: nn.Module,
         num_queries: int,
         dim: int,
+        exact_positions: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.exact_positions = exact_positions
         self.input_projection = nn.Conv2d(backbone.channels, dim, kernel_size=1)
         self.encoder = encoder
         self.object_query = nn.Parameter(torch.randn(num_queries, dim))
@@ -90,7 +93,8 @@ class DETR(nn.Module):
         """
         features = self.input_projection(self.backbone(images))
         cell_is_padding = shrink_mask(padding_mask, features)
-        points = grid_points(cell_is_padding, features.shape[-2], features.shape[-1], features.device)
+        extent = extent_in_cells(images, padding_mask, self.backbone.stride) if self.exact_positions else None
+        points = grid_points(cell_is_padding, features.shape[-2], features.shape[-1], features.device, extent)
         position = sine_embedding(points, features.shape[1]).flatten(1, 2)
         is_padding = None if cell_is_padding is None else cell_is_padding.flatten(1)
 

@@ -87,7 +87,7 @@ class Memory(NamedTuple):
     Attributes
     ----------
     tokens : [B, N, D]
-    points : [B or 1, N, 2], the lower right corner of each cell in [0, 1] of the unpadded image
+    points : [B or 1, N, 2], the lower right corner of each cell, relative to the unpadded image; it may lie outside
     is_padding : bool [B, N], or None where nothing is padded
     heat : [B, N], logits of how near each cell is to the centre of an object, where reference points are taken from it
     """
@@ -99,5 +99,5 @@ class Memory(NamedTuple):
 
     @property
     def centres(self) -> Tensor:
-        """Of each cell, [B or 1, N, 2] in [0, 1]."""
-        return self.points - self.points[:, :1] / 2
+        """Of each cell, as far as it lies in the unpadded image; [B or 1, N, 2]."""
+        return (self.points - self.points[:, :1] + self.points.clamp(max=1)) / 2

@@ -34,11 +34,21 @@ def sine_embedding(points_xy: Float[Tensor, "*shape 2"], dim: int) -> Float[Tens
 
 
 def grid_points(
-    is_padding: Bool[Tensor, "B h w"] | None, height: int, width: int, device: torch.device
+    is_padding: Bool[Tensor, "B h w"] | None,
+    height: int,
+    width: int,
+    device: torch.device,
+    extent_wh: Float[Tensor, "_ 2"] | None = None,
 ) -> Float[Tensor, "_ h w 2"]:
-    """Where each cell of the feature map lies in its unpadded image: the last valid row and column are at 1.
+    """Where the lower right corner of each cell of the feature map lies, relative to its unpadded image.
 
-    The first row is at 1/height, not at half a cell: DETR's convention, which released weights depend on.
+    Parameters
+    ----------
+    is_padding : bool [B, h, w], or None where nothing is padded
+    height, width : h and w
+    device : of the result
+    extent_wh : [B or 1, 2], cells over the unpadded image, fractions of them too: the last corners may lie outside; None =
+        whole ones, so that the last valid row and column are at 1: DETR's convention, which released weights depend on
 
     Returns
     -------
@@ -49,7 +59,20 @@ def grid_points(
     else:
         ones = (~is_padding).float()
     y, x = ones.cumsum(1), ones.cumsum(2)
+    if extent_wh is not None:
+        return torch.stack([x, y], dim=-1) / extent_wh[:, None, None]
     return torch.stack([x / (x[:, :, -1:] + 1e-6), y / (y[:, -1:, :] + 1e-6)], dim=-1)
+
+
+def extent_in_cells(
+    images: Float[Tensor, "B _ H W"], padding_mask: Bool[Tensor, "B H W"] | None, stride: int
+) -> Float[Tensor, "_ 2"]:
+    """Width and height of each unpadded image, in cells of so many px, [B or 1, 2]."""
+    if padding_mask is None:
+        sizes = torch.tensor([[images.shape[-1], images.shape[-2]]], device=images.device)
+    else:
+        sizes = torch.stack([(~padding_mask[:, 0]).sum(-1), (~padding_mask[:, :, 0]).sum(-1)], dim=-1)
+    return sizes.float() / stride
 
 
 def inverse_sigmoid(probability: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -15,14 +15,16 @@ from conditional_detr.config import PRESETS, ModelConfig, RunConfig, idle_fields
 from conditional_detr.data.coco import CocoIndex
 from conditional_detr.device import choose_device
 from conditional_detr.factory import DetectionModel, preprocessing_for
+from conditional_detr.model.backbone import strides_of
 from conditional_detr.training.start import differing_parts
 from conditional_detr.weights import native
-from conditional_detr.weights.source import SHIPPED, shipped
+from conditional_detr.weights.source import SHIPPED, find_checkpoint, read_checkpoint, shipped
 
-PARTS = ("num_queries", "reference_points")  # of a new model, that are decided here
+PARTS = ("reference_points", "finer", "exact_positions")  # of a new model, that are decided here; its queries are too
 FEWEST_QUERIES, MOST_QUERIES, HEADROOM = 20, 1000, 2.0
-SMALL = 0.1  # share of the objects that may be smaller than the one that the input's size is chosen for
-CELLS = 2.0  # of the feature map, a side, over such an object
+SMALL = 0.1  # share of the objects, every class counting alike, that may be smaller than the input's size is chosen for
+FEW = 10  # objects: a class of fewer counts less than another
+CELLS = 1.5  # of the feature map, a side, over such an object
 USUAL_IMGSZ, LARGEST_IMGSZ, MOST_ENLARGED = 320, 640, 2.0
 MULTIPLE = 32  # px
 # Mirrored, these are something else: characters and numbers, alone or in short codes, and sides.
@@ -41,7 +43,8 @@ class Choice(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.setting} = {self.value if isinstance(self.value, str) else f'{self.value:g}'}: {self.reason}"
+        value = f"{self.value:g}" if isinstance(self.value, int | float) else self.value
+        return f"{self.setting} = {str(self.value).lower() if isinstance(self.value, bool) else value}: {self.reason}"
 
 
 def with_choices(
@@ -72,7 +75,8 @@ def with_choices(
 
     decide(flips([category.name for category in train.categories]))
     if config.model in PRESETS:
-        decide(places(model_of(config)))
+        for part in parts(config):
+            decide(part)
         decide(queries(train))
         decide(input_size(train, model_of(config).stride))
         decide(beginning(config))
@@ -88,7 +92,9 @@ def with_those_of(config: RunConfig, asked_for: Collection[str], saved: RunConfi
         "start": saved.training.start,
         "batch": saved.training.batch,
     }
-    decided |= {f"model.{field}": saved.model_overrides[field] for field in PARTS if field in saved.model_overrides}
+    decided |= {
+        f"model.{field}": saved.model_overrides[field] for field in (*PARTS, "num_queries") if field in saved.model_overrides
+    }
     for setting, value in decided.items():
         if setting not in asked_for:
             config = with_choice(config, Choice(setting, value, ""))
@@ -110,6 +116,18 @@ def with_choice(config: RunConfig, choice: Choice) -> RunConfig:
     return updated(config, {"training": updated(config.training, {setting: value}, "train")}, "train")
 
 
+def parts(config: RunConfig) -> list[Choice | None]:
+    """What a new model has that the paper's have not: what the model has that somebody begins with, else what pays."""
+    model, source = model_of(config), config.training.start
+    path = find_checkpoint(source) if source else None
+    if path is not None:
+        had = read_checkpoint(path).config
+        different = [field for field in PARTS if getattr(had, field) != getattr(model, field)]
+        return [Choice(f"model.{field}", getattr(had, field), f"as {source} has it") for field in different]
+    agree = Choice("model.exact_positions", True, "pictures of different sizes then agree on where their cells lie")
+    return [places(model), edges(model), agree]
+
+
 def places(model: ModelConfig) -> Choice | None:
     """Reference points from the picture; None where the model has none, or a form that is not the paper's."""
     if (
@@ -123,13 +141,20 @@ def places(model: ModelConfig) -> Choice | None:
     )
 
 
+def edges(model: ModelConfig) -> Choice | None:
+    """Features of half the stride too; None where there are none, or where the stride is the paper's."""
+    if model.dilation or model.backbone_stride >= 32 or model.backbone_stride // 2 not in strides_of(model.backbone):
+        return None
+    return Choice("model.finer", True, "the stage before tells where in a cell of the feature map an object ends")
+
+
 def beginning(config: RunConfig) -> Choice | None:
     """A trained model that comes with the package; None where none has the same parts, or random weights are wished for."""
     model = model_of(config)
     fitting = [name for name in shipped() if not differing_parts(model, native.read_configs(SHIPPED / name)[0])]
     if not fitting or not config.pretrained_backbone:
         return None
-    return Choice("start", fitting[0], "comes with the package; it knows how to find objects, if not these")
+    return Choice("start", fitting[0], "comes with the package and knows how to find objects")
 
 
 def queries(train: CocoIndex) -> Choice:
@@ -141,22 +166,23 @@ def queries(train: CocoIndex) -> Choice:
 
 
 def input_size(train: CocoIndex, stride: int) -> Choice:
-    """The shorter side, px, at which small objects are about two cells of the feature map wide.
+    """The shorter side, px, at which small objects are about one and a half cells of the feature map wide.
 
-    Never less than pictures have up to 320 px, which details are worth that boxes do not tell of; never more than 640 px or
-    twice what they have.
+    Every class counts alike, as it does in AP. Never less than pictures have up to 320 px, which details are worth
+    that boxes do not tell of; never more than 640 px or twice what they have.
     """
     shortest = train.sizes_hw.min(1)
     owners = np.repeat(np.arange(len(train)), np.diff(train.first))
     sides = np.sqrt(np.prod(train.boxes_xyxy[:, 2:] - train.boxes_xyxy[:, :2], axis=1))
-    small = float(np.quantile(sides / shortest[owners], SMALL))
+    weights = 1 / np.bincount(train.labels).clip(min=FEW)[train.labels]
+    small = float(np.quantile(sides / shortest[owners], SMALL, weights=weights, method="inverted_cdf"))
     native = float(np.median(shortest))
     wanted = CELLS * stride / small
     low, high = min(USUAL_IMGSZ, native), min(LARGEST_IMGSZ, MOST_ENLARGED * native)
     value = max(MULTIPLE, round(min(max(wanted, low), high) / MULTIPLE) * MULTIPLE)
     reason = (
-        f"a tenth of the objects are smaller than {small:.0%} of their picture's shorter side, which are "
-        f"{small * value:.0f} px then; a cell of the feature map has {stride}"
+        f"a tenth of the objects, every class counting alike, are smaller than {small:.0%} of their picture's shorter side, "
+        f"which are {small * value:.0f} px then; a cell of the feature map has {stride}"
     )
     return Choice("imgsz", value, reason)
 

@@ -28,7 +28,7 @@ class DenseClassifier(nn.Module):
     def forward(
         self,
         memory: Float[Tensor, "B N D"],
-        points: Float[Tensor, "_ N 2"],
+        centres: Float[Tensor, "_ N 2"],
         is_padding: Bool[Tensor, "B N"] | None,
         targets: list[dict[str, Tensor]],
     ) -> Float[Tensor, ""]:
@@ -39,13 +39,13 @@ class DenseClassifier(nn.Module):
         Parameters
         ----------
         memory : of the encoder
-        points : where each cell lies, as `grid_points` has it: its lower right corner in [0, 1]
+        centres : of the cells, relative to the unpadded image
         is_padding : cells that are padding
         targets : as `SetCriterion` wants them
         """
         logits = self.head(memory.float())
-        centres = (points - points[:, :1] / 2).expand(len(targets), -1, -1)
-        wanted = torch.stack([cells_inside(c, t, logits.shape[-1]) for c, t in zip(centres, targets, strict=True)])
+        of_each = zip(centres.expand(len(targets), -1, -1), targets, strict=True)
+        wanted = torch.stack([cells_inside(c, t, logits.shape[-1]) for c, t in of_each])
         losses = sigmoid_focal_loss(logits, wanted)
         if is_padding is not None:
             losses = losses.masked_fill(is_padding[..., None], 0)

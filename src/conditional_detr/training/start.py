@@ -47,8 +47,8 @@ def build_model(config: RunConfig, data: CocoIndex) -> tuple[DetectionModel, lis
         raise ConfigError(f"model.num_classes cannot be set: {data.file} has {len(names)} classes")
     if find_checkpoint(config.model) is None and (source := config.training.start):
         model = create_model(config.model, len(names), False, names, ids, **config.model_overrides)
-        take_weights(model, load_model(source), source)
-        notes = [f"weights: those of {source}, but for the classes"]
+        same = take_weights(model, load_model(source), source)
+        notes = [f"weights: those of {source}" + (", which has the same classes" if same else ", but for the classes")]
     elif find_checkpoint(config.model) is None:
         model = create_model(config.model, len(names), config.pretrained_backbone, names, ids, **config.model_overrides)
         start = "ImageNet weights" if config.pretrained_backbone else "random weights, as asked for"
@@ -82,8 +82,10 @@ def differing_parts(model: ModelConfig, other: ModelConfig) -> list[str]:
 
 
 @torch.no_grad()
-def take_weights(model: DetectionModel, source: DetectionModel, name: str) -> None:
-    """Give a new model another one's weights, in place; only its class head stays, and it may have more or fewer queries.
+def take_weights(model: DetectionModel, source: DetectionModel, name: str) -> bool:
+    """Give a new model another one's weights, in place; it may have more or fewer queries.
+
+    Its class head stays, unless its classes have the same names in the same order: that is returned.
 
     Raises
     ------
@@ -91,10 +93,12 @@ def take_weights(model: DetectionModel, source: DetectionModel, name: str) -> No
     """
     if differ := differing_parts(model.config, source.config):
         raise ConfigError(f"start = {name!r} has other parts than the model: {', '.join(differ)} differ")
-    state = {key: value for key, value in source.state_dict().items() if not key.startswith("class_head.")}
+    same = model.class_names == source.class_names
+    state = {key: value for key, value in source.state_dict().items() if same or not key.startswith("class_head.")}
     places = torch.arange(model.config.num_queries) * source.config.num_queries // model.config.num_queries
     state["object_query"] = state["object_query"][places]  # by their order: that of the places that they look from
     model.load_state_dict(state, strict=False)
+    return same
 
 
 def check_classes(model: DetectionModel, train: CocoIndex) -> None:

@@ -156,7 +156,8 @@ class TrainStep:
                 losses = self.criterion(output, targets[part], totals, self.recipe.groups)
                 if self.dense is not None and output.memory is not None:
                     share = len(images[part]) / len(images)
-                    losses["loss_dense"] = share * self.dense(*output.memory[:3], targets[part])
+                    memory = output.memory
+                    losses["loss_dense"] = share * self.dense(memory.tokens, memory.centres, memory.is_padding, targets[part])
                     losses["loss"] = losses["loss"] + self.recipe.dense_weight * losses["loss_dense"]
                 losses["loss"].backward()
             total = {key: total.get(key, 0) + value.detach() for key, value in losses.items()}
