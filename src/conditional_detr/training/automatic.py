@@ -181,8 +181,8 @@ def input_size(train: CocoIndex, stride: int) -> Choice:
     low, high = min(USUAL_IMGSZ, native), min(LARGEST_IMGSZ, MOST_ENLARGED * native)
     value = max(MULTIPLE, round(min(max(wanted, low), high) / MULTIPLE) * MULTIPLE)
     reason = (
-        f"a tenth of the objects, every class counting alike, are smaller than {small:.0%} of their picture's shorter side, "
-        f"which are {small * value:.0f} px then; a cell of the feature map has {stride}"
+        f"a tenth of the objects, classes alike, are below {small:.0%} of the shorter side, then {small * value:.0f} px; "
+        f"a cell of the feature map has {stride}"
     )
     return Choice("imgsz", value, reason)
 
