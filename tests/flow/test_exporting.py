@@ -96,15 +96,14 @@ def exports(tmp_path_factory, digits_folder) -> Path:
     """
     folder = tmp_path_factory.mktemp("exports")
     torch.manual_seed(1)
-    cells = {"finer": True, "exact_positions": True}
-    model = perturbed(small(num_classes=10, num_queries=12, encoder_layers=1, decoder_layers=2, hidden_dim=32, **cells))
+    model = perturbed(small(num_classes=10, num_queries=12, encoder_layers=1, decoder_layers=2, hidden_dim=32))
     with torch.no_grad():
         model.class_head.bias += 4  # some boxes with a score that counts as sure
     model.preprocessor = model.preprocessor.model_copy(update={"imgsz": 64})
     model.class_names, model.category_ids = [str(i) for i in range(10)], list(range(1, 11))
     save_model(model, folder / "model")
     parts = {"encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "reference_points": "encoder"}
-    parts |= {"backbone_stride": 16, **cells}
+    parts |= {"backbone_stride": 16, "finer": True, "exact_positions": True}
     any_size = perturbed(small("conditional-detr-r18", **parts))
     any_size.preprocessor = any_size.preprocessor.model_copy(update={"imgsz": 64})
     save_model(any_size, folder / "any-size")
