@@ -37,7 +37,9 @@ class Backbone(nn.Module):
             raise ConfigError(f"{name} has no stage of stride {stride}; it has {', '.join(map(str, strides))}")
         stage = strides.index(stride)
         if finer and (dilation or stride // 2 not in strides[:stage][-1:]):
-            raise ConfigError("finer = true needs a stage before the one that is used, of half its stride")
+            raise ConfigError(
+                "finer = true needs a stage before the one that is used, of half its stride, undilated. Else leave it off"
+            )
         self.stride = stride // 2 if dilation else stride
         options = {"output_stride": self.stride} if dilation else {}
         try:

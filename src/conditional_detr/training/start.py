@@ -92,7 +92,9 @@ def take_weights(model: DetectionModel, source: DetectionModel, name: str) -> bo
     ConfigError : they are not made of the same parts
     """
     if differ := differing_parts(model.config, source.config):
-        raise ConfigError(f"start = {name!r} has other parts than the model: {', '.join(differ)} differ")
+        raise ConfigError(
+            f"start = {name!r} has other parts than the model: {', '.join(differ)} differ. Give it the same ones, or no start"
+        )
     same = model.class_names == source.class_names
     state = {key: value for key, value in source.state_dict().items() if same or not key.startswith("class_head.")}
     places = torch.arange(model.config.num_queries) * source.config.num_queries // model.config.num_queries
