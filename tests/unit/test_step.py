@@ -9,7 +9,7 @@ from conditional_detr.training.criterion import SetCriterion
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
 from conditional_detr.training.plan import Plan
 from conditional_detr.training.progress import Progress
-from conditional_detr.training.step import TrainStep, autocast_dtype, make_step
+from conditional_detr.training.step import TrainStep, autocast_dtype, make_step, trimmed
 from models import small
 
 
@@ -55,6 +55,43 @@ def test_a_batch_in_parts_is_the_same_step(small_model):
     a, b = whole(*batch()), parts(*batch())
     torch.testing.assert_close(a["loss"], b["loss"], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(a["gradient_norm"], b["gradient_norm"], atol=1e-3, rtol=1e-3)
+
+
+def test_parts_of_a_batch_beside_each_other_are_the_same_step(monkeypatch):
+    """Groups, helpers and all; pictures of one size, as what is near a border sees what it is padded with."""
+    model = small(num_classes=3)
+    pictures, _, targets = batch()
+    recipe = updated(RECIPES["fast"], {"freeze": 0}, "")
+    moved, losses = [], []
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        torch.manual_seed(1)
+        twin = copy.deepcopy(model)
+        step = make_step(twin, "off", recipe)
+        losses.append(step(pictures, None, targets))
+        moved.append({name: p.grad for name, p in (*twin.named_parameters(), *step.helpers.named_parameters())})
+        assert (step.pool is None) == (threads == 1)
+    assert losses[0].keys() == losses[1].keys()
+    for name, value in sorted(losses[0].items(), reverse=True):
+        torch.testing.assert_close(losses[1][name], value, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+    for name, gradient in moved[0].items():
+        if gradient is not None:
+            torch.testing.assert_close(moved[1][name], gradient, atol=1e-4, rtol=1e-3)
+    assert any(gradient is not None for gradient in moved[0].values())
+
+
+def test_padding_that_all_pictures_of_a_part_have_is_cut_off():
+    images, mask = torch.randn(2, 3, 8, 10), torch.ones(2, 8, 10, dtype=torch.bool)
+    mask[0, :5, :7] = mask[1, :4, :9] = False
+    both, both_mask = trimmed(images, mask, 1)
+    assert both.equal(images[..., :5, :9])
+    torch.testing.assert_close(both_mask, mask[:, :5, :9])
+    first, nothing = trimmed(images[:1], mask[:1], 1)
+    assert first.equal(images[:1, :, :5, :7])
+    assert nothing is None
+    multiple, multiple_mask = trimmed(images[:1], mask[:1], 4)
+    assert multiple.shape == (1, 3, 8, 8)
+    torch.testing.assert_close(multiple_mask, mask[:1, :8, :8])
 
 
 @pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0.in1k", "resnet18.tv_in1k"])

@@ -32,9 +32,8 @@ class DenseClassifier(nn.Module):
         is_padding: Bool[Tensor, "B N"] | None,
         targets: list[dict[str, Tensor]],
     ) -> Float[Tensor, ""]:
-        """Focal loss over all cells that are no padding, divided by the number of cells inside boxes.
-
-        Where a batch is worked through in parts, each part is divided by its own number.
+        """Focal loss over a picture's cells that are no padding, divided by the number of its cells inside boxes; the mean
+        of the pictures, so that a batch may be worked through in parts.
 
         Parameters
         ----------
@@ -49,7 +48,7 @@ class DenseClassifier(nn.Module):
         losses = sigmoid_focal_loss(logits, wanted)
         if is_padding is not None:
             losses = losses.masked_fill(is_padding[..., None], 0)
-        return losses.sum() / wanted.sum().clamp(min=1)
+        return (losses.sum((1, 2)) / wanted.sum((1, 2)).clamp(min=1)).mean()
 
 
 def cells_inside(

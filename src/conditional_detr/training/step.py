@@ -1,6 +1,7 @@
 """One optimisation step, as `train` runs it and as benchmarks time it."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.training.companions import build_helpers
 from conditional_detr.training.criterion import SetCriterion, batch_totals
+from conditional_detr.training.losses import Totals
 from conditional_detr.training.optimizer import build_optimizer
 from conditional_detr.training.recomputing import recomputing
 
@@ -83,6 +85,9 @@ class TrainStep:
         self.dense, self.further_queries = (self._prepared(name) for name in ("dense", "further_queries"))
         self.dtype = autocast_dtype(amp, self.device)
         self.accumulate, self.say = recipe.accumulate, say
+        self.pool: ThreadPoolExecutor | None = None
+        self.multiple = model.preprocessor.size_multiple
+        self.has_dropout = model.config.dropout > 0
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -143,24 +148,68 @@ class TrainStep:
         padding_mask = None if padding_mask is None else padding_mask.to(self.device, non_blocking=True)
         targets = [{key: value.to(self.device, non_blocking=True) for key, value in t.items()} for t in targets]
         totals = batch_totals(targets, self.num_queries, self.device)
-        size = -(-len(images) // self.accumulate)
-        parts = range(0, len(images), size)
+        beside = self._parts_beside(len(images))
+        size = -(-len(images) // max(beside, self.accumulate))
+        parts = [slice(start, start + size) for start in range(0, len(images), size)]
+
+        def losses_of(part: slice) -> dict[str, Tensor]:
+            mask = None if padding_mask is None else padding_mask[part]
+            own = (images[part], mask) if len(parts) == 1 else trimmed(images[part], mask, self.multiple)
+            return self._losses(*own, targets[part], totals, len(images))
+
         self.optimizer.zero_grad(set_to_none=True)
+        if beside > 1:
+            return self._backward_beside(losses_of, parts)
         total: dict[str, Tensor] = {}
-        for start in parts:
-            part = slice(start, start + size)
-            with self._synchronised(last=start == parts[-1]), self._recomputing():
-                with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                    further = {} if self.further_queries is None else {"further_queries": self.further_queries()}
-                    output = self.model(images[part], None if padding_mask is None else padding_mask[part], **further)
-                losses = self.criterion(output, targets[part], totals, self.recipe.groups)
-                if self.dense is not None and output.memory is not None:
-                    share = len(images[part]) / len(images)
-                    memory = output.memory
-                    losses["loss_dense"] = share * self.dense(memory.tokens, memory.centres, memory.is_padding, targets[part])
-                    losses["loss"] = losses["loss"] + self.recipe.dense_weight * losses["loss_dense"]
-                losses["loss"].backward()
-            total = {key: total.get(key, 0) + value.detach() for key, value in losses.items()}
+        for part in parts:
+            with self._synchronised(last=part is parts[-1]), self._recomputing():
+                losses = losses_of(part)
+                losses["loss"].backward()  # type: ignore[no-untyped-call]
+            total = added(total, losses)
+        return total
+
+    def _losses(
+        self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]], totals: Totals, batch: int
+    ) -> dict[str, Tensor]:
+        """Of a part of a batch of so many pictures, to be added to those of the other parts."""
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            further = {} if self.further_queries is None else {"further_queries": self.further_queries()}
+            output = self.model(images, padding_mask, **further)
+        losses: dict[str, Tensor] = self.criterion(output, targets, totals, self.recipe.groups)
+        if self.dense is not None and (memory := output.memory) is not None:
+            dense = self.dense(memory.tokens, memory.centres, memory.is_padding, targets)
+            losses["loss_dense"] = dense * len(images) / batch
+            losses["loss"] = losses["loss"] + self.recipe.dense_weight * losses["loss_dense"]
+        return losses
+
+    def _parts_beside(self, pictures: int) -> int:
+        """Parts of a batch that are worked through beside each other: on a processor that is faster than all threads on the
+        whole. One where dropout would be drawn in no certain order, or memory is short.
+        """
+        alone = self.device.type != "cpu" or self.accelerator is not None or self.has_dropout
+        if alone or self.accumulate > 1 or self.recipe.gradient_checkpointing:
+            return 1
+        return min(pictures, torch.get_num_threads())
+
+    def _backward_beside(self, losses_of: Callable[[slice], dict[str, Tensor]], parts: list[slice]) -> dict[str, Tensor]:
+        """Gradients of all parts, added in their order: as if one had come after the other."""
+        if self.pool is None:
+            threads = max(1, torch.get_num_threads() // len(parts))
+            self.pool = ThreadPoolExecutor(len(parts), initializer=torch.set_num_threads, initargs=(threads,))
+        learning = [p for p in self.parameters if p.requires_grad]
+
+        def work(part: slice) -> tuple[tuple[Tensor | None, ...], dict[str, Tensor]]:
+            losses = losses_of(part)
+            return torch.autograd.grad(losses["loss"], learning, allow_unused=True), added({}, losses)
+
+        total: dict[str, Tensor] = {}
+        running = [self.pool.submit(work, part) for part in parts]
+        wait(running)  # for all of them, also where one has failed
+        for gradients, losses in (each.result() for each in running):
+            total = added(total, losses)
+            for parameter, gradient in zip(learning, gradients, strict=True):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return total
 
     def _synchronised(self, last: bool) -> Any:
@@ -169,6 +218,28 @@ class TrainStep:
             for model in (self.model, self.dense, self.further_queries):
                 stack.enter_context(nullcontext() if model is None else self.accelerator.no_sync(model))
         return stack
+
+
+def added(total: dict[str, Tensor], losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses so far and those of a further part, detached."""
+    return {key: total.get(key, 0) + value.detach() for key, value in losses.items()}
+
+
+def trimmed(images: Tensor, padding_mask: Tensor | None, multiple: int) -> tuple[Tensor, Tensor | None]:
+    """Pictures without the rows and columns that are padding in all of them; no mask where nothing is left to pad.
+
+    Parameters
+    ----------
+    images : float32 [B, 3, H, W]
+    padding_mask : bool [B, H, W], True = padding, at the right and the bottom; or None
+    multiple : px that the sizes stay multiples of
+    """
+    if padding_mask is None:
+        return images, None
+    visible = ~padding_mask.all(0)
+    height, width = (-(-int(visible.any(axis).sum()) // multiple) * multiple for axis in (1, 0))
+    mask = padding_mask[:, :height, :width]
+    return images[..., :height, :width], mask if mask.any() else None
 
 
 def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | None = None) -> TrainStep:
