@@ -175,6 +175,7 @@ class RecipeConfig(Settings):
     start: str = Field("", description="trained model that a new one takes its weights from; empty = none")
     freeze: int = Field(0, ge=0, le=100, description="stages of the backbone that stay as they are, the first ones")
     minutes: float = Field(0.0, ge=0, le=100_000, description="the run ends after so long, whatever `epochs`; 0 = by epochs")
+    grow_from: float = Field(1.0, ge=0.1, le=1, description="share of their size that pictures begin a run with; 1 = all of it")
     hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     scales: tuple[Scale, Scale] = Field((0.6, 1.0), description="range of the shorter side, in imgsz")
     crop: float = Field(0.5, ge=0, le=1, description="probability of a random crop before resizing")
@@ -199,6 +200,7 @@ RECIPES = {
         groups=3,
         aligned=True,
         freeze=2,
+        grow_from=0.5,
         scales=(0.8, 1.2),
         color=0.2,
     ),

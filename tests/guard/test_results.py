@@ -34,6 +34,7 @@ def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(ta
         "average": 0.0,
         "freeze": 0,
         "start": "",
+        "grow_from": 1.0,
         "minutes": 0.0,
     }  # than the curves; off unless asked for
     assert {key: getattr(RecipeConfig(), key) for key in younger} == younger

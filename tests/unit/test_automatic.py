@@ -9,6 +9,7 @@ from conditional_detr.training.automatic import (
     batch,
     beginning,
     flips,
+    growth,
     input_size,
     kept_bytes,
     queries,
@@ -111,7 +112,7 @@ def test_choices_are_made_for_a_new_model_and_said():
         0.0,
     )
     assert chosen.training.start == "conditional-detr-tiny-digits"
-    assert len(lines) == 7
+    assert len(lines) == 8
     assert any(line.startswith("model.num_queries = 30: the fullest training picture has 14 objects") for line in lines)
 
 
@@ -120,7 +121,9 @@ def test_what_somebody_asked_for_stays():
     asked = config(
         imgsz=96, model_overrides={"num_queries": 7, "reference_points": "learned", "finer": False, "exact_positions": False}
     )
-    assert with_choices(asked, {"imgsz", "model.num_queries", "hflip", "model.finer", "model.exact_positions"}, data) == (
+    assert with_choices(
+        asked, {"imgsz", "model.num_queries", "hflip", "model.finer", "model.exact_positions", "grow_from"}, data
+    ) == (
         asked,
         [],
     )
@@ -137,7 +140,14 @@ def test_a_trained_model_keeps_its_queries_and_its_size():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
     chosen, lines = with_choices(config(model="runs/cells", imgsz=320), set(), data)
     assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == ({}, 320, 0.0)
-    assert len(lines) == 1
+    assert [line.split(" = ")[0] for line in lines] == ["hflip", "grow_from"]
+
+
+@pytest.mark.parametrize(("imgsz", "asked", "expected"), [(320, 0.5, 0.5), (200, 0.5, 0.8), (128, 0.5, 1), (640, 0.75, 0.75)])
+def test_pictures_begin_no_smaller_than_160_px(imgsz: int, asked: float, expected: float):
+    training = RECIPES["fast"].model_copy(update={"grow_from": asked})
+    config = RunConfig(data="d", model="conditional-detr-tiny", output="o", recipe="fast", imgsz=imgsz, training=training)
+    assert growth(config).value == pytest.approx(expected)
 
 
 def test_a_batch_is_halved_until_it_fits_into_half_of_the_memory():

@@ -27,6 +27,7 @@ FEW = 10  # objects: a class of fewer counts less than another
 CELLS = 1.5  # of the feature map, a side, over such an object
 USUAL_IMGSZ, LARGEST_IMGSZ, MOST_ENLARGED = 320, 640, 2.0
 MULTIPLE = 32  # px
+SMALLEST_AT_FIRST = 160  # px of the shorter side, of pictures that grow
 # Mirrored, these are something else: characters and numbers, alone or in short codes, and sides.
 CODE = re.compile(r"[^\W\d_]?\d+[^\W\d_]?|[^\W\d_]")
 SIDE = re.compile(r"(?<![^\W_])(left|right)(?![^\W_])", re.IGNORECASE)
@@ -81,6 +82,7 @@ def with_choices(
         decide(input_size(train, model_of(config).stride))
         decide(beginning(config))
         decide(batch(config, free_bytes(choose_device(config.device))))
+    decide(growth(config))
     return config, [str(choice) for choice in made]
 
 
@@ -90,6 +92,7 @@ def with_those_of(config: RunConfig, asked_for: Collection[str], saved: RunConfi
         "imgsz": saved.imgsz,
         "hflip": saved.training.hflip,
         "start": saved.training.start,
+        "grow_from": saved.training.grow_from,
         "batch": saved.training.batch,
     }
     decided |= {
@@ -185,6 +188,17 @@ def input_size(train: CocoIndex, stride: int) -> Choice:
         f"a cell of the feature map has {stride}"
     )
     return Choice("imgsz", value, reason)
+
+
+def growth(config: RunConfig) -> Choice:
+    """Pictures begin with a part of their size, which never is less than 160 px."""
+    value = min(1.0, max(config.training.grow_from, SMALLEST_AT_FIRST / config.imgsz))
+    if value == 1:
+        return Choice("grow_from", value, "pictures are small enough to learn from all of their size from the start")
+    first = round(value * config.imgsz)
+    return Choice(
+        "grow_from", value, f"a step costs least with pictures of {first} px; for the last fifth they have all their size"
+    )
 
 
 def flips(names: list[str]) -> Choice | None:

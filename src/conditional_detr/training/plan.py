@@ -1,6 +1,7 @@
 """How a run spends its epochs, or its minutes."""
 
 from conditional_detr.config import RecipeConfig
+from conditional_detr.training.growing import cost_left, size_factor
 from conditional_detr.training.progress import Progress
 
 MOST_EVALUATING = 0.1  # of the time of a run that ends by the clock
@@ -40,14 +41,16 @@ class Plan:
 
     def has_time_to_evaluate(self, progress: Progress) -> bool:
         """Whether a finished epoch is judged."""
-        cost = progress.evaluations[0] + self._evaluation_seconds(progress)
-        return not self.by_clock or self.is_out_of_time(progress) or cost <= MOST_EVALUATING * progress.spent
+        if not self.by_clock or self.is_out_of_time(progress):
+            return True
+        return progress.evaluations[0] + self._evaluation_seconds(progress) <= MOST_EVALUATING * progress.spent
 
     def seconds_left(self, progress: Progress, rate: float) -> float:
         """Until the end, at so many steps a second."""
         if self.by_clock:
             return self._seconds_to_learn(progress) - progress.spent
-        return ((self.epochs - progress.epoch) * self.steps - progress.position) / rate
+        left = (self.epochs - progress.epoch) * self.steps - progress.position
+        return left / rate * cost_left(self.share_done(progress), self.recipe)
 
     def _seconds_to_learn(self, progress: Progress) -> float:
         """What is left of the minutes when the last evaluation and the one for the report are taken away."""
@@ -61,4 +64,5 @@ class Plan:
             return last
         steps = progress.epoch * self.steps + progress.position
         a_picture = (progress.spent - total) / max(1, steps) / self.recipe.batch
-        return EVALUATED_PER_LEARNED * self.pictures * a_picture
+        so_far = size_factor(progress.spent / (self.recipe.minutes * 60), self.recipe)
+        return EVALUATED_PER_LEARNED * self.pictures * a_picture / so_far**2

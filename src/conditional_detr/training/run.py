@@ -25,6 +25,7 @@ from conditional_detr.training.closing import close_run, run_facts
 from conditional_detr.training.companions import build_helpers
 from conditional_detr.training.files import REPORT
 from conditional_detr.training.folder import RunFolder
+from conditional_detr.training.growing import resized, size_factor
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
 from conditional_detr.training.pictures import save_batch_picture
 from conditional_detr.training.plan import Plan
@@ -162,15 +163,9 @@ class _Training:
         self.batches = EpochBatches(len(train), self.recipe.batch, config.seed, self.processes.rank, self.processes.world)
         self.plan = Plan(self.recipe, len(self.batches), len(self.valid))
         self.reporter = Reporter(self.plan, self.recipe.batch, quiet or not self.processes.is_main)
+        criterion, say = build_criterion(self.model, self.recipe), self.reporter.say
         self.step = TrainStep(
-            self.model,
-            build_criterion(self.model, self.recipe),
-            optimizer,
-            self.recipe,
-            config.amp,
-            self.processes.accelerator,
-            helpers,
-            self.reporter.say,
+            self.model, criterion, optimizer, self.recipe, config.amp, self.processes.accelerator, helpers, say
         )
         self.step.accumulate = max(self.step.accumulate, self.progress.accumulate)
         self.pictures = TrainingPictures(train, Augmentation(self.recipe, config.imgsz), Preprocessor(self.model.preprocessor))
@@ -237,6 +232,8 @@ class _Training:
                 file = self.folder.path / "train_batch.jpg"
                 save_batch_picture(images, padding_mask, targets, self.model.preprocessor, self.model.class_names, file)
             self._set_rate()
+            factor = size_factor(self.plan.share_done(progress), self.recipe)
+            images, padding_mask = resized(images, padding_mask, factor, self.model.preprocessor.size_multiple)
             seed_generators(self._seed_of_step(), self.processes.device)
             own = self.step(images, padding_mask, targets)
             losses = self.processes.mean({**own, "spent": time.monotonic() - self.started})
