@@ -3,7 +3,7 @@
 `fast` begins with ImageNet's weights as `paper` does; `fast-shipped` with the trained model that comes with the package, as
 it does by default. Runs that are finished in DIR are not run again, and recipes may be run one by one, beside each other.
 
-    python benchmarks/recipes.py --data FOLDER --work DIR --imgsz 128 --queries 20 --epochs 24 --recipes paper --threads 1
+    python benchmarks/recipes.py --data FOLDER --work DIR --imgsz 128 --queries 20 --epochs 20 --recipes paper --threads 1
     python benchmarks/recipes.py --data FOLDER --work DIR --imgsz 128 --queries 20 --epochs 4 --recipes fast --threads 1
     python benchmarks/recipes.py --work DIR --levels 0.05 0.1 0.2
 """
