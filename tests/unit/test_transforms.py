@@ -62,6 +62,17 @@ def test_a_crop_may_leave_no_box_and_pictures_without_boxes_pass():
         assert rgb.dtype == torch.uint8
 
 
+def test_a_crop_is_taken_from_the_pixels_of_the_file_and_blurs_nothing():
+    torch.manual_seed(0)
+    noise = torch.randint(0, 256, (3, 600, 600), dtype=torch.uint8)
+    whole, *_ = Augmentation(RecipeConfig(crop=0, hflip=0, scales=(1, 1)), imgsz=150)(noise, torch.zeros(0, 4), torch.zeros(0))
+    augment = Augmentation(RecipeConfig(crop=1, hflip=0, scales=(1, 1)), imgsz=150)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        cropped, *_ = augment(noise, torch.zeros(0, 4), torch.zeros(0))
+        assert cropped.float().std() > 0.95 * whole.float().std()  # a part is reduced by no more than the whole
+
+
 def test_colour_changes_pixels_and_no_box():
     augment = Augmentation(RecipeConfig(crop=0, hflip=0, scales=(1, 1), color=0.5), imgsz=240)
     torch.manual_seed(1)

@@ -1,5 +1,7 @@
 """The paper's augmentation on tv_tensors, scaled to the size that the model is made for."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -8,24 +10,23 @@ from torchvision.transforms.v2 import functional as TF
 from conditional_detr.config import LONGEST_PER_SHORTEST, RecipeConfig
 from conditional_detr.preprocessing import resized_hw
 
-PAPER_SIZE = 800
 SCALE_STEPS = 11  # 480, 512, …, 800
-CROP_FROM = (400, 500, 600)  # the shorter side before a crop, at the paper's size
+CROP_FROM = (400, 500, 600)  # the shorter side that a crop's sides are measured against
 CROP_SIDES = (384, 600)
 
 
 class Augmentation:
     """Flip, crop, resize and colour: uint8 picture and boxes in, the same out.
 
-    With the paper's recipe: a horizontal flip at 0.5; then at 0.5 a resize of the shorter side to 480…800 in steps of 32,
-    else a resize to 400, 500 or 600, a crop of 384 to 600 px a side, and then that resize. All scaled by `imgsz` / 800.
+    With the paper's recipe: a horizontal flip at 0.5; then at 0.5 a crop with sides of 384 to 600 px, as if the shorter side
+    had 400, 500 or 600; then a resize of the shorter side to 480…800 in steps of 32, scaled by `imgsz` / 800. (The released
+    code resizes to 400, 500 or 600 first: the same crops, but blurred where the file has more pixels.)
 
     Source: DETR, appendix A.4 and released code. Colour: engineering, off in the paper's recipe.
     """
 
     def __init__(self, recipe: RecipeConfig, imgsz: int) -> None:
         self.recipe = recipe
-        self.scale = imgsz / PAPER_SIZE
         low, high = recipe.scales
         self.sizes = [round(imgsz * (low + (high - low) * i / (SCALE_STEPS - 1))) for i in range(SCALE_STEPS)]
 
@@ -47,7 +48,6 @@ class Augmentation:
         if chance(self.recipe.hflip):
             image, boxes = TF.horizontal_flip(image), TF.horizontal_flip(boxes)
         if chance(self.recipe.crop):
-            image, boxes = self._resized(image, boxes, pick([round(s * self.scale) for s in CROP_FROM]), unlimited=True)
             image, boxes, labels = self._cropped(image, boxes, labels)
         image, boxes = self._resized(image, boxes, pick(self.sizes))
         if self.recipe.color:
@@ -55,9 +55,9 @@ class Augmentation:
         return image.as_subclass(Tensor), boxes.as_subclass(Tensor), labels
 
     def _resized(
-        self, image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes, shortest: int, unlimited: bool = False
+        self, image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes, shortest: int
     ) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
-        longest = 10**9 if unlimited else round(max(self.sizes) * LONGEST_PER_SHORTEST)
+        longest = round(max(self.sizes) * LONGEST_PER_SHORTEST)
         size = list(resized_hw((image.shape[-2], image.shape[-1]), shortest, longest))
         return TF.resize(image, size, antialias=True), TF.resize(boxes, size)
 
@@ -65,7 +65,8 @@ class Augmentation:
         self, image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes, labels: Tensor
     ) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes, Tensor]:
         height, width = image.shape[-2:]
-        least, most = (round(side * self.scale) for side in CROP_SIDES)
+        pixels = min(height, width) / pick(CROP_FROM)
+        least, most = (max(1, round(side * pixels)) for side in CROP_SIDES)
         crop_w = between(min(least, width), min(width, most))
         crop_h = between(min(least, height), min(height, most))
         top, left = between(0, height - crop_h), between(0, width - crop_w)
@@ -91,5 +92,5 @@ def between(low: int, high: int) -> int:
     return int(torch.randint(low, high + 1, ()))
 
 
-def pick(values: list[int]) -> int:
+def pick(values: Sequence[int]) -> int:
     return values[between(0, len(values) - 1)]

@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from conditional_detr.model.precision import autocast_on_cpu, float32_region
+
 
 def split_heads(x: Float[Tensor, "B N D"], num_heads: int) -> Float[Tensor, "B H N d"]:
     """[B, N, H·d] → [B, H, N, d]."""
@@ -74,6 +76,9 @@ def attend(
     -------
     [B, Q, H·v]
     """
+    if autocast_on_cpu(query):
+        with float32_region(query):
+            return attend(query.float(), key.float(), value.float(), is_padding, dropout)
     width = value.shape[-1]
     mask = None if is_padding is None else ~is_padding[:, None, None, :]
     if width < key.shape[-1]:

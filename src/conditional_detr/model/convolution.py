@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from conditional_detr.model.precision import autocast_on_cpu, float32_region
+
 FROZEN_NORMS = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
 
 
@@ -34,6 +36,12 @@ class FoldedConv2d(nn.Conv2d):
         self.__dict__["norm"] = norm  # not a child: the norm keeps its place and its name in the network
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.groups > 1 and autocast_on_cpu(x):
+            with float32_region(x):
+                return self._convolve(x.float())
+        return self._convolve(x)
+
+    def _convolve(self, x: Tensor) -> Tensor:
         norm = self.__dict__["norm"]
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight, bias = self.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
@@ -95,14 +103,12 @@ class DilatedDepthwise(torch.autograd.Function):
     """
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu")
     def forward(ctx, x, weight, padding, dilation):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, weight)
         ctx.padding, ctx.dilation = padding, dilation
         return F.conv2d(x, weight, None, 1, padding, dilation, groups=x.shape[1])
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
         x_gradient = weight_gradient = None

@@ -12,6 +12,7 @@ from conditional_detr.model.backbone import Backbone
 from conditional_detr.model.decoder import Decoder
 from conditional_detr.model.encoder import Encoder, Memory
 from conditional_detr.model.positional import extent_in_cells, grid_points, sine_embedding
+from conditional_detr.model.precision import float32_region
 from conditional_detr.model.queries import ReferencePoints
 
 
@@ -115,11 +116,6 @@ class DETR(nn.Module):
         if with_aux:
             return DetectionOutput(logits[-1], boxes[-1], logits[:-1], boxes[:-1], memory)
         return DetectionOutput(logits[-1], boxes[-1])
-
-
-def float32_region(like: Tensor) -> torch.autocast:
-    """Where autocast, if it is on, has no say. (It does not know the meta device, on which work is counted.)"""
-    return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)
 
 
 def shrink_mask(padding_mask: Bool[Tensor, "B H W"] | None, features: Float[Tensor, "B D h w"]) -> Bool[Tensor, "B h w"] | None:

@@ -1,0 +1,18 @@
+"""What is computed in float32 where autocast is on."""
+
+import torch
+from torch import Tensor
+
+
+def float32_region(like: Tensor) -> torch.autocast:
+    """Where autocast, if it is on, has no say. (It does not know the meta device, on which work is counted.)"""
+    return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)
+
+
+def autocast_on_cpu(x: Tensor) -> bool:
+    """Whether a processor would take 16 bits for this: a loss where PyTorch has no fast kernel for them.
+
+    A depthwise convolution's gradient takes it ten times as long in bfloat16 as in float32, attention's with narrow heads
+    twice: `python benchmarks/precision.py` compares whole steps.
+    """
+    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
