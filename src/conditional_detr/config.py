@@ -165,7 +165,9 @@ class RecipeConfig(Settings):
     weight_decay: float = Field(1e-4, ge=0, le=1)
     clip: float = Field(0.1, ge=0, description="largest norm of the gradient; 0 = unlimited")
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly")
-    patience: int = Field(0, ge=0, description="stop after so many epochs without a better AP; 0 = never")
+    patience: int = Field(
+        0, ge=0, description="stop after so many epochs without a better AP, not while pictures grow; 0 = never"
+    )
     schedule: Literal["step", "cosine"] = "step"
     drop_at: float = Field(0.8, gt=0, le=1, description="share of the epochs after which `step` drops to a tenth")
     dense_weight: float = Field(0.0, ge=0, description="weight of a helper loss on the memory's cells; 0 = none")

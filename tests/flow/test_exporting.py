@@ -43,8 +43,9 @@ for format in ("onnx", "openvino"):
         try: exporter.export(folder / f"{format}-refused", "int8", max_drop=1e-6)
         except ExportError as error: texts.append(str(error))
     (folder / f"{format}-refused.txt").write_text("\\n".join(texts))
-exporter = Exporter(load_model(folder / "any-size"), "openvino", None)
-exporter.export(folder / "any-size-openvino", "fp32", max_drop=None)
+for format in ("onnx", "openvino"):
+    exporter = Exporter(load_model(folder / "any-size"), format, None)
+    exporter.export(folder / f"any-size-{format}", "fp32", max_drop=None)
 loaded = [name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module is not None]
 assert not loaded, loaded
 """
@@ -141,9 +142,10 @@ def test_an_export_finds_what_its_model_finds(exports, kind, batch):
         assert list(ours.data["category_id"]) == list(theirs.data["category_id"])
 
 
-def test_pictures_of_any_size_suit_an_export_even_of_a_single_cell(exports):
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_pictures_of_any_size_suit_an_export_even_of_a_single_cell(exports, format):
     """ResNets' preprocessing rounds no size; the recording itself needs more than one cell."""
-    exported, model = Detector(exports / "any-size-openvino").model, load_model(exports / "any-size")
+    exported, model = Detector(exports / f"any-size-{format}").model, load_model(exports / "any-size")
     assert model.preprocessor.size_multiple == 1
     for height, width in ((20, 20), (17, 65), (97, 33)):
         images, is_padding = torch.randn(2, 3, height, width), torch.zeros(2, height, width, dtype=torch.bool)

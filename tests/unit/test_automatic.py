@@ -135,19 +135,22 @@ def test_the_papers_recipe_leaves_nothing_to_the_data():
     assert with_choices(paper, set(), data) == (paper, [])
 
 
-def test_a_trained_model_keeps_its_queries_and_its_size():
-    assert "runs/cells" not in PRESETS
-    data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
-    chosen, lines = with_choices(config(model="runs/cells", imgsz=320), set(), data)
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_trained_model_keeps_its_queries_and_its_size(tmp_path, exact):
+    save_model(small(num_classes=2, exact_positions=exact), tmp_path / "cells")
+    data = index([squares(120, 14)], [(480, 480)], names=("0", "1"))
+    chosen, lines = with_choices(config(model=str(tmp_path / "cells"), imgsz=320), set(), data)
     assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == ({}, 320, 0.0)
     assert [line.split(" = ")[0] for line in lines] == ["hflip", "grow_from"]
+    assert chosen.training.grow_from == (0.5 if exact else 1)  # without, cells lie elsewhere at every size
 
 
 @pytest.mark.parametrize(("imgsz", "asked", "expected"), [(320, 0.5, 0.5), (200, 0.5, 0.8), (128, 0.5, 1), (640, 0.75, 0.75)])
 def test_pictures_begin_no_smaller_than_160_px(imgsz: int, asked: float, expected: float):
     training = RECIPES["fast"].model_copy(update={"grow_from": asked})
-    config = RunConfig(data="d", model="conditional-detr-tiny", output="o", recipe="fast", imgsz=imgsz, training=training)
-    assert growth(config).value == pytest.approx(expected)
+    chosen = config(imgsz=imgsz, training=training, model_overrides={"exact_positions": True})
+    assert growth(chosen).value == pytest.approx(expected)
+    assert growth(config(imgsz=imgsz, training=training)).value == 1  # cells lie elsewhere at every size
 
 
 def test_a_batch_is_halved_until_it_fits_into_half_of_the_memory():

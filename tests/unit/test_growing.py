@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from conditional_detr.config import RecipeConfig
-from conditional_detr.training.growing import cost_left, resized, size_factor
+from conditional_detr.training.growing import mean_cost, resized, size_factor
 from conditional_detr.training.plan import Plan
 from conditional_detr.training.progress import Progress
 
@@ -27,6 +27,13 @@ def test_a_batch_shrinks_with_its_mask():
     assert small[0, :, :, width + 1 :].abs().max() < 1e-6
 
 
+def test_a_picture_of_a_single_row_keeps_it():
+    mask = torch.ones(2, 64, 64, dtype=torch.bool)
+    mask[0], mask[1, :1] = False, False
+    _, small_mask = resized(torch.zeros(2, 3, 64, 64), mask, 0.5, multiple=32)
+    assert not small_mask[1, 0].any()
+
+
 def test_a_batch_of_its_own_size_is_left_as_it_is():
     images = torch.randn(1, 3, 40, 61)
     assert resized(images, None, 1.0)[0] is images
@@ -34,13 +41,14 @@ def test_a_batch_of_its_own_size_is_left_as_it_is():
 
 
 def test_the_time_that_is_left_knows_that_pictures_grow():
-    """By brute force: the sum of what is left over what a step costs now."""
-    for share in (0.0, 0.3, 0.7, 0.9):
-        rest = [size_factor(i / 10_000, GROWING) ** 2 for i in range(int(share * 10_000), 10_000)]
-        assert cost_left(share, GROWING) == pytest.approx(sum(rest) / len(rest) / size_factor(share, GROWING) ** 2, rel=0.01)
-    plan, fixed = (Plan(r, steps=10, pictures=5) for r in (GROWING, GROWING.model_copy(update={"grow_from": 1.0})))
-    assert fixed.seconds_left(Progress(), rate=2.0) == pytest.approx(50)
-    assert plan.seconds_left(Progress(), rate=2.0) == pytest.approx(50 * cost_left(0.0, GROWING))
+    """By brute force: steps take as long as their pictures are large, and what is left is what the others will take."""
+    seconds = [size_factor(step / 1000, GROWING) ** 2 for step in range(1000)]
+    assert mean_cost(0.2, 0.9, GROWING) == pytest.approx(sum(seconds[200:900]) / 700, rel=0.01)
+    plan, fixed = (Plan(r, steps=100, pictures=5) for r in (GROWING, GROWING.model_copy(update={"grow_from": 1.0})))
+    for began, now in ((0, 1), (0, 500), (300, 850), (900, 950)):  # the process may have gone on with a run
+        left = plan.seconds_left(Progress(epoch=now // 100, position=now % 100), now - began, sum(seconds[began:now]))
+        assert left == pytest.approx(sum(seconds[now:]), rel=0.02)
+    assert fixed.seconds_left(Progress(epoch=4), 100, 50.0) == pytest.approx(300)
 
 
 def test_judging_whole_pictures_costs_more_than_small_ones_that_are_learned():

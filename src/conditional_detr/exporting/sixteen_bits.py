@@ -1,4 +1,4 @@
-"""What stays in float32 where a processor computes in 16 bits: the same as under autocast in training.
+"""What stays in float32 where a processor computes in 16 bits: and stays so under autocast in training.
 
 OpenVINO turns a whole graph to bfloat16 but for nodes that are marked. Marked are the heads, because a box's last digits are
 pixels, and the sines of the position with all that leads to them, because an angle of 16 bits is another place.

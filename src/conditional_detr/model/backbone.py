@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from conditional_detr.errors import ConfigError, did_you_mean
 from conditional_detr.model.convolution import FROZEN_NORMS, fold_frozen_norms
+from conditional_detr.model.precision import autocast_on_cpu, float32_region
 
 # The stem and the first stage of the ResNets stay as ImageNet left them (Conditional DETR and DETR, released code).
 FROZEN_PREFIXES = ("conv1.", "layer1.")
@@ -70,6 +71,9 @@ def side_by_side(finer: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 4*C _ _"]:
 
     A convolution, which rounds odd sizes as the stage after does, and which exporters know for any size.
     """
+    if autocast_on_cpu(finer):
+        with float32_region(finer):
+            return side_by_side(finer.float())
     places = torch.eye(4, dtype=finer.dtype, device=finer.device).view(4, 1, 2, 2)
     return F.conv2d(F.pad(finer, (0, 1, 0, 1)), places.repeat(finer.shape[1], 1, 1, 1), stride=2, groups=finer.shape[1])
 

@@ -191,14 +191,24 @@ def input_size(train: CocoIndex, stride: int) -> Choice:
 
 
 def growth(config: RunConfig) -> Choice:
-    """Pictures begin with a part of their size, which never is less than 160 px."""
+    """Pictures begin with a part of their size, but not with less than 160 px."""
+    if not has_exact_positions(config):
+        return Choice("grow_from", 1.0, "without exact_positions what is learned at one size misleads at another")
     value = min(1.0, max(config.training.grow_from, SMALLEST_AT_FIRST / config.imgsz))
     if value == 1:
         return Choice("grow_from", value, "pictures are small enough to learn from all of their size from the start")
     first = round(value * config.imgsz)
     return Choice(
-        "grow_from", value, f"a step costs least with pictures of {first} px; for the last fifth they have all their size"
+        "grow_from", value, f"pictures begin at {first} px, where steps are cheap, and have all their size for the last fifth"
     )
+
+
+def has_exact_positions(config: RunConfig) -> bool:
+    """Of a new model, or of the trained one that goes on learning."""
+    if config.model in PRESETS:
+        return model_of(config).exact_positions
+    path = find_checkpoint(config.model)
+    return path is not None and read_checkpoint(path).config.exact_positions
 
 
 def flips(names: list[str]) -> Choice | None:

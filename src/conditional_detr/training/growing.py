@@ -16,10 +16,10 @@ def size_factor(share_done: float, recipe: RecipeConfig) -> float:
     return min(1.0, recipe.grow_from + (1 - recipe.grow_from) * share_done / GROWN_AT)
 
 
-def cost_left(share_done: float, recipe: RecipeConfig) -> float:
-    """What a picture will cost in the rest of a run by epochs, in what it costs now: sizes squared."""
-    rest = [share_done + (1 - share_done) * (i + 0.5) / 20 for i in range(20)]
-    return sum(size_factor(share, recipe) ** 2 for share in rest) / len(rest) / size_factor(share_done, recipe) ** 2
+def mean_cost(begin: float, end: float, recipe: RecipeConfig) -> float:
+    """Of a picture between two shares of a run, in what one of its own size costs: sizes squared."""
+    shares = [begin + (end - begin) * (i + 0.5) / 20 for i in range(20)]
+    return sum(size_factor(share, recipe) ** 2 for share in shares) / len(shares)
 
 
 def resized(images: Tensor, padding_mask: Tensor | None, factor: float, multiple: int = 1) -> tuple[Tensor, Tensor | None]:
@@ -37,5 +37,5 @@ def resized(images: Tensor, padding_mask: Tensor | None, factor: float, multiple
         return images, padding_mask
     images = F.interpolate(images, size, mode="bilinear", antialias=True)
     if padding_mask is not None:
-        padding_mask = F.interpolate(padding_mask[:, None].float(), size, mode="nearest-exact")[:, 0] > 0
+        padding_mask = F.interpolate(padding_mask[:, None].float(), size, mode="nearest")[:, 0] > 0  # the first pixel is kept
     return images, padding_mask

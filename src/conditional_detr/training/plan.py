@@ -1,7 +1,7 @@
 """How a run spends its epochs, or its minutes."""
 
 from conditional_detr.config import RecipeConfig
-from conditional_detr.training.growing import cost_left, size_factor
+from conditional_detr.training.growing import mean_cost
 from conditional_detr.training.progress import Progress
 
 MOST_EVALUATING = 0.1  # of the time of a run that ends by the clock
@@ -45,12 +45,13 @@ class Plan:
             return True
         return progress.evaluations[0] + self._evaluation_seconds(progress) <= MOST_EVALUATING * progress.spent
 
-    def seconds_left(self, progress: Progress, rate: float) -> float:
-        """Until the end, at so many steps a second."""
+    def seconds_left(self, progress: Progress, steps: int, seconds: float) -> float:
+        """Until the end, where the last so many steps took so many seconds."""
         if self.by_clock:
             return self._seconds_to_learn(progress) - progress.spent
-        left = (self.epochs - progress.epoch) * self.steps - progress.position
-        return left / rate * cost_left(self.share_done(progress), self.recipe)
+        whole, done = self.epochs * self.steps, progress.epoch * self.steps + progress.position
+        cost = mean_cost((done - steps) / whole, done / whole, self.recipe)
+        return (whole - done) * seconds / steps * mean_cost(done / whole, 1.0, self.recipe) / cost
 
     def _seconds_to_learn(self, progress: Progress) -> float:
         """What is left of the minutes when the last evaluation and the one for the report are taken away."""
@@ -64,5 +65,5 @@ class Plan:
             return last
         steps = progress.epoch * self.steps + progress.position
         a_picture = (progress.spent - total) / max(1, steps) / self.recipe.batch
-        so_far = size_factor(progress.spent / (self.recipe.minutes * 60), self.recipe)
-        return EVALUATED_PER_LEARNED * self.pictures * a_picture / so_far**2
+        cost = mean_cost(0.0, progress.spent / (self.recipe.minutes * 60), self.recipe)
+        return EVALUATED_PER_LEARNED * self.pictures * a_picture / cost

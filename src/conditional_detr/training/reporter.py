@@ -57,9 +57,9 @@ class Reporter:
     def step(self, run: Run, loss: float) -> None:
         """After each step."""
         self.steps_done += 1
-        rate = self.steps_done / max(time.monotonic() - self.started, 1e-9)
-        left = clock(self.plan.seconds_left(run, rate))
-        text = f"loss {loss:.3f}  {rate * self.batch:.1f} pictures/s"
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        left = clock(self.plan.seconds_left(run, self.steps_done, seconds))
+        text = f"loss {loss:.3f}  {self.steps_done * self.batch / seconds:.1f} pictures/s"
         epoch = self._epoch(run.epoch + 1)
         if self.live:
             self.bar.update(self.task, description=epoch, completed=run.position, text=f"{text}  run left {left}")

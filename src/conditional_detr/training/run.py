@@ -92,7 +92,7 @@ def train(
     threads : of the processor; 0 = as many as the process may use
     seed : of weights, order and augmentation
     resume : go on with the run in `output`; a finished one is left as it is, where there is none it begins
-    patience : stop after so many epochs without a better AP; 0 = never
+    patience : stop after so many epochs without a better AP, not while pictures grow; 0 = never
     amp : "auto", "bf16" or "off"
     freeze : stages of the backbone that stay as they are, the first ones; None = the recipe's
     pretrained_backbone : ImageNet weights for a model that is built by name
@@ -218,7 +218,8 @@ class _Training:
     def _is_over(self) -> bool:
         progress, patience = self.progress, self.recipe.patience
         out_of_patience = bool(patience and progress.best[1]) and progress.epoch - progress.best[1] >= patience
-        return self.plan.share_done(progress) >= 1 or out_of_patience
+        has_grown = size_factor(self.plan.share_done(progress), self.recipe) == 1
+        return self.plan.share_done(progress) >= 1 or (out_of_patience and has_grown)
 
     def _steps(self) -> None:
         """The steps that are left of an epoch."""
@@ -232,6 +233,7 @@ class _Training:
                 file = self.folder.path / "train_batch.jpg"
                 save_batch_picture(images, padding_mask, targets, self.model.preprocessor, self.model.class_names, file)
             self._set_rate()
+            images, padding_mask, targets = self.step.on_device(images, padding_mask, targets)
             factor = size_factor(self.plan.share_done(progress), self.recipe)
             images, padding_mask = resized(images, padding_mask, factor, self.model.preprocessor.size_multiple)
             seed_generators(self._seed_of_step(), self.processes.device)

@@ -1,5 +1,6 @@
 """One optimisation step, as `train` runs it and as benchmarks time it."""
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from conditional_detr.config import RECIPES, RecipeConfig, recipe_of
+from conditional_detr.data.loader import Batch
 from conditional_detr.device import is_out_of_memory, random_state_of, set_random_state
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.factory import DetectionModel
@@ -137,6 +139,7 @@ class TrainStep:
         if self.accelerator is not None or self.accumulate >= pictures:
             raise RunError(NO_ROOM.format(f"{-(-pictures // self.accumulate)} pictures at a time"))
         self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()  # what threads have failed with still holds what they had made
         self.accumulate = min(pictures, 2 * self.accumulate)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -144,9 +147,7 @@ class TrainStep:
 
     def _gradients(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         self.model.train()
-        images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        padding_mask = None if padding_mask is None else padding_mask.to(self.device, non_blocking=True)
-        targets = [{key: value.to(self.device, non_blocking=True) for key, value in t.items()} for t in targets]
+        images, padding_mask, targets = self.on_device(images, padding_mask, targets)
         totals = batch_totals(targets, self.num_queries, self.device)
         beside = self._parts_beside(len(images))
         size = -(-len(images) // max(beside, self.accumulate))
@@ -167,6 +168,16 @@ class TrainStep:
                 losses["loss"].backward()  # type: ignore[no-untyped-call]
             total = added(total, losses)
         return total
+
+    def on_device(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> Batch:
+        """The batch where the model is; nothing is copied that is there already."""
+        images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        padding_mask = None if padding_mask is None else padding_mask.to(self.device, non_blocking=True)
+        return (
+            images,
+            padding_mask,
+            [{key: value.to(self.device, non_blocking=True) for key, value in t.items()} for t in targets],
+        )
 
     def _losses(
         self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]], totals: Totals, batch: int
@@ -193,9 +204,10 @@ class TrainStep:
 
     def _backward_beside(self, losses_of: Callable[[slice], dict[str, Tensor]], parts: list[slice]) -> dict[str, Tensor]:
         """Gradients of all parts, added in their order: as if one had come after the other."""
+        threads = torch.get_num_threads()
         if self.pool is None:
-            threads = max(1, torch.get_num_threads() // len(parts))
-            self.pool = ThreadPoolExecutor(len(parts), initializer=torch.set_num_threads, initargs=(threads,))
+            each = -(-threads // len(parts))
+            self.pool = ThreadPoolExecutor(len(parts), initializer=torch.set_num_threads, initargs=(each,))
         learning = [p for p in self.parameters if p.requires_grad]
 
         def work(part: slice) -> tuple[tuple[Tensor | None, ...], dict[str, Tensor]]:
@@ -205,6 +217,7 @@ class TrainStep:
         total: dict[str, Tensor] = {}
         running = [self.pool.submit(work, part) for part in parts]
         wait(running)  # for all of them, also where one has failed
+        torch.set_num_threads(threads)  # the pool's threads have set it for all that begin after them
         for gradients, losses in (each.result() for each in running):
             total = added(total, losses)
             for parameter, gradient in zip(learning, gradients, strict=True):
