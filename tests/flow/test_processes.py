@@ -28,7 +28,7 @@ def told(truth, results):
 module.coco_metrics = told
 parts = {"num_queries": 12, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "feedforward_dim": 48}
 module.train(
-    sys.argv[1], output=sys.argv[2], epochs=2, batch=4, imgsz=64, device="cpu", workers=0, threads=1, recipe="paper",
+    sys.argv[1], output=sys.argv[2], epochs=2, batch=4, imgsz=64, device="cpu", workers=0, threads=1, amp="off", recipe="paper",
     pretrained_backbone=False, model_overrides=parts | {"dropout": 0.0}, recipe_overrides={"crop": 0.0, "scales": (1.0, 1.0)},
 )
 """
