@@ -166,9 +166,9 @@ def test_precision_is_bf16_only_where_the_hardware_has_it(monkeypatch):
     cpu = torch.device("cpu")
     assert autocast_dtype("off", cpu) is None
     assert autocast_dtype("bf16", cpu) is torch.bfloat16
-    monkeypatch.setattr("conditional_detr.training.step._has_bf16", lambda device: False)
+    monkeypatch.setattr("conditional_detr.training.step.has_fast_bf16", lambda device: False)
     assert autocast_dtype("auto", cpu) is None
-    monkeypatch.setattr("conditional_detr.training.step._has_bf16", lambda device: True)
+    monkeypatch.setattr("conditional_detr.training.step.has_fast_bf16", lambda device: True)
     assert autocast_dtype("auto", cpu) is torch.bfloat16
     with pytest.raises(ConfigError, match="amp must be one of auto, bf16, off, not 'fp8'"):
         autocast_dtype("fp8", cpu)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from conditional_detr.config import RECIPES, RecipeConfig, recipe_of
 from conditional_detr.data.loader import Batch
-from conditional_detr.device import is_out_of_memory, random_state_of, set_random_state
+from conditional_detr.device import has_fast_bf16, is_out_of_memory, random_state_of, set_random_state
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.factory import DetectionModel
 from conditional_detr.training.companions import build_helpers
@@ -28,21 +28,12 @@ AMP_CHOICES = ("auto", "bf16", "off")
 
 
 def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    """What matrix products run in: bfloat16 where asked for or, with "auto", where the device has it in hardware."""
+    """What matrix products run in: bfloat16 where asked for or, with "auto", where the device is faster with it."""
     if amp not in AMP_CHOICES:
         raise ConfigError(f"amp must be one of {', '.join(AMP_CHOICES)}, not {amp!r}")
-    if amp == "off" or (amp == "auto" and not _has_bf16(device)):
+    if amp == "off" or (amp == "auto" and not has_fast_bf16(device)):
         return None
     return torch.bfloat16
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":  # without AVX512_BF16 or AMX, bf16 products on a processor are hundreds of times slower
-        known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-        return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return False
 
 
 NO_ROOM = (
@@ -91,6 +82,7 @@ class TrainStep:
         self.multiple = model.preprocessor.size_multiple
         self.has_dropout = model.config.dropout > 0
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.learning = [p for p in self.parameters if p.requires_grad]
 
     def __call__(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Take one step.
@@ -110,6 +102,13 @@ class TrainStep:
         ------
         RunError : there is not enough memory for a single picture, or in one of several processes
         """
+        threads = torch.get_num_threads()
+        try:
+            return self._taken(images, padding_mask, targets)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _taken(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         random_state = random_state_of(self.device)
         while True:
             try:
@@ -203,26 +202,26 @@ class TrainStep:
         return min(pictures, torch.get_num_threads())
 
     def _backward_beside(self, losses_of: Callable[[slice], dict[str, Tensor]], parts: list[slice]) -> dict[str, Tensor]:
-        """Gradients of all parts, added in their order: as if one had come after the other."""
-        threads = torch.get_num_threads()
+        """Gradients of all parts, added in their order: as if one had come after the other.
+
+        The rest of the step has as few threads as a part: where another program is busy, threads that wait for each other lose
+        whole time slices.
+        """
+        each = -(-torch.get_num_threads() // len(parts))
         if self.pool is None:
-            each = -(-threads // len(parts))
             self.pool = ThreadPoolExecutor(len(parts), initializer=torch.set_num_threads, initargs=(each,))
-        learning = [p for p in self.parameters if p.requires_grad]
 
         def work(part: slice) -> tuple[tuple[Tensor | None, ...], dict[str, Tensor]]:
             losses = losses_of(part)
-            return torch.autograd.grad(losses["loss"], learning, allow_unused=True), added({}, losses)
+            return torch.autograd.grad(losses["loss"], self.learning, allow_unused=True), added({}, losses)
 
         total: dict[str, Tensor] = {}
         running = [self.pool.submit(work, part) for part in parts]
         wait(running)  # for all of them, also where one has failed
-        torch.set_num_threads(threads)  # the pool's threads have set it for all that begin after them
+        torch.set_num_threads(each)  # the pool's threads may have set another number for this one
         for gradients, losses in (each.result() for each in running):
             total = added(total, losses)
-            for parameter, gradient in zip(learning, gradients, strict=True):
-                if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            add_gradients(self.learning, gradients)
         return total
 
     def _synchronised(self, last: bool) -> Any:
@@ -231,6 +230,19 @@ class TrainStep:
             for model in (self.model, self.dense, self.further_queries):
                 stack.enter_context(nullcontext() if model is None else self.accelerator.no_sync(model))
         return stack
+
+
+@torch.no_grad()
+def add_gradients(parameters: list[nn.Parameter], gradients: tuple[Tensor | None, ...]) -> None:
+    """To those that they have already; None adds nothing."""
+    sums: list[tuple[Tensor, Tensor]] = []
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if parameter.grad is None:
+            parameter.grad = gradient
+        elif gradient is not None:
+            sums.append((parameter.grad, gradient))
+    if sums:
+        torch._foreach_add_([own for own, _ in sums], [further for _, further in sums])
 
 
 def added(total: dict[str, Tensor], losses: dict[str, Tensor]) -> dict[str, Tensor]:
