@@ -179,6 +179,8 @@ class RecipeConfig(Settings):
     minutes: float = Field(0.0, ge=0, le=100_000, description="the run ends after so long, whatever `epochs`; 0 = by epochs")
     grow_from: float = Field(1.0, ge=0.1, le=1, description="share of their size that pictures begin a run with; 1 = all of it")
     hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    vflip: float = Field(0.0, ge=0, le=1, description="probability of a vertical flip")
+    transpose: float = Field(0.0, ge=0, le=1, description="probability that rows become columns: with flips, any quarter turn")
     scales: tuple[Scale, Scale] = Field((0.6, 1.0), description="range of the shorter side, in imgsz")
     crop: float = Field(0.5, ge=0, le=1, description="probability of a random crop before resizing")
     color: float = Field(0.0, ge=0, le=1, description="strength of brightness, contrast and saturation jitter")

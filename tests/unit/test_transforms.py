@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from conditional_detr.config import RECIPES, RecipeConfig
@@ -81,3 +82,14 @@ def test_colour_changes_pixels_and_no_box():
     out = augment(rgb, boxes, labels)
     assert not out[0].equal(rgb)
     assert out[1].equal(boxes)
+
+
+@pytest.mark.parametrize("flips", [{"vflip": 1.0}, {"transpose": 1.0}, {"vflip": 1.0, "transpose": 1.0}])
+def test_boxes_go_with_their_pixels_however_a_picture_is_turned(flips):
+    rgb = torch.zeros(3, 40, 64, dtype=torch.uint8)
+    rgb[:, 5:15, 8:40] = 200
+    recipe = RecipeConfig(hflip=0.0, crop=0.0, scales=(1.0, 1.0), **flips)
+    image, boxes, _ = Augmentation(recipe, 40)(rgb, torch.tensor([[8.0, 5, 40, 15]]), torch.tensor([0]))
+    rows, columns = ((image[0] > 100).any(axis).nonzero()[:, 0] for axis in (1, 0))
+    assert boxes[0].tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    assert tuple(image.shape[-2:]) == ((64, 40) if "transpose" in flips else (40, 64))

@@ -47,6 +47,10 @@ class Augmentation:
         boxes = tv_tensors.BoundingBoxes(boxes_xyxy, format="XYXY", canvas_size=rgb.shape[-2:])
         if chance(self.recipe.hflip):
             image, boxes = TF.horizontal_flip(image), TF.horizontal_flip(boxes)
+        if chance(self.recipe.vflip):
+            image, boxes = TF.vertical_flip(image), TF.vertical_flip(boxes)
+        if chance(self.recipe.transpose):
+            image, boxes = transposed(image, boxes)
         if chance(self.recipe.crop):
             image, boxes, labels = self._cropped(image, boxes, labels)
         image, boxes = self._resized(image, boxes, pick(self.sizes))
@@ -74,6 +78,16 @@ class Augmentation:
         boxes = TF.clamp_bounding_boxes(TF.crop(boxes, top, left, crop_h, crop_w))
         kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return image, tv_tensors.wrap(boxes[kept], like=boxes), labels[kept]
+
+
+def transposed(image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
+    """Rows become columns: mirrored at the diagonal from the upper left corner."""
+    height, width = image.shape[-2:]
+    turned = boxes.as_subclass(Tensor)[:, [1, 0, 3, 2]]
+    return (
+        tv_tensors.wrap(image.as_subclass(Tensor).transpose(-2, -1).contiguous(), like=image),
+        tv_tensors.BoundingBoxes(turned, format="XYXY", canvas_size=(width, height)),
+    )
 
 
 def jitter_color(image: tv_tensors.Image, strength: float) -> tv_tensors.Image:
