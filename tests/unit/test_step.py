@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from conditional_detr.config import PRESETS, RECIPES, recipe_of, updated
+from conditional_detr.device import has_fast_bf16
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.training.criterion import SetCriterion
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
@@ -61,7 +62,7 @@ def test_a_batch_in_parts_is_the_same_step(small_model):
 def test_parts_of_a_batch_beside_each_other_are_the_same_step_as_one_after_the_other(monkeypatch, amp):
     """Groups, helpers, padding and all."""
     model = small(num_classes=3)
-    learned, losses = [], []
+    learned, losses, closeness = [], [], {"off": 1e-3, "bf16": 1e-2}[amp]  # bfloat16 itself has steps of 4e-3
     for threads, accumulate in ((1, 2), (2, 1)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         recipe = updated(RECIPES["fast"], {"freeze": 0, "clip": 0.0, "accumulate": accumulate}, "")
@@ -79,8 +80,9 @@ def test_parts_of_a_batch_beside_each_other_are_the_same_step_as_one_after_the_o
     assert len(moved) > 100
     for name in moved:
         (gradient, weight), (beside, weight_beside) = learned[0][name], learned[1][name]
-        assert (beside - gradient).norm() < 1e-3 * gradient.norm(), name
-        torch.testing.assert_close(weight_beside, weight, atol=1e-5, rtol=1e-4, msg=name)
+        assert (beside - gradient).norm() < closeness * gradient.norm(), name
+        if amp == "off":  # Adam's first step goes by signs, which rounding turns where a gradient is next to nothing
+            torch.testing.assert_close(weight_beside, weight, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_a_part_without_memory_has_the_others_wait_and_all_of_them_taken_again(small_model, monkeypatch):
@@ -319,3 +321,12 @@ def test_frozen_stages_stay_and_the_others_learn(small_model):
     assert any(name.startswith("body.blocks.2.") for name in moved)
     with pytest.raises(ConfigError, match="freeze cannot be 9"):
         make_step(small_model, "off", updated(RECIPES["fast"], {"freeze": 9}, ""))
+
+
+def test_a_processor_needs_the_instructions_and_the_speed_for_bf16(monkeypatch):
+    timed: list[bool] = []
+    monkeypatch.setattr("conditional_detr.device._bf16_is_faster", lambda: bool(timed.append(True)) or faster)
+    for known, faster in (({}, True), ({"avx512_bf16": True}, False), ({"avx512_bf16": True}, True)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known, raising=False)
+        assert has_fast_bf16(torch.device("cpu")) == (bool(known) and faster)
+    assert len(timed) == 2  # without the instructions a product would take minutes
