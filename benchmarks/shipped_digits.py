@@ -52,6 +52,18 @@ def add_mosaics(folder: Path, number: int) -> None:
     file.write_text(json.dumps(content))
 
 
+def ship(run: Path, name: str) -> None:
+    """Put a run's best model into the package, its weights in 16 bits."""
+    target = SHIPPED / name
+    target.mkdir(parents=True, exist_ok=True)
+    weights = {key: value.half() for key, value in load_file(run / "best" / WEIGHTS).items()}
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
+    (target / WEIGHTS).chmod(0o644)
+    (target / DESCRIPTION).write_bytes((run / "best" / DESCRIPTION).read_bytes())
+    print(f"{target}: {(target / WEIGHTS).stat().st_size / 1e6:.1f} MB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="new folder for data and run")
@@ -67,14 +79,7 @@ def main() -> None:
         data, output=run, minutes=arguments.minutes, imgsz=160, threads=arguments.threads, model_overrides=PARTS,
         recipe_overrides=RECIPE | {"start": arguments.start}, resume=True,
     )  # fmt: skip
-    target = SHIPPED / NAME
-    target.mkdir(parents=True, exist_ok=True)
-    weights = {key: value.half() for key, value in load_file(run / "best" / WEIGHTS).items()}
-    assert all(torch.isfinite(value).all() for value in weights.values())
-    save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
-    (target / WEIGHTS).chmod(0o644)
-    (target / DESCRIPTION).write_bytes((run / "best" / DESCRIPTION).read_bytes())
-    print(f"{target}: {(target / WEIGHTS).stat().st_size / 1e6:.1f} MB")
+    ship(run, NAME)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ KILLS, EPOCHS = int(os.environ.get("KILLS", "12")), 40
 LONGEST = 10.0  # s that a run lives: starting takes half of it
 SETTINGS = (
     "--epochs", str(EPOCHS), "--batch", "4", "--device", "cpu", "--workers", "1", "--threads", "1", "--imgsz", "64",
-    "--seed", "3", "--no-pretrained-backbone", "--set", "model.hidden_dim=32", "--set", "model.num_queries=12",
+    "--seed", "3", "--amp", "off", "--no-pretrained-backbone", "--set", "model.hidden_dim=32", "--set", "model.num_queries=12",
 )  # fmt: skip
 
 

@@ -111,8 +111,8 @@ def test_choices_are_made_for_a_new_model_and_said():
         384,
         0.0,
     )
-    assert chosen.training.start == "conditional-detr-tiny-digits"
-    assert len(lines) == 8
+    assert chosen.training.start == "conditional-detr-tiny-shapes"
+    assert len(lines) == 7  # the start is said where weights are taken
     assert any(line.startswith("model.num_queries = 30: the fullest training picture has 14 objects") for line in lines)
 
 
@@ -200,7 +200,13 @@ def test_a_stage_that_is_not_the_papers_gets_the_one_before_it(name: str, overri
 def test_a_run_that_goes_on_keeps_what_was_decided_when_it_began():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
     began = config(imgsz=512, model_overrides={"num_queries": 30, "reference_points": "encoder", **CELLS})
-    began = began.model_copy(update={"training": began.training.model_copy(update={"batch": 1, "hflip": 0.0, "start": "x"})})
+    began = began.model_copy(
+        update={
+            "training": began.training.model_copy(
+                update={"batch": 1, "hflip": 0.0, "start": "x", "vflip": 0.3, "transpose": 0.2}
+            )
+        }
+    )
     assert with_choices(config(), set(), data, began) == (began, [])
     asked = config(imgsz=96, model_overrides={"num_queries": 7})
     kept, _ = with_choices(asked, {"imgsz", "model.num_queries"}, data, began)
@@ -217,12 +223,13 @@ def test_who_begins_with_a_model_gets_its_parts(tmp_path):
     assert f"model.finer = true: as {tmp_path / 'trained'} has it" in lines
 
 
-def test_a_model_with_the_parts_of_one_that_comes_with_the_package_begins_with_its_weights():
-    assert shipped() == ["conditional-detr-tiny-digits"]
+@pytest.mark.parametrize(("names", "expected"), [(list("0123456789"), "digits"), (["0", "1"], "shapes"), (["cell"], "shapes")])
+def test_a_model_with_the_parts_of_one_that_comes_with_the_package_begins_with_its_weights(names: list[str], expected: str):
+    assert shipped() == ["conditional-detr-tiny-digits", "conditional-detr-tiny-shapes"]
     alike = config(model_overrides={"reference_points": "encoder", **CELLS, "num_queries": 7})
-    choice = beginning(alike)
+    choice = beginning(alike, names)
     assert choice is not None
-    assert (choice.setting, choice.value) == ("start", "conditional-detr-tiny-digits")
-    assert beginning(config(model_overrides={**alike.model_overrides, "lambda_q": "scalar"})) is None
-    assert beginning(alike.model_copy(update={"pretrained_backbone": False})) is None
-    assert beginning(config(model="conditional-detr-r18")) is None
+    assert (choice.setting, choice.value) == ("start", f"conditional-detr-tiny-{expected}")
+    assert beginning(config(model_overrides={**alike.model_overrides, "lambda_q": "scalar"}), names) is None
+    assert beginning(alike.model_copy(update={"pretrained_backbone": False}), names) is None
+    assert beginning(config(model="conditional-detr-r18"), names) is None

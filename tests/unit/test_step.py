@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conditional_detr.config import PRESETS, RECIPES, recipe_of, updated
-from conditional_detr.device import has_fast_bf16
+from conditional_detr.device import _bf16_is_faster, has_fast_bf16
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.training.criterion import SetCriterion
 from conditional_detr.training.optimizer import build_optimizer, lr_factor
@@ -330,3 +330,17 @@ def test_a_processor_needs_the_instructions_and_the_speed_for_bf16(monkeypatch):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known, raising=False)
         assert has_fast_bf16(torch.device("cpu")) == (bool(known) and faster)
     assert len(timed) == 2  # without the instructions a product would take minutes
+
+
+@pytest.mark.parametrize(("times_as_fast", "expected"), [(1.3, True), (1.1, False), (0.5, False)])
+def test_bf16_is_taken_where_its_products_are_a_fifth_faster(monkeypatch, times_as_fast, expected):
+    clock, turn = [0.0], [0]
+
+    def tick() -> float:  # asked before and after each product; float32 and bfloat16 take turns
+        if turn[0] % 2:
+            clock[0] += times_as_fast if turn[0] % 4 == 1 else 1.0
+        turn[0] += 1
+        return clock[0]
+
+    monkeypatch.setattr("conditional_detr.device.time.perf_counter", tick)
+    assert _bf16_is_faster.__wrapped__() == expected

@@ -93,3 +93,13 @@ def test_boxes_go_with_their_pixels_however_a_picture_is_turned(flips):
     rows, columns = ((image[0] > 100).any(axis).nonzero()[:, 0] for axis in (1, 0))
     assert boxes[0].tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
     assert tuple(image.shape[-2:]) == ((64, 40) if "transpose" in flips else (40, 64))
+
+
+def test_what_is_not_asked_for_draws_nothing():
+    """So the paper's recipe draws what it drew before there were turns."""
+    torch.manual_seed(3)
+    Augmentation(RecipeConfig(crop=0.0), 40)(*picture_with_a_box())
+    state = torch.get_rng_state()
+    torch.manual_seed(3)
+    torch.rand(()), torch.rand(()), torch.randint(0, 11, ())  # the flip, whether to crop, the size
+    assert torch.equal(torch.get_rng_state(), state)

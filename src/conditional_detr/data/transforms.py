@@ -47,9 +47,10 @@ class Augmentation:
         boxes = tv_tensors.BoundingBoxes(boxes_xyxy, format="XYXY", canvas_size=rgb.shape[-2:])
         if chance(self.recipe.hflip):
             image, boxes = TF.horizontal_flip(image), TF.horizontal_flip(boxes)
-        if chance(self.recipe.vflip):
+        # Without them nothing is drawn for them: what the paper's recipe draws stays as it was before there were any.
+        if self.recipe.vflip and chance(self.recipe.vflip):
             image, boxes = TF.vertical_flip(image), TF.vertical_flip(boxes)
-        if chance(self.recipe.transpose):
+        if self.recipe.transpose and chance(self.recipe.transpose):
             image, boxes = transposed(image, boxes)
         if chance(self.recipe.crop):
             image, boxes, labels = self._cropped(image, boxes, labels)

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from conditional_detr.config import PRESETS, ModelConfig, RunConfig, idle_fields, updated, with_overrides
 from conditional_detr.data.coco import CocoIndex
+from conditional_detr.data.orientation import how_upright, looks_of
 from conditional_detr.device import choose_device
 from conditional_detr.factory import DetectionModel, preprocessing_for
 from conditional_detr.model.backbone import strides_of
@@ -20,6 +20,7 @@ from conditional_detr.training.start import differing_parts
 from conditional_detr.weights import native
 from conditional_detr.weights.source import SHIPPED, find_checkpoint, read_checkpoint, shipped
 
+USUAL_START = "conditional-detr-tiny-shapes"  # of those that come with the package
 PARTS = ("reference_points", "finer", "exact_positions")  # of a new model, that are decided here; its queries are too
 FEWEST_QUERIES, MOST_QUERIES, HEADROOM = 20, 1000, 2.0
 SMALL = 0.1  # share of the objects, every class counting alike, that may be smaller than the input's size is chosen for
@@ -32,6 +33,8 @@ SMALLEST_AT_FIRST = 160  # px of the shorter side, of pictures that grow
 CODE = re.compile(r"[^\W\d_]?\d+[^\W\d_]?|[^\W\d_]")
 SIDE = re.compile(r"(?<![^\W_])(left|right)(?![^\W_])", re.IGNORECASE)
 MANY_CODES = 0.5  # of the classes
+TURNED = {"vflip": "upside down", "transpose": "with rows as columns"}
+UPRIGHT = 0.75  # of pictures and their turned copies are told apart: then they are held in one way
 SHARE_OF_MEMORY = 0.5  # of what is free, for what a step keeps for its backward pass
 MOST_A_PIXEL = 4096  # bytes that any of our models keeps
 
@@ -49,7 +52,7 @@ class Choice(NamedTuple):
 
 
 def with_choices(
-    config: RunConfig, asked_for: Collection[str], train: CocoIndex, saved: RunConfig | None = None
+    config: RunConfig, asked_for: set[str], train: CocoIndex, saved: RunConfig | None = None
 ) -> tuple[RunConfig, list[str]]:
     """The settings of a run with what the data decide, and a line for each choice. Only the recipe `fast` leaves it to them.
 
@@ -74,23 +77,29 @@ def with_choices(
             config = with_choice(config, choice)
             made.append(choice)
 
-    decide(flips([category.name for category in train.categories]))
+    names = [category.name for category in train.categories]
+    decide(flips(names))
+    if config.training.hflip and not asked_for >= set(TURNED):
+        for turn in turns(train):
+            decide(turn)
     if config.model in PRESETS:
         for part in parts(config):
             decide(part)
         decide(queries(train))
         decide(input_size(train, model_of(config).stride))
-        decide(beginning(config))
+        decide(beginning(config, names))
         decide(batch(config, free_bytes(choose_device(config.device))))
     decide(growth(config))
-    return config, [str(choice) for choice in made]
+    return config, [str(choice) for choice in made if choice.setting != "start"]  # of which the model's own line tells
 
 
-def with_those_of(config: RunConfig, asked_for: Collection[str], saved: RunConfig) -> RunConfig:
+def with_those_of(config: RunConfig, asked_for: set[str], saved: RunConfig) -> RunConfig:
     """The settings of a run that goes on, with what was decided when it began: memory may be another today."""
     decided = {
         "imgsz": saved.imgsz,
         "hflip": saved.training.hflip,
+        "vflip": saved.training.vflip,
+        "transpose": saved.training.transpose,
         "start": saved.training.start,
         "grow_from": saved.training.grow_from,
         "batch": saved.training.batch,
@@ -151,13 +160,17 @@ def edges(model: ModelConfig) -> Choice | None:
     return Choice("model.finer", True, "the stage before tells where in a cell of the feature map an object ends")
 
 
-def beginning(config: RunConfig) -> Choice | None:
-    """A trained model that comes with the package; None where none has the same parts, or random weights are wished for."""
+def beginning(config: RunConfig, names: list[str]) -> Choice | None:
+    """A trained model that comes with the package: one that knows these classes, else the one to begin with; None where none
+    has the same parts, or random weights are wished for.
+    """
     model = model_of(config)
     fitting = [name for name in shipped() if not differing_parts(model, native.read_configs(SHIPPED / name)[0])]
     if not fitting or not config.pretrained_backbone:
         return None
-    return Choice("start", fitting[0], "comes with the package and knows how to find objects")
+    knowing = [name for name in fitting if native.read_description(SHIPPED / name)["class_names"] == names]
+    usual = [name for name in fitting if name == USUAL_START]
+    return Choice("start", [*knowing, *usual, *fitting][0], "comes with the package")
 
 
 def queries(train: CocoIndex) -> Choice:
@@ -220,6 +233,19 @@ def flips(names: list[str]) -> Choice | None:
         return None
     some = ", ".join(told[:3]) + (", …" if len(told) > 3 else "")
     return Choice("hflip", 0.0, f"mirrored, {some} would be something else")
+
+
+def turns(train: CocoIndex) -> list[Choice]:
+    """Pictures upside down, or with rows as columns, where nothing tells them from those that are not."""
+    looks = looks_of(train)
+    made = []
+    for turn, how in TURNED.items():
+        sure = how_upright(looks, turn)
+        if sure is not None:
+            turned = sure < UPRIGHT
+            seen = f"pictures and objects {'look alike' if turned else 'do not look alike'} {how}"
+            made.append(Choice(turn, 0.5 if turned else 0.0, f"{seen}: told apart at {sure:.0%}, 50% being chance"))
+    return made
 
 
 def batch(config: RunConfig, free: int) -> Choice | None:

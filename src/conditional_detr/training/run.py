@@ -35,7 +35,7 @@ from conditional_detr.training.recorder import FOLDER as FLIGHT
 from conditional_detr.training.recorder import record
 from conditional_detr.training.reporter import Reporter, figure
 from conditional_detr.training.start import build_model, check_classes, check_data, opening, resolve
-from conditional_detr.training.step import TrainStep, build_criterion
+from conditional_detr.training.step import TrainStep, autocast_dtype, build_criterion
 from conditional_detr.training.stopping import StopRequest
 from conditional_detr.training.unusable import UnusablePictures
 
@@ -146,7 +146,7 @@ class _Training:
         check_data(train, self.valid, config.strict, config.max_bad)
         self.folder = RunFolder(config.output)
         saved = self.folder.config() if resume and self.folder.has_begun else None
-        config, choices = with_choices(config, asked_for, train, saved)
+        config, choices = processes.gathered([with_choices(config, asked_for, train, saved)])[0]  # all go by the first one's
         self.config, self.recipe = config, config.training
         begun = self.folder.check(config, resume)
         torch.manual_seed(config.seed)
@@ -164,9 +164,8 @@ class _Training:
         self.plan = Plan(self.recipe, len(self.batches), len(self.valid))
         self.reporter = Reporter(self.plan, self.recipe.batch, quiet or not self.processes.is_main)
         criterion, say = build_criterion(self.model, self.recipe), self.reporter.say
-        self.step = TrainStep(
-            self.model, criterion, optimizer, self.recipe, config.amp, self.processes.accelerator, helpers, say
-        )
+        amp = "off" if processes.any(autocast_dtype(config.amp, processes.device) is None) else "bf16"
+        self.step = TrainStep(self.model, criterion, optimizer, self.recipe, amp, processes.accelerator, helpers, say)
         self.step.accumulate = max(self.step.accumulate, self.progress.accumulate)
         self.pictures = TrainingPictures(train, Augmentation(self.recipe, config.imgsz), Preprocessor(self.model.preprocessor))
         where = f"{self.processes.device.type}, {'float32' if self.step.dtype is None else 'bfloat16'}"
@@ -261,7 +260,7 @@ class _Training:
         """A fault of the disk does not end a run that only wanted to leave a record."""
         progress = self.progress
         place = {"epoch": progress.epoch + 1, "step": progress.position + 1, "rank": self.processes.rank}
-        facts = place | {"seed": self._seed_of_step(), "amp": self.config.amp, "losses": losses}
+        facts = place | {"seed": self._seed_of_step(), "amp": self.step.amp, "losses": losses}
         name = "-".join(f"{key}-{value}" for key, value in place.items())
         try:
             left = record(self.folder.path, name, self.step, self.model, batch, facts)

@@ -9,7 +9,7 @@ from conditional_detr.data.clean import some
 from conditional_detr.data.coco import CocoIndex, match_categories
 from conditional_detr.errors import ConfigError, DataError, RunError, did_you_mean
 from conditional_detr.factory import DetectionModel, create_model
-from conditional_detr.weights.source import find_checkpoint, load_model, read_checkpoint, with_new_class_head
+from conditional_detr.weights.source import find_checkpoint, load_model, read_checkpoint, shipped, with_new_class_head
 
 
 def resolve(name: str, recipe: str | None, recipe_values: dict[str, Any], values: dict[str, Any]) -> RunConfig:
@@ -48,7 +48,9 @@ def build_model(config: RunConfig, data: CocoIndex) -> tuple[DetectionModel, lis
     if find_checkpoint(config.model) is None and (source := config.training.start):
         model = create_model(config.model, len(names), False, names, ids, **config.model_overrides)
         same = take_weights(model, load_model(source), source)
-        notes = [f"weights: those of {source}" + (", which has the same classes" if same else ", but for the classes")]
+        whose = f"{source}, which comes with the package" if source in shipped() else source
+        classes = "its classes are these" if same else "other classes, so the class head starts anew"
+        notes = [f"weights: those of {whose}; {classes}"]
     elif find_checkpoint(config.model) is None:
         model = create_model(config.model, len(names), config.pretrained_backbone, names, ids, **config.model_overrides)
         start = "ImageNet weights" if config.pretrained_backbone else "random weights, as asked for"

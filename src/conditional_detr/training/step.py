@@ -77,6 +77,7 @@ class TrainStep:
         self.helpers = nn.ModuleDict() if helpers is None else helpers
         self.dense, self.further_queries = (self._prepared(name) for name in ("dense", "further_queries"))
         self.dtype = autocast_dtype(amp, self.device)
+        self.amp = "off" if self.dtype is None else "bf16"
         self.accumulate, self.say = recipe.accumulate, say
         self.pool: ThreadPoolExecutor | None = None
         self.multiple = model.preprocessor.size_multiple
@@ -104,13 +105,16 @@ class TrainStep:
         """
         threads = torch.get_num_threads()
         try:
-            return self._taken(images, padding_mask, targets)
+            return self._taken(images, padding_mask, targets, threads)
         finally:
             torch.set_num_threads(threads)
 
-    def _taken(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def _taken(
+        self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]], threads: int
+    ) -> dict[str, Tensor]:
         random_state = random_state_of(self.device)
         while True:
+            torch.set_num_threads(threads)
             try:
                 losses = self._gradients(images, padding_mask, targets)
                 break
@@ -207,9 +211,9 @@ class TrainStep:
         The rest of the step has as few threads as a part: where another program is busy, threads that wait for each other lose
         whole time slices.
         """
-        each = -(-torch.get_num_threads() // len(parts))
+        threads = -(-torch.get_num_threads() // len(parts))
         if self.pool is None:
-            self.pool = ThreadPoolExecutor(len(parts), initializer=torch.set_num_threads, initargs=(each,))
+            self.pool = ThreadPoolExecutor(len(parts), initializer=torch.set_num_threads, initargs=(threads,))
 
         def work(part: slice) -> tuple[tuple[Tensor | None, ...], dict[str, Tensor]]:
             losses = losses_of(part)
@@ -218,7 +222,7 @@ class TrainStep:
         total: dict[str, Tensor] = {}
         running = [self.pool.submit(work, part) for part in parts]
         wait(running)  # for all of them, also where one has failed
-        torch.set_num_threads(each)  # the pool's threads may have set another number for this one
+        torch.set_num_threads(threads)
         for gradients, losses in (each.result() for each in running):
             total = added(total, losses)
             add_gradients(self.learning, gradients)

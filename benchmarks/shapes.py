@@ -1,0 +1,247 @@
+"""Pictures of shapes, for the model that others begin with: from one large object to sixty small ones, alike or mixed, in front
+of photographs, noise or plain colour, touching and hiding each other. Nothing is drawn from any data set but scikit-learn's
+two photographs and its digits.
+
+    python benchmarks/shapes.py DIR --train 6000 --valid 200        # four minutes of one core: 6,000 pictures, 78,207 objects
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+from sklearn.datasets import load_digits, load_sample_images
+
+KINDS = ("ellipse", "rectangle", "triangle", "star", "ring", "cross", "blob", "crescent", "digit", "letter-like")
+SIDES = (160, 320)  # of a picture, px
+SMALLEST, LARGEST = 0.04, 0.7  # of a picture's shorter side, an object
+SMALLEST_PX = 8
+MOST = 60  # objects a picture
+COVERED = 0.45  # of a picture's area, by objects' squares, at most
+MOST_HIDDEN = 0.6  # of an object, by any one in front of it
+LEAST_SEEN = 0.35  # of an object at the edge of a picture
+SMALLEST_AREA = 12  # px
+INSIDE = 0.5  # of the opacity, from which on a pixel belongs to an object
+
+Array = np.ndarray
+
+
+class Painter:
+    """Draws pictures from one stream of random numbers."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.photographs = [np.asarray(p, dtype=np.float32) for p in load_sample_images().images]
+        self.digits = load_digits().images.astype(np.float32) / 16
+
+    def between(self, low: float, high: float) -> float:
+        return float(self.rng.uniform(low, high))
+
+    def log_between(self, low: float, high: float) -> float:
+        return float(np.exp(self.rng.uniform(np.log(low), np.log(high))))
+
+    def color(self) -> Array:
+        return self.rng.uniform(0, 255, 3).astype(np.float32)
+
+    def photograph(self, height: int, width: int) -> Array:
+        """A part of a photograph, turned, mirrored, its channels changed."""
+        photo = self.photographs[int(self.rng.integers(len(self.photographs)))]
+        side = self.log_between(60, 420)
+        scale = side / max(height, width)
+        h, w = (max(8, min(int(scale * each), photo.shape[axis])) for axis, each in enumerate((height, width)))
+        top, left = (int(self.rng.integers(0, photo.shape[axis] - each + 1)) for axis, each in enumerate((h, w)))
+        crop = Image.fromarray(photo[top : top + h, left : left + w].astype(np.uint8))
+        out = np.asarray(crop.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
+        out = out[:: self.rng.choice([-1, 1]), :: self.rng.choice([-1, 1])]
+        if self.rng.random() < 0.5:
+            out = out[..., self.rng.permutation(3)]
+        if self.rng.random() < 0.2:
+            out = np.repeat(out.mean(-1, keepdims=True), 3, -1)
+        return out
+
+    def noise(self, height: int, width: int) -> Array:
+        """Clouds of several sizes between two colours."""
+        total = np.zeros((height, width), np.float32)
+        for octave in range(int(self.rng.integers(1, 5))):
+            n = 2 ** (octave + 1) + 1
+            small = Image.fromarray(self.rng.normal(size=(n, n)).astype(np.float32))
+            weight = 2 ** (-octave * self.between(0.2, 1.0))
+            total += weight * np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+        share = (1 / (1 + np.exp(-2 * total)))[..., None]
+        return self.color() * share + self.color() * (1 - share)
+
+    def surface(self, height: int, width: int) -> Array:
+        """What covers a background or an object."""
+        kind = self.rng.random()
+        if kind < 0.45:
+            return self.photograph(height, width)
+        if kind < 0.75:
+            return self.noise(height, width)
+        slope = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None, :, None] * self.between(-60, 60)
+        return np.broadcast_to(self.color() + slope, (height, width, 3)).astype(np.float32)
+
+    def opacity(self, kind: int, style: dict, size: float) -> Array:
+        """Of an object, [h, w] in [0, 1]: 1 inside, falling over a pixel or more at its edge."""
+        aspect = float(np.exp(self.rng.normal(0, style["aspect"])))
+        half_w, half_h = size / 2 * aspect**0.5, size / 2 / aspect**0.5
+        reach = int(np.ceil(1.45 * max(half_w, half_h))) + 2
+        y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
+        x, y = x + self.between(-0.5, 0.5), y + self.between(-0.5, 0.5)
+        angle = self.rng.normal(0, style["turn"])
+        u, v = (x * np.cos(angle) + y * np.sin(angle)) / half_w, (y * np.cos(angle) - x * np.sin(angle)) / half_h
+        name, radius, theta = KINDS[kind], np.hypot(u, v), np.arctan2(v, u)
+        if name in ("digit", "letter-like"):
+            return self.glyph(name, u, v, reach)
+        if name == "ellipse":
+            inside = 1 - radius
+        elif name == "rectangle":
+            inside = 1 - np.maximum(abs(u), abs(v))
+        elif name == "triangle":
+            inside = 1 - np.maximum(v, np.maximum(1.73 * u - v, -1.73 * u - v) / 2 + 0.1)
+        elif name == "star":
+            points = style["points"]
+            inside = 1 - radius / (0.68 + 0.32 * np.cos(points * theta))
+        elif name == "ring":
+            inside = style["thick"] - abs(radius - 1 + style["thick"])
+        elif name == "cross":
+            inside = np.minimum(1 - np.maximum(abs(u), abs(v)), style["thick"] - np.minimum(abs(u), abs(v)))
+        elif name == "crescent":
+            inside = np.minimum(1 - radius, np.hypot(u - 0.55, v) - 0.75)
+        else:
+            waves = sum(self.rng.normal(0, style["rough"]) / k * np.cos(k * theta + self.between(0, 6.3)) for k in range(2, 8))
+            inside = np.clip(0.85 + waves, 0.35, 1.4) - radius
+        return np.clip(inside * min(half_w, half_h) / style["soft"] + 0.5, 0, 1)
+
+    def glyph(self, name: str, u: Array, v: Array, reach: int) -> Array:
+        """A handwritten digit, or a few strokes: [n, n] sampled at (u, v) in [−1, 1]."""
+        if name == "digit":
+            source = self.digits[int(self.rng.integers(len(self.digits)))]
+        else:
+            source = np.zeros((8, 8), np.float32)
+            for _ in range(int(self.rng.integers(2, 5))):
+                i, j = (int(k) for k in self.rng.integers(1, 7, 2))
+                if self.rng.random() < 0.5:
+                    source[i, min(i, j) : max(i, j) + 2] = 1
+                else:
+                    source[min(i, j) : max(i, j) + 2, j] = 1
+        source = np.asarray(Image.fromarray(source).resize((64, 64), Image.Resampling.BICUBIC))
+        rows, columns = ((np.clip((each + 1) / 2, 0, 1) * 63).round().astype(int) for each in (v, u))
+        seen = (abs(u) <= 1) & (abs(v) <= 1)
+        return np.where(seen, np.clip(source[rows, columns] * 1.5 - 0.25, 0, 1), 0)
+
+    def style(self) -> dict:
+        """What objects of a sort have in common."""
+        return {
+            "aspect": self.between(0.05, 0.5),
+            "turn": float(self.rng.choice([0.15, 0.6, 3.0])),
+            "points": int(self.rng.integers(3, 8)),
+            "thick": self.between(0.15, 0.4),
+            "rough": self.between(0.05, 0.35),
+            "soft": self.log_between(0.8, 5),
+            "opaque": self.between(0.55, 1),
+            "color": self.color(),
+            "varies": self.log_between(4, 60),
+            "rim": self.rng.random() < 0.3,
+            "core": self.rng.random() < 0.25,
+            "surface": self.rng.random() < 0.35,
+        }
+
+    def fill(self, alpha: Array, style: dict) -> Array:
+        if style["surface"]:
+            fill = self.surface(*alpha.shape) * 0.7 + style["color"] * 0.3
+        else:
+            fill = np.ones((*alpha.shape, 3)) * (style["color"] + self.rng.normal(0, style["varies"], 3))
+            fill = fill + self.rng.normal(0, style["varies"] / 4, (*alpha.shape, 1))
+        if style["rim"]:
+            fill = fill * (0.5 + 0.5 * np.clip(alpha * 2 - 1, 0, 1) ** 4)[..., None]
+        if style["core"]:
+            n = alpha.shape[0]
+            y, x = (np.mgrid[:n, : alpha.shape[1]] - np.array(alpha.shape).reshape(2, 1, 1) / 2) / n
+            fill = fill + self.between(-90, 90) * np.exp(-((x**2 + y**2) / self.between(0.005, 0.04)))[..., None]
+        return fill
+
+    def picture(self) -> tuple[Array, list[list[float]], list[int]]:
+        """uint8 [H, W, 3], boxes (x, y, w, h) px and kinds."""
+        rng = self.rng
+        height, width = (int(rng.integers(SIDES[0], SIDES[1] + 1)) for _ in range(2))
+        side = min(height, width)
+        canvas = self.surface(height, width).copy()
+        wanted = round(self.log_between(1, MOST + 1)) if rng.random() > 0.04 else 0
+        typical = self.log_between(SMALLEST, min(LARGEST, (COVERED * height * width / max(1, wanted)) ** 0.5 / side))
+        sorts = [(int(rng.integers(len(KINDS))), self.style()) for _ in range(int(rng.integers(1, 5)))]
+        spread, crowded = self.between(0.05, 0.5), rng.random() < 0.35
+        centre = np.array([self.between(0.2, 0.8) * width, self.between(0.2, 0.8) * height])
+        masks: list[Array] = []
+        kinds: list[int] = []
+        for _ in range(wanted):
+            kind, style = sorts[int(rng.integers(len(sorts)))]
+            size = max(SMALLEST_PX, min(side * typical * float(np.exp(rng.normal(0, spread))), 0.9 * side))
+            alpha = self.opacity(kind, style, size)
+            anywhere = (0, width), (0, height)
+            place = centre + rng.normal(0, 0.22 * side, 2) if crowded else [self.between(*each) for each in anywhere]
+            mask = self.put(canvas, alpha, style, [int(p) - alpha.shape[0] // 2 for p in place], masks)
+            if mask is not None:
+                masks.append(mask)
+                kinds.append(kind)
+        canvas += rng.normal(0, self.between(0, 8), canvas.shape)
+        image = Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
+        if rng.random() < 0.3:
+            image = image.filter(ImageFilter.GaussianBlur(self.between(0.3, 1.0)))
+        return np.asarray(image), [box_of(mask) for mask in masks], kinds
+
+    def put(self, canvas: Array, alpha: Array, style: dict, place: list[int], before: list[Array]) -> Array | None:
+        """Paint an object with its upper left corner at (x, y), in place; bool [H, W], where it is, or None where it would hide
+        another one or hardly be in the picture.
+        """
+        (height, width), (x, y) = canvas.shape[:2], place
+        top, left, bottom, right = max(0, y), max(0, x), min(height, y + alpha.shape[0]), min(width, x + alpha.shape[1])
+        if bottom - top < 4 or right - left < 4:
+            return None
+        cut = (slice(top - y, bottom - y), slice(left - x, right - x))
+        mask = np.zeros((height, width), bool)
+        mask[top:bottom, left:right] = alpha[cut] > INSIDE
+        if mask.sum() < max(LEAST_SEEN * (alpha > INSIDE).sum(), SMALLEST_AREA):
+            return None
+        if any((other & mask).sum() > MOST_HIDDEN * other.sum() for other in before):
+            return None
+        a, there = (alpha * style["opaque"])[cut][..., None], canvas[top:bottom, left:right]
+        there += (self.fill(alpha, style)[cut] - there) * a
+        return mask
+
+
+def box_of(mask: Array) -> list[float]:
+    """(x, y, w, h) px, tight around it."""
+    rows, columns = np.where(mask.any(1))[0], np.where(mask.any(0))[0]
+    return [float(columns[0]), float(rows[0]), float(columns[-1] - columns[0] + 1), float(rows[-1] - rows[0] + 1)]
+
+
+def make_shapes(folder: Path, train: int, valid: int, seed: int = 0) -> None:
+    """Write the set as COCO folders `train/` and `valid/`."""
+    for stream, (split, number) in enumerate((("train", train), ("valid", valid))):
+        painter = Painter(np.random.default_rng([seed, stream]))
+        (folder / split).mkdir(parents=True)
+        images, annotations = [], []
+        for image_id in range(1, number + 1):
+            rgb, boxes, kinds = painter.picture()
+            name = f"{image_id:05d}.jpg"
+            Image.fromarray(rgb).save(folder / split / name, quality=92)
+            images.append({"id": image_id, "file_name": name, "width": rgb.shape[1], "height": rgb.shape[0]})
+            for box, kind in zip(boxes, kinds, strict=True):
+                annotations.append(
+                    {"id": len(annotations) + 1, "image_id": image_id, "category_id": kind + 1, "bbox": box,
+                     "area": box[2] * box[3], "iscrowd": 0}
+                )  # fmt: skip
+        categories = [{"id": i + 1, "name": name} for i, name in enumerate(KINDS)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / split / "_annotations.coco.json").write_text(json.dumps(content))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--train", type=int, default=6000)
+    parser.add_argument("--valid", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    make_shapes(arguments.folder, arguments.train, arguments.valid, arguments.seed)

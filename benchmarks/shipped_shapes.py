@@ -1,0 +1,39 @@
+"""Make the model that new ones begin with: it has learned to find shapes (benchmarks/shapes.py), few and many, large and small,
+touching and hiding each other. It begins with the model that knows digits. Forty minutes of two cores: AP 0.154, AP50 0.396 on 200
+unseen pictures. Weights are stored in 16 bits.
+
+    python benchmarks/shipped_shapes.py --work DIR --minutes 40
+"""
+
+import argparse
+from pathlib import Path
+
+from shapes import make_shapes
+from shipped_digits import NAME as DIGITS
+from shipped_digits import ship
+
+from conditional_detr import train
+
+NAME = "conditional-detr-tiny-shapes"
+TRAIN, VALID = 6000, 200
+RECIPE = {"start": DIGITS, "batch": 4, "lr_backbone": 1e-4, "scales": (0.6, 1.4), "crop": 0.3}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="new folder for data and run")
+    parser.add_argument("--minutes", type=float, default=40.0)
+    parser.add_argument("--threads", type=int, default=0)
+    arguments = parser.parse_args()
+    data, run = arguments.work / "data", arguments.work / "run"
+    if not data.exists():
+        make_shapes(data, TRAIN, VALID)
+    train(
+        data, output=run, minutes=arguments.minutes, imgsz=192, threads=arguments.threads, model_overrides={"num_queries": 100},
+        recipe_overrides=RECIPE, resume=True,
+    )  # fmt: skip
+    ship(run, NAME)
+
+
+if __name__ == "__main__":
+    main()
