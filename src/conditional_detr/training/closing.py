@@ -54,6 +54,7 @@ def run_facts(
     changed = ", ".join(f"{key} = {value}" for key, value in config.model_overrides.items())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
     seconds = sum(row["seconds"] for row in history)
+    length = f"{recipe.minutes:g} minutes" if recipe.minutes else f"{recipe.epochs} epochs"
     skipped = sum(row["skipped_steps"] for row in history)
     return {
         "data": f"{config.data}: {len(train.categories)} classes; {len(train)} pictures with {len(train.labels)} objects to "
@@ -61,7 +62,7 @@ def run_facts(
         "model": f"{config.model}{f' ({changed})' if changed else ''}, {trainable:.1f} M trainable parameters, "
         f"shorter side {config.imgsz} px",
         "recipe": f"{config.recipe}: batch {recipe.batch}, learning rate {recipe.lr:g} (backbone {recipe.lr_backbone:g}), "
-        f"{recipe.schedule} schedule over {recipe.epochs} epochs, seed {config.seed}",
+        f"{recipe.schedule} schedule over {length}, seed {config.seed}",
         "time": f"{len(history)} epochs in {duration(seconds)}, {seconds / max(1, len(history)):.0f} s an epoch with its "
         f"evaluation, on {next(model.parameters()).device.type}"
         f"{f'; {skipped} steps without a finite gradient were skipped' if skipped else ''}",
