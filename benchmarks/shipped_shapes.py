@@ -1,7 +1,7 @@
 """Make the model that new ones begin with: it has learned to find shapes (benchmarks/shapes.py), few and many, large and small,
 touching and hiding each other. It begins with the model that knows digits. Weights are stored in 16 bits.
 
-    python benchmarks/shipped_shapes.py --work DIR        # forty minutes of two cores: AP 0.154, AP50 0.396 on 200 unseen pictures
+    python benchmarks/shipped_shapes.py --work DIR    # forty minutes of two cores: AP 0.154, AP50 0.396 on 200 new pictures
 """
 
 import argparse
