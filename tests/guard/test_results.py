@@ -36,6 +36,8 @@ def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(ta
         "start": "",
         "grow_from": 1.0,
         "minutes": 0.0,
+        "vflip": 0.0,
+        "transpose": 0.0,
     }  # than the curves; off unless asked for
     assert {key: getattr(RecipeConfig(), key) for key in younger} == younger
     younger_parts = {"finer", "exact_positions"}  # all else is frozen: nothing is left to defaults
