@@ -14,7 +14,7 @@ test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
 
 soak: $(STAMP)  ## what takes long: kills, full disks, tens of thousands of odd inputs
-	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest --override-ini addopts= tests/soak tests/unit/test_fuzz.py tests/unit/test_fuzz_files.py
+	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest --override-ini addopts= tests/soak tests/unit/test_fuzz.py tests/unit/data/test_fuzz_files.py
 
 check: $(STAMP)  ## formatting, lint, types and the order of imports
 	$(BIN)/ruff check src tests benchmarks

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from conditional_detr.attention_maps import Explanation, explain_picture
+from conditional_detr.explaining.maps import Explanation, explain_picture
+from conditional_detr.images.decoding import decode
 from conditional_detr.inference.predict import find_pictures
-from conditional_detr.preprocessing import decode
-from conditional_detr.weights.source import load_model
+from conditional_detr.weights.discovery import load_model
 
 
 @dataclass(frozen=True)

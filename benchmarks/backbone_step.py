@@ -9,7 +9,7 @@ import time
 import torch
 from timm.layers.norm_act import freeze_batch_norm_2d
 
-from conditional_detr.model.backbone import Backbone, feature_network
+from conditional_detr.model.backbone.timm_backbone import Backbone, feature_network
 
 CASES = [  # timm name, stride of the stage, dilated, batch, side in px
     ("tf_efficientnet_lite0", 16, False, 8, 128),

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_map
 
 from conditional_detr import load_model
-from conditional_detr.data.coco import load_split
-from conditional_detr.exporting.proof import average_precision, found_by
+from conditional_detr.data.index import load_split
+from conditional_detr.exporting.verification import average_precision, found_by
 from conditional_detr.model import detr
 
 POSITION = ((detr, "grid_points"), (detr, "sine_embedding"))

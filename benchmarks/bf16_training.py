@@ -19,9 +19,11 @@ from torch.overrides import TorchFunctionMode
 
 from conditional_detr import train
 from conditional_detr.data.digits import make_digits
-from conditional_detr.demo import EPOCHS, PARTS, RECIPE, SCENE_PX
 
-TRAIN, VALID = 1600, 300  # scenes
+TRAIN, VALID, SCENE_PX = 1600, 300, 128  # scenes, and their side in px
+EPOCHS = 4
+PARTS = {"num_queries": 40}
+RECIPE = {"start": "", "batch": 4, "hflip": 0.0, "crop": 0.0, "scales": (1.0, 1.0), "color": 0.0}
 PRODUCTS = (F.linear, F.conv2d, F.scaled_dot_product_attention, torch.matmul, Tensor.matmul, Tensor.__matmul__)
 
 

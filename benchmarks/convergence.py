@@ -26,7 +26,8 @@ from statistics import mean
 from typing import Any
 
 from conditional_detr import train
-from conditional_detr.config import ModelConfig, idle_fields
+from conditional_detr.config.parts import idle_fields
+from conditional_detr.config.schema import ModelConfig
 from conditional_detr.data.digits import make_digits
 
 HERE = Path(__file__).parent / "convergence"

@@ -10,8 +10,8 @@ from pathlib import Path
 from convergence import Job, Study, smooth
 from scipy.stats import spearmanr
 
-from conditional_detr.comparison import epochs_to, told
 from conditional_detr.evaluation import plots
+from conditional_detr.evaluation.compare_runs import epochs_to, told
 from conditional_detr.evaluation.pages import ap
 
 DOCS = Path(__file__).parents[1] / "docs"

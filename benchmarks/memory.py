@@ -20,7 +20,8 @@ print(peak_mb() - before)
 """
 TRAIN = """
 from conditional_detr import create_model, make_step
-from conditional_detr.config import RECIPES, updated
+from conditional_detr.config.recipes import RECIPES
+from conditional_detr.config.messages import updated
 model = create_model("conditional-detr-dc5-r50", num_classes=91, pretrained_backbone=False)
 step = make_step(model, recipe=updated(RECIPES["paper"], {"gradient_checkpointing": %s}, "benchmark"))
 images = torch.randn(2, 3, 512, 512)

@@ -9,9 +9,10 @@ Command: python benchmarks/model_sizes.py        Time: about a minute on 1 core.
 
 import torch
 
-from conditional_detr.config import PRESETS, PreprocessorConfig
-from conditional_detr.factory import DetectionModel
-from conditional_detr.inference.describe import multiply_adds
+from conditional_detr.config.presets import PRESETS
+from conditional_detr.config.schema import PreprocessorConfig
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.inference.model_info import multiply_adds
 
 HEIGHT, WIDTH = 800, 1121
 PAPER = {  # Conditional DETR, table 1: parameters in M, GFLOPs (multiply-adds)

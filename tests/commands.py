@@ -1,6 +1,6 @@
 """The command line, called in this process."""
 
-from conditional_detr.cli import main
+from conditional_detr.cli.app import main
 
 
 def run(capsys, *tokens: object) -> tuple[int, str, str]:

@@ -18,7 +18,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from conditional_detr.data.digits import make_digits  # noqa: E402
-from conditional_detr.factory import DetectionModel  # noqa: E402
+from conditional_detr.factory.build import DetectionModel  # noqa: E402
 from models import perturbed, small  # noqa: E402
 
 THREADS = 1

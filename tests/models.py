@@ -2,7 +2,8 @@
 
 import torch
 
-from conditional_detr.factory import DetectionModel, create_model
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.factory.create import create_model
 
 
 def perturbed(model: DetectionModel) -> DetectionModel:

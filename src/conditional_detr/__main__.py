@@ -1,6 +1,6 @@
 """`python -m conditional_detr` is `cdetr`."""
 
-from conditional_detr.cli import main
+from conditional_detr.cli.app import main
 
 if __name__ == "__main__":
     main()

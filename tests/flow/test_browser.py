@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conditional_detr.data.coco import load_split
+from conditional_detr.data.index import load_split
 from conditional_detr.evaluation.coco import Evaluation, judge
 from conditional_detr.evaluation.report import write_report
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from commands import run
-from conditional_detr.attention_maps import explain
+from conditional_detr.explaining.maps import explain
 from conditional_detr.weights.save import save_model
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from conditional_detr.data.coco import load_split
+from conditional_detr.data.index import load_split
 from conditional_detr.errors import CheckpointError, ConfigError, UnavailableError
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import import_package
+from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.save import save_model
-from conditional_detr.weights.source import load_model
 from models import perturbed, small
 
 KINDS = ("onnx-fp32", "onnx-bf16", "onnx-int8", "openvino-fp32", "openvino-bf16", "openvino-int8")
@@ -29,10 +29,10 @@ socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from conditional_detr.data.coco import load_split
+from conditional_detr.data.index import load_split
 from conditional_detr.errors import ExportError
 from conditional_detr.exporting.export import Exporter
-from conditional_detr.weights.source import load_model
+from conditional_detr.weights.discovery import load_model
 folder, train, valid = Path(sys.argv[1]), *(load_split(sys.argv[2], split) for split in ("train", "valid"))
 for format in ("onnx", "openvino"):
     exporter = Exporter(load_model(folder / "model"), format, valid, train.paths)
@@ -62,7 +62,7 @@ def cdetr(*arguments: object) -> subprocess.CompletedProcess:
 
 COMMANDS = """
 import contextlib, io, json, sys
-from conditional_detr.cli import main
+from conditional_detr.cli.app import main
 for line in json.load(sys.stdin):
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -207,8 +207,9 @@ def test_integers_stay_away_from_where_a_query_looks(exports):
     from conditional_detr.inference.engines import import_openvino
 
     script = (
-        "import json, sys; from conditional_detr.exporting.graph import recorded; from conditional_detr.weights.source import "
-        "load_model; from conditional_detr.exporting.quantisation import modules_of; "
+        "import json, sys; from conditional_detr.exporting.graph import recorded; "
+        "from conditional_detr.weights.discovery import load_model; "
+        "from conditional_detr.exporting.quantisation import modules_of; "
         "print(json.dumps(modules_of(recorded(load_model(sys.argv[1])))))"
     )
     modules = json.loads(run("-c", script, exports / "model").stdout)
@@ -412,7 +413,7 @@ def test_what_chooses_places_by_the_picture_may_compute_in_16_bits(exports):
     """The places stay in 32 bits, the encoder that they were chosen by does not."""
     script = (
         "import json, sys; from conditional_detr.exporting import graph, sixteen_bits; "
-        "from conditional_detr.weights.source import load_model; model = load_model(sys.argv[1]); "
+        "from conditional_detr.weights.discovery import load_model; model = load_model(sys.argv[1]); "
         "program = graph.recorded(model); modules = graph.modules_of(program); "
         "names = sixteen_bits.places_and_boxes(graph.to_openvino(model, program), modules); "
         "print(json.dumps([[name, modules.get(name.split('/')[0], '')] for name in sorted(names)]))"

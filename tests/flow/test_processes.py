@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from conditional_detr.data.loader import EpochBatches
-from conditional_detr.training.processes import PLACES, launched
+from conditional_detr.training.execution.distributed import PLACES, launched
 
 SCRIPT = """
 import sys
 from collections import Counter
-from conditional_detr.training import run as module
+from conditional_detr.training import trainer as module
 
 judged = module.coco_metrics
 def told(truth, results):

@@ -13,14 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from commands import run as run_command
-from conditional_detr.data.coco import load_split
+from conditional_detr.data.index import load_split
 from conditional_detr.errors import CheckpointError, ConditionalDETRError, ConfigError, DataError, RunError
 from conditional_detr.evaluation.coco import detections_of, evaluate
-from conditional_detr.training import run as run_module
-from conditional_detr.training.recorder import replay
-from conditional_detr.training.run import train
+from conditional_detr.training import trainer as run_module
+from conditional_detr.training.artifacts.nonfinite_dump import replay
+from conditional_detr.training.trainer import train
+from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.save import save_model
-from conditional_detr.weights.source import load_model
 
 PARTS = {
     "num_queries": 12, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "feedforward_dim": 48, "dropout": 0.1,

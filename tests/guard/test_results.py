@@ -26,7 +26,10 @@ def test_the_tables_in_the_document_are_those_of_the_curves(tables):
 
 
 def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(tables):
-    from conditional_detr.config import IDLE, TINY, ModelConfig, RecipeConfig, idle_fields, with_overrides
+    from conditional_detr.config.parts import IDLE, idle_fields, with_overrides
+    from conditional_detr.config.presets import TINY
+    from conditional_detr.config.recipes import RecipeConfig
+    from conditional_detr.config.schema import ModelConfig
 
     younger = {
         "groups": 1,

@@ -12,8 +12,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from conditional_detr.factory import DetectionModel
-from conditional_detr.weights.source import load_model
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.weights.discovery import load_model
 
 # Untrained weights hide faults: all queries come out alike. Gains by the part of the network that a parameter belongs to.
 GAINS = {

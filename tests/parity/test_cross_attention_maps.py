@@ -6,8 +6,9 @@ import torch
 from oracle import build_oracle, ours_like
 from PIL import Image
 
-from conditional_detr.attention_maps import explain
-from conditional_detr.preprocessing import Preprocessor, decode
+from conditional_detr.explaining.maps import explain
+from conditional_detr.images.decoding import decode
+from conditional_detr.images.preprocessing import Preprocessor
 
 
 @pytest.mark.parametrize("kind", ["conditional", "detr"])

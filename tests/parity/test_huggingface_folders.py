@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoImageProcessor, ConditionalDetrImageProcessor, DetrImageProcessor
 
-from conditional_detr.config import PreprocessorConfig
+from conditional_detr.config.schema import PreprocessorConfig
 from conditional_detr.errors import CheckpointError
-from conditional_detr.factory import DetectionModel, create_model
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.factory.create import create_model
+from conditional_detr.weights.discovery import find_checkpoint, load_model, read_checkpoint
 from conditional_detr.weights.save import save_model
-from conditional_detr.weights.source import find_checkpoint, load_model, read_checkpoint
 
 PARTS = {"encoder_layers": 1, "decoder_layers": 2}
 SMALL = {**PARTS, "backbone": "resnet18", "d_model": 64, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96}
@@ -294,7 +295,7 @@ def test_a_repository_on_the_hub_is_fetched_whole_and_of_one_revision(saved, mon
         return str(saved["detr"] / file)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr("conditional_detr.hub._out_of_reach", lambda: None)
+    monkeypatch.setattr("conditional_detr.storage.hub._out_of_reach", lambda: None)
     assert find_checkpoint("facebook/detr") == saved["detr"]
     assert asked[0] == ("config.json", None)
     assert {revision for _, revision in asked[1:]} == {saved["detr"].name}

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from transformers import ConditionalDetrImageProcessor
 
-from conditional_detr.config import PreprocessorConfig
-from conditional_detr.preprocessing import Preprocessor, decode
+from conditional_detr.config.schema import PreprocessorConfig
+from conditional_detr.images.decoding import decode
+from conditional_detr.images.preprocessing import Preprocessor
 
 
 def test_size_and_values():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracle import build_oracle, ours_like, pictures
 
-from conditional_detr.training.criterion import SetCriterion
+from conditional_detr.training.objective.criterion import SetCriterion
 
 
 @pytest.mark.parametrize(("kind", "classification"), [("conditional", "focal"), ("detr", "softmax")])

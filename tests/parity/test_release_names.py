@@ -11,7 +11,7 @@ from oracle import build_oracle, ours_like
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conditional_detr.weights.source import load_model
+from conditional_detr.weights.discovery import load_model
 
 RENAMES = [  # of what transformers writes
     (r"^model\.backbone\.conv_encoder\.model\.", "backbone.0.body."),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from oracle import build_oracle, ours_like, pictures
 
-from conditional_detr.weights.names import HUGGINGFACE, VERSION_5, VERSION_5_CONDITIONAL, from_foreign, renamed
+from conditional_detr.weights.key_mapping import HUGGINGFACE, VERSION_5, VERSION_5_CONDITIONAL, from_foreign, renamed
 
 LOGITS, BOXES, GRADIENTS = 3e-4, 5e-5, 5e-3
 SIZES = {

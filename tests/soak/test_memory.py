@@ -11,7 +11,7 @@ from conditional_detr.data.digits import make_digits
 SCRIPT = """
 import json, re, resource, sys
 from pathlib import Path
-from conditional_detr.training import run as module
+from conditional_detr.training import trainer as module
 
 data, output, workers = sys.argv[1:]
 rows = []

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conditional_detr.attention_maps import Explanation
+from conditional_detr.explaining.maps import Explanation
 
 
 @pytest.fixture

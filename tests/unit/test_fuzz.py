@@ -9,13 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from conditional_detr.config import preset
-from conditional_detr.data.coco import load_split
+from conditional_detr.config.presets import preset
 from conditional_detr.data.findings import counted
-from conditional_detr.doctor.copying import write_copy
+from conditional_detr.data.index import load_split
+from conditional_detr.doctor.clean_copy import write_copy
 from conditional_detr.doctor.examine import examine, is_ok
 from conditional_detr.errors import ConditionalDETRError
-from conditional_detr.factory import preprocessing_for
+from conditional_detr.factory.build import preprocessing_for
 from fuzzing import fuzzed, odd_numbers
 
 CONFIG = preset("conditional-detr-tiny").model

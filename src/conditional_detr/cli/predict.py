@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from conditional_detr.console import note_doubts
+from conditional_detr.cli.printing import note_doubts
 from conditional_detr.errors import ConditionalDETRError, ConfigError
 
 
@@ -36,7 +36,7 @@ def predict(
     output
         Folder for what is written.
     """
-    from conditional_detr.weights.source import find_checkpoint
+    from conditional_detr.weights.discovery import find_checkpoint
 
     if not images:
         raise ConfigError("predict needs pictures: cdetr predict SOURCE IMAGES… (files, folders, patterns or URLs)")
@@ -45,7 +45,7 @@ def predict(
     from conditional_detr.inference.predict import predict as run_prediction
 
     pictures = find_pictures(images)
-    from conditional_detr.device import set_threads
+    from conditional_detr.device.threads import set_threads
     from conditional_detr.inference.detector import Detector, lowest_score
 
     note_doubts(source)

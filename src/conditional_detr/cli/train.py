@@ -1,70 +1,11 @@
-"""Verbs that make something to learn from, and learn."""
+"""`cdetr train`."""
 
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from conditional_detr.console import print_metrics
 from conditional_detr.errors import ConfigError
-
-
-def demo(*, output: str = "demo") -> None:
-    """Train on real handwritten digits, evaluate and predict: minutes, offline, nothing else needed.
-
-    Parameters
-    ----------
-    output
-        New folder for data, run, figures and pictures.
-    """
-    from conditional_detr.demo import demo as run_demo
-
-    done = run_demo(output)
-    minutes, seconds = divmod(round(done.seconds), 60)
-    print_metrics(done.metrics)
-    print(f"done in {minutes} min {seconds} s. Look at {done.folder}/report.html and {done.folder}/predictions/")
-
-
-def digits(folder: Path, /, *, train: int = 1500, valid: int = 300, size: int = 128, seed: int = 0) -> None:
-    """Make the digits set: scenes of handwritten digits over photographs, as COCO folders.
-
-    Parameters
-    ----------
-    folder
-        Is made, with train/ and valid/ in it.
-    train, valid
-        Number of scenes.
-    size
-        Height and width of a scene, px.
-    seed
-        Same seed, same scenes.
-    """
-    from conditional_detr.data.digits import make_digits
-
-    make_digits(folder, train, valid, size, seed)
-    print(f"{train} + {valid} scenes of {size} x {size} px in {folder}")
-
-
-def replay(record: Path, /, *, device: str = "auto") -> None:
-    """Take a recorded step without a finite gradient once more, and tell where it went wrong.
-
-    Parameters
-    ----------
-    record
-        A folder below RUN/flight.
-    device
-        auto, cpu, cuda, cuda:1, mps.
-    """
-    from conditional_detr.training.recorder import replay as run_replay
-
-    done = run_replay(record, device)
-    for name, value in done.losses.items():
-        print(f"{name:<16} {value:.6g}")
-    print(f"{'first module':<16} {done.module or 'the output of every module is finite'}")
-    some = ", ".join(done.parameters[:3]) + (", …" if len(done.parameters) > 3 else "")
-    print(f"{'gradients':<16} {f'{len(done.parameters)} are not finite: {some}' if done.parameters else 'all are finite'}")
-    print(f"{'largest weights':<16} " + ", ".join(f"{name} (norm {norm:.4g})" for name, norm in done.largest_norms))
-    print(f"pictures: {record / 'pictures.jpg'}")
 
 
 def train(
@@ -142,9 +83,9 @@ def train(
     set_
         One setting, as in model.num_queries=50 or weight_decay=0.01; may be repeated.
     """
-    from conditional_detr.training.folder import RunFolder
-    from conditional_detr.training.options import training_options
-    from conditional_detr.training.run import train as run_training
+    from conditional_detr.training.artifacts.run_folder import RunFolder
+    from conditional_detr.training.setup.options import training_options
+    from conditional_detr.training.trainer import train as run_training
 
     if epochs is not None and minutes is not None:
         raise ConfigError("a run ends after so many epochs or after so many minutes: give one of the two")

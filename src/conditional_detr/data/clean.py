@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from conditional_detr.data.box_format import COCO, FEW, TOLERANCE_PX, Written, box_of, how_written, numbers, to_xywh
 from conditional_detr.data.findings import ERROR, WARNING, Finding
-from conditional_detr.data.heads import size_of
-from conditional_detr.data.written import COCO, FEW, TOLERANCE_PX, Written, box_of, how_written, numbers, to_xywh
 from conditional_detr.errors import DataError
+from conditional_detr.images.header import size_of
 
 Row = dict[str, Any]
 MANY_UNKNOWN = 0.1  # of a file's annotations

@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from conditional_detr.boxes import xyxy_to_cxcywh
-from conditional_detr.data.coco import CocoIndex
-from conditional_detr.data.transforms import Augmentation
-from conditional_detr.device import seed_generators
+from conditional_detr.data.augmentation import Augmentation
+from conditional_detr.data.index import CocoIndex
+from conditional_detr.device.seeding import seed_generators
 from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError, RunError
-from conditional_detr.preprocessing import Preprocessor, decode
+from conditional_detr.images.decoding import decode
+from conditional_detr.images.preprocessing import Preprocessor
 
 Target = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor | None, list[Target]]

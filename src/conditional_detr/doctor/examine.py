@@ -4,15 +4,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conditional_detr.config import ModelConfig, PreprocessorConfig
+from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
+from conditional_detr.data.box_format import COCO
 from conditional_detr.data.clean import Clean, clean, is_crowd
+from conditional_detr.data.discovery import LAYOUTS, Source, by_usual_name, sources
 from conditional_detr.data.findings import ERROR, WARNING, Finding
-from conditional_detr.data.heads import TURNED
-from conditional_detr.data.sources import LAYOUTS, Source, by_usual_name, sources
-from conditional_detr.data.written import COCO
-from conditional_detr.doctor.looks import Look, looks, near_pairs
+from conditional_detr.doctor.image_scan import Look, looks, near_pairs
 from conditional_detr.errors import DataError
-from conditional_detr.preprocessing import Preprocessor
+from conditional_detr.images.header import TURNED
+from conditional_detr.images.preprocessing import Preprocessor
 
 ORDER = ("train", "valid", "test")  # of two splits with one picture the earlier loses it
 SMALL_CELLS = 0.5  # sides of a cell of the feature map, below which an object is hard to see

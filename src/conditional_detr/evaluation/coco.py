@@ -13,10 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from conditional_detr.data.clean import is_crowd
-from conditional_detr.data.coco import CocoIndex, as_id, check_lists, load_split, match_categories, read_json
+from conditional_detr.data.index import CocoIndex, as_id, check_lists, load_split, match_categories, read_json
 from conditional_detr.errors import ConditionalDETRError, DataError
-from conditional_detr.factory import DetectionModel
-from conditional_detr.inference.batches import Model, detect
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.detector import Detector
 
 Result = dict[str, Any]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
-    from conditional_detr.evaluation.matches import Thresholds
+    from conditional_detr.evaluation.greedy_matching import Thresholds
 
 SIZE, WIDE = (4.4, 3.1), (7.6, 4.4)  # inches
 MOST_LINES = 10  # of classes in one plot

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from conditional_detr.data.coco import CocoIndex
+from conditional_detr.data.index import CocoIndex
 from conditional_detr.evaluation import plots
 from conditional_detr.evaluation.coco import Evaluation, mean_precision
-from conditional_detr.evaluation.matches import Matches, Thresholds, confusion, match, thresholds
-from conditional_detr.evaluation.mistakes import Verdict, most_right, most_wrong, truth_and_prediction, verdicts
+from conditional_detr.evaluation.error_analysis import Verdict, most_right, most_wrong, truth_and_prediction, verdicts
+from conditional_detr.evaluation.greedy_matching import Matches, Thresholds, confusion, match, thresholds
 from conditional_detr.evaluation.pages import duration, embedded, versions, write_page
 
 WORST, GOOD = 8, 4

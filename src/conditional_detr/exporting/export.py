@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from conditional_detr.data.coco import CocoIndex, load_split, match_categories, sources
+from conditional_detr.data.index import CocoIndex, load_split, match_categories, sources
 from conditional_detr.errors import (
     CheckpointError,
     ConditionalDETRError,
@@ -21,19 +21,19 @@ from conditional_detr.errors import (
     did_you_mean,
 )
 from conditional_detr.exporting import graph
-from conditional_detr.exporting.proof import Found, agreement, average_precision, found_by, latencies_ms
+from conditional_detr.exporting.mixed_precision import keep_in_float32, places_and_boxes
 from conditional_detr.exporting.quantisation import Calibration, quantised_onnx, quantised_openvino
-from conditional_detr.exporting.sixteen_bits import keep_in_float32, places_and_boxes
-from conditional_detr.factory import DetectionModel
-from conditional_detr.inference.batches import Model
+from conditional_detr.exporting.verification import Found, agreement, average_precision, found_by, latencies_ms
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.images.decoding import Picture
+from conditional_detr.images.synthetic import made_pictures
+from conditional_detr.inference.batching import Model
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import first_line, import_openvino, import_package
-from conditional_detr.inference.made_pictures import made_pictures
-from conditional_detr.preprocessing import Picture
+from conditional_detr.storage.atomic import replaced_folder
 from conditional_detr.weights import exported
+from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.exported import GRAPHS, PRECISIONS, PROOF, write_description
-from conditional_detr.weights.replace import replaced_folder
-from conditional_detr.weights.source import load_model
 
 MAX_DROP = {"fp32": 0.005, "bf16": 0.005, "int8": 0.01}  # of AP
 

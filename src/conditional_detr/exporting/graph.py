@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from conditional_detr.factory import DetectionModel
+from conditional_detr.factory.build import DetectionModel
 from conditional_detr.inference.engines import INPUTS, OUTPUTS, import_openvino, import_package
 from conditional_detr.weights import native
 

@@ -16,9 +16,10 @@ from torch.export import ExportedProgram
 
 from conditional_detr.errors import DataError, ExportError, ImageError
 from conditional_detr.exporting.graph import modules_of, quiet
-from conditional_detr.inference.batches import Model
+from conditional_detr.images.decoding import Picture, decode
+from conditional_detr.images.preprocessing import Preprocessor
+from conditional_detr.inference.batching import Model
 from conditional_detr.inference.engines import INPUTS, import_openvino, import_package
-from conditional_detr.preprocessing import Picture, Preprocessor, decode
 
 CALIBRATION_PICTURES = 128
 IN_INTEGERS = (".backbone.", ".input_projection", ".encoder.", ".decoder.")

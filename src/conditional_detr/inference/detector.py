@@ -9,22 +9,20 @@ import torch
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
-from conditional_detr.device import choose_device
+from conditional_detr.device.choose import choose_device
 from conditional_detr.errors import ConfigError
-from conditional_detr.factory import DetectionModel
-from conditional_detr.inference.batches import Model, detect
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.images.decoding import Picture
+from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.engines import ENGINES, EngineModel, best_engine
-from conditional_detr.preprocessing import Picture
 from conditional_detr.weights import exported
-from conditional_detr.weights.source import find_checkpoint, load_model
+from conditional_detr.weights.discovery import find_checkpoint, load_model
 
 if TYPE_CHECKING:
     import supervision as sv
 
 
 RUNTIMES = ("auto", "torch", *ENGINES)
-
-
 USUAL_CONF = 0.3  # where a model has learned no thresholds
 
 
@@ -47,7 +45,7 @@ class Detector:
 
     Examples
     --------
-    >>> from conditional_detr.factory import create_model
+    >>> from conditional_detr.factory.build import create_model
     >>> detector = Detector(create_model("conditional-detr-tiny", num_classes=2, pretrained_backbone=False))
     >>> detections = detector(np.zeros((48, 64, 3), dtype=np.uint8), conf=0.9)
     >>> len(detections), len(detections[0])

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from conditional_detr.errors import ConfigError, ImageError, RunError
-from conditional_detr.inference.batches import detect
+from conditional_detr.images.decoding import IMAGE_SUFFIXES, is_url
+from conditional_detr.inference.batching import detect
 from conditional_detr.inference.detector import Detector, check_conf, inside, sure_enough, to_detections
 from conditional_detr.inference.drawing import draw, save_picture, score_labels
-from conditional_detr.preprocessing import IMAGE_SUFFIXES, is_url
 
 PREDICTIONS = "predictions.json"
 

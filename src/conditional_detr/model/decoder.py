@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conditional_detr.model.attention import Parts, add, attend, concatenate, split_heads
+from conditional_detr.model.attention.kernels import Parts, add, attend, concatenate, split_heads
 from conditional_detr.model.encoder import AdditiveAttention, FeedForward
 from conditional_detr.model.positional import sine_embedding
-from conditional_detr.model.queries import Content, Points, SpatialQuery
+from conditional_detr.model.spatial_query import Content, Points, SpatialQuery
 
 ObjectQuery = Float[Tensor, "*_ Q D"]  # for all pictures the same, or of each its own
 MemoryCells = Float[Tensor, "B N D"]

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.export import register_dataclass
 from torch.nn import functional as F
 
-from conditional_detr.model.backbone import Backbone
+from conditional_detr.model.backbone.timm_backbone import Backbone
 from conditional_detr.model.decoder import Decoder
 from conditional_detr.model.encoder import Encoder, Memory
 from conditional_detr.model.positional import extent_in_cells, grid_points, sine_embedding
 from conditional_detr.model.precision import float32_region
-from conditional_detr.model.queries import ReferencePoints
+from conditional_detr.model.spatial_query import ReferencePoints
 
 
 @dataclass(frozen=True)

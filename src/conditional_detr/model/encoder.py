@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conditional_detr.model.attention import attend, split_heads
+from conditional_detr.model.attention.kernels import attend, split_heads
 
 
 class FeedForward(nn.Module):

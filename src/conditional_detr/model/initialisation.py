@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from conditional_detr.model.decoder import AdditiveCrossAttention, ConditionalCrossAttention, Decoder
 from conditional_detr.model.encoder import AdditiveAttention
 from conditional_detr.model.positional import sine_embedding
-from conditional_detr.model.queries import ConditionalSpatialQuery
+from conditional_detr.model.spatial_query import ConditionalSpatialQuery
 
 PEAK_LOGIT = 10.0
 WIDTH, RADIUS = 0.15, 0.1  # of the kernel and of the heads' circle, in picture sizes

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from conditional_detr.config import ModelConfig, PreprocessorConfig
+from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.errors import CheckpointError, ConfigError
-from conditional_detr.factory import DetectionModel
-from conditional_detr.weights.names import from_foreign, to_foreign
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.weights.key_mapping import from_foreign, to_foreign
 
 
 class Checkpoint(NamedTuple):

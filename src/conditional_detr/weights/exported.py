@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conditional_detr.config import ModelConfig, PreprocessorConfig
+from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.errors import CheckpointError
-from conditional_detr.factory import DetectionModel
-from conditional_detr.json_files import read_json_object
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.storage.json import read_json_object
 from conditional_detr.weights import native
 from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.files import DESCRIPTION

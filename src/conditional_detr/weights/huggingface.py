@@ -7,14 +7,16 @@ from typing import Any, Literal
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conditional_detr.config import ModelConfig, PreprocessorConfig, build
+from conditional_detr.config.messages import build
+from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.errors import CheckpointError
-from conditional_detr.factory import DetectionModel
-from conditional_detr.json_files import read_json_object
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.storage.json import read_json_object
 from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.coco_names import NOT_A_CATEGORY, names_of
 from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, load_tensors, read_weights, weights_of
-from conditional_detr.weights.names import (
+from conditional_detr.weights.foreign_limits import ROWS, backbone_of, check_can_be_held, named
+from conditional_detr.weights.key_mapping import (
     HUGGINGFACE,
     OWN_RESNET,
     VERSION_5,
@@ -22,7 +24,6 @@ from conditional_detr.weights.names import (
     renamed,
     to_foreign,
 )
-from conditional_detr.weights.resnets import ROWS, backbone_of, check_can_be_held, named
 
 PREPROCESSOR = "preprocessor_config.json"
 SHARDS, PICKLED = "model.safetensors.index.json", "pytorch_model.bin"

@@ -6,10 +6,11 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from conditional_detr.config import ModelConfig, PreprocessorConfig, build
+from conditional_detr.config.messages import build
+from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.errors import CheckpointError, ConfigError
-from conditional_detr.factory import DetectionModel
-from conditional_detr.json_files import read_json_object
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.storage.json import read_json_object
 from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, read_weights, weights_of
 

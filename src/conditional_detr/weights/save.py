@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from conditional_detr.errors import CheckpointError, ConfigError, did_you_mean
-from conditional_detr.factory import DetectionModel
-from conditional_detr.weights import huggingface, native, release
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.storage.atomic import replaced_folder
+from conditional_detr.weights import huggingface, native
+from conditional_detr.weights import official as release
 from conditional_detr.weights.files import DESCRIPTION, WEIGHTS
-from conditional_detr.weights.replace import replaced_folder
 
 FORMATS = {
     "native": (native.write, {WEIGHTS, DESCRIPTION}),

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 from conditional_detr.data.clean import is_inside
 from conditional_detr.data.findings import WARNING
-from conditional_detr.data.formats.pictures import Fault, content_of, is_file, text_of
-from conditional_detr.preprocessing import IMAGE_SUFFIXES
+from conditional_detr.data.formats.image_files import Fault, content_of, is_file, text_of
+from conditional_detr.images.decoding import IMAGE_SUFFIXES
 
 ANNOTATIONS, PICTURES, LISTS = "Annotations", "JPEGImages", Path("ImageSets", "Main")
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}

@@ -6,9 +6,9 @@ from typing import Any
 import yaml
 
 from conditional_detr.data.clean import is_inside
-from conditional_detr.data.formats.pictures import Fault, content_of, listed_pictures, text_of
+from conditional_detr.data.formats.image_files import Fault, content_of, listed_pictures, text_of
 from conditional_detr.errors import DataError
-from conditional_detr.json_files import mended
+from conditional_detr.storage.json import mended
 
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 MOST_BYTES = 2**20

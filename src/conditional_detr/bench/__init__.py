@@ -1,0 +1,1 @@
+"""Speed and memory of detectors, side by side."""

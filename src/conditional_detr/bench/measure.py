@@ -1,0 +1,196 @@
+"""Latency, throughput and memory of several sources, side by side."""
+
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from conditional_detr.bench.runners import STAGES, Times
+from conditional_detr.errors import ConfigError, ImageError, UnavailableError
+from conditional_detr.images.decoding import decode, is_url
+from conditional_detr.images.synthetic import made_pictures
+from conditional_detr.weights import huggingface
+from conditional_detr.weights.discovery import find_checkpoint
+
+BATCHED_ROUNDS = 3
+
+
+class Measured(NamedTuple):
+    """What was measured of one source.
+
+    Attributes
+    ----------
+    source, engine : what was run, and by what
+    latency_ms, latency_p95_ms : of one picture from its file to its boxes
+    stages_ms : the median of each of `STAGES`
+    pictures_per_second : in batches, with pictures decoded ahead
+    peak_mb : of resident memory, above what the process took before the source was opened; what its engine takes by being
+        imported counts. None where the system does not tell
+    """
+
+    source: str
+    engine: str
+    latency_ms: float
+    latency_p95_ms: float
+    stages_ms: tuple[float, ...]
+    pictures_per_second: float
+    peak_mb: float | None
+
+
+class _Subject(NamedTuple):
+    source: str
+    kind: str
+    process: Any
+    pipe: Connection
+
+    def ask(self, task: Any) -> Any:
+        try:
+            self.pipe.send(task)
+        except OSError:
+            raise self._gone() from None
+        return self.answer()
+
+    def answer(self) -> Any:
+        try:
+            answer = self.pipe.recv()
+        except (EOFError, OSError):
+            raise self._gone() from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _gone(self) -> UnavailableError:
+        return UnavailableError(f"the process that ran {self.source} is gone: perhaps there was not enough memory")
+
+
+@contextmanager
+def _subjects(sources: Sequence[str], runtime: str, device: str, threads: int) -> Iterator[list[_Subject]]:
+    """A process a source, and one more for transformers where a source is a folder of its."""
+    context = multiprocessing.get_context("spawn")
+    subjects = []
+    wanted = [(kind, source) for source in sources for kind in _kinds(source)]
+    try:
+        for kind, source in wanted:
+            here, there = context.Pipe()
+            process = context.Process(target=serve, args=(there, kind, source, runtime, device, threads), daemon=True)
+            process.start()
+            there.close()
+            subjects.append(_Subject(source, kind, process, here))
+        yield subjects
+    finally:
+        for subject in subjects:
+            subject.process.terminate()
+            subject.process.join()
+
+
+def _started(subjects: list[_Subject]) -> tuple[list[_Subject], list[str]]:
+    """Those that could be loaded, and what runs them. Transformers' part is our addition: it is left out where it fails."""
+    answers: list[tuple[_Subject, str]] = []
+    for subject in subjects:
+        try:
+            answers.append((subject, subject.answer()))
+        except UnavailableError as error:
+            if subject.kind == "ours":
+                raise
+            print(f"note: {error}", file=sys.stderr)
+    return [subject for subject, _ in answers], [engine for _, engine in answers]
+
+
+def _kinds(source: str) -> list[str]:
+    from importlib.util import find_spec
+
+    path = find_checkpoint(source)
+    with_peer = path is not None and huggingface.claims(path) and find_spec("transformers")
+    return ["theirs", "ours"] if with_peer else ["ours"]
+
+
+def bench(
+    sources: Sequence[str],
+    pictures: Sequence[str] = (),
+    rounds: int = 20,
+    batch: int = 8,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int = 0,
+) -> list[Measured]:
+    """Measure several sources side by side.
+
+    Parameters
+    ----------
+    sources : see `Detector`; a transformers folder is run by transformers too, where that is installed
+    pictures : files; without any, made ones of 640 x 480 px
+    rounds : pictures one by one, the sources taking turns; a first round is not counted
+    batch : pictures a batch while pictures per second are measured
+    threads : of each; 0 = as many as there are
+    """
+    if not sources:
+        raise ConfigError("bench needs a source or more")
+    if rounds < 1 or batch < 1:
+        raise ConfigError(f"rounds and batch must be at least 1, not {rounds} and {batch}")
+    with tempfile.TemporaryDirectory() as folder, _subjects(sources, runtime, device, threads) as subjects:
+        files = list(pictures) or _made_files(Path(folder))
+        _check(files)
+        subjects, engines = _started(subjects)
+        turns: list[list[Times]] = [[] for _ in subjects]
+        for i in range(rounds + 1):
+            for subject, times in zip(subjects, turns, strict=True):
+                times.append(subject.ask(files[i % len(files)]))
+        many = [files[i % len(files)] for i in range(max(rounds, 2 * batch))]
+        tries = [[subject.ask((many, batch)) for subject in subjects] for _ in range(1 + BATCHED_ROUNDS)]
+        rates = [len(many) / median(seconds) for seconds in zip(*tries[1:], strict=True)]
+        peaks = [subject.ask(None) for subject in subjects]
+    return [
+        Measured(
+            subject.source,
+            engine,
+            1e3 * median(map(sum, times[1:])),
+            1e3 * float(np.percentile([sum(each) for each in times[1:]], 95)),
+            tuple(1e3 * median(stage) for stage in zip(*times[1:], strict=True)),
+            rate,
+            peak,
+        )
+        for subject, engine, times, rate, peak in zip(subjects, engines, turns, rates, peaks, strict=True)
+    ]
+
+
+def _check(files: Sequence[str]) -> None:
+    """All must be pictures; what is measured must not be a network."""
+    if urls := [file for file in files if is_url(file)]:
+        raise ConfigError(f"bench takes files, not addresses: {urls[0]}")
+    for file in files:
+        try:
+            decode(file)
+        except ImageError as error:
+            raise ConfigError(f"bench wants pictures that can be read: {error}") from None
+
+
+def table(measured: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows for people."""
+    columns = ["source", "run by", "ms", "p95 ms", "times faster", "pictures/s", "peak MB", *(f"{name} ms" for name in STAGES)]
+    first = measured[0].latency_ms
+    rows = [
+        [
+            m.source, m.engine, f"{m.latency_ms:.1f}", f"{m.latency_p95_ms:.1f}", f"{first / m.latency_ms:.2f}",
+            f"{m.pictures_per_second:.1f}", "–" if m.peak_mb is None else f"{m.peak_mb:.0f}",
+            *(f"{stage:.1f}" for stage in m.stages_ms),
+        ]
+        for m in measured
+    ]  # fmt: skip
+    return columns, rows
+
+
+def _made_files(folder: Path) -> list[str]:
+    files = []
+    for i, picture in enumerate(made_pictures()):
+        file = folder / f"{i}.jpg"
+        Image.fromarray(np.asarray(picture)).save(file, quality=90)
+        files.append(str(file))
+    return files

@@ -1,0 +1,156 @@
+"""What is measured: this library, and transformers beside it."""
+
+import signal
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from conditional_detr.device.choose import choose_device
+from conditional_detr.device.threads import set_threads
+from conditional_detr.errors import ConditionalDETRError, UnavailableError
+from conditional_detr.images.decoding import decode
+from conditional_detr.images.preprocessing import Preprocessor
+from conditional_detr.inference.batching import Model, Prepared, detect, run_batch
+from conditional_detr.inference.detector import Detector
+from conditional_detr.inference.engines import first_line
+
+STAGES = ("decode", "prepare", "model", "finish")
+Times = tuple[float, ...]  # seconds of each stage
+
+
+class Ours:
+    """A source as `Detector` runs it."""
+
+    def __init__(self, source: str, runtime: str, device: str) -> None:
+        self.model: Model = Detector(source, runtime, device).model
+        self.engine = self.model.summary
+        self.preprocessor = Preprocessor(self.model.preprocessor)
+
+    def one(self, file: str) -> Times:
+        clock = [time.perf_counter()]
+        rgb = decode(file)
+        clock.append(time.perf_counter())
+        prepared = Prepared(0, rgb, self.preprocessor(rgb))
+        clock.append(time.perf_counter())
+        timed = _Timed(self.model)
+        run_batch(timed, self.preprocessor, [prepared])
+        clock.append(time.perf_counter())
+        decoding, preparing, rest = np.diff(clock)
+        return float(decoding), float(preparing), timed.seconds, float(rest) - timed.seconds
+
+    def many(self, files: Sequence[str], batch: int) -> None:
+        for _ in detect(self.model, files, batch):
+            pass
+
+
+class _Timed:
+    """A model that looks at the clock."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.seconds = model, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        started = time.perf_counter()
+        output = self.model(*inputs, **options)
+        _synchronise(self.model.device)
+        self.seconds += time.perf_counter() - started
+        return output
+
+
+class Theirs:
+    """A transformers folder as transformers runs it, in float32."""
+
+    engine = "transformers"
+
+    def __init__(self, source: str, runtime: str, device: str) -> None:
+        import transformers
+
+        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        self.device = choose_device(device)
+        self.model = transformers.AutoModelForObjectDetection.from_pretrained(source, local_files_only=True)
+        self.model = self.model.to(self.device).eval()
+        try:
+            kind: Any = transformers.AutoImageProcessor
+            self.processor = kind.from_pretrained(source, local_files_only=True)
+        except OSError:  # a folder without means the defaults
+            self.processor = transformers.ConditionalDetrImageProcessor()
+
+    def one(self, file: str) -> Times:
+        clock = [time.perf_counter()]
+        picture = decode(file)
+        clock.append(time.perf_counter())
+        inputs = self.processor(images=picture, return_tensors="pt").to(self.device)
+        clock.append(time.perf_counter())
+        output = self._run(inputs)
+        clock.append(time.perf_counter())
+        self._finish(output, [picture])
+        clock.append(time.perf_counter())
+        return tuple(float(seconds) for seconds in np.diff(clock))
+
+    def many(self, files: Sequence[str], batch: int) -> None:
+        for start in range(0, len(files), batch):
+            pictures = [decode(file) for file in files[start : start + batch]]
+            self._finish(self._run(self.processor(images=pictures, return_tensors="pt").to(self.device)), pictures)
+
+    @torch.inference_mode()
+    def _run(self, inputs: Any) -> Any:
+        output = self.model(**inputs)
+        _synchronise(self.device)
+        return output
+
+    def _finish(self, output: Any, pictures: Sequence[torch.Tensor]) -> None:
+        sizes = [tuple(picture.shape[-2:]) for picture in pictures]
+        self.processor.post_process_object_detection(output, threshold=0.3, target_sizes=sizes)
+
+
+KINDS: dict[str, Callable[[str, str, str], Ours | Theirs]] = {"ours": Ours, "theirs": Theirs}
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def serve(pipe: Connection, kind: str, source: str, runtime: str, device: str, threads: int) -> None:
+    """A process: load, then measure what it is asked for, until it is asked for nothing more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    try:
+        set_threads(threads)
+        before = _resident_mb("VmRSS")
+        subject = KINDS[kind](source, runtime, device)
+        pipe.send(subject.engine)
+        while (task := pipe.recv()) is not None:
+            if isinstance(task, str):
+                pipe.send(subject.one(task))
+            else:
+                started = time.perf_counter()
+                subject.many(*task)
+                pipe.send(time.perf_counter() - started)
+        peak = _resident_mb("VmHWM")
+        pipe.send(None if before is None or peak is None else peak - before)
+    except ConditionalDETRError as error:
+        pipe.send(error)
+    except Exception as error:
+        if kind == "ours":
+            pipe.send(RuntimeError(f"running {source} failed:\n{traceback.format_exc()}"))  # a fault of ours
+        else:
+            pipe.send(UnavailableError(f"transformers cannot run {source}: {first_line(error)}"))
+
+
+def _resident_mb(what: str) -> float | None:
+    """Resident memory of this process, now (VmRSS) or at most (VmHWM); None where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((float(line.split()[1]) / 1e3 for line in lines if line.startswith(what)), None)

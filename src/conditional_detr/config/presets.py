@@ -1,0 +1,70 @@
+"""Model names."""
+
+from typing import Literal
+
+from conditional_detr.config.parts import with_overrides
+from conditional_detr.config.schema import ModelConfig, Settings
+from conditional_detr.errors import ConfigError, did_you_mean
+
+
+class Preset(Settings):
+    """A model name's network, the size it is made for and the recipe that it is trained with."""
+
+    model: ModelConfig
+    imgsz: int
+    recipe: Literal["paper", "fast"]
+
+
+# The baseline: DETR as a row of choices.
+DETR_CHOICES = {
+    "cross_attention": "additive",
+    "reference_points": "origin",
+    "box_offset": False,
+    "classification": "softmax",
+    "num_queries": 100,
+}
+
+
+TINY = ModelConfig(
+    backbone="tf_efficientnet_lite0.in1k",
+    backbone_stride=16,
+    num_queries=100,
+    hidden_dim=128,
+    encoder_layers=2,
+    decoder_layers=3,
+    feedforward_dim=512,
+    dropout=0.0,
+    spatial_init="local",
+)
+
+
+def _paper(backbone: str, dilation: bool = False) -> Preset:
+    return Preset(model=ModelConfig(backbone=backbone, dilation=dilation), imgsz=800, recipe="paper")
+
+
+_SYSTEMS = {
+    "tiny": Preset(model=TINY, imgsz=320, recipe="fast"),
+    "r18": _paper("resnet18.tv_in1k"),
+    "r50": _paper("resnet50.tv_in1k"),
+    "r101": _paper("resnet101.tv_in1k"),
+    "dc5-r50": _paper("resnet50.tv_in1k", dilation=True),
+    "dc5-r101": _paper("resnet101.tv_in1k", dilation=True),
+}
+
+
+PRESETS = {f"conditional-detr-{size}": chosen for size, chosen in _SYSTEMS.items()} | {
+    f"detr-{size}": chosen.model_copy(update={"model": with_overrides(chosen.model, DETR_CHOICES, size)})
+    for size, chosen in _SYSTEMS.items()
+}
+
+
+def recipe_of(model: ModelConfig) -> Literal["paper", "fast"]:
+    """The recipe of the model name with the same backbone; the paper's where there is none."""
+    return next((p.recipe for p in PRESETS.values() if p.model.backbone == model.backbone), "paper")
+
+
+def preset(name: str) -> Preset:
+    """The preset of a model name; an unknown name is answered with the nearest."""
+    if name not in PRESETS:
+        raise ConfigError(f"{name!r} is not a model name. {did_you_mean(name, PRESETS)}")
+    return PRESETS[name]

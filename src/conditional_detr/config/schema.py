@@ -1,0 +1,69 @@
+"""Settings: the model's and the preprocessor's. Unknown keys are refused."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LONGEST_PER_SHORTEST = 1333 / 800  # the paper's limits: shorter side 800, longer side at most 1333
+Scale = Annotated[float, Field(ge=0.1, le=10)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """A group of settings: immutable, and without room for a key that nobody reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(Settings):
+    """What the network is made of. The first value of each choice is the paper's."""
+
+    backbone: str = Field("resnet50.tv_in1k", description="timm name of the backbone")
+    backbone_stride: Literal[8, 16, 32] = Field(32, description="stride of the stage that is used, before any dilation")
+    dilation: bool = Field(False, description="dilate that stage instead of striding it: half its stride (DC5)")
+    finer: bool = Field(False, description="each cell also holds the four cells of the stage before it, at half the stride")
+    exact_positions: bool = Field(False, description="cells lie where they are in the picture, also where it ends within one")
+    num_classes: int = Field(91, ge=1, le=100_000)
+    num_queries: int = Field(300, ge=1, le=100_000)
+    hidden_dim: int = Field(256, ge=4, le=16_384)
+    num_heads: int = Field(8, ge=1, le=1024)
+    encoder_layers: int = Field(6, ge=0, le=100)
+    decoder_layers: int = Field(6, ge=1, le=100)
+    feedforward_dim: int = Field(2048, ge=1, le=65_536)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    cross_attention: Literal["conditional", "additive"] = "conditional"
+    spatial_query: Literal["conditional", "intermediate", "point", "lambda", "content"] = "conditional"
+    lambda_q: Literal["diagonal", "identity", "scalar", "block", "full"] = "diagonal"
+    reference_points: Literal["predicted", "learned", "origin", "encoder"] = "predicted"
+    box_offset: bool = True
+    classification: Literal["focal", "softmax"] = "focal"
+    spatial_init: Literal["xavier", "local"] = Field("xavier", description="where spatial attention starts")
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> "ModelConfig":
+        if self.hidden_dim % self.num_heads or self.hidden_dim % 4:
+            raise ValueError(
+                f"hidden_dim must be divisible by num_heads and by 4, not {self.hidden_dim} with {self.num_heads} heads"
+            )
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Pixels a cell of the feature map."""
+        return self.backbone_stride // 2 if self.dilation else self.backbone_stride
+
+
+class PreprocessorConfig(Settings):
+    """How a picture becomes the network's input."""
+
+    imgsz: int = Field(800, ge=16, le=8192, description="length of the shorter side after resizing, px")
+    max_size: int = Field(0, ge=0, le=32_768, description="limit of the longer side, px; 0 = 1333/800 of imgsz")
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    size_multiple: int = Field(1, ge=1, le=256, description="pictures are padded to multiples of it, px")
+
+    @property
+    def longest(self) -> int:
+        """Limit of the longer side, px."""
+        return self.max_size or round(self.imgsz * LONGEST_PER_SHORTEST)

@@ -1,0 +1,184 @@
+"""One split's annotations in flat arrays, whatever format they were written in."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conditional_detr.data.clean import Category, as_id, clean, is_crowd, some
+from conditional_detr.data.discovery import check_lists, find_source, read_json, sources
+from conditional_detr.data.findings import Finding, counted
+from conditional_detr.errors import DataError
+
+__all__ = ["Category", "CocoIndex", "as_id", "check_lists", "load_split", "match_categories", "read_json", "sources"]
+
+
+@dataclass(frozen=True)
+class CocoIndex:
+    """One split, in arrays: memory does not grow with use, and workers share it.
+
+    Attributes
+    ----------
+    file : the annotation file
+    image_ids, sizes_hw : int64 [I], [I, 2] px, as the file says
+    paths : [I], of the pictures
+    first : int64 [I + 1], image i owns rows first[i] to first[i + 1] of the following
+    boxes_xyxy : float32 [A, 4] px, inside their picture, with an area
+    labels : int64 [A], class indices: positions in `categories`
+    categories : ordered by id
+    report : what was left out or changed, a line each
+    findings : the same, one by one
+    truth : float64 [T, 8], what detections are judged against, as `Clean.truth`
+    """
+
+    file: Path
+    image_ids: np.ndarray
+    sizes_hw: np.ndarray
+    paths: list[str]
+    first: np.ndarray
+    boxes_xyxy: np.ndarray
+    labels: np.ndarray
+    categories: list[Category]
+    report: list[str]
+    findings: list[Finding]
+    truth: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def objects(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes float32 [M, 4] xyxy px and labels int64 [M] of image i; crowds are left out."""
+        rows = slice(self.first[i], self.first[i + 1])
+        return self.boxes_xyxy[rows], self.labels[rows]
+
+    @property
+    def lost(self) -> list[str]:
+        """Pictures that are listed but cannot be used, as could be told without opening them."""
+        return sorted({str(finding.file) for finding in self.findings if finding.loses_picture})
+
+    def without(self, places: Collection[int]) -> "CocoIndex":
+        """The same without some images, by their places.
+
+        Raises
+        ------
+        DataError : no image is left
+        """
+        if not places:
+            return self
+        kept = np.setdiff1d(np.arange(len(self)), list(places))
+        if not len(kept):
+            raise DataError(f"none of the {len(self)} pictures that {self.file} lists can be used")
+        owners = np.repeat(np.arange(len(self)), np.diff(self.first))
+        rows = np.isin(owners, kept)
+        truth = self.truth[np.isin(self.truth[:, 0], kept)]
+        truth[:, 0] = np.searchsorted(kept, truth[:, 0])
+        return replace(
+            self,
+            image_ids=self.image_ids[kept],
+            sizes_hw=self.sizes_hw[kept],
+            paths=[self.paths[i] for i in kept],
+            first=np.searchsorted(owners[rows], np.append(kept, len(self))),
+            boxes_xyxy=self.boxes_xyxy[rows],
+            labels=self.labels[rows],
+            truth=truth,
+        )
+
+    def ground_truth(self) -> dict[str, Any]:
+        """The COCO content that detections are judged against: of these images all boxes that were read, crowds too."""
+        rows = self.truth.tolist()
+        return {
+            "images": [{"id": id_} for id_ in self.image_ids.tolist()],
+            "annotations": [
+                {
+                    "image_id": int(self.image_ids[int(i)]), "category_id": int(category), "bbox": box, "area": area,
+                    "iscrowd": int(crowd),
+                }
+                for i, category, *box, area, crowd in rows
+            ],
+            "categories": [{"id": c.id, "name": c.name} for c in self.categories],
+        }  # fmt: skip
+
+    def has_size(self, i: int, size_hw: tuple[int, int]) -> bool:
+        """Whether image i is as large as the file says."""
+        return bool((self.sizes_hw[i] == size_hw).all())
+
+    def check_size(self, i: int, size_hw: tuple[int, int]) -> None:
+        """A decoded picture must be as large as the file says, else its boxes lie somewhere else.
+
+        Raises
+        ------
+        DataError
+        """
+        said = tuple(int(side) for side in self.sizes_hw[i])
+        if not self.has_size(i, size_hw):
+            raise DataError(
+                f"{self.paths[i]} is {size_hw[1]} x {size_hw[0]} px after EXIF rotation, but {self.file} says "
+                f"{said[1]} x {said[0]}: its boxes cannot be trusted"
+            )
+
+
+def load_split(folder: str | Path, split: str) -> CocoIndex:
+    """One split of a data set. What cannot be used is left out, counted and said in `report`.
+
+    Raises
+    ------
+    DataError : there is no such split, nothing in it can be used, a picture lies outside the folder, or all boxes or
+        category ids are written in another way than their format asks for
+    """
+    source = find_source(folder, split)
+    content, faults = source.read()
+    if not content["images"]:
+        raise DataError("; ".join([f"{source.place.file} lists no images", *(finding.message for finding in faults)]))
+    found = clean(content, source.place)
+    if stops := [*found.misread, *(each for each in found.findings if each.code == "image-outside-folder")]:
+        raise DataError(f"{source.place.file}: {stops[0].message}. `cdetr doctor {folder} --fix OUT` writes a copy without")
+    findings = [*found.findings, *faults]
+    if not found.images:
+        first = found.findings[0]
+        raise DataError(
+            f"{source.place.file}: none of its {len(content['images'])} images can be used: {first.file}: {first.message}"
+        )
+    rows = sorted((row for row in found.annotations if not is_crowd(row)), key=lambda row: row["image"])
+    label_of = {category.id: i for i, category in enumerate(found.categories)}
+    boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+    owners = np.array([row["image"] for row in rows], dtype=np.int64)
+    return CocoIndex(
+        file=source.place.file,
+        image_ids=np.array([image["id"] for image in found.images], dtype=np.int64),
+        sizes_hw=np.array([(image["height"], image["width"]) for image in found.images], dtype=np.int64),
+        paths=[image["path"] for image in found.images],
+        first=np.searchsorted(owners, np.arange(len(found.images) + 1)),
+        boxes_xyxy=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).astype(np.float32),
+        labels=np.array([label_of[row["category_id"]] for row in rows], dtype=np.int64),
+        categories=found.categories,
+        report=counted(findings),
+        findings=findings,
+        truth=np.array(found.truth, dtype=np.float64).reshape(-1, 8),
+    )
+
+
+def match_categories(names: list[str], ids: list[int], categories: Iterable[Category], origin: str) -> dict[int, int]:
+    """For each class index of a model the category id that a data set uses for it: by name.
+
+    By id only where the model has no names but its classes' numbers; otherwise a "cat" would be counted as a "dog" because
+    both are number 3.
+
+    Raises
+    ------
+    DataError : not one class is known to the data set
+    """
+    categories = list(categories)
+    by_name = {c.name: c.id for c in categories}
+    known = {c.id for c in categories}
+    mapping = {i: by_name[name] for i, name in enumerate(names) if name in by_name}
+    if not mapping and names == [str(i) for i in range(len(names))]:
+        mapping = {i: id_ for i, id_ in enumerate(ids) if id_ in known}
+    if not mapping:
+        raise DataError(
+            f"no class of the model is a category of {origin}: the model has {some(names)}; the data has "
+            f"{some(list(by_name))}. "
+            "If they are the same under other names, set the model's class_names (or rename the categories)"
+        )
+    return mapping

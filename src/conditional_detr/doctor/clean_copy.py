@@ -1,0 +1,120 @@
+"""A clean copy of a data set, in COCO folders, with a log of every change."""
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from conditional_detr.data.clean import is_crowd
+from conditional_detr.data.discovery import ROBOFLOW_FILE
+from conditional_detr.data.findings import Finding
+from conditional_detr.doctor.examine import Examined, is_turned
+from conditional_detr.doctor.image_scan import Look
+from conditional_detr.errors import ConfigError, DataError
+from conditional_detr.storage.atomic import replaced_folder
+
+LOG = "changes.json"
+Box = list[float]
+
+
+def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output: str | Path) -> dict[str, tuple[int, int]]:
+    """Write what can be used as ``SPLIT/_annotations.coco.json`` beside its pictures, and `changes.json`.
+
+    Pictures are copied byte by byte; extra fields of annotations are kept.
+
+    Returns
+    -------
+    pictures and boxes of each split
+
+    Raises
+    ------
+    ConfigError : the folder is not new or empty, or cannot be written
+    DataError : nothing is left
+    """
+    folder = Path(output).absolute()
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not empty: the copy needs a new folder")
+    unused = {finding.category for finding in findings if finding.code == "category-unused"}
+    counts = {}
+    try:
+        with replaced_folder(folder) as new:
+            for name, split in splits.items():
+                if len(split.left_out) < len(split.clean.images):
+                    counts[name] = _write_split(split, new / name, unused)
+            log = [finding.to_dict() for finding in findings if not finding.fix.startswith("nothing")]
+            (new / LOG).write_text(json.dumps(log, indent=1, ensure_ascii=False), encoding="utf-8")
+            if not counts:
+                raise DataError("no picture is left that could be used: nothing was written")
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror or error}") from None
+    return counts
+
+
+def _write_split(split: Examined, folder: Path, unused: set[str | None]) -> tuple[int, int]:
+    folder.mkdir()
+    images: list[dict[str, Any]] = []
+    new_id: dict[int, int] = {}
+    names: set[str] = set()
+    for i, (image, seen) in enumerate(zip(split.clean.images, split.looks, strict=True)):
+        if i in split.left_out:
+            continue
+        name = _free(Path(image["file_name"]).name, names)
+        shutil.copyfile(image["path"], folder / name)
+        new_id[i] = image["id"]
+        images.append({"id": image["id"], "file_name": name, "width": seen.width, "height": seen.height})
+    annotations = []
+    for row in split.clean.annotations:
+        i = row["image"]
+        if i in new_id:
+            box = moved(row["bbox"], split.clean.images[i], split.looks[i])
+            kept = {key: value for key, value in row.items() if key not in ("image", "written") and _is_json(value)}
+            if box != row["bbox"]:  # masks and points are not moved with it
+                kept = {key: value for key, value in kept.items() if key not in ("segmentation", "keypoints")}
+            if box != row["written"] or not is_number(kept.get("area")):
+                kept["area"] = box[2] * box[3]
+            annotations.append(kept | {"image_id": new_id[i], "bbox": box, "iscrowd": int(is_crowd(row))})
+    categories = [{"id": c.id, "name": c.name} for c in split.clean.categories if c.name not in unused]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / ROBOFLOW_FILE).write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    return len(images), len(annotations)
+
+
+def _free(name: str, names: set[str]) -> str:
+    """A file name that is not taken, whatever case file systems see."""
+    free, number = name, 1
+    while free.lower() in names or free == ROBOFLOW_FILE:
+        free, number = f"{Path(name).stem}-{number}{Path(name).suffix}", number + 1
+    names.add(free.lower())
+    return free
+
+
+def moved(bbox: Box, image: dict[str, Any], seen: Look) -> Box:
+    """A box of the picture that was annotated, in the picture as it is now: turned or resized with it."""
+    if is_turned(image, seen):
+        return turned(bbox, seen)
+    across, down = seen.width / image["width"], seen.height / image["height"]
+    return bbox if across == down == 1 else [bbox[0] * across, bbox[1] * down, bbox[2] * across, bbox[3] * down]
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def turned(bbox: Box, seen: Look) -> Box:
+    """A box of the picture as it is stored, x, y, w, h px, in the picture turned as its EXIF orientation (5 to 8) says."""
+    x, y, w, h = bbox
+    # A point (x, y) goes to (y, x) for 5, (W − y, x) for 6, (W − y, H − x) for 7, (y, H − x) for 8; W, H of the turned picture.
+    left = seen.width - y - h if seen.orientation in (6, 7) else y
+    top = seen.height - x - w if seen.orientation in (7, 8) else x
+    return [left, top, h, w]
+
+
+def _is_json(value: Any) -> bool:
+    """Not what JSON has no word for, such as NaN in a field of a tool's own."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,255 @@
+"""Several runs side by side: their curves, what differs between them, and what each needs to reach an AP."""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from conditional_detr.config.messages import build
+from conditional_detr.config.run import RunConfig
+from conditional_detr.config.toml import flat, read_toml
+from conditional_detr.errors import ConfigError, RunError
+from conditional_detr.evaluation import plots
+from conditional_detr.evaluation.pages import ap, duration, embedded, versions, write_page
+from conditional_detr.storage.run_files import CONFIG, METRICS
+
+PAGE, TABLE, PICTURE = "comparison.html", "comparison.csv", "curves.png"
+NEEDED = ("AP", "AP50", "loss", "seconds")  # of an epoch
+SHARES = (0.25, 0.5, 0.75)  # of the highest AP: the levels that are asked after by default
+# What makes no other run of it.
+SAME = frozenset({"seed", "output"})
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ by seed alone.
+
+    Attributes
+    ----------
+    name : for people
+    settings : flat, without what may differ inside the group
+    runs : their rows of `metrics.jsonl`, a run each
+    """
+
+    name: str
+    settings: dict[str, Any]
+    runs: list[Rows]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What the runs of a group need to reach an AP: a number a run, counted from its start; None where it never arrives."""
+
+    epochs: list[int | None]
+    seconds: list[float | None]
+
+
+def epochs_to(rows: Rows, ap: float) -> int | None:
+    """The first epoch with such an AP or more, counted from 1; None where there is none."""
+    return next((i for i, row in enumerate(rows, 1) if row["AP"] is not None and row["AP"] >= ap), None)
+
+
+def reached(group: Group, ap: float) -> Reached:
+    """When each run of a group first has an AP."""
+    epochs = [epochs_to(rows, ap) for rows in group.runs]
+    seconds = [
+        None if at is None else float(sum(row["seconds"] for row in rows[:at]))
+        for rows, at in zip(group.runs, epochs, strict=True)
+    ]
+    return Reached(epochs, seconds)
+
+
+def best_row(rows: Rows) -> dict[str, Any]:
+    """The epoch with the highest AP."""
+    return max(rows, key=lambda row: -1.0 if row["AP"] is None else row["AP"])
+
+
+def read_groups(folders: list[Path]) -> list[Group]:
+    """Run folders, grouped by what they are but for the seed, in the order in which they are given.
+
+    A run that was stopped before its last epoch stands alone, and so does a second one with the same seed.
+
+    Raises
+    ------
+    ConfigError : a folder that is no run, or one that is given twice
+    RunError : a run without a finished epoch, or with rows that make no sense
+    """
+    places = [folder.resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if not (place / CONFIG).is_file():
+            raise ConfigError(f"{folder} is no run folder: it has no {CONFIG}. compare wants folders that train left")
+        if places.count(place) > 1:
+            raise ConfigError(f"{folder} is given twice")
+    found: dict[str, tuple[dict[str, Any], list[Path], list[Rows], str]] = {}
+    seen: list[tuple[dict[str, Any], int]] = []
+    for folder in places:
+        config = build(RunConfig, read_toml(folder / CONFIG), str(folder / CONFIG))
+        rows = read_rows(folder / METRICS)
+        settings = {key: value for key, value in flat(config.model_dump()).items() if key not in SAME}
+        wanted = config.training.epochs
+        stopped = f" (stopped: {len(rows)} of {wanted})" if len(rows) < wanted and not config.training.patience else ""
+        again = sum(other == (settings, config.seed) for other in seen)
+        seen.append((settings, config.seed))
+        key = json.dumps([settings, stopped and str(folder), again], sort_keys=True)
+        _, paths, runs, _ = found.setdefault(key, (settings, [], [], stopped))
+        paths.append(folder)
+        runs.append(rows)
+    names = _names([paths for _, paths, _, _ in found.values()])
+    return [Group(name + note, settings, runs) for name, (settings, _, runs, note) in zip(names, found.values(), strict=True)]
+
+
+def read_rows(file: Path) -> Rows:
+    """The rows of a `metrics.jsonl`, an epoch each, checked.
+
+    Raises
+    ------
+    RunError : names the line and what is wrong with it
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{file} cannot be read: {error}") from None
+    rows: Rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        at = len(rows) + 1
+        whole = isinstance(row, dict) and row.get("epoch") == at and all(key in row and _is_figure(row[key]) for key in NEEDED)
+        if not whole:
+            wanted = f"epoch {at} with {', '.join(NEEDED)} as finite numbers or null"
+            raise RunError(f"{file}, line {number}: this must be {wanted}, not {line[:60]!r}")
+        rows.append(row | {"seconds": row["seconds"] or 0.0})
+    if not rows:
+        raise RunError(f"{file.parent} has no finished epoch yet: there is nothing to compare")
+    return rows
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+
+
+def _names(groups: list[list[Path]]) -> list[str]:
+    """A name a group: its folder's, or what its folders' names begin with; with their parents' where two are the same."""
+    for depth in (1, 2, 3):
+        names = []
+        for paths in groups:
+            tails = ["/".join(path.parts[-depth:]) for path in paths]
+            alike = (letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*tails, strict=False)))
+            name = "".join(alike)
+            name = re.sub(r"([-_. ]+s|[-_. ]*seed)?[-_. ]*$", "", name) if len(paths) > 1 else name
+            names.append(f"{name or paths[0].name} ({len(paths)} runs)" if len(paths) > 1 else name)
+        if len(set(names)) == len(names):
+            return names
+    return [f"{'/'.join(paths[0].parts[-2:])} ({len(paths)} runs)" for paths in groups]
+
+
+def usual_levels(groups: list[Group]) -> list[float]:
+    """A quarter, half and three quarters of the highest AP, in whole hundredths; none where nothing was learned."""
+    highest = max(best_row(rows)["AP"] or 0.0 for group in groups for rows in group.runs)
+    return sorted({level for share in SHARES if (level := math.floor(100 * highest * share) / 100) > 0})
+
+
+def differences(groups: list[Group]) -> dict[str, list[Any]]:
+    """Settings in which the groups are not the same: key → a value a group, None where it has none."""
+    keys = sorted({key for group in groups for key in group.settings})
+    values = {key: [group.settings.get(key) for group in groups] for key in keys}
+    return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
+
+
+def told(values: list[float | None], limits: list[float], form: Callable[[float], str], unit: str = "") -> str:
+    """Numbers of several runs as a person reads them: one, the mean with its range, or `> limit` where a run never arrives.
+
+    Parameters
+    ----------
+    values : a number a run, None = never
+    limits : what each run was given, where it may not arrive
+    form : number → text
+    unit : of the numbers
+    """
+    arrived = [value for value in values if value is not None]
+    if len(arrived) < len(values):
+        first = f" ({len(arrived)} of {len(values)} arrive, the first after {form(min(arrived))})" if arrived else ""
+        limit = min(given for value, given in zip(values, limits, strict=True) if value is None)
+        return f"> {form(limit)}{unit.removesuffix('s') if limit == 1 else unit}{first}"
+    if min(arrived) == max(arrived):
+        return form(arrived[0]) + (unit.removesuffix("s") if arrived[0] == 1 else unit)
+    return f"{form(mean(arrived))} ({form(min(arrived))}–{form(max(arrived))}){unit}"
+
+
+def _figures(values: list[float | None]) -> str:
+    """APs of several runs; a dash where there is nothing to judge."""
+    return "–" if None in values else told(list(values), [], ap)
+
+
+def table(groups: list[Group], levels: list[float]) -> tuple[list[str], list[list[str]]]:
+    """Columns and a row a group, as printed; a cell may have two lines."""
+    columns = ["run", "trained", "best AP", "its AP50", *(f"to AP {level:g}" for level in levels)]
+    rows = []
+    for group in groups:
+        best = [best_row(rows) for rows in group.runs]
+        whole = [float(sum(row["seconds"] for row in rows)) for rows in group.runs]
+        tried: list[float] = [len(rows) for rows in group.runs]
+        row = [
+            group.name,
+            f"{told(list(tried), [], _count, ' epochs')}\n{told(list(whole), [], duration)}",
+            _figures([row["AP"] for row in best]),
+            _figures([row["AP50"] for row in best]),
+        ]
+        for level in levels:
+            at = reached(group, level)
+            cell = told(list(at.epochs), tried, _count, " epochs")
+            row.append(cell if None in at.seconds else f"{cell}\n{told(list(at.seconds), [], duration)}")
+        rows.append(row)
+    return columns, rows
+
+
+def _count(value: float) -> str:
+    return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
+
+
+def write_comparison(groups: list[Group], levels: list[float], output: Path) -> list[Path]:
+    """`comparison.html`, the table in it as `comparison.csv`, and its curves as `curves.png`.
+
+    Raises
+    ------
+    RunError : a file cannot be written
+    """
+    ap = [plots.Band(group.name, [[row["AP"] for row in rows] for rows in group.runs]) for group in groups]
+    loss = [plots.Band(group.name, [[row["loss"] for row in rows] for rows in group.runs]) for group in groups]
+    columns, rows = table(groups, levels)
+    differ = differences(groups)
+    of_group = [
+        "; ".join(f"{key} = {'default' if values[i] is None else values[i]}" for key, values in differ.items())
+        for i in range(len(groups))
+    ]
+    content = {
+        "title": f"{sum(len(group.runs) for group in groups)} runs compared",
+        "names": [group.name for group in groups],
+        "has_seeds": any(len(group.runs) > 1 for group in groups),
+        "ap": embedded(plots.learning_curves(ap, "AP", plots.WIDE)),
+        "loss": embedded(plots.learning_curves(loss, "training loss", plots.WIDE)),
+        "columns": columns,
+        "rows": rows,
+        "differ": of_group if differ else [],
+        "versions": versions(),
+    }
+    write_page(output / PAGE, "comparison", content)
+    try:
+        with (output / TABLE).open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([columns, *([cell.replace("\n", ", ") for cell in row] for row in rows)])
+        (output / PICTURE).write_bytes(plots.learning_curves(ap, "AP", plots.WIDE, form="png"))
+    except OSError as error:
+        raise RunError(f"{error.filename} cannot be written: {error.strerror or error}") from None
+    return [output / name for name in (PAGE, TABLE, PICTURE)]

@@ -1,0 +1,172 @@
+"""Where each detection's query looked: the maps of cross-attention, taken apart as the model compares them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
+
+from conditional_detr.config.parts import idle_fields
+from conditional_detr.device.choose import choose_device
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.images.decoding import Picture, decode
+from conditional_detr.images.postprocessing import best_pairs, boxes_in_pixels
+from conditional_detr.images.preprocessing import Preprocessor
+from conditional_detr.inference.batching import TOP_K
+from conditional_detr.inference.detector import check_conf
+from conditional_detr.model.attention.kernels import attention_weights
+from conditional_detr.model.decoder import CrossAttention, Decoder
+from conditional_detr.weights.discovery import load_model
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The attention behind one detection. Every map sums to 1 over its cells.
+
+    Attributes
+    ----------
+    spatial : float32 [L, H, h, w], softmax(p_q·p_k) of each layer and head: what the query's place is compared with
+    content : float32 [L, H, h, w], softmax(c_q·c_k): what its content is compared with
+    combined : float32 [L, H, h, w], the softmax of their sum, which the model attends with
+    box : float32 [4], xyxy in pixels of the picture
+    reference_point : float32 [2], (x, y) in pixels of the picture; None for a model whose queries have none (DETR)
+    score, class_id, class_name : of the detection
+    query : which query found it
+    cell_size : (width, height) of a cell of the maps in pixels of the picture; the first cell begins at its corner
+    """
+
+    spatial: np.ndarray
+    content: np.ndarray
+    combined: np.ndarray
+    box: np.ndarray
+    reference_point: np.ndarray | None
+    score: float
+    class_id: int
+    class_name: str
+    query: int
+    cell_size: tuple[float, float]
+
+
+@torch.inference_mode()
+def explain(source: str | Path | DetectionModel, image: Picture, conf: float = 0.3, device: str = "auto") -> list[Explanation]:
+    """The maps of cross-attention of every detection in a picture.
+
+    Both parts are divided by the same √width as their sum, so that spatial · content, normalised, is combined. In the first
+    layer Conditional DETR's content holds the positions too (nothing is decoded yet). DETR adds content and space before it
+    compares them; there one query is compared with either part of the key.
+
+    Source: Conditional DETR, figure 2 and section 3.3.
+
+    Parameters
+    ----------
+    source : any source of a model, or a model, which is moved to the device and set to eval mode
+    image : a path, a PIL image or a uint8 RGB array [H, W, 3]
+    conf : lowest score, in [0, 1]
+    device : "auto", "cpu", "cuda", "cuda:1", "mps"
+
+    Returns
+    -------
+    an explanation a detection, best first; none where nothing was found
+
+    Raises
+    ------
+    ImageError : a picture that cannot be read
+
+    Examples
+    --------
+    >>> from conditional_detr.factory.build import create_model
+    >>> model = create_model("conditional-detr-tiny", num_classes=2, pretrained_backbone=False)
+    >>> first = explain(model, np.zeros((64, 96, 3), dtype=np.uint8), conf=0)[0]
+    >>> first.combined.shape, round(float(first.combined[0, 0].sum()), 3)
+    ((3, 8, 20, 30), 1.0)
+    """
+    check_conf(conf)
+    rgb = decode(image)
+    model = source if isinstance(source, DetectionModel) else load_model(source)
+    return explain_picture(model.to(choose_device(device)).eval(), rgb, conf)
+
+
+@torch.inference_mode()
+def explain_picture(model: DetectionModel, rgb: Tensor, conf: float) -> list[Explanation]:
+    """`explain` for a model on its device, in eval mode, and a decoded picture uint8 [3, H, W]."""
+    where = next(model.parameters()).device
+    preprocessor = Preprocessor(model.preprocessor)
+    prepared = preprocessor(rgb)
+    images, padding_mask = preprocessor.collate([prepared])
+    with recorded(model) as (inputs, grid, looked_from):
+        output = model(images.to(where), None if padding_mask is None else padding_mask.to(where), aux=False)
+    pairs = best_pairs(output.pred_logits, TOP_K, model.config.classification)
+    kept = pairs.scores[0] >= conf
+    if not kept.any():
+        return []
+    queries = pairs.queries[0][kept]
+    spatial, content, combined = maps_of_layers(model.decoder, inputs, queries, grid)
+
+    size_hw = torch.tensor(rgb.shape[-2:])
+    boxes = clip_boxes_to_image(boxes_in_pixels(output.pred_boxes[0, queries].cpu(), size_hw), tuple(rgb.shape[-2:])).numpy()
+    points = (looked_from[0].sigmoid().expand(1, -1, -1)[0, queries].cpu() * size_hw.flip(0)).numpy()
+    has_points = "reference_points" not in idle_fields(model.config)
+    sides = zip(rgb.shape[-2:], prepared.shape[-2:], strict=True)
+    height, width = (model.config.stride * original / resized for original, resized in sides)
+    return [
+        Explanation(
+            spatial[i], content[i], combined[i], boxes[i], points[i] if has_points else None,
+            score, label, model.class_names[label], query, (width, height),
+        )
+        for i, (score, label, query) in enumerate(
+            zip(pairs.scores[0][kept].tolist(), pairs.labels[0][kept].tolist(), queries.tolist(), strict=True)
+        )
+    ]  # fmt: skip
+
+
+@contextmanager
+def recorded(model: DetectionModel) -> Iterator[tuple[list[tuple[Tensor, ...]], list[int], list[Tensor]]]:
+    """A context in which are noted: the inputs of every layer's cross-attention, in order; the memory's height and width; the
+    reference points before their sigmoid.
+    """
+    inputs: list[tuple[Tensor, ...]] = []
+    grid: list[int] = []
+    hooks = [model.input_projection.register_forward_hook(lambda _, __, features: grid.extend(features.shape[-2:]))]
+    looked_from: list[Tensor] = []
+    hooks.append(model.reference_points.register_forward_hook(lambda _, __, points: looked_from.append(points)))
+    hooks += [
+        layer.cross_attention.register_forward_pre_hook(lambda _, given: inputs.append(given))  # type: ignore[union-attr]
+        for layer in model.decoder.layers
+    ]
+    try:
+        yield inputs, grid, looked_from
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def maps_of_layers(
+    decoder: Decoder, inputs: list[tuple[Tensor, ...]], queries: Tensor, grid: list[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Spatial, content and combined maps [k, L, H, h, w] of k queries of the first image."""
+    layers = [
+        maps_of(layer.cross_attention, given, queries)  # type: ignore[arg-type]
+        for layer, given in zip(decoder.layers, inputs, strict=True)
+    ]
+    spatial, content, combined = (torch.stack(part, dim=1) for part in zip(*layers, strict=True))
+    return tuple(x.view(*x.shape[:3], *grid).cpu().numpy() for x in (spatial, content, combined))  # type: ignore[return-value]
+
+
+def maps_of(attention: CrossAttention, inputs: tuple[Tensor, ...], queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Spatial, content and combined weights [k, H, N] of the given k queries of the first image."""
+    *compared, is_padding = inputs
+    parts = attention.parts(*compared)
+    parts = parts._replace(content_query=parts.content_query[:, :, queries], spatial_query=parts.spatial_query[:, :, queries])
+    query, key = attention.join(parts)
+    width = key.shape[-1]
+    weights = (
+        attention_weights(parts.spatial_query, parts.spatial_key, is_padding, width),
+        attention_weights(parts.content_query, parts.content_key, is_padding, width),
+        attention_weights(query, key, is_padding, width),
+    )
+    spatial, content, combined = (each[0].transpose(0, 1) for each in weights)
+    return spatial, content, combined

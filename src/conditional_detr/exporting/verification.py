@@ -1,0 +1,105 @@
+"""That an exported model is the one it was made from: both through the whole path, on the same pictures."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, median
+from typing import Any
+
+import torch
+from torchvision.ops import box_iou
+
+from conditional_detr.data.index import CocoIndex, match_categories
+from conditional_detr.evaluation.coco import coco_metrics, coco_results
+from conditional_detr.images.decoding import Picture, decode
+from conditional_detr.inference.batching import Model, detect
+
+SURE = 0.3  # boxes of a lower score are not compared one by one
+SAME_BOX = 0.9  # IoU
+TIMED_PICTURES = 20
+Found = dict[int, dict[str, torch.Tensor]]  # `postprocess`'s records by the place of their picture
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the boxes of two models agree, picture by picture.
+
+    Attributes
+    ----------
+    original, exported : how many boxes each has with a score of `SURE` or more
+    ious, score_differences : of those of the original's that have a box of the same class in the other with an IoU of
+        `SAME_BOX` or more
+    rank_difference : the largest difference of two scores of the same rank, whatever the scores
+    """
+
+    original: int
+    exported: int
+    ious: list[float]
+    score_differences: list[float]
+    rank_difference: float
+
+    def to_dict(self) -> dict[str, Any]:
+        differences = self.score_differences
+        return {
+            "score": SURE, "iou": SAME_BOX, "original": self.original, "exported": self.exported, "matched": len(self.ious),
+            "least_iou": min(self.ious, default=None),
+            "score_difference": {"mean": mean(differences), "max": max(differences)} if differences else None,
+            "rank_difference": self.rank_difference,
+        }  # fmt: skip
+
+
+def found_by(model: Model, pictures: Sequence[Picture], index: CocoIndex | None = None, batch: int = 8) -> Found:
+    """All detections of a model, without the pictures that cannot be used: of a data set, sizes must be as it says."""
+    return {
+        position: result
+        for position, rgb, result in detect(model, pictures, batch, on_unreadable=lambda *_: None)
+        if index is None or index.has_size(position, (rgb.shape[-2], rgb.shape[-1]))
+    }
+
+
+def average_precision(model: Model, found: Found, index: CocoIndex) -> float | None:
+    """COCO's AP of what was found, over the pictures that could be read; None where there is nothing to find."""
+    category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
+    results = [row for i, result in found.items() for row in coco_results(result, int(index.image_ids[i]), category_of)]
+    seen = index.without(set(range(len(index))) - found.keys())
+    return coco_metrics(seen.ground_truth(), results).AP
+
+
+def agreement(original: Found, exported: Found) -> Agreement:
+    """Match every sure box of the original to the box of its class in the export that is nearest in score, each once.
+
+    A box of the export counts whatever its score: one that fell from 0.301 to 0.299 is the same box.
+    """
+    counts, ious, differences, ranks = [0, 0], [], [], [0.0]
+    for position, ours in original.items():
+        theirs, taken = exported[position], set()
+        sure = ours["scores"] >= SURE
+        counts[0] += int(sure.sum())
+        counts[1] += int((theirs["scores"] >= SURE).sum())
+        ranks.append(float((ours["scores"] - theirs["scores"]).abs().max()))
+        overlaps = box_iou(ours["boxes"][sure], theirs["boxes"])
+        same = ours["labels"][sure][:, None] == theirs["labels"][None]
+        for i, row in enumerate((overlaps * same).tolist()):
+            gaps = {
+                j: abs(float(ours["scores"][sure][i] - theirs["scores"][j]))
+                for j, iou in enumerate(row)
+                if iou >= SAME_BOX and j not in taken
+            }
+            if gaps:
+                nearest = min(gaps, key=lambda j: gaps[j])
+                taken.add(nearest)
+                ious.append(row[nearest])
+                differences.append(gaps[nearest])
+    return Agreement(counts[0], counts[1], ious, differences, max(ranks))
+
+
+def latencies_ms(models: Sequence[Model], pictures: Sequence[Picture]) -> list[float]:
+    """Median time of each model from a decoded picture to its boxes, ms; they take turns, and a first round is not counted."""
+    rounds: list[list[float]] = [[] for _ in models]
+    decoded = [decode(picture).permute(1, 2, 0).numpy() for picture in pictures[:TIMED_PICTURES]]
+    for picture in [decoded[0], *decoded]:
+        for model, times in zip(models, rounds, strict=True):
+            started = time.perf_counter()
+            found_by(model, [picture])
+            times.append(1e3 * (time.perf_counter() - started))
+    return [median(times[1:]) for times in rounds]

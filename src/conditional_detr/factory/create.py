@@ -1,0 +1,46 @@
+"""A new model by its name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from conditional_detr.config.parts import with_overrides
+from conditional_detr.config.presets import preset
+from conditional_detr.factory.build import DetectionModel, preprocessing_for
+from conditional_detr.factory.imagenet import load_imagenet_weights
+
+
+def create_model(
+    name: str,
+    num_classes: int = 91,
+    pretrained_backbone: bool = True,
+    class_names: Sequence[str] | None = None,
+    category_ids: Sequence[int] | None = None,
+    **overrides: Any,
+) -> DetectionModel:
+    """A new model by its name.
+
+    Parameters
+    ----------
+    name : one of `conditional_detr.config.PRESETS`, e.g. "conditional-detr-r50"
+    num_classes : K, without any background class
+    pretrained_backbone : ImageNet weights, from the Hub or from an installed package; False = random weights
+    class_names, category_ids : an entry a class; default "0", "1", … and 0, 1, …
+    overrides : fields of `ModelConfig`, e.g. ``num_queries=100``
+
+    Raises
+    ------
+    ConfigError : an unknown name, field or value
+    UnavailableError : the pretrained weights cannot be had; never answered with random ones
+
+    Examples
+    --------
+    >>> model = create_model("conditional-detr-tiny", num_classes=2, pretrained_backbone=False)
+    >>> model.class_names
+    ['0', '1']
+    """
+    chosen = preset(name)
+    config = with_overrides(chosen.model, {"num_classes": num_classes, **overrides}, origin=f"create_model({name!r})")
+    model = DetectionModel(config, preprocessing_for(config, chosen.imgsz), class_names, category_ids)
+    if pretrained_backbone:
+        load_imagenet_weights(model.backbone, config.backbone)
+    return model

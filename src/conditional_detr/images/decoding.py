@@ -1,0 +1,91 @@
+"""From a file, a URL, a PIL image or an array to RGB pixels."""
+
+import http.client
+import io
+import urllib.request
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from conditional_detr.errors import ImageError
+
+Picture = str | Path | Image.Image | np.ndarray
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+FETCH_SECONDS, FETCH_BYTES = 15.0, 64 * 2**20
+MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs, which it raises an error at
+
+
+def decode(picture: Picture) -> Tensor:
+    """Any picture as uint8 RGB [3, H, W], turned as its EXIF tag says.
+
+    Gray, palette, 16-bit, CMYK and transparent pictures become RGB; of an animation the first frame is taken.
+
+    Raises
+    ------
+    ImageError : what cannot be read, with its file name
+    """
+    if isinstance(picture, np.ndarray):
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
+            raise ImageError(f"an array must be a uint8 RGB picture [H, W, 3], not {picture.dtype} {list(picture.shape)}")
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    if isinstance(picture, Image.Image):
+        try:
+            return _to_rgb(picture, "a PIL picture")
+        except (OSError, SyntaxError, ValueError) as error:  # a file that PIL opened but had not read
+            raise error if isinstance(error, ImageError) else ImageError(f"a PIL picture cannot be read: {error}") from None
+    if not isinstance(picture, str | Path):
+        raise ImageError(f"a picture must be a path, a PIL image or an array, not {type(picture).__name__}")
+    data = _fetch(str(picture)) if is_url(picture) else _read(Path(picture))
+    if not data:
+        raise ImageError(f"{picture} is an empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as opened:
+                return _to_rgb(opened, str(picture))
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow raises whatever its codecs do
+        reason = "no picture format that is known" if "cannot identify" in str(error) else str(error)
+        raise ImageError(f"{picture} cannot be read as a picture: {reason}") from None
+
+
+def is_url(picture: str | Path) -> bool:
+    """Whether a picture is named by its address on the web."""
+    return isinstance(picture, str) and picture.startswith(("http://", "https://"))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be opened: {error.strerror or error}") from None
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as answer:
+            data: bytes = answer.read(FETCH_BYTES + 1)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise ImageError(f"{url} cannot be fetched: {getattr(error, 'reason', None) or error}") from None
+    if len(data) > FETCH_BYTES:
+        raise ImageError(f"{url} is larger than {FETCH_BYTES // 2**20} MiB and is not read")
+    return data
+
+
+def _to_rgb(image: Image.Image, name: str) -> Tensor:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{name} has {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and wider, or fractions
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        if image.mode == "F" and values.max(initial=0) <= 1:
+            values = values * 255
+        elif image.mode.startswith("I;16") or values.max(initial=0) > 255:
+            values = values / 257
+        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)

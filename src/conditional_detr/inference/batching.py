@@ -1,0 +1,144 @@
+"""Pictures through a model: the one way that prediction and evaluation go."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
+from conditional_detr.device.threads import usable_cores
+from conditional_detr.errors import CheckpointError, ConfigError, ImageError
+from conditional_detr.images.decoding import Picture, decode
+from conditional_detr.images.postprocessing import postprocess
+from conditional_detr.images.preprocessing import Preprocessor
+from conditional_detr.model.detr import DetectionOutput
+
+TOP_K = 100
+WAITING_BATCHES = 2
+DECODERS = 4  # threads at most; a large JPEG takes longer than a small model
+
+
+class Model(Protocol):
+    """What detects: a `DetectionModel`, or an exported one on an engine."""
+
+    config: ModelConfig
+    preprocessor: PreprocessorConfig
+    class_names: list[str]
+    category_ids: list[int]
+    thresholds: list[float] | None
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def summary(self) -> str: ...
+
+    @property
+    def memory_format(self) -> torch.memory_format: ...
+
+    def __call__(self, images: Tensor, padding_mask: Tensor | None = None, *, aux: bool | None = None) -> DetectionOutput: ...
+
+
+class Prepared(NamedTuple):
+    """A picture on its way: its place in the input, as it was decoded, and the network's input."""
+
+    position: int
+    rgb: Tensor
+    image: Tensor
+
+
+def detect(
+    model: Model,
+    pictures: Iterable[Picture],
+    batch: int = 8,
+    on_unreadable: Callable[[int, ImageError], None] | None = None,
+) -> Iterator[tuple[int, Tensor, dict[str, Tensor]]]:
+    """Detect in many pictures, on the model's device.
+
+    Only pictures of one prepared size share a batch, so none is padded for another's sake and a picture's result does not
+    depend on its batch mates.
+
+    Parameters
+    ----------
+    pictures : are decoded a little ahead of the model
+    batch : pictures a batch, at most
+    on_unreadable : is told position and error of a picture that cannot be read; without it the error is raised
+
+    Yields
+    ------
+    position in the input, the picture uint8 [3, H, W], and `postprocess`'s record on the CPU. Not in the input's order
+
+    Raises
+    ------
+    ConfigError : a batch below 1
+    ImageError : see `on_unreadable`
+    CheckpointError : scores that are no numbers, from damaged weights
+    """
+    if batch < 1:
+        raise ConfigError(f"batch must be at least 1, not {batch}")
+    preprocessor = Preprocessor(model.preprocessor)
+    waiting: dict[tuple[int, int], list[Prepared]] = {}
+    for position, prepared in _prepared(pictures, preprocessor, ahead=batch):
+        if isinstance(prepared, ImageError):
+            if on_unreadable is None:
+                raise prepared
+            on_unreadable(position, prepared)
+            continue
+        group = waiting.setdefault((prepared.image.shape[-2], prepared.image.shape[-1]), [])
+        group.append(prepared)
+        if len(group) < batch and sum(map(len, waiting.values())) >= WAITING_BATCHES * batch:
+            group = max(waiting.values(), key=len)
+        elif len(group) < batch:
+            continue
+        yield from run_batch(model, preprocessor, group)
+        group.clear()
+    for group in waiting.values():
+        if group:
+            yield from run_batch(model, preprocessor, group)
+
+
+def _prepared(
+    pictures: Iterable[Picture], preprocessor: Preprocessor, ahead: int
+) -> Iterator[tuple[int, Prepared | ImageError]]:
+    """Pictures by position, decoded and prepared by threads of their own while the model is at work on those before."""
+
+    def prepare(position: int, picture: Picture) -> tuple[int, Prepared | ImageError]:
+        try:
+            rgb = decode(picture)
+        except ImageError as error:
+            return position, error
+        return position, Prepared(position, rgb, preprocessor(rgb))
+
+    if isinstance(pictures, Sequence) and len(pictures) == 1:
+        yield prepare(0, pictures[0])
+        return
+    coming: deque[Future[tuple[int, Prepared | ImageError]]] = deque()
+    pool = ThreadPoolExecutor(max_workers=min(DECODERS, usable_cores()))
+    try:
+        for position, picture in enumerate(pictures):
+            coming.append(pool.submit(prepare, position, picture))
+            if len(coming) > ahead:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@torch.inference_mode()
+def run_batch(model: Model, preprocessor: Preprocessor, group: list[Prepared]) -> list[tuple[int, Tensor, dict[str, Tensor]]]:
+    """A batch of prepared pictures of one size through the model; as `detect` yields them."""
+    images, padding_mask = preprocessor.collate([prepared.image for prepared in group])
+    images = images.to(model.device, memory_format=model.memory_format)
+    output = model(images, None if padding_mask is None else padding_mask.to(model.device), aux=False)
+    if not torch.isfinite(output.pred_logits).all():
+        raise CheckpointError("the model's scores are no numbers: its weights are damaged, or its training went astray")
+    sizes_hw = torch.tensor([prepared.rgb.shape[-2:] for prepared in group], device=model.device)
+    results = postprocess(output, sizes_hw, TOP_K, model.config.classification)
+    return [
+        (prepared.position, prepared.rgb, {key: value.cpu() for key, value in result.items()})
+        for prepared, result in zip(group, results, strict=True)
+    ]

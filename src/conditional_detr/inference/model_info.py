@@ -1,0 +1,92 @@
+"""What a model is, in words and figures."""
+
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from conditional_detr.config.parts import idle_fields
+from conditional_detr.config.schema import PreprocessorConfig
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.factory.create import create_model
+from conditional_detr.images.preprocessing import Preprocessor
+from conditional_detr.weights import exported
+from conditional_detr.weights.discovery import find_checkpoint, read_checkpoint
+
+LANDSCAPE = (480, 640)
+CHOICES = (
+    "cross_attention",
+    "spatial_query",
+    "lambda_q",
+    "reference_points",
+    "finer",
+    "exact_positions",
+    "box_offset",
+    "classification",
+)
+
+
+def describe(source: str | Path) -> dict[str, str]:
+    """A line for each thing worth knowing of a source: name → text."""
+    path = find_checkpoint(source)
+    if path is not None and exported.claims(path):
+        return describe_export(source, exported.read_exported(path))
+    if path is None:
+        model = create_model(str(source), pretrained_backbone=False).eval()
+        origin = "model name; classes are set by the data that it is trained on"
+    else:
+        checkpoint = read_checkpoint(path)
+        model, origin = checkpoint.build(), f"{checkpoint.kind} {path}"
+    config, picture = model.config, model.preprocessor
+    idle = idle_fields(config)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    height, width = Preprocessor(picture).size_hw(LANDSCAPE)
+    work = multiply_adds(model, height, width) / 1e9
+    return {
+        "source": str(source),
+        "kind": origin,
+        "network": f"{config.backbone} at stride {config.stride}, width {config.hidden_dim}, "
+        f"{config.num_heads} heads, {config.encoder_layers} encoder and {config.decoder_layers} decoder layers",
+        "choices": ", ".join(f"{field} {str(getattr(config, field)).lower()}" for field in CHOICES if field not in idle),
+        "queries": str(config.num_queries),
+        "classes": str(len(model.class_names)) if path is None else _some_names(model.class_names),
+        "input": _input(picture),
+        "parameters": f"{trainable:,} trainable, {frozen:,} frozen",
+        "compute": f"{work:.1f} G multiply-adds for a picture of {width} x {height} px",
+    }
+
+
+def describe_export(source: str | Path, export: exported.Exported) -> dict[str, str]:
+    """The same of an exported folder, and what its proof says."""
+    proof = exported.read_proof(export.graph.parent)
+    verdict = {True: "passed", False: "NOT passed", None: "no AP was compared"}.get(proof.get("passed"), "damaged")
+    ap = proof.get("AP") or {}
+    if ap.get("exported") is not None:
+        verdict += f", AP {ap['original']:.4f} → {ap['exported']:.4f} on {proof['pictures']} pictures of {proof['data']}"
+    return {
+        "source": str(source),
+        "kind": f"export to {export.format} in {export.precision}, {export.graph}",
+        "proof": verdict if proof else f"{exported.PROOF} is missing",
+        "queries": str(export.config.num_queries),
+        "classes": _some_names(export.class_names),
+        "input": _input(export.preprocessor),
+    }
+
+
+def _some_names(names: list[str]) -> str:
+    return f"{len(names)}: {', '.join(names[:12])}" + (f", … ({len(names) - 12} more)" if len(names) > 12 else "")
+
+
+def _input(picture: PreprocessorConfig) -> str:
+    return f"shorter side {picture.imgsz} px, longer side at most {picture.longest} px"
+
+
+@torch.no_grad()
+def multiply_adds(model: DetectionModel, height: int, width: int) -> int:
+    """Multiply-adds of one picture of that size in px, counted by PyTorch."""
+    images = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(images)
+    return int(counter.get_total_flops()) // 2

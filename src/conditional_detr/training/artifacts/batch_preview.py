@@ -1,0 +1,60 @@
+"""A batch as the model sees it, for the person who wants to see that boxes lie where they should."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conditional_detr.boxes import cxcywh_to_xyxy
+from conditional_detr.config.schema import PreprocessorConfig
+from conditional_detr.images.preprocessing import Preprocessor
+from conditional_detr.inference.drawing import draw, save_picture
+
+MOST, COLUMNS = 16, 4
+GAP = 8
+
+
+def save_batch_picture(
+    images: Tensor,
+    padding_mask: Tensor | None,
+    targets: list[dict[str, Tensor]],
+    preprocessor: PreprocessorConfig,
+    class_names: list[str],
+    file: Path,
+) -> None:
+    """Up to 16 pictures of a batch with their boxes, in a grid.
+
+    Parameters
+    ----------
+    images : [B, 3, H, W], normalised
+    padding_mask : bool [B, H, W] or None
+    targets : labels and boxes (cx, cy, w, h) in [0, 1] of the unpadded image
+    preprocessor : mean and standard deviation to undo
+    class_names : by label
+    file : to write
+    """
+    import supervision as sv
+
+    undo = Preprocessor(preprocessor).denormalise
+    tiles = []
+    for i in range(min(MOST, len(images))):
+        valid = torch.ones(images.shape[-2:], dtype=torch.bool) if padding_mask is None else ~padding_mask[i]
+        height, width = int(valid.any(1).sum()), int(valid.any(0).sum())
+        rgb = undo(images[i])[:, :height, :width]
+        labels = targets[i]["labels"].numpy()
+        boxes = cxcywh_to_xyxy(targets[i]["boxes"]) * torch.tensor([width, height, width, height])
+        detections = sv.Detections(xyxy=boxes.numpy(), class_id=labels.astype(int))
+        tiles.append(draw(rgb.permute(1, 2, 0).numpy(), detections, [class_names[label] for label in labels]))
+    save_picture(_grid(tiles), file)
+
+
+def _grid(tiles: list[np.ndarray]) -> np.ndarray:
+    columns = min(COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    height, width = (max(tile.shape[axis] for tile in tiles) + GAP for axis in (0, 1))
+    sheet = np.full((rows * height + GAP, columns * width + GAP, 3), 255, dtype=np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = GAP + i // columns * height, GAP + i % columns * width
+        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return sheet

@@ -1,0 +1,95 @@
+"""What a person sees of a run: a live bar in a terminal, plain lines elsewhere."""
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from conditional_detr.training.artifacts.trainer_state import Progress as Run
+from conditional_detr.training.optim.run_schedule import Plan
+
+PLAIN_INTERVAL_SECONDS = 15.0
+
+
+class Reporter:
+    """Says what happens. A context, so that a bar is always closed."""
+
+    def __init__(self, plan: Plan, batch: int, quiet: bool = False) -> None:
+        self.plan, self.steps, self.batch, self.quiet = plan, plan.steps, batch, quiet
+        self.live = sys.stdout.isatty() and not quiet
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not self.live)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task("", total=self.steps, text="")
+        self.steps_done = 0
+        self.started = self.spoken = time.monotonic()
+
+    def __enter__(self) -> "Reporter":
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays. A reader who has gone away, as in `| head`, does not stop a run."""
+        if self.live:
+            self.console.print(text, markup=False)
+        elif not self.quiet:
+            try:
+                print(text, flush=True)
+            except BrokenPipeError:
+                self.quiet = True
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's own last flush goes there
+
+    def step(self, run: Run, loss: float) -> None:
+        """After each step."""
+        self.steps_done += 1
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        left = clock(self.plan.seconds_left(run, self.steps_done, seconds))
+        text = f"loss {loss:.3f}  {self.steps_done * self.batch / seconds:.1f} pictures/s"
+        epoch = self._epoch(run.epoch + 1)
+        if self.live:
+            self.bar.update(self.task, description=epoch, completed=run.position, text=f"{text}  run left {left}")
+        elif time.monotonic() - self.spoken > PLAIN_INTERVAL_SECONDS:
+            self.spoken = time.monotonic()
+            self.say(f"  {epoch} step {run.position}/{self.steps}  {text}  left {left}")
+
+    def _epoch(self, number: int) -> str:
+        return f"epoch {number}" if self.plan.by_clock else f"epoch {number}/{self.plan.epochs}"
+
+    def evaluating(self) -> None:
+        if self.live:
+            self.bar.update(self.task, text="evaluating")
+
+    def epoch(self, row: dict[str, Any], best: bool, judged: bool = True) -> None:
+        """The line of a finished epoch, with its figures if it was judged."""
+        self.spoken = time.monotonic()
+        mark = "  (best so far)" if best else ""
+        skipped = f"  ({row['skipped_steps']} steps skipped: no finite gradient)" if row["skipped_steps"] else ""
+        figures = f"AP {figure(row['AP'])}  AP50 {figure(row['AP50'])}  " if judged else ""
+        self.say(f"{self._epoch(row['epoch'])}  loss {figure(row['loss'])}  {figures}{row['seconds']:.0f} s{mark}{skipped}")
+
+
+def figure(value: float | None) -> str:
+    """An AP as it is printed."""
+    return "  n/a" if value is None else f"{value:.3f}"
+
+
+def clock(seconds: float) -> str:
+    """75 → "1:15"."""
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,70 @@
+"""The end of a run: its best epoch judged once more, and the report."""
+
+import json
+
+from conditional_detr.config.run import RunConfig
+from conditional_detr.config.toml import to_toml
+from conditional_detr.data.index import CocoIndex, match_categories
+from conditional_detr.errors import RunError
+from conditional_detr.evaluation.coco import Evaluation, evaluation_of
+from conditional_detr.evaluation.greedy_matching import match, thresholds_by_class
+from conditional_detr.evaluation.pages import duration
+from conditional_detr.evaluation.report import write_report
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.storage.run_files import BEST_FIGURES, REPORT
+from conditional_detr.training.artifacts.run_folder import RunFolder
+from conditional_detr.training.artifacts.trainer_state import Progress
+
+
+def close_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], progress: Progress) -> None:
+    """Evaluate `best/` on the validation split; leave `metrics.json` and `report.html` in the run folder.
+
+    The thresholds that are best there become the model's.
+    """
+    evaluation = evaluation_of(folder.best, config.data, "valid", config.training.batch, config.device)
+    if isinstance(evaluation.model, DetectionModel):
+        evaluation.model.thresholds = learned_thresholds(evaluation)
+        folder.save_best(evaluation.model)
+    file = folder.path / BEST_FIGURES
+    try:
+        file.write_text(json.dumps(evaluation.metrics.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{file} cannot be written: {error.strerror or error}") from None
+    title = f"Run {folder.path.resolve().name}"
+    write_report(evaluation, folder.path / REPORT, title, facts, progress.history, to_toml(config))
+
+
+def learned_thresholds(evaluation: Evaluation) -> list[float] | None:
+    """For each class of the model the score from which on it is best believed; None where it found nothing."""
+    model, index = evaluation.model, evaluation.index
+    best = thresholds_by_class(index, match(index, evaluation.detections))
+    if best is None:
+        return None
+    usual, scores = best
+    of_category = dict(zip((category.id for category in index.categories), scores, strict=True))
+    category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
+    return [round(of_category.get(category_of.get(label, -1), usual), 4) for label in range(len(model.class_names))]
+
+
+def run_facts(
+    config: RunConfig, model: DetectionModel, indices: tuple[CocoIndex, CocoIndex], progress: Progress
+) -> dict[str, str]:
+    """What a run was, for its report; `indices` are of its training and validation pictures."""
+    recipe, history = config.training, progress.history
+    train, valid = indices
+    changed = ", ".join(f"{key} = {value}" for key, value in config.model_overrides.items())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    seconds = sum(row["seconds"] for row in history)
+    length = f"{recipe.minutes:g} minutes" if recipe.minutes else f"{recipe.epochs} epochs"
+    skipped = sum(row["skipped_steps"] for row in history)
+    return {
+        "data": f"{config.data}: {len(train.categories)} classes; {len(train)} pictures with {len(train.labels)} objects to "
+        f"learn from, {len(valid)} with {len(valid.labels)} to validate on",
+        "model": f"{config.model}{f' ({changed})' if changed else ''}, {trainable:.1f} M trainable parameters, "
+        f"shorter side {config.imgsz} px",
+        "recipe": f"{config.recipe}: batch {recipe.batch}, learning rate {recipe.lr:g} (backbone {recipe.lr_backbone:g}), "
+        f"{recipe.schedule} schedule over {length}, seed {config.seed}",
+        "time": f"{len(history)} epochs in {duration(seconds)}, {seconds / max(1, len(history)):.0f} s an epoch with its "
+        f"evaluation, on {next(model.parameters()).device.type}"
+        f"{f'; {skipped} steps without a finite gradient were skipped' if skipped else ''}",
+    }

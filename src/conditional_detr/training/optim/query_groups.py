@@ -1,0 +1,47 @@
+"""What learns beside the model, and goes when training ends."""
+
+import torch
+from torch import Tensor, nn
+
+from conditional_detr.config.recipes import RecipeConfig
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.training.objective.dense_aux import DenseClassifier
+
+APART = 0.5  # groups from the model's own queries, in their spread
+
+
+class FurtherQueries(nn.Module):
+    """Object queries of further groups: each object is answered once in every group, so it teaches as many queries.
+
+    Groups do not see each other, share all other weights with the model's own queries, and are left out of inference.
+
+    Source: Group DETR (Chen et al., ICCV 2023), section 3.
+
+    Parameters
+    ----------
+    groups : further ones
+    num_queries, dim : Q and D, of the model
+    """
+
+    def __init__(self, groups: int, num_queries: int, dim: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(groups * num_queries, dim))
+
+    def forward(self) -> Tensor:
+        """All of them, [groups · Q, D]."""
+        return self.queries
+
+
+def build_helpers(model: DetectionModel, recipe: RecipeConfig) -> nn.ModuleDict:
+    """The helpers that a recipe has, on the model's device: "dense" and "further_queries"."""
+    config = model.config
+    helpers = nn.ModuleDict()
+    if recipe.dense_weight:
+        helpers["dense"] = DenseClassifier(config.hidden_dim, config.num_classes)
+    if recipe.groups > 1:
+        further = FurtherQueries(recipe.groups - 1, config.num_queries, config.hidden_dim)
+        if recipe.start:  # what is learned already would be unlearned by groups that know nothing
+            own = model.object_query.detach().cpu().repeat(recipe.groups - 1, 1)
+            further.queries.data = own + APART * own.std() * torch.randn_like(own)
+        helpers["further_queries"] = further
+    return helpers.to(next(model.parameters()).device)

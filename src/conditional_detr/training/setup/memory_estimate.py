@@ -1,0 +1,36 @@
+"""Memory of a training step, counted before it is taken."""
+
+import psutil
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from conditional_detr.config.schema import ModelConfig
+from conditional_detr.factory.build import DetectionModel, preprocessing_for
+
+
+def kept_bytes(config: ModelConfig, height: int, width: int) -> int:
+    """What a forward pass over one picture keeps for the backward pass, counted without computing anything."""
+    kept: dict[int, int] = {}  # storages: views share one
+
+    def note(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return value
+
+    with torch.device("meta"):
+        model = DetectionModel(config, preprocessing_for(config, height)).train()
+        with saved_tensors_hooks(note, lambda value: value):
+            output = model(torch.zeros(1, 3, height, width))  # holds on to what was kept, so that no number stands for two
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    assert output.pred_boxes.is_meta
+    return sum(size for storage, size in kept.items() if storage not in own)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a device that nobody uses."""
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    available: int = psutil.virtual_memory().available
+    return available

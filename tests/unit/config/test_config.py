@@ -1,0 +1,126 @@
+import pytest
+
+from conditional_detr.config.messages import build, updated
+from conditional_detr.config.parts import check_parts, with_overrides
+from conditional_detr.config.presets import PRESETS, preset
+from conditional_detr.config.recipes import RECIPES
+from conditional_detr.config.run import RunConfig
+from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
+from conditional_detr.config.toml import read_toml, to_toml
+from conditional_detr.errors import ConfigError
+
+
+def test_an_unknown_model_name_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="'conditional-detr-r5' is not a model name. Did you mean conditional-detr-r50?"):
+        preset("conditional-detr-r5")
+
+
+def test_an_unknown_field_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="create_model: there is no setting 'num_querys'. Did you mean num_queries?"):
+        build(ModelConfig, {"num_querys": 5}, "create_model")
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"num_queries": 0}, "here: num_queries must be greater than or equal to 1, not 0"),
+        ({"dropout": float("nan")}, "here: dropout must be"),
+        ({"lambda_q": "blok"}, "here: lambda_q must be 'diagonal', 'identity', 'scalar', 'block' or 'full', not 'blok'"),
+        ({"hidden_dim": 100}, "here: hidden_dim must be divisible by num_heads and by 4, not 100 with 8 heads"),
+        ({"box_offset": None}, "here: box_offset must be true or false, not None"),
+        ({"encoder_layers": 2.5}, "here: encoder_layers must be a whole number, not 2.5"),
+        ({"encoder_layers": "many"}, "here: encoder_layers must be a whole number"),
+    ],
+)
+def test_a_wrong_value_is_said_in_our_words(values: dict, text: str):
+    with pytest.raises(ConfigError) as caught:
+        build(ModelConfig, values, "here")
+    message = str(caught.value)
+    assert text in message
+    assert "pydantic" not in message
+    assert "validation error" not in message
+
+
+def test_an_unknown_key_inside_a_table_is_answered_with_the_nearest_of_that_table():
+    values = {"data": "d", "model": "m", "output": "o", "training": {"epoch": 3}}
+    with pytest.raises(ConfigError, match=r"there is no setting 'training.epoch'. Did you mean epochs?"):
+        build(RunConfig, values, "config.toml")
+
+
+def test_a_run_config_survives_toml(tmp_path):
+    config = RunConfig(data="d", model="m", output="o", training=RECIPES["fast"], model_overrides={"num_queries": 7})
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(config))
+    assert build(RunConfig, read_toml(file), str(file)) == config
+
+
+def test_unreadable_toml_names_the_file(tmp_path):
+    (tmp_path / "a.toml").write_text("a = = 1")
+    with pytest.raises(ConfigError, match=r"a.toml cannot be read as TOML"):
+        read_toml(tmp_path / "a.toml")
+    with pytest.raises(ConfigError, match=r"b.toml cannot be opened: No such file"):
+        read_toml(tmp_path / "b.toml")
+
+
+def test_the_paper_recipe_is_the_papers():
+    recipe = RECIPES["paper"]
+    assert (recipe.epochs, recipe.batch, recipe.lr, recipe.lr_backbone) == (50, 16, 1e-4, 1e-5)
+    assert (recipe.weight_decay, recipe.clip, recipe.warmup_steps, recipe.schedule) == (1e-4, 0.1, 0, "step")
+
+
+def test_the_papers_models_have_the_papers_parts():
+    for name, chosen in PRESETS.items():
+        if name.endswith("-tiny"):
+            continue
+        model = chosen.model
+        assert (model.hidden_dim, model.num_heads, model.encoder_layers, model.decoder_layers) == (256, 8, 6, 6)
+        queries = 100 if name.startswith("detr") else 300
+        assert (model.feedforward_dim, model.num_queries, model.dropout, chosen.imgsz) == (2048, queries, 0.1, 800)
+        assert model.spatial_init == "xavier"
+        assert model.stride == (16 if "dc5" in name else 32)
+
+
+CONFLICTS = [
+    ({"cross_attention": "additive", "spatial_query": "point"}, "spatial_query = 'point' and cross_attention = 'additive'"),
+    ({"cross_attention": "additive", "lambda_q": "diagonal"}, "lambda_q = 'diagonal' and cross_attention = 'additive'"),
+    ({"spatial_query": "content", "lambda_q": "block"}, "lambda_q = 'block' and spatial_query = 'content'"),
+    ({"spatial_query": "lambda", "spatial_init": "local"}, "spatial_init = 'local' and spatial_query = 'lambda'"),
+    (
+        {"spatial_query": "lambda", "box_offset": "false", "reference_points": "learned"},
+        "reference_points = 'learned' and spatial_query = 'lambda' with box_offset = false",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "text"), CONFLICTS)
+def test_two_fields_that_exclude_each_other_are_both_named(overrides: dict, text: str):
+    with pytest.raises(ConfigError) as caught:
+        with_overrides(preset("conditional-detr-tiny").model, overrides, "here")
+    assert f"here: {text} exclude each other" in str(caught.value)
+
+
+@pytest.mark.parametrize("overrides", [overrides for overrides, _ in CONFLICTS if "diagonal" not in overrides.values()])
+def test_a_configuration_that_contradicts_itself_is_not_built(overrides: dict):
+    with pytest.raises(ConfigError, match="exclude each other"):
+        check_parts(build(ModelConfig, overrides, "here"))
+
+
+def test_what_a_choice_makes_meaningless_falls_away_with_it():
+    tiny = preset("conditional-detr-tiny").model
+    assert tiny.spatial_init == "local"
+    detr = with_overrides(tiny, {"cross_attention": "additive", "box_offset": False}, "here")
+    assert (detr.spatial_init, detr.reference_points) == ("xavier", "origin")
+    check_parts(detr)
+    assert with_overrides(tiny, {"cross_attention": "additive"}, "here").reference_points == "predicted"  # for the offset
+
+
+def test_the_longer_sides_limit_follows_the_shorter_side():
+    assert PreprocessorConfig().longest == 1333
+    assert updated(PreprocessorConfig(), {"imgsz": 320}, "x").longest == 533
+    assert PreprocessorConfig(max_size=900).longest == 900
+
+
+@pytest.mark.parametrize(("scales", "text"), [((0, 1), "scales.0 must be"), ((1.2, 0.8), "scales must be a range from small")])
+def test_scales_are_a_range_of_sizes(scales: tuple[float, float], text: str):
+    with pytest.raises(ConfigError, match=text):
+        updated(RECIPES["fast"], {"scales": scales}, "here")

@@ -1,0 +1,115 @@
+"""How boxes are written is told where that can be told, and only there."""
+
+import numpy as np
+import pytest
+
+from conditional_detr.data.box_format import LAYOUTS, UPRIGHT, box_of, how_written, to_xywh
+
+SIZE = np.array([320.0, 200.0])
+
+
+def boxes(count: int, seed: int = 0, largest: float = 0.4) -> np.ndarray:
+    """Boxes x, y, w, h px inside their pictures, anywhere."""
+    rng = np.random.default_rng(seed)
+    extent = rng.uniform(0.05, largest, (count, 2)) * SIZE
+    return np.concatenate([rng.uniform(0, 1, (count, 2)) * (SIZE - extent), extent], axis=1)
+
+
+def sizes(count: int) -> np.ndarray:
+    return np.tile(SIZE, (count, 1))
+
+
+def written_as(how: str, true: np.ndarray) -> np.ndarray:
+    unit, _, layout = how.rpartition(" ")
+    x, y, w, h = (true / np.tile(SIZE, 2) if unit else true).T
+    columns = {
+        "xywh": (x, y, w, h), "xyxy": (x, y, x + w, y + h), "cxcywh": (x + w / 2, y + h / 2, w, h),
+        "yxyx": (y, x, y + h, x + w), "yxhw": (y, x, h, w),
+    }  # fmt: skip
+    return np.stack(columns[layout], axis=1)
+
+
+@pytest.mark.parametrize("how", [*LAYOUTS, *(f"normalised {layout}" for layout in UPRIGHT)])
+def test_every_way_of_writing_is_told_and_undone(how: str):
+    true = boxes(60)
+    found = how_written(written_as(how, true), sizes(60))
+    assert found.how == how
+    assert (found.message is None) == (how == "xywh")
+    np.testing.assert_allclose(to_xywh(written_as(how, true), how, sizes(60)), true, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("count", [3, 7, 12, 40])
+@pytest.mark.parametrize("largest", [0.1, 0.9])
+def test_cocos_boxes_are_taken_as_they_are(seed: int, count: int, largest: float):
+    """Also where one in ten reaches outside or has no area."""
+    true = boxes(count, seed, largest)
+    assert how_written(true, sizes(count)).message is None
+    true[: count // 10] += [300, 0, 0, 0]
+    true[count // 10 : count // 8, 2] = 0
+    assert how_written(true, sizes(count)).message is None
+
+
+def test_centres_in_the_middle_are_told_from_corners():
+    """Of objects in the middle both readings fit; only one has them in the middle."""
+    true = boxes(40, largest=0.2) * 0.3 + np.array([0.4, 0.4, 0, 0]) * np.tile(SIZE, 2)
+    found = how_written(written_as("normalised cxcywh", true), sizes(40))
+    assert found.how == "normalised cxcywh"
+    assert "normalised xywh would fit too: look at the copy" in found.message
+
+
+def test_a_stray_box_does_not_hide_that_the_others_are_normalised():
+    written = written_as("normalised xywh", boxes(12))
+    written[3] = [0.9, 0.9, 1.002, 0.1]
+    assert how_written(written, sizes(12)).how == "normalised xywh"
+    written[4:6] = [10, 10, 50, 50]
+    assert how_written(written, sizes(12)).how == "xywh"
+
+
+def test_a_quarter_of_corners_outside_is_enough_where_all_fit_as_corners():
+    rng = np.random.default_rng(0)
+    start = rng.uniform(0, 0.3, (30, 2)) * SIZE
+    end = start + rng.uniform(0.2, 0.65, (30, 2)) * SIZE
+    outside = (start + end > SIZE).any(1).mean()
+    assert 0.2 < outside < 0.4
+    assert how_written(np.concatenate([start, end], axis=1), sizes(30)).how == "xyxy"
+
+
+def test_what_fits_no_way_is_said_and_not_converted():
+    shifted = boxes(40) + np.array([150, 90, 40, 40])
+    found = how_written(shifted, sizes(40))
+    assert found.how == "xywh"
+    assert "do not lie inside their pictures" in found.message
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"bbox": [1, 2, 3, 4]}, [1, 2, 3, 4]),
+        ({"bbox": ["1", 2.5, 3, 4]}, [1, 2.5, 3, 4]),
+        ({"segmentation": [[10, 20, 30, 20, 30, 60], [5, 40, 8, 41, 6, 44]]}, [5, 20, 25, 40]),
+        ({"bbox": [], "segmentation": [[10, 20, 30, 20, 30, 60]]}, [10, 20, 20, 40]),
+        ({"bbox": "1234"}, None),
+        ({"bbox": [True, 1, 2, 3]}, None),
+        ({"bbox": [1, 2, 3]}, None),
+        ({"bbox": [1, 2, 3, float("inf")]}, None),
+        ({"bbox": [1, 2, 3, float("nan")]}, None),
+        ({"bbox": [1, 2, 3, 1e300]}, None),
+        ({"segmentation": {"counts": "x"}}, None),
+        ({"segmentation": [[1, 2, 3, 4]]}, None),
+        ({}, None),
+    ],
+)
+def test_the_box_of_an_annotation(row: dict, expected: list[float] | None):
+    assert box_of(row) == expected
+
+
+def test_another_split_is_evidence():
+    """What has few boxes, or few outside, is read as the rest of its data set is, if that fits better."""
+    corners = np.tile([20.0, 20.0, 70.0, 70.0], (30, 1))
+    assert how_written(corners, sizes(30), "xyxy").how == "xywh"
+    corners[0] = [200, 100, 300, 180]
+    assert how_written(corners, sizes(30)).how == "xywh"
+    assert how_written(corners, sizes(30), "xyxy").how == "xyxy"
+    assert how_written(corners[:2], sizes(2), "xyxy").how == "xyxy"
+    assert how_written(boxes(30), sizes(30), "xyxy").how == "xywh"

@@ -1,0 +1,153 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conditional_detr.config.recipes import RECIPES
+from conditional_detr.config.run import RunConfig
+from conditional_detr.data.index import Category, CocoIndex
+from conditional_detr.data.invariance import (
+    FEWEST,
+    TURNS,
+    how_upright,
+    looks_of,
+    some_pictures,
+    told_apart,
+    unseen_scores,
+    where_edges_lie,
+)
+from conditional_detr.training.setup.auto_config import turns, with_choices
+
+SIDE, OBJECT = 128, 40
+
+
+def disc(canvas: np.ndarray, x: int, y: int) -> None:
+    rows, columns = np.mgrid[:OBJECT, :OBJECT] - (OBJECT - 1) / 2
+    canvas[y : y + OBJECT, x : x + OBJECT][np.hypot(rows, columns) < OBJECT / 2] = 230
+
+
+def arrow(canvas: np.ndarray, x: int, y: int) -> None:
+    """It points upwards."""
+    rows, columns = np.mgrid[:OBJECT, :OBJECT]
+    canvas[y : y + OBJECT, x : x + OBJECT][abs(columns - OBJECT / 2) < rows / 2] = 230
+
+
+def pole(canvas: np.ndarray, x: int, y: int) -> None:
+    canvas[y : y + OBJECT, x : x + OBJECT // 3] = 230
+
+
+def made(folder: Path, draw, sky: bool = False, number: int = 30) -> CocoIndex:
+    """Pictures of noise with three objects each, the upper half smooth where there is a sky."""
+    rng = np.random.default_rng(5)
+    paths, boxes = [], []
+    for i in range(number):
+        canvas = rng.integers(0, 120, (SIDE, SIDE, 3)).astype(np.uint8)
+        if sky:
+            canvas[: SIDE // 2] = 90
+        for _ in range(3):
+            x, y = (int(v) for v in rng.integers(4, SIDE - OBJECT - 4, 2))
+            draw(canvas, x, y)
+            boxes.append([x, y, x + (OBJECT // 3 if draw is pole else OBJECT), y + OBJECT])
+        Image.fromarray(canvas).save(folder / f"{i}.png")
+        paths.append(str(folder / f"{i}.png"))
+    return CocoIndex(
+        file=folder / "a.json", image_ids=np.arange(number), sizes_hw=np.full((number, 2), SIDE), paths=paths,
+        first=3 * np.arange(number + 1), boxes_xyxy=np.array(boxes, np.float32), labels=np.zeros(3 * number, np.int64),
+        categories=[Category(0, "thing")], report=[], findings=[], truth=np.zeros((0, 8)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("draw", "sky", "allowed"),
+    [
+        (disc, False, ["vflip", "transpose"]),  # as through a microscope
+        (disc, True, []),  # a scene that has an above and a below
+        (arrow, False, []),  # objects that have
+        (pole, False, ["vflip"]),  # that stand, whichever end is up
+    ],
+)
+def test_pictures_are_turned_where_nothing_tells_how_they_are_held(tmp_path, draw, sky, allowed):
+    choices = turns(made(tmp_path, draw, sky))
+    assert [choice.setting for choice in choices] == ["vflip", "transpose"]
+    assert [choice.setting for choice in choices if choice.value == 0.5] == allowed
+    assert all(
+        choice.value == 0 and "do not look alike" in choice.reason for choice in choices if choice.setting not in allowed
+    )
+
+
+def test_a_class_that_has_an_above_counts_however_many_others_have_none(tmp_path):
+    data = made(tmp_path, disc, number=60)
+    for i in range(60):  # an arrow over the first disc of each picture
+        canvas = np.array(Image.open(data.paths[i]))
+        x, y = (int(v) for v in data.boxes_xyxy[3 * i, :2])
+        canvas[y : y + OBJECT, x : x + OBJECT] = 0
+        arrow(canvas, x, y)
+        Image.fromarray(canvas).save(data.paths[i])
+    data.labels[::3] = 1
+    assert [choice.value for choice in turns(data)] == [0, 0]
+
+
+def test_the_data_decide_for_classes_that_may_be_mirrored(tmp_path):
+    data = made(tmp_path, disc)
+    config = RunConfig(data="d", model="conditional-detr-tiny", output="o", recipe="fast", training=RECIPES["fast"])
+    chosen = with_choices(config, set(), data)[0].training
+    assert (chosen.vflip, chosen.transpose) == (0.5, 0.5)
+    asked = with_choices(config, {"vflip", "transpose"}, data)[0].training
+    assert (asked.vflip, asked.transpose) == (0, 0)
+    data.categories[0] = Category(0, "6")
+    digits, lines = with_choices(config, set(), data)
+    assert (digits.training.hflip, digits.training.vflip, digits.training.transpose) == (0, 0, 0)
+    assert not any("look alike" in line for line in lines)
+
+
+def test_few_pictures_say_nothing(tmp_path):
+    data = made(tmp_path, disc, number=FEWEST - 1)
+    assert {how_upright(looks_of(data), turn) for turn in TURNS} == {None}
+    assert turns(data) == []
+
+
+def test_few_objects_say_nothing(tmp_path):
+    data = made(tmp_path, disc)
+    data.first[:] = 0  # whose pictures have none
+    data.first[-1] = len(data.labels)
+    assert {how_upright(looks_of(data), turn) for turn in TURNS} == {None}
+
+
+def test_pictures_that_training_does_not_take_are_passed_over(tmp_path):
+    data = made(tmp_path, disc)
+    Path(data.paths[3]).write_bytes(b"no picture")
+    Image.open(data.paths[4]).resize((SIDE, 2 * SIDE)).save(data.paths[4])  # not the size that the annotations are for
+    assert len(looks_of(data).pictures) == 28
+
+
+def test_of_huge_pictures_a_few_are_looked_at(tmp_path):
+    data = made(tmp_path, disc, number=40)
+    data.sizes_hw[:] = 5000
+    assert len(some_pictures(data, np.random.default_rng(0))) == FEWEST
+
+
+@pytest.mark.parametrize("turn", TURNS.values(), ids=TURNS)
+def test_edges_of_a_turned_picture_are_the_turned_edges(turn):
+    rgb = torch.randint(256, (3, 48, 48), dtype=torch.uint8)
+    torch.testing.assert_close(where_edges_lie(turn(rgb), 48, 6), turn(where_edges_lie(rgb, 48, 6)), atol=1e-4, rtol=1e-4)
+
+
+def test_each_pair_is_judged_by_a_rule_that_has_not_seen_it():
+    differences = torch.randn(24, 9, dtype=torch.double) + 0.2
+    strength = differences.square().sum(1).mean() * torch.eye(9, dtype=torch.double)
+    for i, score in enumerate(unseen_scores(differences)):
+        others = torch.cat([differences[:i], differences[i + 1 :]])
+        rule = torch.linalg.solve(others.T @ others + strength, others.sum(0))  # by the normal equations
+        torch.testing.assert_close(score, differences[i] @ rule)
+
+
+def test_what_is_its_own_mirror_image_is_told_apart_by_chance():
+    looks = torch.randn(40, 3, 3)
+    assert told_apart(looks + looks.flip(-2), TURNS["vflip"]) == 0.5
+
+
+def test_black_frames_say_nothing_of_the_others():
+    upright = torch.randn(30, 3, 3) + torch.tensor([[2.0], [0], [-2]])
+    assert told_apart(torch.cat([upright, torch.zeros(20, 3, 3)]), TURNS["vflip"]) > 0.9

@@ -1,0 +1,420 @@
+"""Every code of the doctor: planted, found at its place, gone from the copy."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from commands import run
+from conditional_detr.config.presets import preset
+from conditional_detr.data.findings import ERROR, RULES, Finding, counted
+from conditional_detr.data.index import load_split
+from conditional_detr.doctor.clean_copy import turned, write_copy
+from conditional_detr.doctor.examine import examine, is_ok
+from conditional_detr.doctor.image_scan import Look, look, near_pairs
+from conditional_detr.errors import ConfigError, DataError
+from conditional_detr.factory.build import preprocessing_for
+
+PX = (128, 96)  # width, height
+
+
+def picture(seed: int) -> Image.Image:
+    """Blocks of random colours, so that no two look alike."""
+    blocks = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(np.kron(blocks, np.ones((16, 16, 1), dtype=np.uint8)))
+
+
+def content(pictures: int, first: int = 0) -> dict:
+    images = [{"id": i, "file_name": f"{first + i}.png", "width": PX[0], "height": PX[1]} for i in range(pictures)]
+    boxes = [
+        {"id": i, "image_id": i, "category_id": 7, "bbox": [10, 10, 30, 40], "area": 1200, "iscrowd": 0}
+        for i in range(pictures)
+    ]
+    return {"images": images, "annotations": boxes, "categories": [{"id": 7, "name": "thing"}]}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data set without faults: eleven pictures to learn from, three to validate on."""
+    for split, number, first in (("train", 11, 0), ("valid", 3, 100)):
+        (tmp_path / "d" / split).mkdir(parents=True)
+        for i in range(number):
+            picture(first + i).save(tmp_path / "d" / split / f"{first + i}.png")
+        write(tmp_path / "d", split, content(number, first))
+    return tmp_path / "d"
+
+
+def read(data: Path, split: str = "train") -> dict:
+    return json.loads((data / split / "_annotations.coco.json").read_text())
+
+
+def write(data: Path, split: str, what: dict) -> None:
+    (data / split / "_annotations.coco.json").write_text(json.dumps(what))
+
+
+def found(data: Path) -> list[Finding]:
+    config = preset("conditional-detr-tiny").model
+    return examine(data, config, preprocessing_for(config, 320))[1]
+
+
+def places(findings: list[Finding]) -> set[tuple]:
+    return {(f.code, f.split, f.file, f.annotation_id) for f in findings}
+
+
+def copied(data: Path) -> Path:
+    config = preset("conditional-detr-tiny").model
+    write_copy(*examine(data, config, preprocessing_for(config, 320)), data.parent / "clean")
+    return data.parent / "clean"
+
+
+def test_a_clean_data_set_has_no_findings_and_its_copy_is_the_same(data):
+    assert found(data) == []
+    assert found(copied(data)) == []
+    before, after = load_split(data, "train"), load_split(data.parent / "clean", "train")
+    np.testing.assert_array_equal(before.boxes_xyxy, after.boxes_xyxy)
+    assert before.image_ids.tolist() == after.image_ids.tolist()
+
+
+BOXES = {  # a code and an annotation that has it
+    "box-degenerate": {"bbox": [5, 5, 0, 10]},
+    "box-outside": {"bbox": [300, 300, 20, 20]},
+    "box-partly-outside": {"bbox": [120, 80, 50, 50]},
+    "box-not-finite": {"bbox": [float("nan"), 1, 5, 5]},
+    "box-duplicate": {"bbox": [10, 10, 30, 40]},
+    "category-unknown": {"bbox": [1, 1, 5, 5], "category_id": 99},
+    "annotation-orphan": {"bbox": [1, 1, 5, 5], "image_id": 555},
+    "annotation-id-duplicate": {"bbox": [1, 1, 5, 5], "id": 2},
+}
+
+
+@pytest.mark.parametrize("code", BOXES)
+def test_a_fault_of_an_annotation(data, code: str):
+    what = read(data)
+    row = {"id": 70, "image_id": 4, "category_id": 7, "area": 1, "iscrowd": 0} | BOXES[code]
+    what["annotations"].append(row)
+    write(data, "train", what)
+    file = "_annotations.coco.json" if code == "annotation-orphan" else "4.png"
+    findings = found(data)
+    assert places(findings) == {(code, "train", file, row["id"])}
+    assert is_ok(findings) == (RULES[code].severity != ERROR)
+    assert found(copied(data)) == []
+    kept = len(read(data.parent / "clean")["annotations"])
+    assert kept == 11 + (code in ("box-partly-outside", "annotation-id-duplicate"))
+
+
+def break_picture(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:300])
+
+
+PICTURES = {
+    "image-unreadable": break_picture,
+    "image-missing": Path.unlink,
+    "image-empty-file": lambda file: file.write_bytes(b""),
+    "image-duplicate": lambda file: shutil.copyfile(file.with_name("3.png"), file),
+    "image-leak": lambda file: shutil.copyfile(file, file.parents[1] / "valid" / "101.png"),
+    "image-size": lambda file: picture(50).resize((200, 100)).save(file),
+}
+
+
+@pytest.mark.parametrize("code", PICTURES)
+def test_a_fault_of_a_picture(data, code: str):
+    PICTURES[code](data / "train" / "4.png")
+    findings = found(data)
+    expected = ("image-leak", "valid", "101.png", None) if code == "image-leak" else (code, "train", "4.png", None)
+    assert places(findings) == {expected}
+    assert found(copied(data)) == []
+    names = [image["file_name"] for image in read(data.parent / "clean")["images"]]
+    assert names == [f"{i}.png" for i in range(11) if i != 4]
+
+
+def test_a_picture_that_looks_like_one_of_another_split_is_a_warning(data):
+    picture(4).resize((64, 48)).save(data / "valid" / "101.jpg", quality=60)
+    what = read(data, "valid")
+    what["images"][1] |= {"file_name": "101.jpg", "width": 64, "height": 48}
+    what["annotations"][1]["bbox"] = [5, 5, 15, 20]
+    write(data, "valid", what)
+    (finding,) = found(data)
+    assert (finding.code, finding.severity, finding.file) == ("image-leak", "warning", "101.jpg")
+    assert "looks nearly the same as 4.png in train" in finding.message
+
+
+def test_flat_pictures_are_not_taken_for_each_other(tmp_path):
+    for name, gray in (("a", 100), ("b", 101)):
+        Image.new("RGB", PX, (gray,) * 3).save(tmp_path / f"{name}.png")
+    seen = [look(str(tmp_path / f"{name}.png")) for name in "ab"]
+    assert near_pairs(seen[:1], seen[1:]) == []
+
+
+def test_a_file_that_leaves_the_folder_is_found_and_not_read(data):
+    picture(60).save(data.parent / "outside.png")
+    what = read(data)
+    what["images"][4]["file_name"] = "../../outside.png"
+    write(data, "train", what)
+    assert places(found(data)) == {("image-outside-folder", "train", "../../outside.png", None)}
+    with pytest.raises(DataError, match="outside.png.*leaves the data set's folder"):
+        load_split(data, "train")
+    assert found(copied(data)) == []
+
+
+@pytest.mark.parametrize("written", ["xyxy", "yxhw", "normalised xywh", "normalised cxcywh"])
+def test_boxes_that_are_written_in_another_way_are_told_and_converted(data, written: str):
+    def rewrite(x: float, y: float, w: float, h: float) -> list[float]:
+        width, height = PX
+        return {
+            "xyxy": [x, y, x + w, y + h], "yxhw": [y, x, h, w],
+            "normalised xywh": [x / width, y / height, w / width, h / height],
+            "normalised cxcywh": [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height],
+        }[written]  # fmt: skip
+
+    what, rng = read(data), np.random.default_rng(0)
+    true = [
+        [float(v) for v in (rng.integers(60, 90), rng.integers(5, 10), rng.integers(20, 35), rng.integers(60, 80))]
+        for _ in range(11)
+    ]
+    for row, box in zip(what["annotations"], true, strict=True):
+        row["bbox"] = rewrite(*box)
+    write(data, "train", what)
+    findings = found(data)
+    assert places(findings) == {("box-format", "train", "_annotations.coco.json", None)}
+    assert f"written as {written}" in findings[0].message
+    with pytest.raises(DataError, match="written as .*cdetr doctor"):
+        load_split(data, "train")
+    np.testing.assert_allclose([row["bbox"] for row in read(copied(data))["annotations"]], true, atol=1e-6)
+
+
+def test_categories_that_are_doubled_or_unused(data):
+    what = read(data)
+    what["categories"] += [{"id": 9, "name": "thing"}, {"id": 12, "name": "ghost"}]
+    what["annotations"][3]["category_id"] = 9
+    write(data, "train", what)
+    findings = found(data)
+    assert {f.code for f in findings} == {"category-duplicate", "category-unused"}
+    assert found(copied(data)) == []
+    clean = read(data.parent / "clean")
+    assert clean["categories"] == [{"id": 7, "name": "thing"}]
+    assert {row["category_id"] for row in clean["annotations"]} == {7}
+
+
+def test_what_a_model_cannot_find_is_said(data):
+    what = read(data)
+    what["categories"].append({"id": 8, "name": "rare"})
+    crowd = [
+        {"id": 100 + i, "image_id": 2, "category_id": 7, "bbox": [i, i / 2, 1, 1], "area": 1, "iscrowd": 0} for i in range(101)
+    ]
+    rare = {"id": 300, "image_id": 2, "category_id": 8, "bbox": [50, 50, 30, 30], "area": 900, "iscrowd": 0}
+    what["annotations"] += [*crowd, rare]
+    write(data, "train", what)
+    findings = {f.code: f for f in found(data)}
+    assert findings.keys() == {"too-many-objects", "too-small-objects", "class-imbalance"}
+    assert "has 103 objects, more than the model's 100 queries" in findings["too-many-objects"].message
+    assert findings["too-many-objects"].file == "2.png"
+    assert "101 of 113 objects are narrower than 8 px" in findings["too-small-objects"].message
+    assert "'rare' has 1 objects" in findings["class-imbalance"].message
+
+
+def test_splits_that_are_missing_or_empty(data):
+    shutil.rmtree(data / "valid")
+    assert places(found(data)) == {("split-missing", "valid", None, None)}
+    write(data, "train", read(data) | {"annotations": []})
+    for file in (data / "train").glob("*.png"):
+        file.write_text("broken")
+    assert {"split-empty", "image-unreadable"} <= {f.code for f in found(data)}
+    with pytest.raises(DataError, match="no picture is left"):
+        copied(data)
+    with pytest.raises(DataError, match="is no data set: nothing there looks like one of the known layouts"):
+        found(data.parent / "nowhere")
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_from_before_an_exif_rotation_are_turned_with_the_picture(data, orientation: int):
+    """A red box is drawn into the stored picture; after the rotation it must be where the copy's box is."""
+    stored = np.zeros((PX[1], PX[0], 3), dtype=np.uint8)
+    stored[20:50, 60:75] = 255
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(stored).save(data / "train" / "4.png", exif=exif)
+    what = read(data)
+    what["annotations"][4]["bbox"] = [60, 20, 15, 30]
+    write(data, "train", what)
+    (finding,) = found(data)
+    assert finding.code == "image-size"
+    assert f"before its EXIF rotation (orientation {orientation})" in finding.message
+    clean = copied(data)
+    assert found(clean) == []
+    index = load_split(clean, "train")
+    from conditional_detr.images.decoding import decode
+
+    bright = (decode(index.paths[4]).float().mean(0) > 128).nonzero()
+    (top, left), (bottom, right) = bright.min(0).values.tolist(), bright.max(0).values.tolist()
+    np.testing.assert_allclose(index.objects(4)[0][0], [left, top, right + 1, bottom + 1], atol=1)
+
+
+def test_a_turned_box_lies_inside_its_turned_picture():
+    for orientation in (5, 6, 7, 8):
+        x, y, w, h = turned([0, 0, 10, 20], Look(None, 96, 128, orientation))
+        assert min(x, y) >= 0
+        assert (x + w <= 96, y + h <= 128, w, h) == (True, True, 20, 10)
+
+
+def test_the_copy_goes_into_a_new_folder_and_logs_what_it_changed(data):
+    (data / "train" / "4.png").unlink()
+    clean = copied(data)
+    (change,) = json.loads((clean / "changes.json").read_text())
+    assert (change["code"], change["file"], change["fix"]) == ("image-missing", "4.png", "the picture is left out")
+    with pytest.raises(ConfigError, match="is not empty: the copy needs a new folder"):
+        copied(data)
+
+
+def test_findings_are_counted_by_code():
+    findings = [Finding("box-outside", "train", f"{i}.jpg", i, "x") for i in range(5)]
+    assert counted(findings) == [
+        "box-outside: 5 (0.jpg annotation 0, 1.jpg annotation 1, 2.jpg annotation 2, …): the box is left out"
+    ]
+
+
+def test_the_copy_keeps_areas_that_are_true_and_makes_the_others(data):
+    what = read(data)
+    what["annotations"][0]["area"] = 700.5  # of its mask
+    what["annotations"][1]["area"] = float("nan")
+    what["annotations"][2] |= {"bbox": [120, 80, 50, 50], "area": 2500}
+    what["annotations"][3] |= {"area": None, "segmentation": [[10, 10, 40, 10, 40, 50]], "caption": "kept"}
+    write(data, "train", what)
+    rows = read(copied(data))["annotations"]
+    assert [row["area"] for row in rows[:4]] == [700.5, 1200, 8 * 16, 1200]
+    assert (rows[3]["segmentation"], rows[3]["caption"]) == ([[10, 10, 40, 10, 40, 50]], "kept")
+
+
+def test_the_area_of_a_converted_box_is_its_own(data):
+    what = read(data)
+    for row in what["annotations"]:
+        row |= {"bbox": [v / side for v, side in zip(row["bbox"], PX * 2, strict=True)], "area": 0.098}
+    write(data, "train", what)
+    assert [row["area"] for row in read(copied(data))["annotations"]] == pytest.approx([1200] * 11)
+
+
+def test_boxes_of_a_picture_that_was_resized_since_are_resized_with_it(data):
+    picture(4).resize((64, 48)).save(data / "train" / "4.png")
+    (finding,) = found(data)
+    assert (finding.code, finding.file, finding.fix) == ("image-size", "4.png", "its boxes are resized with it")
+    clean = copied(data)
+    assert found(clean) == []
+    np.testing.assert_allclose(load_split(clean, "train").objects(4)[0], [[5, 5, 20, 25]])
+
+
+def test_of_two_same_pictures_the_one_with_boxes_stays(data):
+    shutil.copyfile(data / "train" / "4.png", data / "train" / "2.png")
+    what = read(data)
+    what["annotations"] = [row for row in what["annotations"] if row["image_id"] != 2]
+    write(data, "train", what)
+    (finding,) = found(data)
+    assert finding.file == "2.png"
+    assert "is the same file as 4.png, which has 1 boxes and this 0" in finding.message
+    assert "4.png" in [image["file_name"] for image in read(copied(data))["images"]]
+
+
+def test_one_id_for_two_pictures_leaves_out_both(data):
+    """As where two data sets were put together: whose the boxes are cannot be told."""
+    what = read(data)
+    what["images"][5]["id"] = 4
+    write(data, "train", what)
+    findings = found(data)
+    assert places(findings) == {("image-duplicate", "train", f"{i}.png", None) for i in (4, 5)} | {
+        ("annotation-orphan", "train", "_annotations.coco.json", 5)
+    }
+    assert not is_ok(findings)
+    clean = copied(data)
+    assert found(clean) == []
+    assert {4, 5}.isdisjoint(int(Path(image["file_name"]).stem) for image in read(clean)["images"])
+    assert len(load_split(data, "train").lost) == 2
+
+
+def test_categories_that_count_from_another_number_are_told_and_shifted(data):
+    what = read(data)
+    what["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    for i, row in enumerate(what["annotations"]):
+        row["category_id"] = i % 2
+    write(data, "train", what)
+    write(data, "valid", read(data, "valid") | {"annotations": []})
+    first = found(data)[0]
+    assert (first.code, first.file, first.fix) == ("category-unknown", "_annotations.coco.json", "+1 to all of them")
+    with pytest.raises(DataError, match="one side counts from 0, the other from 1"):
+        load_split(data, "train")
+    assert [row["category_id"] for row in read(copied(data))["annotations"]] == [1 + i % 2 for i in range(11)]
+
+
+def test_odd_letters_and_ids_are_no_fault_of_the_doctor(data, capsys):
+    """Halves of characters in names and fields, ids that JSON has no word for, lines broken within names."""
+    what = read(data)
+    what["images"].append({"id": 50, "file_name": "\ud83d.png", "width": 5, "height": 5})
+    what["images"].append({"id": 51, "file_name": "a\nb.png", "width": 5, "height": 5})
+    what["annotations"][0]["caption"] = "\ud83d oh"
+    what["annotations"].append({"id": float("nan"), "image_id": 1, "category_id": 7, "bbox": ["\ud83d"]})
+    what["annotations"].append({"id": "\ud83d", "image_id": 1, "category_id": 7, "bbox": None})
+    write(data, "train", what)
+    code, out, _ = run(capsys, "doctor", data, "--json")
+    assert code == 3
+    rows = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))["findings"]
+    assert {row["code"] for row in rows} == {"image-missing", "box-not-finite"}
+    code, out, _ = run(capsys, "doctor", data)
+    assert len([line for line in out.splitlines() if line.startswith("error")]) == 4
+    assert found(copied(data)) == []
+
+
+def test_a_data_set_without_objects_keeps_its_classes(data):
+    for split in ("train", "valid"):
+        write(data, split, read(data, split) | {"annotations": []})
+    assert {f.code for f in found(data)} == {"split-empty"}
+    assert {f.code for f in found(copied(data))} == {"split-empty"}
+    assert read(data.parent / "clean")["categories"] == [{"id": 7, "name": "thing"}]
+
+
+def test_converting_keeps_classes_without_objects(data, capsys):
+    what = read(data)
+    what["categories"].append({"id": 8, "name": "ghost"})
+    write(data, "train", what)
+    assert run(capsys, "data", "convert", data, data.parent / "c")[0] == 0
+    assert [c["name"] for c in read(data.parent / "c")["categories"]] == ["thing", "ghost"]
+
+
+def test_pictures_of_one_name_in_two_folders_are_both_copied(data):
+    (data / "train" / "more").mkdir()
+    picture(70).save(data / "train" / "more" / "4.PNG")
+    what = read(data)
+    what["images"].append({"id": 70, "file_name": "more\\4.PNG", "width": PX[0], "height": PX[1]})  # as Windows writes it
+    what["annotations"].append({"id": 70, "image_id": 70, "category_id": 7, "bbox": [1, 2, 30, 40]})
+    write(data, "train", what)
+    assert found(data) == []
+    clean = copied(data)
+    assert len({image["file_name"].lower() for image in read(clean)["images"]}) == 12
+    from conditional_detr.images.decoding import decode
+
+    index = load_split(clean, "train")
+    assert decode(index.paths[-1]).equal(decode(picture(70)))
+
+
+def test_leaks_between_all_splits_are_found_also_behind_other_ones(data):
+    (data / "test").mkdir()
+    shutil.copyfile(data / "train" / "4.png", data / "test" / "x.png")  # the same file
+    picture(4).save(data / "train" / "5.png", compress_level=1)  # the same picture, another file
+    picture(5).save(data / "test" / "y.png")
+    images = [{"id": i, "file_name": name, "width": PX[0], "height": PX[1]} for i, name in enumerate(("x.png", "y.png"))]
+    box = {"category_id": 7, "bbox": [1, 1, 50, 50]}
+    write(data, "test", content(0) | {"images": images, "annotations": [box | {"id": i, "image_id": i} for i in range(2)]})
+    leaks = [(f.severity, f.file, f.message.rpartition("as ")[2]) for f in found(data) if f.code == "image-leak"]
+    assert ("error", "x.png", "4.png in train") in leaks
+    assert ("warning", "x.png", "5.png in train") in leaks
+
+
+def test_sizes_that_no_box_keeps_to_are_not_believed(data):
+    """Boxes outside of the sizes that are said, inside of the pictures: nothing is resized, the pictures are left out."""
+    what = read(data)
+    for image in what["images"]:
+        image |= {"width": PX[0] // 2, "height": PX[1] // 2}
+    what["annotations"][3]["bbox"] = [70, 60, 40, 30]
+    write(data, "train", what)
+    codes = {(f.code, f.fix) for f in found(data)}
+    assert ("image-size", "the picture is left out") in codes
+    assert not any("resized" in fix for _, fix in codes)

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conditional_detr.errors import ConfigError, RunError
+from conditional_detr.explaining.figures import NARROWEST, TILE, Tiles, figure, heat, write_explanations
+from conditional_detr.explaining.maps import Explanation, explain
+from conditional_detr.factory.create import create_model
+from conditional_detr.inference.detector import Detector
+
+SMALL = {"encoder_layers": 1, "decoder_layers": 3, "hidden_dim": 32, "feedforward_dim": 48, "num_queries": 12}
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (60, 100, 3), dtype=np.uint8)
+
+
+@pytest.fixture(params=["conditional-detr-tiny", "detr-tiny"])
+def model(request):
+    model = create_model(request.param, 3, pretrained_backbone=False, class_names=["a b", "b", "c/d"], **SMALL).eval()
+    model.preprocessor = model.preprocessor.model_copy(update={"imgsz": 72})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def test_what_is_explained_is_what_the_detector_finds_in_the_same_order(model, picture):
+    explanations = explain(model, picture, conf=0, device="cpu")
+    (found,) = Detector(model, device="cpu")(picture, conf=0)
+    np.testing.assert_allclose([e.box for e in explanations], found.xyxy, atol=1e-4)
+    np.testing.assert_allclose([e.score for e in explanations], found.confidence, atol=1e-6)
+    assert [e.class_name for e in explanations] == found.data["class_name"].tolist()
+    assert explain(model, picture, conf=1) == []
+    with pytest.raises(ConfigError, match="conf must be in"):
+        explain(model, picture, conf=2)
+
+
+def test_maps_sum_to_one_leave_padding_out_and_their_parts_make_the_whole(model, picture):
+    # 60 x 100 becomes 72 x 120, padded to 96 x 128: 6 x 8 cells, of which 5 x 8 hold a part of the picture
+    for e in explain(model, picture, conf=0, device="cpu")[:5]:
+        for maps in (e.spatial, e.content, e.combined):
+            assert maps.shape == (3, 8, 6, 8)
+            np.testing.assert_allclose(maps.sum((2, 3)), 1, atol=1e-5)
+            assert (maps[:, :, 5:] == 0).all()
+        product = e.spatial * e.content
+        product /= product.sum((2, 3), keepdims=True)
+        np.testing.assert_allclose(product, e.combined, atol=1e-5)
+        assert e.cell_size == pytest.approx((16 * 100 / 120, 16 * 60 / 72))
+
+
+def test_the_reference_point_is_the_querys_in_pixels_and_detr_has_none(model, picture):
+    explanations = explain(model, picture, conf=0, device="cpu")
+    if model.config.cross_attention == "additive":
+        assert all(e.reference_point is None for e in explanations)
+        return
+    with torch.no_grad():
+        points = model.reference_points(model.object_query).sigmoid().numpy()
+    for e in explanations:
+        np.testing.assert_allclose(e.reference_point, points[e.query] * [100, 60], rtol=1e-5)
+
+
+def test_the_maps_have_the_backbones_own_size_and_earlier_pictures_go(picture, tmp_path):
+    model = create_model("conditional-detr-r18", 3, False, backbone="convnext_atto.d2_in1k", **SMALL).eval()
+    model.preprocessor = model.preprocessor.model_copy(update={"imgsz": 70})
+    first = explain(model, picture, conf=0, device="cpu")[:2]
+    assert first[0].combined.shape[2:] == (2, 3)  # of 70 x 116 px at stride 32, rounded down
+    (tmp_path / "mine.npz").write_bytes(b"x")
+    assert len(list(write_explanations(picture, first, tmp_path))) == 2
+    assert len(list(write_explanations(picture, first[:1], tmp_path))) == 1
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+    assert (tmp_path / "mine.npz").exists()
+
+
+def test_explaining_leaves_nothing_behind_in_the_model(model, picture):
+    explain(model, picture, conf=0, device="cpu")
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_brightest_pixel_lies_in_the_highest_cell():
+    attention = np.zeros((3, 5))
+    attention[1, 3] = 0.7
+    shown = heat(np.zeros((48, 70, 3), np.uint8), attention, (16.0, 16.0)).sum(2)
+    y, x = np.unravel_index(shown.argmax(), shown.shape)
+    assert 16 <= y < 32
+    assert 48 <= x < 64
+    assert shown[:8].max() == 0
+
+
+def explanation(cell: float, layers: int = 2, point: np.ndarray | None = None) -> Explanation:
+    maps = np.full((layers, 3, 4, 5), 0.05, dtype=np.float32)
+    return Explanation(maps, maps, maps, np.array([10.0, 5, 40, 30], np.float32), point, 0.5, 0, "a/b", 7, (cell, cell))
+
+
+def test_tiles_show_the_box_in_its_place():
+    rgb = np.zeros((64, 80, 3), np.uint8)
+    tiles = Tiles(rgb, explanation(16))
+    for shown in (np.asarray(tiles.over(np.zeros((4, 5)))), np.asarray(tiles.plain())):
+        assert max(shown.shape[:2]) == TILE
+        factor = TILE / 80
+        assert shown[round(5 * factor), round(25 * factor)].tolist() == [0, 230, 118]
+
+
+@pytest.mark.parametrize("size", [(30, 300), (300, 30), (2, 900), (1, 1), (3000, 2000)])
+def test_figures_of_odd_pictures_have_room_for_their_text(size: tuple[int, int]):
+    sheet = figure(np.zeros((*size, 3), np.uint8), explanation(16), [1])
+    assert sheet.shape[1] >= NARROWEST
+    assert (sheet[:60, -10:] == 255).all()
+
+
+def test_a_figure_has_a_row_a_part_and_a_column_a_head():
+    rgb = np.zeros((64, 80, 3), np.uint8)
+    one, two = figure(rgb, explanation(16), [1]), figure(rgb, explanation(16), [0, 1])
+    assert one.shape[1] == two.shape[1] > 3 * TILE
+    assert two.shape[0] > one.shape[0] > 3 * 64 * TILE / 80
+
+
+def test_pictures_and_arrays_are_written_and_a_folder_that_cannot_be_is_said(tmp_path):
+    rgb = np.zeros((64, 80, 3), np.uint8)
+    given = [explanation(16, point=np.array([1.0, 2.0])), explanation(16)]
+    files = list(write_explanations(rgb, given, tmp_path / "e"))
+    assert [f.name for f in files] == ["01-a_b.png", "02-a_b.png"]
+    assert {p.name for p in (tmp_path / "e").iterdir()} == {
+        f"0{i}-a_b{end}" for i in (1, 2) for end in (".png", "-layers.png", ".npz")
+    }
+    with np.load(tmp_path / "e" / "01-a_b.npz") as first, np.load(tmp_path / "e" / "02-a_b.npz") as second:
+        assert first["spatial"].shape == (2, 3, 4, 5)
+        assert first["reference_point"].tolist() == [1, 2]
+        assert np.isnan(second["reference_point"]).all()
+    with Image.open(files[0]) as drawn:
+        assert drawn.size[0] > 3 * TILE
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="cannot be written"):
+        list(write_explanations(rgb, given, tmp_path / "file"))

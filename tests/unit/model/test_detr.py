@@ -1,0 +1,119 @@
+"""The whole detector: its size, its start, and what holds of it for any input."""
+
+import copy
+
+import pytest
+import torch
+
+from conditional_detr.config.presets import PRESETS
+from conditional_detr.factory.create import create_model
+from conditional_detr.model.positional import sine_embedding
+from models import perturbed, small
+
+
+def test_r50_with_91_classes_has_the_papers_trainable_parameters():
+    model = create_model("conditional-detr-r50", num_classes=91, pretrained_backbone=False)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trainable == 43_196_001
+    assert sum(p.numel() for p in model.parameters()) - trainable == 222_400  # stem and first stage
+    assert sum(p.numel() for p in model.encoder.parameters()) == 7_890_432
+    assert sum(p.numel() for p in model.decoder.layers.parameters()) == 11_117_312
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_model_name_builds_runs_and_has_the_stride_it_says(name: str):
+    model = small(name)
+    with torch.no_grad():
+        output = model(torch.randn(1, 3, 64, 96))
+        features = model.backbone(torch.randn(1, 3, 64, 96))
+    stride = 16 if name.endswith("-tiny") or "dc5" in name else 32
+    assert features.shape[-2:] == (64 // stride, 96 // stride)
+    assert output.pred_logits.shape == (1, 7, 6 if name.startswith("detr") else 5)
+    assert output.pred_boxes.shape == (1, 7, 4)
+    assert output.aux_logits is None
+
+
+def test_at_the_start_boxes_are_reference_points_of_half_size_and_every_class_has_probability_one_percent():
+    model = small()
+    with torch.no_grad():
+        output = model(torch.randn(2, 3, 64, 64))
+        points = model.reference_points(model.object_query).sigmoid()
+    torch.testing.assert_close(output.pred_boxes[..., :2], points.expand(2, -1, -1), atol=1e-6, rtol=0)
+    assert output.pred_boxes[..., 2:].eq(0.5).all()
+    torch.testing.assert_close(model.class_head.bias.sigmoid(), torch.full((5,), 0.01))
+
+
+def test_the_earlier_layers_are_returned_while_training_or_when_asked_for():
+    model = small()
+    images = torch.randn(1, 3, 64, 64)
+    asked = model(images, aux=True)
+    assert asked.aux_logits.shape == (2, 1, 7, 5)
+    assert asked.aux_boxes.shape == (2, 1, 7, 4)
+    assert model(images).aux_boxes is None
+    assert model.train()(images).aux_boxes is not None
+    assert model.train()(images, aux=False).aux_boxes is None
+    torch.testing.assert_close(asked.pred_boxes, model.eval()(images).pred_boxes)
+
+
+def test_the_record_is_frozen():
+    output = small()(torch.randn(1, 3, 64, 64))
+    with pytest.raises(AttributeError):
+        output.pred_boxes = None
+
+
+def test_what_lies_in_padding_does_not_reach_the_other_images_or_the_unpadded_part():
+    model = perturbed(small())
+    torch.manual_seed(1)
+    memory, position = torch.randn(1, 12, 128), torch.randn(1, 12, 128)
+    is_padding = torch.arange(12)[None] >= 8
+    points = torch.rand(7, 2)
+    with torch.no_grad():
+        short = model.encoder(memory[:, :8], position[:, :8], None)
+        short = model.decoder(model.object_query, points, short, position[:, :8], None)
+        long = model.encoder(memory, position, is_padding)
+        long = model.decoder(model.object_query, points, long, position, is_padding)
+    torch.testing.assert_close(long, short, atol=1e-5, rtol=1e-5)
+
+
+def test_a_mask_without_padding_is_the_same_as_none():
+    model = perturbed(small())
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        a, b = model(images), model(images, torch.zeros(1, 64, 96, dtype=torch.bool))
+    torch.testing.assert_close(a.pred_boxes, b.pred_boxes, atol=1e-5, rtol=1e-5)
+
+
+def test_under_autocast_boxes_and_logits_come_in_float32_and_near_the_exact_ones():
+    model = perturbed(small())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        exact = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model(images)
+    assert rough.pred_boxes.dtype == rough.pred_logits.dtype == torch.float32
+    assert (rough.pred_boxes - exact.pred_boxes).abs().max() < 0.02
+
+
+def test_layers_start_different_from_each_other():
+    layers = small().decoder.layers
+    assert not torch.equal(layers[1].self_attention.v.weight, layers[2].self_attention.v.weight)
+
+
+def test_the_encoders_projections_start_as_one_joint_xavier_matrix():
+    layer = create_model("conditional-detr-r18", pretrained_backbone=False).encoder.layers[0].self_attention
+    bound = (6 / (256 + 3 * 256)) ** 0.5
+    assert 0.95 * bound < layer.q.weight.abs().max() <= bound
+    assert layer.q.bias.eq(0).all()
+    assert layer.out.weight.abs().max() > bound
+
+
+def test_a_model_can_be_copied():
+    model = perturbed(small())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(copy.deepcopy(model)(images).pred_boxes, model(images).pred_boxes)
+
+
+def test_points_and_grid_share_one_embedding():
+    points = torch.tensor([[[0.25, 0.5]]])
+    torch.testing.assert_close(sine_embedding(points, 16)[0, 0], sine_embedding(points[0, 0], 16))

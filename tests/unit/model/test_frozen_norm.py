@@ -1,0 +1,150 @@
+import copy
+
+import pytest
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+from torch import nn
+
+from conditional_detr.errors import ConfigError
+from conditional_detr.model.backbone.frozen_norm import DilatedDepthwise, FoldedConv2d
+from conditional_detr.model.backbone.timm_backbone import Backbone
+
+NETWORKS = [  # timm name, stride of the stage, dilated, its index among timm's feature maps
+    ("tf_efficientnet_lite0", 16, False, 3),
+    ("tf_efficientnet_lite0", 32, True, 4),
+    ("resnet18", 32, False, 4),
+    ("resnet50", 32, True, 4),
+    ("mobilenetv3_small_100", 16, False, 3),
+]
+
+
+def filled(network: nn.Module) -> nn.Module:
+    """Statistics as after training: not zeros and ones, which would hide a lost mean, variance or epsilon."""
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_var"):
+            buffer.copy_(0.3 + torch.rand_like(buffer))
+        elif not name.endswith("num_batches_tracked"):
+            buffer.copy_(0.1 * torch.randn_like(buffer) + name.endswith("weight"))
+    return network
+
+
+@pytest.mark.parametrize(("name", "stride", "dilation", "index"), NETWORKS)
+def test_backbone_is_timms_network_in_eval_mode_under_the_same_names(name: str, stride: int, dilation: bool, index: int):
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, features_only=True, out_indices=(index,), output_stride=16 if dilation else 32)
+    theirs = filled(freeze_batch_norm_2d(theirs))
+    ours = Backbone(name, stride, dilation)
+    stored = theirs.state_dict()
+    ours.body.load_state_dict({key: stored[key] for key in ours.body.state_dict()})
+    images = torch.randn(2, 3, 96, 128)
+    with torch.no_grad():
+        expected, features = theirs.eval()(images)[0], ours.train()(images)
+    assert features.shape[1] == ours.channels
+    assert features.shape[-1] == 128 // (stride // 2 if dilation else stride)
+    torch.testing.assert_close(features, expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
+    assert any(isinstance(m, FoldedConv2d) for m in ours.modules())
+
+
+def test_stages_behind_the_one_that_is_used_are_not_built():
+    shallow = Backbone("tf_efficientnet_lite0", 16)
+    assert not [key for key in shallow.state_dict() if "blocks.5" in key or "blocks.6" in key]
+    shallow(torch.randn(1, 3, 64, 64)).sum().backward()
+    assert all(p.grad is not None for p in shallow.parameters())
+
+
+def test_trap_every_norm_keeps_its_own_epsilon():
+    lite = [m.eps for m in Backbone("tf_efficientnet_lite0", 16).modules() if hasattr(m, "eps")]
+    resnet = [m.eps for m in Backbone("resnet18", 32).modules() if hasattr(m, "eps")]
+    assert set(lite) == {1e-3}
+    assert set(resnet) == {1e-5}
+
+
+def test_trap_norms_have_no_trainable_parameters_and_resnets_stem_and_first_stage_are_frozen():
+    backbone = Backbone("resnet18", 32)
+    trainable = {name for name, p in backbone.body.named_parameters() if p.requires_grad}
+    frozen = {name for name, p in backbone.body.named_parameters() if not p.requires_grad}
+    assert frozen == {n for n, _ in backbone.body.named_parameters() if n.startswith(("conv1.", "layer1."))}
+    assert not any("bn" in name for name in trainable | frozen)
+    assert all(p.requires_grad for p in Backbone("tf_efficientnet_lite0", 16).parameters())
+
+
+@pytest.mark.parametrize(("kernel", "dilation", "size"), [(3, 2, (8, 6)), (5, 2, (8, 8)), (5, 3, (4, 9)), (3, 4, (3, 3))])
+def test_the_depthwise_backward_equals_pytorchs(kernel: int, dilation: int, size: tuple[int, int]):
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, *size, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
+    padding = dilation * (kernel // 2)
+    results = []
+    for out in (
+        DilatedDepthwise.apply(x, weight, (padding, padding), (dilation, dilation)),
+        nn.functional.conv2d(x, weight, None, 1, padding, dilation, groups=6),
+    ):
+        results.append([out, *torch.autograd.grad((out**3).sum(), (x, weight))])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)  # taps are summed in float32
+
+
+def test_the_dilated_stage_trains_under_autocast():
+    backbone = Backbone("tf_efficientnet_lite0", 32, dilation=True)
+    images = torch.randn(1, 3, 64, 64)
+    gradients = []
+    for enabled in (False, True):
+        backbone.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = backbone(images).float().square().mean()
+        loss.backward()
+        gradients.append(backbone.body.blocks[5][1].conv_dw.weight.grad.clone())
+    exact, rough = gradients
+    assert (rough - exact).norm() < 0.1 * exact.norm()
+
+
+def test_depthwise_convolutions_on_a_processor_stay_in_float32_under_autocast():
+    """PyTorch's gradient for 16 bits takes ten times as long there; the others are faster in 16."""
+    backbone = Backbone("tf_efficientnet_lite0", 16, finer=True)
+    seen = set()
+    for module in backbone.modules():
+        if isinstance(module, FoldedConv2d):
+            module.register_forward_hook(lambda m, _, output: seen.add((m.groups > 1, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert backbone(torch.randn(1, 3, 64, 64)).dtype == torch.float32  # the finer cells are placed by one, too
+    assert seen == {(True, torch.float32), (False, torch.bfloat16)}
+
+
+def test_a_network_or_a_stage_that_is_not_there_is_said():
+    with pytest.raises(ConfigError, match="timm has no network 'resnet5'. Did you mean resnet50"):
+        Backbone("resnet5.tv_in1k", 32)
+    with pytest.raises(ConfigError, match="vit_tiny_patch16_224 has no stage of stride 32; it has 16"):
+        Backbone("vit_tiny_patch16_224", 32)
+
+
+def test_trap_no_branch_of_a_fresh_resnet_is_silenced_by_its_last_norm():
+    """timm starts it with a scale of zero, which a frozen norm would keep."""
+    backbone = Backbone("resnet18", 32)
+    backbone(torch.randn(1, 3, 64, 64)).square().sum().backward()
+    assert all(parameter.grad.any() for parameter in backbone.parameters() if parameter.requires_grad)
+
+
+def test_gradients_of_the_folded_backbone_equal_those_of_the_unfolded_one():
+    torch.manual_seed(0)
+    theirs = freeze_batch_norm_2d(timm.create_model("resnet18", features_only=True, out_indices=(-1,)))
+    ours = Backbone("resnet18", 32)
+    ours.body.load_state_dict(theirs.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    theirs(images)[0].square().mean().backward()
+    ours(images).square().mean().backward()
+    expected = dict(theirs.named_parameters())
+    for name, parameter in ours.body.named_parameters():
+        if parameter.requires_grad:
+            assert (parameter.grad - expected[name].grad).norm() <= 1e-3 * expected[name].grad.norm(), name
+
+
+def test_a_copy_of_a_backbone_reads_its_own_norms():
+    backbone = Backbone("resnet18", 32)
+    twin = copy.deepcopy(backbone)
+    images = torch.randn(1, 3, 64, 64)
+    before = twin(images)
+    with torch.no_grad():
+        for buffer in backbone.buffers():
+            buffer.mul_(2)
+    torch.testing.assert_close(twin(images), before)

@@ -1,0 +1,327 @@
+"""What holds of every variant of the model: a new one is tested by standing in a dict."""
+
+from typing import get_args
+
+import pytest
+import torch
+from torch.export import Dim, export
+
+from conditional_detr.config.schema import ModelConfig
+from conditional_detr.errors import ConfigError
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.factory.create import create_model
+from conditional_detr.model.decoder import CROSS_ATTENTIONS
+from conditional_detr.model.encoder import Memory
+from conditional_detr.model.heads.box import BOX_HEADS, CLASS_HEADS
+from conditional_detr.model.positional import grid_points, sine_embedding
+from conditional_detr.model.spatial_query import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_QUERIES
+from conditional_detr.training.objective.criterion import SetCriterion
+from conditional_detr.training.objective.objectness import heat_loss, hills
+from conditional_detr.weights.discovery import load_model
+from conditional_detr.weights.save import save_model
+from models import perturbed, small
+
+PARTS = {
+    "cross_attention": CROSS_ATTENTIONS,
+    "spatial_query": SPATIAL_QUERIES,
+    "lambda_q": LAMBDA_Q,
+    "reference_points": REFERENCE_POINTS,
+    "box_offset": BOX_HEADS,
+    "classification": CLASS_HEADS,
+}
+VARIANTS = [("conditional-detr-tiny", {field: value}) for field, known in PARTS.items() for value in list(known)[1:]]
+VARIANTS += [
+    ("conditional-detr-tiny", {}),
+    ("conditional-detr-tiny", {"finer": True}),
+    ("conditional-detr-tiny", {"exact_positions": True}),
+    ("conditional-detr-r18", {"finer": True}),
+    ("detr-tiny", {}),
+    ("conditional-detr-r18", {}),
+    ("conditional-detr-tiny", {"spatial_query": "intermediate", "lambda_q": "block"}),
+    ("conditional-detr-tiny", {"spatial_query": "lambda", "box_offset": False}),  # no reference points at all
+]
+SMALL = {"encoder_layers": 1, "decoder_layers": 3, "feedforward_dim": 48, "hidden_dim": 32, "num_queries": 7}
+CLASSES = 5
+
+
+def name_of(variant: object) -> str | None:
+    return "-".join(map(str, variant.values())) or "as-it-is" if isinstance(variant, dict) else None
+
+
+every_variant = pytest.mark.parametrize(("name", "variant"), VARIANTS, ids=name_of)
+
+
+def build(name: str, variant: dict) -> DetectionModel:
+    return perturbed(small(name, CLASSES, **SMALL | variant))
+
+
+def images_and_padding() -> tuple[torch.Tensor, torch.Tensor]:
+    images, is_padding = torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool)
+    is_padding[1, :, 64:] = True
+    images[1, :, :, 64:] = 0
+    return images, is_padding
+
+
+def test_every_part_has_its_value_in_the_configuration_and_the_papers_comes_first():
+    for field, known in PARTS.items():
+        if field != "box_offset":
+            values = get_args(ModelConfig.model_fields[field].annotation)
+            assert values == tuple(known), field
+            assert ModelConfig.model_fields[field].default == values[0], field
+
+
+@every_variant
+def test_shapes_and_a_gradient_for_every_parameter(name: str, variant: dict):
+    model = build(name, variant).train()
+    output = model(*images_and_padding())
+    columns = CLASSES + (model.config.classification == "softmax")
+    assert output.pred_logits.shape == (2, 7, columns)
+    assert output.aux_boxes.shape == (2, 2, 7, 4)
+    targets = [
+        {"labels": torch.tensor([1, 2]), "boxes": torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.6, 0.5, 0.3, 0.4]])},
+        {"labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)},
+    ]
+    SetCriterion(CLASSES, model.config.classification)(output, targets)["loss"].backward()
+    assert not [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@every_variant
+def test_a_batch_of_two_equals_two_singles(name: str, variant: dict):
+    model = build(name, variant)
+    images, is_padding = images_and_padding()
+    with torch.no_grad():
+        both = model(images, is_padding)
+        for i in range(2):
+            alone = model(images[i : i + 1], is_padding[i : i + 1])
+            torch.testing.assert_close(both.pred_logits[i], alone.pred_logits[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(both.pred_boxes[i], alone.pred_boxes[0], atol=1e-5, rtol=1e-5)
+
+
+@every_variant
+def test_cells_of_padding_change_nothing(name: str, variant: dict):
+    model = build(name, variant)
+    memory, position, points = torch.randn(1, 12, 32), torch.randn(1, 12, 32), torch.rand(7, 2)
+    is_padding = torch.arange(12)[None] >= 8
+    with torch.no_grad():
+        short = model.decoder(model.object_query, points, memory[:, :8], position[:, :8], None)
+        long = model.decoder(model.object_query, points, memory, position, is_padding)
+    torch.testing.assert_close(long, short, atol=1e-4, rtol=1e-4)
+
+
+@every_variant
+def test_saved_and_loaded_it_is_the_same(name: str, variant: dict, tmp_path):
+    model = build(name, variant)
+    back = load_model(save_model(model, tmp_path / "m"))
+    assert back.config == model.config
+    state = back.state_dict()
+    assert all(value.equal(state[key]) for key, value in model.state_dict().items())
+
+
+@every_variant
+def test_the_decoder_can_be_exported_for_any_batch_and_any_size(name: str, variant: dict):
+    model = build(name, variant)
+
+    class Decoding(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, memory: torch.Tensor, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            places = self.model.reference_points
+            seen = Memory(memory, position[..., :2].sigmoid(), None, places.heat(memory))
+            points = places(self.model.object_query, seen).sigmoid()
+            query = places.tell(self.model.object_query, points)
+            decoded = self.model.decoder(query, points, memory, position, None)
+            return self.model.class_head(decoded), self.model.box_head(decoded, points)
+
+    batch, tokens = Dim("batch", min=1, max=64), Dim("tokens", min=2, max=4096)
+    shapes = {"memory": {0: batch, 1: tokens}, "position": {1: tokens}}
+    program = export(Decoding(), (torch.randn(2, 12, 32), torch.randn(1, 12, 32)), dynamic_shapes=shapes)
+    inputs = torch.randn(3, 20, 32), torch.randn(1, 20, 32)
+    with torch.no_grad():
+        for exported, eager in zip(program.module()(*inputs), Decoding()(*inputs), strict=True):
+            torch.testing.assert_close(exported, eager, atol=1e-5, rtol=1e-5)
+
+
+# What tells a variant from the others: what its queries look at, seen from the decoder alone.
+def decoded(model: DetectionModel, points: torch.Tensor, memory: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.decoder(model.object_query, points, memory, position, None)
+
+
+@pytest.mark.parametrize(
+    ("variant", "first_layer", "later_layers"),
+    [
+        ({"spatial_query": "conditional"}, True, True),
+        ({"spatial_query": "intermediate"}, True, True),
+        ({"spatial_query": "point"}, True, True),
+        ({"spatial_query": "lambda"}, False, False),
+        ({"spatial_query": "content"}, False, False),
+        ({"cross_attention": "additive"}, False, False),
+    ],
+    ids=name_of,
+)
+def test_which_layers_look_from_the_reference_points(variant: dict, first_layer: bool, later_layers: bool):
+    model = build("conditional-detr-tiny", variant)
+    memory, position = torch.randn(1, 12, 32), torch.randn(1, 12, 32)
+    a, b = (decoded(model, points, memory, position) for points in torch.rand(2, 7, 2))
+    assert ((a[0] - b[0]).abs().max() > 1e-4) == first_layer
+    assert ((a[-1] - b[-1]).abs().max() > 1e-4) == later_layers
+
+
+def test_lambda_comes_from_the_layer_before_or_from_this_layers_self_attention():
+    for value, where in (("conditional", 0), ("intermediate", 1)):
+        model = build("conditional-detr-tiny", {"spatial_query": value})
+        seen, passed = [], []
+        model.decoder.spatial_query.lambda_q.register_forward_pre_hook(lambda _, inputs, to=seen: to.append(inputs[0]))
+        for layer in model.decoder.layers[1:]:
+            layer.register_forward_pre_hook(lambda _, inputs, to=passed: to.append([inputs[0]]))
+            layer.norm1.register_forward_hook(lambda _, __, output, to=passed: to[-1].append(output))
+        decoded(model, torch.rand(7, 2), torch.randn(1, 12, 32), torch.randn(1, 12, 32))
+        assert len(seen) == 2
+        for content, candidates in zip(seen, passed, strict=True):
+            assert content is candidates[where]
+
+
+@pytest.mark.parametrize("value", LAMBDA_Q)
+def test_every_lambda_is_a_linear_map_of_the_embedded_point(value: str):
+    lambda_q = LAMBDA_Q[value](32, 8)
+    content, points = torch.randn(2, 7, 32), torch.randn(7, 32)
+    basis = torch.stack([lambda_q(content, unit.expand(7, 32)) for unit in torch.eye(32)], dim=-1)  # [B, Q, D, D]
+    torch.testing.assert_close(lambda_q(content, points), (basis @ points[..., None])[..., 0], atol=1e-4, rtol=1e-4)
+    off_diagonal = basis - torch.diag_embed(basis.diagonal(dim1=-2, dim2=-1))
+    in_block = torch.block_diag(*[torch.ones(4, 4)] * 8).bool()
+    if value in ("identity", "scalar", "diagonal"):
+        assert off_diagonal.eq(0).all()
+    if value in ("identity", "scalar"):
+        torch.testing.assert_close(basis, basis[..., :1, :1] * torch.eye(32))
+    if value == "block":
+        assert off_diagonal[..., ~in_block].eq(0).all()
+        assert (off_diagonal[..., in_block].abs() > 0).any()
+    if value == "full":
+        assert (off_diagonal[..., ~in_block].abs() > 0).any()
+    lambda_q.start_at_identity()
+    torch.testing.assert_close(lambda_q(content, points), points.expand(2, 7, 32), atol=1.0, rtol=0)
+
+
+def test_at_the_origin_all_queries_look_from_the_middle_and_no_parameter_says_otherwise():
+    model = build("conditional-detr-tiny", {"reference_points": "origin"})
+    points = model.reference_points(model.object_query).sigmoid()
+    assert points.eq(0.5).all()
+    assert not list(model.reference_points.parameters())
+    torch.testing.assert_close(sine_embedding(points, 8)[0], sine_embedding(points, 8)[6])
+
+
+@pytest.mark.parametrize("variant", [{}, {"spatial_query": "intermediate"}, {"spatial_query": "lambda"}], ids=name_of)
+def test_with_one_layer_nothing_waits_for_a_gradient_that_never_comes(variant: dict):
+    small = {**SMALL, "decoder_layers": 1}
+    model = create_model("conditional-detr-tiny", CLASSES, pretrained_backbone=False, **small, **variant).train()
+    output = model(*images_and_padding())
+    (output.pred_logits.square().sum() + output.pred_boxes.square().sum()).backward()
+    assert not [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_detr_has_no_parameters_of_points_or_places():
+    names = [key for key, _ in build("detr-tiny", {}).named_parameters()]
+    assert not [key for key in names if "reference" in key or "lambda" in key or "spatial" in key]
+    assert sum("decoder.layers.1.cross_attention" in key for key in names) == 8
+
+
+def test_detr_r50_has_the_reference_releases_trainable_parameters():
+    model = create_model("detr-r50", num_classes=91, pretrained_backbone=False)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 41_302_368  # printed by DETR's main.py
+    assert sum(p.numel() for p in model.parameters()) == 41_524_768
+
+
+def test_detrs_heads_start_as_pytorch_starts_them():
+    model = create_model("detr-tiny", CLASSES, pretrained_backbone=False, **SMALL)
+    assert model.class_head.bias.abs().max() < 1 / 32**0.5
+    assert model.box_head.mlp.last.weight.abs().max() > 0.01
+
+
+def test_a_cell_also_holds_the_four_cells_of_the_stage_before_it():
+    model = build("conditional-detr-r18", {"finer": True})
+    images = torch.randn(1, 3, 70, 100)  # 5 × 7 cells of 16 px in 3 × 4 of 32
+    with torch.no_grad():
+        finer, last = model.backbone.body(images)
+        found = model.backbone(images)
+    assert found.shape == (1, 512 + 4 * 256, *last.shape[-2:])
+    assert torch.equal(found[:, :512], last)
+    four = found[0, 512:].view(256, 2, 2, *last.shape[-2:])
+    for y, x in ((0, 0), (1, 2), (0, 1)):
+        assert torch.equal(four[:, :, :, y, x], finer[0, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2])
+    assert torch.equal(four[:, 0, 0, 2, 3], finer[0, :, 4, 6])  # the last cell has one of the four, the others lie outside
+    assert not four[:, 1, :, 2].any()
+    assert not four[:, :, 1, :, 3].any()
+
+
+def test_exact_positions_do_not_depend_on_how_far_a_picture_is_padded():
+    model = build("conditional-detr-tiny", {"exact_positions": True})
+    for width in (80, 96, 128):
+        is_padding = torch.ones(1, 64, width, dtype=torch.bool)
+        is_padding[..., :70] = False  # the picture ends within its fifth cell
+        with torch.no_grad():
+            memory = model(torch.randn(1, 3, 64, width), is_padding, aux=True).memory
+        x = memory.points.view(4, -1, 2)[0, :5, 0]
+        torch.testing.assert_close(70 * x, torch.tensor([16.0, 32.0, 48.0, 64.0, 80.0]))
+
+
+def test_a_dilated_stage_has_no_finer_one_before_it():
+    with pytest.raises(ConfigError, match="finer = true needs a stage before"):
+        build("conditional-detr-dc5-r50", {"finer": True})
+
+
+def hot_cells(model: DetectionModel, cells: list[int]) -> Memory:
+    """A memory of 4 × 3 cells, some of which look like the centre of an object, the first the most."""
+    points = grid_points(None, 3, 4, torch.device("cpu")).flatten(1, 2)
+    heat = torch.full((2, 12), -5.0)
+    heat[0, cells] = torch.arange(len(cells), 0, -1.0)
+    heat[1, [11 - cell for cell in cells]] = torch.arange(len(cells), 0, -1.0)
+    return Memory(torch.randn(2, 12, 32), points, None, heat)
+
+
+def test_points_from_the_encoder_are_the_centres_of_the_hottest_cells_of_each_picture():
+    model = build("conditional-detr-tiny", {"reference_points": "encoder", "num_queries": 2})
+    memory = hot_cells(model, [5, 0])
+    points = model.reference_points(model.object_query, memory).sigmoid()
+    expected = torch.tensor([[[0.375, 0.5], [0.125, 1 / 6]], [[0.625, 0.5], [0.875, 5 / 6]]])
+    torch.testing.assert_close(points, expected, atol=1e-5, rtol=0)
+    further = model.reference_points(model.object_query.repeat(3, 1), memory).sigmoid()
+    torch.testing.assert_close(further, expected.repeat(1, 3, 1), atol=1e-5, rtol=0)
+
+
+def test_no_point_lies_on_padding_and_spare_queries_look_from_the_middle():
+    model = build("conditional-detr-tiny", {"reference_points": "encoder", "num_queries": 7})
+    memory = hot_cells(model, [5, 0])
+    is_padding = torch.zeros(2, 12, dtype=torch.bool)
+    is_padding[0, 3:] = True  # three cells are left, and seven queries look for places
+    points = model.reference_points(model.object_query, memory._replace(is_padding=is_padding)).sigmoid()[0]
+    torch.testing.assert_close(points[0], memory.centres[0, 0], atol=1e-5, rtol=0)
+    assert {tuple(p) for p in points[3:].tolist()} == {(0.5, 0.5)}
+
+
+def test_queries_from_the_encoder_know_their_points():
+    model = build("conditional-detr-tiny", {"reference_points": "encoder", "num_queries": 2})
+    a, b = (model.reference_points.tell(model.object_query, points) for points in torch.rand(2, 1, 2, 2))
+    assert a.shape == (1, 2, 32)
+    assert (a - b).abs().max() > 1e-3
+
+
+def test_the_heat_learns_where_the_centres_are():
+    model = build("conditional-detr-tiny", {"reference_points": "encoder"})
+    images, _ = images_and_padding()
+    targets = [
+        {"labels": torch.tensor([1]), "boxes": torch.tensor([[0.4, 0.6, 0.2, 0.4]])},
+        {"labels": torch.zeros(0).long(), "boxes": torch.zeros(0, 4)},
+    ]
+    losses = SetCriterion(CLASSES)(model(images, aux=True), targets)
+    losses["loss_heat"].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.reference_points.scorer.parameters())
+    memory = hot_cells(model, [5])
+    wanted = hills(memory.centres[0], targets[0]["boxes"])
+    assert wanted.argmax() == 5
+    assert wanted[5] == 1
+    sure = torch.where(wanted > 0, wanted, 1e-6).clamp(max=1 - 1e-6).logit()
+    right = heat_loss(Memory(memory.tokens[:1], memory.points, None, sure[None]), targets[:1])
+    wrong = heat_loss(Memory(memory.tokens[:1], memory.points, None, -sure[None]), targets[:1])
+    assert right < 1e-4 < 1 < wrong

@@ -1,0 +1,229 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conditional_detr.config.presets import PRESETS
+from conditional_detr.config.recipes import RECIPES
+from conditional_detr.config.run import RunConfig
+from conditional_detr.data.index import Category, CocoIndex
+from conditional_detr.training.setup.auto_config import batch, beginning, flips, growth, input_size, queries, with_choices
+from conditional_detr.training.setup.memory_estimate import kept_bytes
+from conditional_detr.weights.discovery import shipped
+from conditional_detr.weights.save import save_model
+from models import small
+
+CELLS = {"finer": True, "exact_positions": True}
+
+
+def index(boxes: list[list[list[float]]], sizes_hw: list[tuple[int, int]], names: tuple[str, ...] = ("cell",)) -> CocoIndex:
+    """A split of pictures with these boxes each."""
+    flat = [box for of_picture in boxes for box in of_picture]
+    return CocoIndex(
+        file=Path("a.json"),
+        image_ids=np.arange(len(boxes)),
+        sizes_hw=np.array(sizes_hw),
+        paths=[str(i) for i in range(len(boxes))],
+        first=np.cumsum([0, *map(len, boxes)]),
+        boxes_xyxy=np.array(flat, dtype=np.float32),
+        labels=np.zeros(len(flat), dtype=np.int64),
+        categories=[Category(i, name) for i, name in enumerate(names)],
+        report=[],
+        findings=[],
+        truth=np.zeros((0, 8)),
+    )
+
+
+def squares(side: float, number: int) -> list[list[float]]:
+    return [[0, 0, side, side]] * number
+
+
+@pytest.mark.parametrize(("most", "expected"), [(1, 20), (10, 20), (11, 30), (28, 60), (900, 1000), (1500, 1500)])
+def test_queries_leave_room_over_the_fullest_picture(most: int, expected: int):
+    assert queries(index([squares(9, 1), squares(9, most)], [(100, 100)] * 2)).value == expected
+
+
+@pytest.mark.parametrize(
+    ("side", "shorter", "expected"),
+    [
+        (200, 480, 320),  # large objects: the usual size
+        (30, 480, 384),  # small ones: enlarged until they are one and a half cells of 16 px wide
+        (4, 480, 640),  # tiny ones: as far as it is worth
+        (40, 128, 128),  # small pictures are not enlarged for large objects
+        (10, 128, 256),  # for small ones at most to twice their size
+    ],
+)
+def test_the_input_is_as_large_as_small_objects_ask_for(side: float, shorter: int, expected: int):
+    data = index([squares(side, 10)], [(shorter, 2 * shorter)])
+    assert input_size(data, stride=16).value == expected
+
+
+def test_a_tenth_of_the_objects_may_be_smaller():
+    data = index([squares(2, 5) + squares(100, 95)], [(320, 320)])
+    assert input_size(data, stride=16).value == 320
+
+
+def test_a_single_box_decides_nothing():
+    data = index([squares(3, 1) + squares(100, 95)], [(320, 320)], names=("dust", "cell"))
+    data.labels[1:] = 1
+    assert input_size(data, stride=16).value == 320
+
+
+def test_a_class_counts_as_much_as_another_however_few_objects_it_has():
+    data = index([squares(20, 5) + squares(100, 95)], [(320, 320)], names=("platelet", "cell"))
+    data.labels[5:] = 1
+    assert input_size(data, stride=16).value == 384
+
+
+@pytest.mark.parametrize(
+    "names", [list("0123456789"), ["a", "b"], ["10c", "2h", "Ks"], ["left_shoe", "shoe"], ["turn left", "x-ray"]]
+)
+def test_what_mirroring_would_change_is_not_mirrored(names: list[str]):
+    choice = flips(names)
+    assert choice is not None
+    assert choice.value == 0
+    assert "mirrored" in choice.reason
+
+
+@pytest.mark.parametrize(
+    "names", [["RBC", "WBC"], ["cat", "dog"], ["cleft", "bright"], ["ace", "king", "ten"], ["person", "car", "A"]]
+)
+def test_other_names_say_nothing_against_it(names: list[str]):
+    assert flips(names) is None
+
+
+def config(**values) -> RunConfig:
+    fixed = {"data": "d", "model": "conditional-detr-tiny", "output": "o", "recipe": "fast", "training": RECIPES["fast"]}
+    return RunConfig(**fixed | values)
+
+
+def test_choices_are_made_for_a_new_model_and_said():
+    data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
+    chosen, lines = with_choices(config(), set(), data)
+    assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == (
+        {"reference_points": "encoder", **CELLS, "num_queries": 30},
+        384,
+        0.0,
+    )
+    assert chosen.training.start == "conditional-detr-tiny-shapes"
+    assert len(lines) == 7  # the start is said where weights are taken
+    assert any(line.startswith("model.num_queries = 30: the fullest training picture has 14 objects") for line in lines)
+
+
+def test_what_somebody_asked_for_stays():
+    data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
+    asked = config(
+        imgsz=96, model_overrides={"num_queries": 7, "reference_points": "learned", "finer": False, "exact_positions": False}
+    )
+    assert with_choices(
+        asked, {"imgsz", "model.num_queries", "hflip", "model.finer", "model.exact_positions", "grow_from"}, data
+    ) == (
+        asked,
+        [],
+    )
+
+
+def test_the_papers_recipe_leaves_nothing_to_the_data():
+    data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
+    paper = config(recipe="paper", training=RECIPES["paper"])
+    assert with_choices(paper, set(), data) == (paper, [])
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_trained_model_keeps_its_queries_and_its_size(tmp_path, exact):
+    save_model(small(num_classes=2, exact_positions=exact), tmp_path / "cells")
+    data = index([squares(120, 14)], [(480, 480)], names=("0", "1"))
+    chosen, lines = with_choices(config(model=str(tmp_path / "cells"), imgsz=320), set(), data)
+    assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == ({}, 320, 0.0)
+    assert [line.split(" = ")[0] for line in lines] == ["hflip", "grow_from"]
+    assert chosen.training.grow_from == (0.5 if exact else 1)  # without, cells lie elsewhere at every size
+
+
+@pytest.mark.parametrize(("imgsz", "asked", "expected"), [(320, 0.5, 0.5), (200, 0.5, 0.8), (128, 0.5, 1), (640, 0.75, 0.75)])
+def test_pictures_begin_no_smaller_than_160_px(imgsz: int, asked: float, expected: float):
+    training = RECIPES["fast"].model_copy(update={"grow_from": asked})
+    chosen = config(imgsz=imgsz, training=training, model_overrides={"exact_positions": True})
+    assert growth(chosen).value == pytest.approx(expected)
+    assert growth(config(imgsz=imgsz, training=training)).value == 1  # cells lie elsewhere at every size
+
+
+def test_a_batch_is_halved_until_it_fits_into_half_of_the_memory():
+    each = kept_bytes(PRESETS["conditional-detr-tiny"].model, 320, 533)
+    wide = config(imgsz=320, training=RECIPES["fast"].model_copy(update={"batch": 8}))
+    assert batch(wide, free=2**40) is None
+    assert batch(wide, free=16 * each + 1) is None
+    for free, expected in ((15 * each, 4), (5 * each, 2), (each, 1)):
+        choice = batch(wide, free)
+        assert choice is not None
+        assert (choice.setting, choice.value) == ("batch", expected)
+
+
+def test_what_a_picture_keeps_grows_with_its_area():
+    model = PRESETS["conditional-detr-tiny"].model
+    small, large = (kept_bytes(model, side, side) for side in (128, 256))
+    assert 3 * small < large < 6 * small  # the decoder's queries stay, attention among cells grows faster
+    assert 15e6 < small < 40e6
+
+
+@pytest.mark.parametrize("overrides", [{}, {"spatial_query": "lambda", "box_offset": False}, {"reference_points": "origin"}])
+def test_only_the_papers_form_of_reference_points_is_exchanged(overrides: dict):
+    data = index([squares(30, 14)], [(480, 480)])
+    chosen, _ = with_choices(config(model_overrides=overrides), set(), data)
+    expected = overrides.get("reference_points", None if overrides else "encoder")
+    assert chosen.model_overrides.get("reference_points") == expected
+    detr, _ = with_choices(config(model="detr-tiny"), set(), data)
+    assert "reference_points" not in detr.model_overrides
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "expected"),
+    [
+        ("conditional-detr-tiny", {}, True),
+        ("detr-tiny", {}, True),
+        ("conditional-detr-r18", {"backbone_stride": 16}, True),
+        ("conditional-detr-r18", {}, None),  # the paper's
+        ("conditional-detr-dc5-r50", {}, None),
+    ],
+)
+def test_a_stage_that_is_not_the_papers_gets_the_one_before_it(name: str, overrides: dict, expected: bool | None):
+    chosen, _ = with_choices(config(model=name, model_overrides=overrides), set(), index([squares(30, 14)], [(480, 480)]))
+    assert chosen.model_overrides.get("finer") == expected
+    assert chosen.model_overrides["exact_positions"]
+
+
+def test_a_run_that_goes_on_keeps_what_was_decided_when_it_began():
+    data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
+    began = config(imgsz=512, model_overrides={"num_queries": 30, "reference_points": "encoder", **CELLS})
+    began = began.model_copy(
+        update={
+            "training": began.training.model_copy(
+                update={"batch": 1, "hflip": 0.0, "start": "x", "vflip": 0.3, "transpose": 0.2}
+            )
+        }
+    )
+    assert with_choices(config(), set(), data, began) == (began, [])
+    asked = config(imgsz=96, model_overrides={"num_queries": 7})
+    kept, _ = with_choices(asked, {"imgsz", "model.num_queries"}, data, began)
+    assert (kept.imgsz, kept.model_overrides) == (96, {"num_queries": 7, "reference_points": "encoder", **CELLS})
+    paper = config(recipe="paper", training=RECIPES["paper"])
+    assert with_choices(paper, set(), data, began) == (paper, [])
+
+
+def test_who_begins_with_a_model_gets_its_parts(tmp_path):
+    save_model(small("conditional-detr-tiny", reference_points="learned", finer=True), tmp_path / "trained")
+    training = RECIPES["fast"].model_copy(update={"start": str(tmp_path / "trained")})
+    chosen, lines = with_choices(config(training=training), {"start"}, index([squares(30, 14)], [(480, 480)]))
+    assert chosen.model_overrides == {"reference_points": "learned", "finer": True, "num_queries": 30}
+    assert f"model.finer = true: as {tmp_path / 'trained'} has it" in lines
+
+
+@pytest.mark.parametrize(("names", "expected"), [(list("0123456789"), "digits"), (["0", "1"], "shapes"), (["cell"], "shapes")])
+def test_a_model_with_the_parts_of_one_that_comes_with_the_package_begins_with_its_weights(names: list[str], expected: str):
+    assert shipped() == ["conditional-detr-tiny-digits", "conditional-detr-tiny-shapes"]
+    alike = config(model_overrides={"reference_points": "encoder", **CELLS, "num_queries": 7})
+    choice = beginning(alike, names)
+    assert choice is not None
+    assert (choice.setting, choice.value) == ("start", f"conditional-detr-tiny-{expected}")
+    assert beginning(config(model_overrides={**alike.model_overrides, "lambda_q": "scalar"}), names) is None
+    assert beginning(alike.model_copy(update={"pretrained_backbone": False}), names) is None
+    assert beginning(config(model="conditional-detr-r18"), names) is None
