@@ -1,11 +1,11 @@
-"""Where each head's spatial attention lies beside the box of its detection, over the pictures of a split.
+"""Where each head's spatial attention lies beside the box of its detection, over the images of a split.
 
 For every layer: how far the highest cell of a head's spatial map lies from the nearest side of the box, in box sizes (0 is on a
 side, 0.5 in the middle of the box), and how much of the map lies inside the box. Beside each stands chance: the same for a cell
-anywhere in the picture, and for a map that is even over the picture. With --heads also where each head's highest cell lies
+anywhere in the image, and for a map that is even over the image. With --heads also where each head's highest cell lies
 in the box, on average: −1 is its left or upper side, 0 its middle, +1 its right or lower side.
 
-Command: python benchmarks/attention_places.py FOLDER_OF_PICTURES SOURCE…        Time: a second for some five pictures.
+Command: python benchmarks/attention_places.py FOLDER_OF_IMAGES SOURCE…        Time: a second for some five images.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from conditional_detr.explaining.maps import Explanation, explain_picture
+from conditional_detr.explaining.maps import Explanation, explain_image
 from conditional_detr.images.decoding import decode
-from conditional_detr.inference.predict import find_pictures
+from conditional_detr.inference.predict import find_images
 from conditional_detr.weights.discovery import load_model
 
 
@@ -55,7 +55,7 @@ def place(explanation: Explanation, size_hw: tuple[int, int]) -> Place:
     x, y = (np.arange(columns) + 0.5) * width, (np.arange(rows) + 0.5) * height
     middle, half = np.array([x0 + x1, y0 + y1]) / 2, np.array([x1 - x0, y1 - y0]) / 2
     cells = (np.stack(np.meshgrid(x, y), -1) - middle) / half
-    in_picture = (x < size_hw[1]) & (y < size_hw[0])[:, None]  # the others are padding
+    in_image = (x < size_hw[1]) & (y < size_hw[0])[:, None]  # the others are padding
     peaks = cells.reshape(-1, 2)[maps.reshape(*maps.shape[:2], -1).argmax(-1)]
     # A cell counts by the part of it that the box covers.
     cover = [
@@ -66,18 +66,18 @@ def place(explanation: Explanation, size_hw: tuple[int, int]) -> Place:
         peaks,
         to_nearest_side(peaks),
         np.einsum("lhyx,y,x->lh", maps, *cover),
-        float(to_nearest_side(cells[in_picture]).mean()),
-        float(np.outer(*cover)[in_picture].mean()),
+        float(to_nearest_side(cells[in_image]).mean()),
+        float(np.outer(*cover)[in_image].mean()),
     )
 
 
-def places_of(source: str, pictures: list[str], conf: float) -> list[Place]:
-    """Of all detections of a score in some pictures."""
+def places_of(source: str, images: list[str], conf: float) -> list[Place]:
+    """Of all detections of a score in some images."""
     model = load_model(source)
     found = []
-    for file in pictures:
+    for file in images:
         rgb = decode(file)
-        found += [place(e, (rgb.shape[-2], rgb.shape[-1])) for e in explain_picture(model, rgb, conf)]
+        found += [place(e, (rgb.shape[-2], rgb.shape[-1])) for e in explain_image(model, rgb, conf)]
     if not found:
         raise SystemExit(f"{source}: nothing was found with a score of {conf} or more")
     return found
@@ -109,7 +109,7 @@ def by_head(found: list[Place]) -> list[str]:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("sources", nargs="+")
     parser.add_argument("--conf", type=float, default=0.3)
     parser.add_argument("--heads", action="store_true")
@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for source in options.sources:
-        found = places_of(source, find_pictures([str(options.pictures)]), options.conf)
+        found = places_of(source, find_images([str(options.images)]), options.conf)
         print(f"{source}: {len(found)} detections of score {options.conf} or more\n")
         print("| layer | highest cell to the nearest side, box sizes (heads) | chance | inside the box (heads) | chance |")
         print("|---|---|---|---|---|", *by_layer(found), "", sep="\n")

@@ -23,7 +23,7 @@ from conditional_detr.data.digits import make_digits
 TRAIN, VALID, SCENE_PX = 1600, 300, 128  # scenes, and their side in px
 EPOCHS = 4
 PARTS = {"num_queries": 40}
-RECIPE = {"start": "", "batch": 4, "hflip": 0.0, "crop": 0.0, "scales": (1.0, 1.0), "color": 0.0}
+RECIPE = {"init_from": "", "batch": 4, "hflip": 0.0, "crop": 0.0, "scales": (1.0, 1.0), "color_jitter": 0.0}
 PRODUCTS = (F.linear, F.conv2d, F.scaled_dot_product_attention, torch.matmul, Tensor.matmul, Tensor.__matmul__)
 
 

@@ -75,12 +75,12 @@ class Study:
         idle = idle_fields(ModelConfig(**fields))
         return {key: value for key, value in fields.items() if key not in idle}
 
-    def picture_px(self, row: str) -> int:
-        return int(self.settings["rows"][row].get("picture_px", self.settings["picture_px"]))
+    def image_px(self, row: str) -> int:
+        return int(self.settings["rows"][row].get("image_px", self.settings["image_px"]))
 
     def fingerprint(self, row: str) -> str:
         """Of everything that makes a row's curve what it is; it stands in the curve's file."""
-        parts = (self.model(row), self.picture_px(row), self.settings["training"], self.settings.get("data"))
+        parts = (self.model(row), self.image_px(row), self.settings["training"], self.settings.get("data"))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
     def curve(self, job: Job) -> list[dict[str, float]]:
@@ -177,7 +177,7 @@ def run(study: Study, job: Job, data: Path, work: Path, threads: int) -> None:
             work / study.name / job.name,
             epochs=min(job.epochs, len(study.curve(job)) + STRIDE),
             lr=job.lr,
-            imgsz=study.picture_px(job.row),
+            imgsz=study.image_px(job.row),
             recipe="paper",
             device="cpu",
             workers=0,
@@ -195,7 +195,7 @@ def run(study: Study, job: Job, data: Path, work: Path, threads: int) -> None:
 
 
 def make_data(study: Study, work: Path) -> Path:
-    """The study's own pictures, made by whichever process comes first while the others wait."""
+    """The study's own images, made by whichever process comes first while the others wait."""
     data = work / f"{study.name}-data"
     work.mkdir(parents=True, exist_ok=True)
     with (work / "data.lock").open("w") as stream:

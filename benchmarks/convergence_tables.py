@@ -170,8 +170,8 @@ def plot(study: Study, rows: list[tuple[str, str, float | None]], name: str) -> 
     """AP by epoch of the finished runs of some rows, with a line at the target; nothing where nothing is finished."""
     found = [(system, [[at["AP"] for at in curve] for _, curve in done(study, row)]) for system, row, _ in rows]
     if bands := [plots.Band(system, curves) for system, curves in found if curves]:
-        picture = plots.learning_curves(bands, "AP", plots.WIDE, "png", study.target(rows[-1][1]))
-        (IMAGES / f"convergence-{name}.png").write_bytes(picture)
+        image = plots.learning_curves(bands, "AP", plots.WIDE, "png", study.target(rows[-1][1]))
+        (IMAGES / f"convergence-{name}.png").write_bytes(image)
 
 
 def fragments() -> dict[str, str]:

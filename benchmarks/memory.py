@@ -42,8 +42,8 @@ model = create_model("conditional-detr-dc5-r50", num_classes=91, pretrained_back
 CASES = {
     "DC5-R50 detects in 800 x 1333 px, transformers": HEAD + THEIRS + DETECT,
     "DC5-R50 detects in 800 x 1333 px, ours": HEAD + OURS + DETECT,
-    "DC5-R50 trains on 2 pictures of 512 px": HEAD + TRAIN % False,
-    "DC5-R50 trains on 2 pictures of 512 px, gradient checkpointing": HEAD + TRAIN % True,
+    "DC5-R50 trains on 2 images of 512 px": HEAD + TRAIN % False,
+    "DC5-R50 trains on 2 images of 512 px, gradient checkpointing": HEAD + TRAIN % True,
 }
 
 

@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of every system of the paper beside the paper's figures, as the table of docs/models.md.
 
 Multiply-adds are counted by PyTorch at 800 x 1121 px, where DETR-R50 has the 86 G that the paper gives for it: COCO's
-pictures are of many sizes, and the paper's figures are means over them. Nothing is computed: the models stand on the meta
+images are of many sizes, and the paper's figures are means over them. Nothing is computed: the models stand on the meta
 device.
 
 Command: python benchmarks/model_sizes.py        Time: about a minute on 1 core.

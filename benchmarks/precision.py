@@ -1,4 +1,4 @@
-"""What bfloat16 brings to a training step: two pictures, a model's own recipe, with and without it, alternating.
+"""What bfloat16 brings to a training step: two images, a model's own recipe, with and without it, alternating.
 
 Command: python benchmarks/precision.py        Time: about 3 minutes on 2 cores that have bfloat16.
 """
@@ -11,7 +11,7 @@ import torch
 
 from conditional_detr import create_model, make_step
 
-FAST = {"finer": True, "exact_positions": True, "reference_points": "encoder"}  # as the recipe `fast` has it
+FAST = {"finer": True, "pixel_aligned_positions": True, "reference_points": "encoder"}  # as the recipe `fast` has it
 CASES = [
     ("conditional-detr-tiny", FAST, 160, 224),
     ("conditional-detr-tiny", FAST, 320, 416),

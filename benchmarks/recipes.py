@@ -14,7 +14,7 @@ from pathlib import Path
 
 from conditional_detr import train
 
-ROWS = {"paper": ("paper", {}), "fast": ("fast", {"start": ""}), "fast-shipped": ("fast", {})}
+ROWS = {"paper": ("paper", {}), "fast": ("fast", {"init_from": ""}), "fast-shipped": ("fast", {})}
 
 
 def reached(rows: list[dict], level: float) -> tuple[int, float] | None:

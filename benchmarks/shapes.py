@@ -1,8 +1,8 @@
-"""Pictures of shapes, for the model that others begin with: from one large object to sixty small ones, alike or mixed, in front
+"""Images of shapes, for the model that others begin with: from one large object to sixty small ones, alike or mixed, in front
 of photographs, noise or plain colour, touching and hiding each other. Nothing is drawn from any data set but scikit-learn's
 two photographs and its digits.
 
-    python benchmarks/shapes.py DIR --train 6000 --valid 200        # four minutes of one core: 6,000 pictures, 78,207 objects
+    python benchmarks/shapes.py DIR --train 6000 --valid 200        # four minutes of one core: 6,000 images, 78,207 objects
 """
 
 import argparse
@@ -14,13 +14,13 @@ from PIL import Image, ImageFilter
 from sklearn.datasets import load_digits, load_sample_images
 
 KINDS = ("ellipse", "rectangle", "triangle", "star", "ring", "cross", "blob", "crescent", "digit", "letter-like")
-SIDES = (160, 320)  # of a picture, px
-SMALLEST, LARGEST = 0.04, 0.7  # of a picture's shorter side, an object
+SIDES = (160, 320)  # of an image, px
+SMALLEST, LARGEST = 0.04, 0.7  # of an image's shorter side, an object
 SMALLEST_PX = 8
-MOST = 60  # objects a picture
-COVERED = 0.45  # of a picture's area, by objects' squares, at most
+MOST = 60  # objects an image
+COVERED = 0.45  # of an image's area, by objects' squares, at most
 MOST_HIDDEN = 0.6  # of an object, by any one in front of it
-LEAST_SEEN = 0.35  # of an object at the edge of a picture
+LEAST_SEEN = 0.35  # of an object at the edge of an image
 SMALLEST_AREA = 12  # px
 INSIDE = 0.5  # of the opacity, from which on a pixel belongs to an object
 
@@ -28,7 +28,7 @@ Array = np.ndarray
 
 
 class Painter:
-    """Draws pictures from one stream of random numbers."""
+    """Draws images from one stream of random numbers."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -161,7 +161,7 @@ class Painter:
             fill = fill + self.between(-90, 90) * np.exp(-((x**2 + y**2) / self.between(0.005, 0.04)))[..., None]
         return fill
 
-    def picture(self) -> tuple[Array, list[list[float]], list[int]]:
+    def image(self) -> tuple[Array, list[list[float]], list[int]]:
         """uint8 [H, W, 3], boxes (x, y, w, h) px and kinds."""
         rng = self.rng
         height, width = (int(rng.integers(SIDES[0], SIDES[1] + 1)) for _ in range(2))
@@ -192,7 +192,7 @@ class Painter:
 
     def put(self, canvas: Array, alpha: Array, style: dict, place: list[int], before: list[Array]) -> Array | None:
         """Paint an object with its upper left corner at (x, y), in place; bool [H, W], where it is, or None where it would hide
-        another one or hardly be in the picture.
+        another one or hardly be in the image.
         """
         (height, width), (x, y) = canvas.shape[:2], place
         top, left, bottom, right = max(0, y), max(0, x), min(height, y + alpha.shape[0]), min(width, x + alpha.shape[1])
@@ -223,7 +223,7 @@ def make_shapes(folder: Path, train: int, valid: int, seed: int = 0) -> None:
         (folder / split).mkdir(parents=True)
         images, annotations = [], []
         for image_id in range(1, number + 1):
-            rgb, boxes, kinds = painter.picture()
+            rgb, boxes, kinds = painter.image()
             name = f"{image_id:05d}.jpg"
             Image.fromarray(rgb).save(folder / split / name, quality=92)
             images.append({"id": image_id, "file_name": name, "width": rgb.shape[1], "height": rgb.shape[0]})

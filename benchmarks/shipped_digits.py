@@ -1,4 +1,4 @@
-"""Make the trained model that comes with the package: scenes of digits, and four of them in one picture, so that it knows
+"""Make the trained model that comes with the package: scenes of digits, and four of them in one image, so that it knows
 few and many, large and small objects. An hour and a half of one core; weights are stored in 16 bits.
 
     python benchmarks/shipped_digits.py --work DIR --minutes 55 --threads 1
@@ -22,11 +22,11 @@ from conditional_detr.weights.files import DESCRIPTION, WEIGHTS
 NAME = "conditional-detr-tiny-digits"
 SCENES, MOSAICS, VALID = 6000, 2000, 200
 PARTS = {"num_queries": 40}
-RECIPE = {"batch": 4, "groups": 3, "lr_backbone": 1e-4, "scales": (0.6, 1.4), "crop": 0.3}
+RECIPE = {"batch": 4, "query_groups": 3, "lr_backbone": 1e-4, "scales": (0.6, 1.4), "crop": 0.3}
 
 
 def add_mosaics(folder: Path, number: int) -> None:
-    """Put pictures of 2 × 2 scenes, drawn at random, beside the scenes of a split."""
+    """Put images of 2 × 2 scenes, drawn at random, beside the scenes of a split."""
     file = folder / "_annotations.coco.json"
     content = json.loads(file.read_text())
     of_image: dict[int, list] = {}
@@ -37,17 +37,17 @@ def add_mosaics(folder: Path, number: int) -> None:
         new_id = len(content["images"]) + 1
         parts = [scenes[j] for j in rng.choice(len(scenes), 4, replace=False)]
         side = parts[0]["width"]
-        picture = Image.new("RGB", (2 * side, 2 * side))
+        image = Image.new("RGB", (2 * side, 2 * side))
         for k, part in enumerate(parts):
             left, top = side * (k % 2), side * (k // 2)
             with Image.open(folder / part["file_name"]) as scene:
-                picture.paste(scene, (left, top))
+                image.paste(scene, (left, top))
             for a in of_image.get(part["id"], []):
                 x, y, w, h = a["bbox"]
                 moved = {"id": len(content["annotations"]) + 1, "image_id": new_id, "bbox": [x + left, y + top, w, h]}
                 content["annotations"].append(a | moved)
         name = f"mosaic-{i:05d}.png"
-        picture.save(folder / name, compress_level=1)
+        image.save(folder / name, compress_level=1)
         content["images"].append({"id": new_id, "file_name": name, "width": 2 * side, "height": 2 * side})
     file.write_text(json.dumps(content))
 
@@ -77,7 +77,7 @@ def main() -> None:
         add_mosaics(data / "train", MOSAICS)
     train(
         data, output=run, minutes=arguments.minutes, imgsz=160, threads=arguments.threads, model_overrides=PARTS,
-        recipe_overrides=RECIPE | {"start": arguments.start}, resume=True,
+        recipe_overrides=RECIPE | {"init_from": arguments.start}, resume=True,
     )  # fmt: skip
     ship(run, NAME)
 

@@ -1,7 +1,7 @@
 """Make the model that new ones begin with: it has learned to find shapes (benchmarks/shapes.py), few and many, large and small,
 touching and hiding each other. It begins with the model that knows digits. Weights are stored in 16 bits.
 
-    python benchmarks/shipped_shapes.py --work DIR    # forty minutes of two cores: AP 0.154, AP50 0.396 on 200 new pictures
+    python benchmarks/shipped_shapes.py --work DIR    # forty minutes of two cores: AP 0.154, AP50 0.396 on 200 new images
 """
 
 import argparse
@@ -15,7 +15,7 @@ from conditional_detr import train
 
 NAME = "conditional-detr-tiny-shapes"
 TRAIN, VALID = 6000, 200
-RECIPE = {"start": DIGITS, "batch": 4, "lr_backbone": 1e-4, "scales": (0.6, 1.4), "crop": 0.3}
+RECIPE = {"init_from": DIGITS, "batch": 4, "lr_backbone": 1e-4, "scales": (0.6, 1.4), "crop": 0.3}
 
 
 def main() -> None:

@@ -34,14 +34,14 @@ KINDS = {  # what a name of PyTorch's profiler begins with, and what it is
 }
 
 
-def objects(generator: torch.Generator, pictures: int, each: int) -> Targets:
+def objects(generator: torch.Generator, images: int, each: int) -> Targets:
     """Random boxes of random classes."""
     return [
         {
             "labels": torch.randint(0, 91, (each,), generator=generator),
             "boxes": torch.rand(each, 4, generator=generator) * 0.3 + 0.3,
         }
-        for _ in range(pictures)
+        for _ in range(images)
     ]
 
 
@@ -64,7 +64,7 @@ def step_of_both(rounds: int, amp: str, dropout: float) -> Callable[[], object]:
     images = torch.randn(2, 3, 512, 512, generator=generator)
     is_padding = torch.zeros(2, 512, 512, dtype=torch.bool)
     is_padding[1, 448:] = True
-    targets = objects(generator, pictures=2, each=8)
+    targets = objects(generator, images=2, each=8)
     labels = [{"boxes": t["boxes"], "class_labels": t["labels"]} for t in targets]
 
     config = ConditionalDetrConfig(use_pretrained_backbone=False, num_labels=91, auxiliary_loss=True, dropout=dropout)
@@ -93,7 +93,7 @@ def objective_of_both(rounds: int) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 8, 300, 91, generator=generator) - 4
     boxes = torch.rand(6, 8, 300, 4, generator=generator) * 0.4 + 0.1
-    targets = objects(generator, pictures=8, each=20)
+    targets = objects(generator, images=8, each=20)
     labels = [{"boxes": t["boxes"], "class_labels": t["labels"]} for t in targets]
     config = ConditionalDetrConfig(use_pretrained_backbone=False, num_labels=91, auxiliary_loss=True)
     peer, criterion = LOSS_MAPPING["ConditionalDetrForObjectDetection"], SetCriterion(num_classes=91)

@@ -43,7 +43,7 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def wrongly_sized(digits_folder: Path, tmp_path: Path) -> Path:
-    """The digits set with a wrong width in the JSON for the first picture of each split."""
+    """The digits set with a wrong width in the JSON for the first image of each split."""
     shutil.copytree(digits_folder, tmp_path / "d")
     for file in (tmp_path / "d").glob("*/_annotations.coco.json"):
         content = json.loads(file.read_text())

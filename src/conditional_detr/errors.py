@@ -6,7 +6,7 @@ ConditionalDETRError
 ├── CheckpointError    weights or their description are damaged or do not fit
 ├── UnavailableError   something that must be fetched or installed first
 ├── DataError          a data set that cannot be used as it is
-├── ImageError         one picture that cannot be read
+├── ImageError         one image that cannot be read
 ├── ExportError        an exported model that does not find what the original finds
 └── RunError           a run folder in the wrong state
 
@@ -42,7 +42,7 @@ class DataError(ConditionalDETRError, ValueError):
 
 
 class ImageError(ConditionalDETRError, ValueError):
-    """One picture that cannot be read."""
+    """One image that cannot be read."""
 
 
 class ExportError(ConditionalDETRError, RuntimeError):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conditional_detr.data.index import load_split
-from conditional_detr.evaluation.coco import Evaluation, judge
+from conditional_detr.evaluation.coco import Evaluation, coco_evaluate
 from conditional_detr.evaluation.report import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -37,7 +37,7 @@ def page(digits_folder, small_model, tmp_path) -> Path:
         | {"AP": 0.1, "AP50": 0.1, "AP75": 0.1}
         for i in range(1, 30)
     ]
-    evaluation = Evaluation(small_model, index, "valid", detections, judge(index.file, detections), 1.0)
+    evaluation = Evaluation(small_model, index, "valid", detections, coco_evaluate(index.file, detections), 1.0)
     facts = {"data": "/a/very/long/path/without/any/place/to/break/" + "x" * 80}
     write_report(evaluation, tmp_path / "report.html", "Run " + "x" * 70, facts, history, "a = 1\n" * 50)
     return tmp_path / "report.html"

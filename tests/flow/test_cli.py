@@ -41,7 +41,7 @@ from conditional_detr.weights.save import save_model
         (["train", "--data", "x", "--set", "model=3"], "model must be a name or a path, not 3"),
         (["train", "--lambda-q=block"], "train has no option --lambda-q: single settings are --set model.lambda_q=VALUE"),
         (["train", "--model.lambda_q=block"], "single settings are --set model.lambda_q=VALUE"),
-        (["explain", "conditional-detr-tiny", "."], "explain takes one picture, not .; predict takes folders and patterns"),
+        (["explain", "conditional-detr-tiny", "."], "explain takes one image, not .; predict takes folders and patterns"),
         (["explain", "conditional-detr-tiny", "no.png"], "no.png cannot be opened"),
         (["train", "--data", "x", "--set", "lr"], "--set wants key=value, not 'lr'"),
         (["train", "--data", "x", "--lr", "-1"], "train: lr must be greater than 0, not -1.0"),
@@ -49,7 +49,7 @@ from conditional_detr.weights.save import save_model
         (["train", "--data", "nowhere"], "nowhere is no folder"),
         (["eval", "conditional-detr-tiny"], "--data is missing"),
         (["eval", "nowhere", "--data", "x"], "nowhere: there is no such path, and it is no model name"),
-        (["predict", "conditional-detr-tiny"], "predict needs pictures"),
+        (["predict", "conditional-detr-tiny"], "predict needs images"),
         (["predict", "runs/none", "x.jpg"], "runs/none: there is no such"),
         (["predict", "conditional-detr-tiny", "none.jpg"], "none.jpg: there is no such file or folder"),
         (["info"], "SOURCE is missing"),
@@ -83,7 +83,7 @@ def test_every_verb_has_a_help(capsys, verb):
     assert not err
 
 
-def test_explaining_a_picture(capsys, tmp_path, small_model):
+def test_explaining_an_image(capsys, tmp_path, small_model):
     Image.new("RGB", (90, 60), (200, 30, 30)).save(tmp_path / "a.png")
     small_model.preprocessor = small_model.preprocessor.model_copy(update={"imgsz": 32})
     save_model(small_model, tmp_path / "m")
@@ -112,21 +112,22 @@ def test_from_data_to_predictions(capsys, tmp_path):
     (tmp_path / "c.toml").write_text("batch = 4\nweight_decay = 0.01\n[model_overrides]\nnum_queries = 9\n")
     code, out, err = run(
         capsys, "train", f"data={data}", "--epochs=1", "imgsz=64", "--output", output, "--config", tmp_path / "c.toml",
-        "--set", "model.decoder_layers=2", "--set", "clip=0.5", "--workers", 0, "--device", "cpu", "--no-pretrained-backbone",
+        "--set", "model.decoder_layers=2", "--set", "clip_max_norm=0.5",
+        "--workers", 0, "--device", "cpu", "--no-pretrained-backbone",
     )  # fmt: skip
     assert code == 0, err
     assert not err
     assert "epoch 1/1  loss" in out
     assert "random weights, as asked for" in out
     config = (output / "config.toml").read_text()
-    for text in ("num_queries = 9", "decoder_layers = 2", "clip = 0.5", "batch = 4", "weight_decay = 0.01"):
+    for text in ("num_queries = 9", "decoder_layers = 2", "clip_max_norm = 0.5", "batch = 4", "weight_decay = 0.01"):
         assert text in config
     code, out, _ = run(capsys, "eval", output, "--data", data, "--output", tmp_path / "e")
     assert code == 0
     assert all(name in out for name in ("AP50", "ARl", "class"))
     report = (tmp_path / "e" / "report.html").read_text()
     assert f"{output} on {data}" in report
-    assert "4 pictures" in report
+    assert "4 images" in report
     metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
     assert list(metrics) == [
         "AP",
@@ -146,7 +147,7 @@ def test_from_data_to_predictions(capsys, tmp_path):
     assert list(metrics["per_class"]) == [str(i) for i in range(10)]
     code, out, _ = run(capsys, "predict", output, data / "valid", "--conf", 0, "--output", tmp_path / "p")
     assert code == 0
-    assert "objects at score 0.0 or more in 4 pictures" in out
+    assert "objects at score 0.0 or more in 4 images" in out
     assert len(list((tmp_path / "p").glob("*.jpg"))) == 4
     code, out, _ = run(capsys, "info", output)
     assert code == 0
@@ -187,7 +188,7 @@ def test_unreadable_inputs_are_named_counted_and_survived(capsys, small_model, t
     (tmp_path / "in" / "bad.png").write_text("no")
     code, out, err = run(capsys, "predict", tmp_path / "m", tmp_path / "in", "--output", tmp_path / "p")
     assert code == 0
-    assert "in 1 pictures" in out
+    assert "in 1 images" in out
     assert "bad.png cannot be read" in err
     assert "1 of 2 inputs could not be read" in err
     code, _, err = run(capsys, "predict", tmp_path / "m", tmp_path / "in" / "bad.png", "--output", tmp_path / "p")
@@ -231,7 +232,7 @@ def test_what_follows_two_dashes_is_a_file(capsys, tmp_path, monkeypatch, small_
     Image.new("RGB", (40, 30)).save("--conf=1.png")
     code, out, err = run(capsys, "predict", "m", "--conf", 0, "--", "--conf=1.png")
     assert (code, err) == (0, "")
-    assert "in 1 pictures" in out
+    assert "in 1 images" in out
 
 
 def test_resume_needs_nothing_but_the_folder(capsys, tmp_path):

@@ -91,7 +91,7 @@ def commands(*lines: tuple[object, ...]) -> list[Done]:
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory, digits_folder) -> Path:
-    """A model in all formats and precisions, `model` itself, and `data`: pictures with what the model finds as truth.
+    """A model in all formats and precisions, `model` itself, and `data`: images with what the model finds as truth.
 
     Its own AP is near 1, so whatever an export changes is a drop.
     """
@@ -104,7 +104,7 @@ def exports(tmp_path_factory, digits_folder) -> Path:
     model.class_names, model.category_ids = [str(i) for i in range(10)], list(range(1, 11))
     save_model(model, folder / "model")
     parts = {"encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "reference_points": "encoder"}
-    parts |= {"backbone_stride": 16, "finer": True, "exact_positions": True}
+    parts |= {"backbone_stride": 16, "finer": True, "pixel_aligned_positions": True}
     any_size = perturbed(small("conditional-detr-r18", **parts))
     any_size.preprocessor = any_size.preprocessor.model_copy(update={"imgsz": 64})
     save_model(any_size, folder / "any-size")
@@ -123,7 +123,7 @@ def exports(tmp_path_factory, digits_folder) -> Path:
     return folder
 
 
-def pictures() -> list[np.ndarray]:
+def images() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     sizes = ((60, 80), (80, 60), (60, 80), (50, 90), (64, 64))
     return [rng.integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]
@@ -133,7 +133,7 @@ def pictures() -> list[np.ndarray]:
 @pytest.mark.parametrize("batch", [1, 4])
 def test_an_export_finds_what_its_model_finds(exports, kind, batch):
     """On sizes and batches that it was not recorded with, some padded."""
-    found, expected = (Detector(exports / name)(pictures(), conf=0, batch=batch) for name in (kind, "model"))
+    found, expected = (Detector(exports / name)(images(), conf=0, batch=batch) for name in (kind, "model"))
     for ours, theirs in zip(found, expected, strict=True):
         assert len(ours) == 100
         np.testing.assert_allclose(ours.confidence, theirs.confidence, atol=1e-5)
@@ -143,7 +143,7 @@ def test_an_export_finds_what_its_model_finds(exports, kind, batch):
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_pictures_of_any_size_suit_an_export_even_of_a_single_cell(exports, format):
+def test_images_of_any_size_suit_an_export_even_of_a_single_cell(exports, format):
     """ResNets' preprocessing rounds no size; the recording itself needs more than one cell."""
     exported, model = Detector(exports / f"any-size-{format}").model, load_model(exports / "any-size")
     assert model.preprocessor.size_multiple == 1
@@ -160,7 +160,7 @@ def test_pictures_of_any_size_suit_an_export_even_of_a_single_cell(exports, form
 def test_the_proof_says_what_was_compared(exports, kind):
     proof = json.loads((exports / kind / "proof.json").read_text())
     assert proof["passed"]
-    assert (proof["pictures"], proof["unreadable"]) == (6, 0)
+    assert (proof["images"], proof["unreadable"]) == (6, 0)
     assert proof["data"] == str(exports / "data" / "valid" / "_annotations.coco.json")
     assert f"{proof['format']}-{proof['precision']}" == kind
     assert proof["AP"]["drop"] == pytest.approx(proof["AP"]["original"] - proof["AP"]["exported"])
@@ -207,10 +207,10 @@ def test_integers_stay_away_from_where_a_query_looks(exports):
     from conditional_detr.inference.engines import import_openvino
 
     script = (
-        "import json, sys; from conditional_detr.exporting.graph import recorded; "
+        "import json, sys; from conditional_detr.exporting.graph import traced; "
         "from conditional_detr.weights.discovery import load_model; "
         "from conditional_detr.exporting.quantisation import modules_of; "
-        "print(json.dumps(modules_of(recorded(load_model(sys.argv[1])))))"
+        "print(json.dumps(modules_of(traced(load_model(sys.argv[1])))))"
     )
     modules = json.loads(run("-c", script, exports / "model").stdout)
     quantised = set()
@@ -247,8 +247,8 @@ def test_integers_of_an_onnx_file_are_its_weights_and_keep_away_too(exports):
 
 @pytest.mark.parametrize("kind", ["onnx-int8", "openvino-bf16"])
 def test_the_commands_take_an_export(exports, tmp_path, kind):
-    picture = load_split(exports / "data", "valid").paths[0]
-    done = cdetr("predict", exports / kind, picture, "--conf", 0, "--output", tmp_path / "p")
+    image = load_split(exports / "data", "valid").paths[0]
+    done = cdetr("predict", exports / kind, image, "--conf", 0, "--output", tmp_path / "p")
     assert (done.returncode, len(json.loads((tmp_path / "p" / "predictions.json").read_text()))) == (0, 100), done.stderr
     done = cdetr("eval", exports / kind, "--data", exports / "data", "--output", tmp_path / "e")
     assert done.returncode == 0, done.stderr
@@ -277,7 +277,7 @@ def test_a_runtime_that_cannot_is_refused(exports):
         Detector(exports / "model", runtime="onnx")
     with pytest.raises(ConfigError, match="device must be auto or cpu, not cuda"):
         Detector(exports / "onnx-fp32", device="cuda")
-    assert len(Detector(exports / "onnx-fp32", runtime="openvino")(pictures()[0], conf=0)[0]) == 100
+    assert len(Detector(exports / "onnx-fp32", runtime="openvino")(images()[0], conf=0)[0]) == 100
     with pytest.raises(UnavailableError, match="is installed but cannot be used"):
         import_package("json.nothing")
 
@@ -318,14 +318,14 @@ def test_a_drop_is_refused_with_the_precision_that_would_do(exports, format):
 
 def test_who_uses_an_export_that_did_not_pass_is_told(exports, tmp_path):
     folder = exports / "openvino-refused"
-    picture = load_split(exports / "data", "valid").paths[0]
-    info, predicted = commands(("info", folder), ("predict", folder, picture, "--output", tmp_path / "p"))
+    image = load_split(exports / "data", "valid").paths[0]
+    info, predicted = commands(("info", folder), ("predict", folder, image, "--output", tmp_path / "p"))
     assert "NOT passed" in info.stdout
     assert (predicted.returncode, "did not pass its proof" in predicted.stderr) == (0, True)
 
 
 def test_a_proof_without_an_ap_is_no_pass(exports, tmp_path, monkeypatch):
-    """On made pictures; and on pictures without objects, here into the folder that one stands in."""
+    """On synthetic images; and on images without objects, here into the folder that one stands in."""
     proof = json.loads((exports / "any-size-openvino" / "proof.json").read_text())
     assert proof["passed"] is None
     assert proof["boxes"]["rank_difference"] < 1e-4
@@ -341,27 +341,27 @@ def test_a_proof_without_an_ap_is_no_pass(exports, tmp_path, monkeypatch):
     assert "no AP was compared" in info.stdout
 
 
-def test_a_proof_is_of_the_pictures_that_could_be_read(exports, tmp_path):
+def test_a_proof_is_of_the_images_that_could_be_read(exports, tmp_path):
     """Objects of the others would be missed by both models and hide a drop."""
     data, gone = tmp_path / "data", tmp_path / "gone"
     shutil.copytree(exports / "data", data)
     shutil.rmtree(data / "train")
-    pictures = [Path(path) for path in load_split(data, "valid").paths]
-    pictures[2].unlink()
-    for path in pictures[3:]:
-        path.write_text("no picture")
+    images = [Path(path) for path in load_split(data, "valid").paths]
+    images[2].unlink()
+    for path in images[3:]:
+        path.write_text("no image")
     shutil.copytree(data, gone)
-    for path in pictures[:2]:
-        (gone / "valid" / path.name).write_text("no picture")
+    for path in images[:2]:
+        (gone / "valid" / path.name).write_text("no image")
     export = ("export", exports / "model", tmp_path / "x", "--precision", "int8", "--max-drop", 1)
     done, none = commands((*export, "--data", data), (*export, "--data", gone))
     assert done.returncode == 0, done.stderr
-    assert "calibrated on the pictures of the proof" in done.stderr
+    assert "calibrated on the images of the proof" in done.stderr
     proof = json.loads((tmp_path / "x" / "proof.json").read_text())
-    assert (proof["pictures"], proof["unreadable"]) == (2, len(pictures) - 2)
+    assert (proof["images"], proof["unreadable"]) == (2, len(images) - 2)
     assert proof["calibrated_on"] == "the split valid, which the proof is of too"
     assert proof["AP"]["original"] > 0.25  # with the objects of the other four it would be a third of what it is
-    assert (none.returncode, "none of the 5 pictures of the proof can be read" in none.stderr) == (2, True)
+    assert (none.returncode, "none of the 5 images of the proof can be read" in none.stderr) == (2, True)
 
 
 def test_an_export_that_cannot_be_is_refused_before_the_work(exports, tmp_path):
@@ -409,12 +409,12 @@ def test_places_and_boxes_stay_in_32_bits(exports):
         assert {"sin", "cos", "cumsum", "cumsum_1"} <= {name.split("/")[0] for name in names}
 
 
-def test_what_chooses_places_by_the_picture_may_compute_in_16_bits(exports):
+def test_what_chooses_places_by_the_image_may_compute_in_16_bits(exports):
     """The places stay in 32 bits, the encoder that they were chosen by does not."""
     script = (
         "import json, sys; from conditional_detr.exporting import graph, sixteen_bits; "
         "from conditional_detr.weights.discovery import load_model; model = load_model(sys.argv[1]); "
-        "program = graph.recorded(model); modules = graph.modules_of(program); "
+        "program = graph.traced(model); modules = graph.modules_of(program); "
         "names = sixteen_bits.places_and_boxes(graph.to_openvino(model, program), modules); "
         "print(json.dumps([[name, modules.get(name.split('/')[0], '')] for name in sorted(names)]))"
     )
@@ -433,9 +433,9 @@ def test_a_class_may_be_called_export(exports, tmp_path):
 
 def test_four_threads_may_share_a_detector(exports):
     detector = Detector(exports / "openvino-fp32")
-    alone = [detector(picture, conf=0)[0].confidence for picture in pictures()]
+    alone = [detector(image, conf=0)[0].confidence for image in images()]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda picture: detector(picture, conf=0)[0].confidence, pictures() * 4))
+        together = list(pool.map(lambda image: detector(image, conf=0)[0].confidence, images() * 4))
     for i, confidence in enumerate(together):
         np.testing.assert_allclose(confidence, alone[i % len(alone)], atol=1e-5)
 
@@ -454,7 +454,7 @@ def test_bench_runs_sources_side_by_side(exports, tmp_path):
         assert engine in line
     shutil.copytree(tmp_path / "hf", tmp_path / "odd")
     (tmp_path / "odd" / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchProcessor"}')
-    (tmp_path / "x.jpg").write_text("no picture")
+    (tmp_path / "x.jpg").write_text("no image")
     bench = ("bench", exports / "model")
     unknown, url, rounds, nothing, bad = commands(
         ("bench", "nothing-here"),
@@ -467,6 +467,6 @@ def test_bench_runs_sources_side_by_side(exports, tmp_path):
     assert "takes files, not addresses" in url.stderr
     assert "rounds and batch must be at least 1" in rounds.stderr
     assert "bench needs sources" in nothing.stderr
-    assert "bench wants pictures that can be read" in bad.stderr
+    assert "bench wants images that can be read" in bad.stderr
     done = cdetr("bench", tmp_path / "odd", "--rounds", 1, "--batch", 1, "--threads", 1)
     assert (done.returncode, "transformers cannot run" in done.stderr) == (0, True), done.stderr

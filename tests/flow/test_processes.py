@@ -70,7 +70,7 @@ def started(world: int, *arguments: object) -> list[subprocess.Popen]:
 
 
 def of_rank(rank: int, world: int) -> list[list[int]]:
-    """The pictures of each batch of two epochs of twelve pictures, by place, that one of the processes sees."""
+    """The images of each batch of two epochs of twelve images, by place, that one of the processes sees."""
     batches, seen = EpochBatches(12, 4, 42, rank, world), []
     for batches.epoch in range(2):
         seen += [[i for i, _ in keys] for keys in batches]
@@ -79,7 +79,7 @@ def of_rank(rank: int, world: int) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def uneven(digits_folder, tmp_path_factory) -> Path:
-    """Most of the pictures without objects, one cut off, and a number of pictures to validate on that two do not divide."""
+    """Most of the images without objects, one cut off, and a number of images to validate on that two do not divide."""
     folder = tmp_path_factory.mktemp("uneven") / "d"
     shutil.copytree(digits_folder, folder)
     file = folder / "train" / "_annotations.coco.json"
@@ -96,7 +96,7 @@ def uneven(digits_folder, tmp_path_factory) -> Path:
 
 
 def met_by_the_second_alone() -> int:
-    """A picture without objects that only the second of two processes sees."""
+    """An image without objects that only the second of two processes sees."""
     first, second = ({i for batch in of_rank(rank, 2) for i in batch} for rank in (0, 1))
     return min(second - first - set(range(5)))
 
@@ -123,7 +123,7 @@ def test_one_process_that_dies_ends_the_others_with_a_message(digits_folder, tmp
 
 
 def test_two_processes_equal_one(uneven, tmp_path):
-    """The same losses and weights, though a process sees no objects in some batches and a picture that cannot be read."""
+    """The same losses and weights, though a process sees no objects in some batches and an image that cannot be read."""
     objects_seen = [any(i < 5 for i in batch) for batch in of_rank(0, 2) + of_rank(1, 2)]
     assert 0 < sum(objects_seen) < len(objects_seen)
     results = {}
@@ -137,11 +137,11 @@ def test_two_processes_equal_one(uneven, tmp_path):
         assert [child.returncode for child in children] == [0] * world, said
         results[world] = [out.strip().splitlines() for out, _ in said]
     judged = {world: [line for line in results[world][0] if line.startswith("judged")] for world in (1, 2)}
-    assert judged[1] == judged[2] == results[2][1]  # each picture once; the second process says nothing else
+    assert judged[1] == judged[2] == results[2][1]  # each image once; the second process says nothing else
     assert len(judged[1]) == 2
     for world in (1, 2):
-        (left_out,) = [line for line in results[world][0] if line.startswith("left out")]
-        assert f"{met_by_the_second_alone() + 1:05d}.png" in left_out
+        (skipped,) = [line for line in results[world][0] if line.startswith("left out")]
+        assert f"{met_by_the_second_alone() + 1:05d}.png" in skipped
     one, two = (load_file(tmp_path / str(world) / "last" / "model.safetensors") for world in (1, 2))
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=2e-4, rtol=0, msg=key)

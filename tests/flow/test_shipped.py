@@ -34,10 +34,10 @@ def test_it_is_small_whole_and_described():
 
 
 def test_the_first_command_of_the_readme_answers(unseen, tmp_path, capsys):
-    picture = unseen / "valid" / "00001.png"
-    code, out, err = run_command(capsys, "predict", NAME, picture, "--output", tmp_path / "p")
+    image = unseen / "valid" / "00001.png"
+    code, out, err = run_command(capsys, "predict", NAME, image, "--output", tmp_path / "p")
     assert (code, err) == (0, "")
-    assert "by class, in 1 pictures" in out
+    assert "by class, in 1 images" in out
     assert (tmp_path / "p" / "00001.jpg").is_file()
 
 

@@ -27,7 +27,7 @@ PARTS = {
 }  # fmt: skip
 OPTIONS = {
     "imgsz": 64, "batch": 4, "device": "cpu", "workers": 0, "threads": 1, "pretrained_backbone": False, "quiet": True,
-    "model_overrides": PARTS, "recipe_overrides": {"warmup_steps": 2, "average": 0.2},
+    "model_overrides": PARTS, "recipe_overrides": {"warmup_steps": 2, "weight_average": 0.2},
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def finished(digits_folder, tmp_path_factory):
 @pytest.fixture
 def without_report(monkeypatch):
     """A report takes as long as these runs do: only `finished` has one."""
-    monkeypatch.setattr(run_module, "close_run", lambda *_: None)
+    monkeypatch.setattr(run_module, "finalize_run", lambda *_: None)
 
 
 pytestmark = pytest.mark.usefixtures("without_report")
@@ -59,8 +59,8 @@ def test_a_run_leaves_what_it_should(finished, digits_folder):
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert {"loss", "loss_ce", "loss_bbox", "loss_giou", "loss_ce_0", "lr", "seconds", "AP", "AP50", "ARl"} <= set(rows[0])
     assert rows[-1]["loss"] < rows[0]["loss"]
-    with Image.open(folder / "train_batch.jpg") as picture:
-        assert min(picture.size) > 480
+    with Image.open(folder / "train_batch.jpg") as image:
+        assert min(image.size) > 480
     model = load_model(folder)
     assert model.class_names == [str(i) for i in range(10)]
     assert model.category_ids == list(range(1, 11))
@@ -78,17 +78,19 @@ def test_a_run_leaves_what_it_should(finished, digits_folder):
 
 def test_a_fault_of_the_report_is_said_and_costs_the_run_nothing(digits_folder, tmp_path, monkeypatch, capsys):
     def fault(*_):
-        raise RunError("a picture has gone")
+        raise RunError("an image has gone")
 
-    monkeypatch.setattr(run_module, "close_run", fault)
+    monkeypatch.setattr(run_module, "finalize_run", fault)
     run = train(digits_folder, output=tmp_path / "r", epochs=1, **{**OPTIONS, "quiet": False})
     assert len(run.metrics) == 1
-    assert "no report: a picture has gone" in capsys.readouterr().out
+    assert "no report: an image has gone" in capsys.readouterr().out
 
 
 def test_the_report_of_a_shorter_run_does_not_outlive_it(digits_folder, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(run_module, "close_run", lambda folder, *_: made.append((folder.path / "report.html").write_text("x")))
+    monkeypatch.setattr(
+        run_module, "finalize_run", lambda folder, *_: made.append((folder.path / "report.html").write_text("x"))
+    )
     train(digits_folder, output=tmp_path / "r", epochs=1, **OPTIONS)
     train(digits_folder, output=tmp_path / "r", epochs=1, resume=True, **OPTIONS)
     assert len(made) == 1
@@ -152,7 +154,7 @@ def test_a_stop_while_evaluating_loses_nothing(finished, digits_folder, tmp_path
 
 def test_a_fault_while_evaluating_costs_no_step(finished, digits_folder, tmp_path, monkeypatch):
     def fall(*_):
-        raise DataError("a validation picture is broken")
+        raise DataError("a validation image is broken")
 
     monkeypatch.setattr(run_module, "detections_of", fall)
     with pytest.raises(DataError, match="is broken"):
@@ -166,10 +168,10 @@ def test_a_fault_while_evaluating_costs_no_step(finished, digits_folder, tmp_pat
     assert [row["lr"] for row in run.metrics] == [row["lr"] for row in finished.metrics]
 
 
-def test_processes_share_the_validation_pictures(finished, digits_folder):
+def test_processes_share_the_validation_images(finished, digits_folder):
     model, index = load_model(finished.folder), load_split(digits_folder, "valid")
-    whole, left_out = detections_of(model, index, batch=2)
-    assert left_out == {}
+    whole, skipped = detections_of(model, index, batch=2)
+    assert skipped == {}
     halves = [row for rank in range(2) for row in detections_of(model, index, 2, slice(rank, None, 2))[0]]
     order = lambda row: (row["image_id"], -row["score"], row["category_id"])  # noqa: E731
     for ours, theirs in zip(sorted(halves, key=order), sorted(whole, key=order), strict=True):
@@ -233,7 +235,7 @@ def weights_of(model) -> torch.Tensor:
     return model.object_query.detach().clone()
 
 
-def test_validation_pictures_without_objects_end_well(digits_folder, tmp_path, capsys):
+def test_validation_images_without_objects_end_well(digits_folder, tmp_path, capsys):
     shutil.copytree(digits_folder, tmp_path / "d")
     file = tmp_path / "d" / "valid" / "_annotations.coco.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
@@ -260,7 +262,7 @@ def test_steps_without_a_finite_gradient_are_counted_and_too_many_stop_the_run(d
     (left,) = (run.folder / "flight").iterdir()
     assert f"moved no weight: cdetr replay {left}" in told
     assert {p.name for p in left.iterdir()} == {
-        "batch.safetensors", "config.json", "helpers.safetensors", "model.safetensors", "pictures.jpg", "record.json",
+        "batch.safetensors", "config.json", "helpers.safetensors", "model.safetensors", "images.jpg", "record.json",
     }  # fmt: skip
     Astray.bad = range(10_000)
     with pytest.raises(
@@ -271,7 +273,7 @@ def test_steps_without_a_finite_gradient_are_counted_and_too_many_stop_the_run(d
 
 
 def test_a_step_without_a_finite_gradient_can_be_taken_again(digits_folder, tmp_path, monkeypatch, capsys):
-    """Weights that are astray, not the pictures: the same losses, the place where they begin, by one command."""
+    """Weights that are astray, not the images: the same losses, the place where they begin, by one command."""
 
     class Astray(run_module.TrainStep):
         calls = 0
@@ -285,7 +287,7 @@ def test_a_step_without_a_finite_gradient_can_be_taken_again(digits_folder, tmp_
 
     monkeypatch.setattr(run_module, "TrainStep", Astray)
     with pytest.raises(CheckpointError, match="the model's scores are no numbers"):
-        train(digits_folder, output=tmp_path / "a", epochs=1, **OPTIONS | {"recipe_overrides": {"average": 0.0}})
+        train(digits_folder, output=tmp_path / "a", epochs=1, **OPTIONS | {"recipe_overrides": {"weight_average": 0.0}})
     (left,) = (tmp_path / "a" / "flight").iterdir()
     recorded = json.loads((left / "record.json").read_text())
     assert (recorded["epoch"], recorded["step"], recorded["rank"]) == (1, 3, 0)
@@ -302,19 +304,17 @@ def test_a_step_without_a_finite_gradient_can_be_taken_again(digits_folder, tmp_
         replay(left, "cpu")
 
 
-def test_pictures_that_are_not_there_are_said_before_the_first_step(digits_folder, tmp_path):
+def test_images_that_are_not_there_are_said_before_the_first_step(digits_folder, tmp_path):
     shutil.copytree(digits_folder, tmp_path / "d")
     (tmp_path / "d" / "valid" / "00002.png").unlink()
-    with pytest.raises(
-        DataError, match=r"1 of 6 pictures that .* lists cannot be used, more than 10% \(--max-bad\): 00002.png"
-    ):
+    with pytest.raises(DataError, match=r"1 of 6 images that .* lists cannot be used, more than 10% \(--max-bad\): 00002.png"):
         train(tmp_path / "d", output=tmp_path / "r", epochs=1, max_bad=0.1, **OPTIONS)
     with pytest.raises(DataError, match=r"has faults \(--strict\): image-missing: 1 \(00002.png\)"):
         train(tmp_path / "d", output=tmp_path / "r", epochs=1, strict=True, **OPTIONS)
     assert not (tmp_path / "r").exists()
 
 
-def test_training_does_without_bad_pictures_and_names_each_once(digits_folder, tmp_path, capsys):
+def test_training_does_without_bad_images_and_names_each_once(digits_folder, tmp_path, capsys):
     shutil.copytree(digits_folder, tmp_path / "d")
     for name in ("train/00003.png", "valid/00001.png"):
         file = tmp_path / "d" / name
@@ -324,9 +324,9 @@ def test_training_does_without_bad_pictures_and_names_each_once(digits_folder, t
     told = capsys.readouterr().out
     assert [told.count(f"left out: {tmp_path}/d/{name}") for name in ("train/00003.png", "valid/00001.png")] == [1, 1]
     assert pytest.approx(max(row["AP"] for row in run.metrics), abs=1e-9) == evaluate(run.folder, tmp_path / "d").AP
-    with pytest.raises(DataError, match=r"00003.png cannot be read as a picture: .* \(--strict\)"):
+    with pytest.raises(DataError, match=r"00003.png cannot be read as an image: .* \(--strict\)"):
         train(tmp_path / "d", output=tmp_path / "s", epochs=1, strict=True, **options)
-    with pytest.raises(DataError, match=r"1 pictures of train cannot be used, more than 5% of 12 \(--max-bad\)"):
+    with pytest.raises(DataError, match=r"1 images of train cannot be used, more than 5% of 12 \(--max-bad\)"):
         train(tmp_path / "d", output=tmp_path / "t", epochs=1, max_bad=0.05, **options)
 
 
@@ -373,7 +373,7 @@ def test_fine_tuning_keeps_the_classes_or_says_that_the_head_starts_anew(finishe
 
 def test_a_variant_trains_goes_on_and_its_weights_come_back_by_way_of_the_releases_format(digits_folder, tmp_path, capsys):
     parts = {**OPTIONS["model_overrides"], "cross_attention": "additive", "classification": "softmax", "box_offset": False}
-    parts["exact_positions"] = False  # which releases have no room for
+    parts["pixel_aligned_positions"] = False  # which releases have no room for
     options = {**OPTIONS, "model_overrides": {**parts, "backbone": "resnet18.tv_in1k", "backbone_stride": 32}}
     run = train(digits_folder, output=tmp_path / "r", epochs=1, **options)
     shutil.rmtree(tmp_path / "r" / "best")
@@ -403,7 +403,7 @@ def test_patience_stops_early(digits_folder, tmp_path, monkeypatch):
     assert len(run.metrics) == 3
 
 
-def test_pictures_without_objects_train_and_too_many_objects_are_said(digits_folder, tmp_path, capsys):
+def test_images_without_objects_train_and_too_many_objects_are_said(digits_folder, tmp_path, capsys):
     shutil.copytree(digits_folder, tmp_path / "d")
     file = tmp_path / "d" / "train" / "_annotations.coco.json"
     content = json.loads(file.read_text())
@@ -439,12 +439,12 @@ def test_other_classes_on_resume_are_refused(digits_folder, tmp_path):
         train(tmp_path / "d", output=tmp_path / "r", epochs=2, resume=True, **OPTIONS)
 
 
-def test_pictures_that_are_missing_and_such_that_cannot_be_read_count_together(digits_folder, tmp_path):
+def test_images_that_are_missing_and_such_that_cannot_be_read_count_together(digits_folder, tmp_path):
     shutil.copytree(digits_folder, tmp_path / "d")
     for number in (1, 2):
         (tmp_path / "d" / "train" / f"0000{number}.png").unlink()
-        (tmp_path / "d" / "train" / f"0000{number + 2}.png").write_text("no picture")
-    with pytest.raises(DataError, match=r"4 pictures of train cannot be used, more than 30% of 12 \(--max-bad\)"):
+        (tmp_path / "d" / "train" / f"0000{number + 2}.png").write_text("no image")
+    with pytest.raises(DataError, match=r"4 images of train cannot be used, more than 30% of 12 \(--max-bad\)"):
         train(tmp_path / "d", output=tmp_path / "r", epochs=1, max_bad=0.3, **OPTIONS)
     assert train(tmp_path / "d", output=tmp_path / "s", epochs=1, max_bad=4 / 12, **OPTIONS).metrics
 
@@ -452,13 +452,13 @@ def test_pictures_that_are_missing_and_such_that_cannot_be_read_count_together(d
 def test_in_how_many_parts_a_batch_is_worked_through_is_kept(digits_folder, tmp_path, monkeypatch):
     class Small(run_module.TrainStep):
         def _gradients(self, images, *inputs):
-            if self.accumulate < 2:
+            if self.grad_accum_steps < 2:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
             return super()._gradients(images, *inputs)
 
     monkeypatch.setattr(run_module, "TrainStep", Small)
     train(digits_folder, output=tmp_path / "r", epochs=1, **OPTIONS)
-    monkeypatch.setattr(Small, "_halve", lambda *_: pytest.fail("it was known"))
+    monkeypatch.setattr(Small, "_split_further", lambda *_: pytest.fail("it was known"))
     train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **OPTIONS)
 
 
@@ -484,7 +484,7 @@ def test_what_is_judged_and_kept_is_the_average_and_what_goes_on_is_not(finished
 
 def test_a_run_by_the_clock_ends_in_time_and_is_judged_at_its_end(digits_folder, tmp_path, capsys, monkeypatch):
     facts: list[dict[str, str]] = []
-    monkeypatch.setattr(run_module, "close_run", lambda _folder, _config, of_run, _progress: facts.append(of_run))
+    monkeypatch.setattr(run_module, "finalize_run", lambda _folder, _config, of_run, _progress: facts.append(of_run))
     started = time.monotonic()
     run = train(digits_folder, output=tmp_path / "a", minutes=0.2, **OPTIONS | {"quiet": False})
     assert "cosine schedule over 0.2 minutes" in facts[0]["recipe"]
@@ -503,7 +503,7 @@ def test_settings_that_the_data_decide_are_said_and_written_down(digits_folder, 
     parts = {key: value for key, value in PARTS.items() if key != "num_queries"}
     train(digits_folder, output=tmp_path / "a", epochs=1, **OPTIONS | {"quiet": False, "model_overrides": parts})
     out = capsys.readouterr().out
-    assert "model.num_queries = 20: the fullest training picture has" in out
+    assert "model.num_queries = 20: the fullest training image has" in out
     config = (tmp_path / "a" / "config.toml").read_text()
     assert "num_queries = 20" in config
     assert "hflip = 0.0" in config

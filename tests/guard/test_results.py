@@ -32,18 +32,18 @@ def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(ta
     from conditional_detr.config.schema import ModelConfig
 
     younger = {
-        "groups": 1,
+        "query_groups": 1,
         "aligned": False,
-        "average": 0.0,
+        "weight_average": 0.0,
         "freeze": 0,
-        "start": "",
-        "grow_from": 1.0,
+        "init_from": "",
+        "progressive_resize_from": 1.0,
         "minutes": 0.0,
         "vflip": 0.0,
         "transpose": 0.0,
     }  # than the curves; off unless asked for
     assert {key: getattr(RecipeConfig(), key) for key in younger} == younger
-    younger_parts = {"finer", "exact_positions"}  # all else is frozen: nothing is left to defaults
+    younger_parts = {"finer", "pixel_aligned_positions"}  # all else is frozen: nothing is left to defaults
     assert not any(getattr(ModelConfig(), field) for field in younger_parts)
     for name in ("digits", "blood-cells"):
         settings = tables.Study(name).settings

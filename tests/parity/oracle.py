@@ -72,7 +72,7 @@ def ours_like(oracle: PreTrainedModel, folder: Path) -> DetectionModel:
     return load_model(folder)
 
 
-def pictures(height: int = 192, width: int = 256) -> tuple[Tensor, Tensor]:
+def random_images(height: int = 192, width: int = 256) -> tuple[Tensor, Tensor]:
     """Two images, the second padded at its right, and the padding mask."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(2, 3, height // 32, width // 32, generator=generator)

@@ -17,11 +17,9 @@ def test_combined_maps_are_transformers_cross_attention(kind: str, tmp_path):
     oracle.set_attn_implementation("eager")
     ours = ours_like(oracle, tmp_path)
     ours.preprocessor = ours.preprocessor.model_copy(update={"imgsz": 128, "max_size": 256})
-    picture = Image.fromarray(
-        np.kron(np.random.default_rng(0).integers(0, 255, (4, 6, 3)), np.ones((32, 32, 1))).astype("uint8")
-    )
-    explanations = explain(ours, picture, conf=0, device="cpu")
-    image = Preprocessor(ours.preprocessor)(decode(picture))[None]
+    image = Image.fromarray(np.kron(np.random.default_rng(0).integers(0, 255, (4, 6, 3)), np.ones((32, 32, 1))).astype("uint8"))
+    explanations = explain(ours, image, conf=0, device="cpu")
+    image = Preprocessor(ours.preprocessor)(decode(image))[None]
     with torch.no_grad():
         theirs = oracle(image, output_attentions=True).cross_attentions
     assert len(theirs) == 3

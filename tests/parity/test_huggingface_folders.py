@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from oracle import KINDS, build_oracle, ours_like, pictures
+from oracle import KINDS, build_oracle, ours_like, random_images
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoImageProcessor, ConditionalDetrImageProcessor, DetrImageProcessor
@@ -57,7 +57,7 @@ def same(a: DetectionModel, b: DetectionModel) -> bool:
 
 def predictions(model: DetectionModel) -> Tensor:
     with torch.no_grad():
-        return model(*pictures(128, 160)).pred_boxes
+        return model(*random_images(128, 160)).pred_boxes
 
 
 @every_kind
@@ -78,7 +78,7 @@ def test_written_back_it_is_the_same_to_the_last_bit_for_them_and_for_us(kind: s
 
     theirs = KINDS[kind][1].from_pretrained(tmp_path / "back").eval()
     original = KINDS[kind][1].from_pretrained(saved[kind]).eval()
-    images, is_padding = pictures(128, 160)
+    images, is_padding = random_images(128, 160)
     with torch.no_grad():
         a, b = (model(images, (~is_padding).long()).logits for model in (theirs, original))
     torch.testing.assert_close(a, b, **EXACT)
@@ -97,7 +97,7 @@ def test_a_model_of_ours_is_theirs(kind: str, dilation: bool, tmp_path):
     ).eval()
     save_model(ours, tmp_path / "hf", format="huggingface")
     theirs = KINDS[kind][1].from_pretrained(tmp_path / "hf").eval()
-    images, is_padding = pictures(128, 160)
+    images, is_padding = random_images(128, 160)
     with torch.no_grad():
         a, b = theirs(images, (~is_padding).long()), ours(images, is_padding)
     torch.testing.assert_close(a.logits, b.pred_logits, atol=1e-4, rtol=1e-4)
@@ -137,7 +137,7 @@ def test_transformers_own_resnet(kind: str, tmp_path):
     oracle = build_oracle(kind, use_timm_backbone=False, **PARTS)
     ours = ours_like(oracle, tmp_path)
     assert ours.config.backbone == "resnet50.tv_in1k"
-    images, is_padding = pictures(128, 160)
+    images, is_padding = random_images(128, 160)
     with torch.no_grad():
         a, b = oracle(images, (~is_padding).long()), ours(images, is_padding)
     torch.testing.assert_close(a.logits, b.pred_logits, atol=3e-4, rtol=0)
@@ -165,7 +165,7 @@ def test_dilation_in_older_and_newer_fields(values: dict, dilated: bool, saved, 
 def test_trap_with_auxiliary_loss_transformers_runs_another_model_than_the_weights_are_of(kind: str, saved, tmp_path):
     folder = copied(saved[kind], tmp_path)
     edit(folder, auxiliary_loss=True)
-    images, is_padding = pictures(128, 160)
+    images, is_padding = random_images(128, 160)
     with torch.no_grad():
         right, wrong = (
             KINDS[kind][1].from_pretrained(source).eval()(images, (~is_padding).long()).logits
@@ -314,7 +314,7 @@ def test_a_repository_on_the_hub_is_fetched_whole_and_of_one_revision(saved, mon
         ("detr-r18", {"classification": "focal"}, "cannot hold classification = 'focal'"),
         ("conditional-detr-r18", {"backbone_stride": 16}, "cannot hold backbone_stride = 16"),
         ("conditional-detr-r18", {"finer": True}, "cannot hold finer = True"),
-        ("conditional-detr-r18", {"exact_positions": True}, "cannot hold exact_positions = True"),
+        ("conditional-detr-r18", {"pixel_aligned_positions": True}, "cannot hold pixel_aligned_positions = True"),
         ("detr-tiny", {"backbone_stride": 32}, "cannot hold backbone = 'tf_efficientnet_lite0.in1k'"),
     ],
 )

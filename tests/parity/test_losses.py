@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracle import build_oracle, ours_like, pictures
+from oracle import build_oracle, ours_like, random_images
 
 from conditional_detr.training.objective.criterion import SetCriterion
 
@@ -11,7 +11,7 @@ from conditional_detr.training.objective.criterion import SetCriterion
 def test_terms_of_the_last_layer(kind: str, classification: str, tmp_path):
     oracle = build_oracle(kind, encoder_layers=1, decoder_layers=2)
     ours = ours_like(oracle, tmp_path)
-    images, is_padding = pictures(128, 160)
+    images, is_padding = random_images(128, 160)
     generator = torch.Generator().manual_seed(0)
     targets = [
         {

@@ -6,7 +6,7 @@ the number of threads alone makes a relative difference of 2e-3, and both sides 
 
 import pytest
 import torch
-from oracle import build_oracle, ours_like, pictures
+from oracle import build_oracle, ours_like, random_images
 
 from conditional_detr.weights.key_mapping import HUGGINGFACE, VERSION_5, VERSION_5_CONDITIONAL, from_foreign, renamed
 
@@ -25,7 +25,7 @@ SIZES = {
 def test_logits_and_boxes_of_a_padded_batch(kind: str, size: str, tmp_path):
     oracle = build_oracle(kind, **SIZES[size])
     ours = ours_like(oracle, tmp_path)
-    images, is_padding = pictures() if "dc5" not in size else pictures(128, 160)
+    images, is_padding = random_images() if "dc5" not in size else random_images(128, 160)
     with torch.no_grad():
         theirs, output = oracle(images, (~is_padding).long()), ours(images, is_padding)
     assert theirs.logits.std(1).mean() > 0.02, "queries that all say the same would hide every fault"
@@ -43,7 +43,7 @@ def test_logits_and_boxes_of_a_padded_batch(kind: str, size: str, tmp_path):
 def test_the_gradient_of_every_parameter(kind: str, tmp_path):
     oracle = build_oracle(kind, encoder_layers=1, decoder_layers=3)
     ours = ours_like(oracle, tmp_path)
-    images, is_padding = pictures(128, 160)
+    images, is_padding = random_images(128, 160)
     theirs = oracle(images, (~is_padding).long())
     (theirs.logits.square().sum() + theirs.pred_boxes.square().sum()).backward()
     output = ours(images, is_padding)

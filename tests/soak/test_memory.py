@@ -1,4 +1,4 @@
-"""Memory does not grow from epoch to epoch, neither a run's nor that of the processes that load its pictures."""
+"""Memory does not grow from epoch to epoch, neither a run's nor that of the processes that load its images."""
 
 import json
 import subprocess
@@ -30,9 +30,9 @@ print(json.dumps(rows))
 """
 
 
-@pytest.mark.parametrize(("pictures", "workers"), [(600, 0), (4000, 1)])
-def test_later_epochs_take_no_more_memory_than_the_second(tmp_path, pictures: int, workers: int):
-    make_digits(tmp_path / "d", pictures, 20, 64, 0)
+@pytest.mark.parametrize(("images", "workers"), [(600, 0), (4000, 1)])
+def test_later_epochs_take_no_more_memory_than_the_second(tmp_path, images: int, workers: int):
+    make_digits(tmp_path / "d", images, 20, 64, 0)
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path / "d"), str(tmp_path / "r"), str(workers)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = json.loads(done.stdout.splitlines()[-1])[1::2]  # each epoch saves before its evaluation and after it

@@ -19,7 +19,7 @@ from conditional_detr.factory.build import preprocessing_for
 from fuzzing import fuzzed, odd_numbers
 
 CONFIG = preset("conditional-detr-tiny").model
-PICTURE = preprocessing_for(CONFIG, 320)
+IMAGE = preprocessing_for(CONFIG, 320)
 
 names = st.one_of(
     st.sampled_from(["a.png", "b.png", "../x", "/etc/passwd", "", ".", "a\0b", "é", "con"]), st.text(max_size=8), odd_numbers
@@ -47,11 +47,11 @@ def ours_alone(folder: Path) -> None:
         json.dumps(load_split(folder, "train").ground_truth(), allow_nan=False)
     copy = folder.parent / "copy"
     with suppress(ConditionalDETRError):
-        splits, findings = examine(folder, CONFIG, PICTURE)
+        splits, findings = examine(folder, CONFIG, IMAGE)
         json.dumps([finding.to_dict() for finding in findings], allow_nan=False, ensure_ascii=False).encode()
         "".join(counted(findings)).encode()
         write_copy(splits, findings, copy)
-        assert is_ok(examine(copy, CONFIG, PICTURE)[1])
+        assert is_ok(examine(copy, CONFIG, IMAGE)[1])
     shutil.rmtree(copy, ignore_errors=True)
 
 

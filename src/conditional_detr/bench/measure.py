@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from conditional_detr.bench.runners import STAGES, Times
+from conditional_detr.bench.runners import STAGES, Times, serve
 from conditional_detr.errors import ConfigError, ImageError, UnavailableError
 from conditional_detr.images.decoding import decode, is_url
-from conditional_detr.images.synthetic import made_pictures
+from conditional_detr.images.synthetic import synthetic_images
 from conditional_detr.weights import huggingface
 from conditional_detr.weights.discovery import find_checkpoint
 
@@ -29,9 +29,9 @@ class Measured(NamedTuple):
     Attributes
     ----------
     source, engine : what was run, and by what
-    latency_ms, latency_p95_ms : of one picture from its file to its boxes
+    latency_ms, latency_p95_ms : of one image from its file to its boxes
     stages_ms : the median of each of `STAGES`
-    pictures_per_second : in batches, with pictures decoded ahead
+    images_per_second : in batches, with images decoded ahead
     peak_mb : of resident memory, above what the process took before the source was opened; what its engine takes by being
         imported counts. None where the system does not tell
     """
@@ -41,7 +41,7 @@ class Measured(NamedTuple):
     latency_ms: float
     latency_p95_ms: float
     stages_ms: tuple[float, ...]
-    pictures_per_second: float
+    images_per_second: float
     peak_mb: float | None
 
 
@@ -114,7 +114,7 @@ def _kinds(source: str) -> list[str]:
 
 def bench(
     sources: Sequence[str],
-    pictures: Sequence[str] = (),
+    images: Sequence[str] = (),
     rounds: int = 20,
     batch: int = 8,
     runtime: str = "auto",
@@ -126,9 +126,9 @@ def bench(
     Parameters
     ----------
     sources : see `Detector`; a transformers folder is run by transformers too, where that is installed
-    pictures : files; without any, made ones of 640 x 480 px
-    rounds : pictures one by one, the sources taking turns; a first round is not counted
-    batch : pictures a batch while pictures per second are measured
+    images : files; without any, made ones of 640 x 480 px
+    rounds : images one by one, the sources taking turns; a first round is not counted
+    batch : images a batch while images per second are measured
     threads : of each; 0 = as many as there are
     """
     if not sources:
@@ -136,7 +136,7 @@ def bench(
     if rounds < 1 or batch < 1:
         raise ConfigError(f"rounds and batch must be at least 1, not {rounds} and {batch}")
     with tempfile.TemporaryDirectory() as folder, _subjects(sources, runtime, device, threads) as subjects:
-        files = list(pictures) or _made_files(Path(folder))
+        files = list(images) or _made_files(Path(folder))
         _check(files)
         subjects, engines = _started(subjects)
         turns: list[list[Times]] = [[] for _ in subjects]
@@ -162,24 +162,24 @@ def bench(
 
 
 def _check(files: Sequence[str]) -> None:
-    """All must be pictures; what is measured must not be a network."""
+    """All must be images; what is measured must not be a network."""
     if urls := [file for file in files if is_url(file)]:
         raise ConfigError(f"bench takes files, not addresses: {urls[0]}")
     for file in files:
         try:
             decode(file)
         except ImageError as error:
-            raise ConfigError(f"bench wants pictures that can be read: {error}") from None
+            raise ConfigError(f"bench wants images that can be read: {error}") from None
 
 
 def table(measured: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows for people."""
-    columns = ["source", "run by", "ms", "p95 ms", "times faster", "pictures/s", "peak MB", *(f"{name} ms" for name in STAGES)]
+    columns = ["source", "run by", "ms", "p95 ms", "times faster", "images/s", "peak MB", *(f"{name} ms" for name in STAGES)]
     first = measured[0].latency_ms
     rows = [
         [
             m.source, m.engine, f"{m.latency_ms:.1f}", f"{m.latency_p95_ms:.1f}", f"{first / m.latency_ms:.2f}",
-            f"{m.pictures_per_second:.1f}", "–" if m.peak_mb is None else f"{m.peak_mb:.0f}",
+            f"{m.images_per_second:.1f}", "–" if m.peak_mb is None else f"{m.peak_mb:.0f}",
             *(f"{stage:.1f}" for stage in m.stages_ms),
         ]
         for m in measured
@@ -189,8 +189,8 @@ def table(measured: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:
 
 def _made_files(folder: Path) -> list[str]:
     files = []
-    for i, picture in enumerate(made_pictures()):
+    for i, image in enumerate(synthetic_images()):
         file = folder / f"{i}.jpg"
-        Image.fromarray(np.asarray(picture)).save(file, quality=90)
+        Image.fromarray(np.asarray(image)).save(file, quality=90)
         files.append(str(file))
     return files

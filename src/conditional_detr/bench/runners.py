@@ -16,7 +16,7 @@ from conditional_detr.device.threads import set_threads
 from conditional_detr.errors import ConditionalDETRError, UnavailableError
 from conditional_detr.images.decoding import decode
 from conditional_detr.images.preprocessing import Preprocessor
-from conditional_detr.inference.batching import Model, Prepared, detect, run_batch
+from conditional_detr.inference.batching import Model, PreparedImage, detect, run_batch
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import first_line
 
@@ -24,7 +24,7 @@ STAGES = ("decode", "prepare", "model", "finish")
 Times = tuple[float, ...]  # seconds of each stage
 
 
-class Ours:
+class LibraryRunner:
     """A source as `Detector` runs it."""
 
     def __init__(self, source: str, runtime: str, device: str) -> None:
@@ -32,11 +32,11 @@ class Ours:
         self.engine = self.model.summary
         self.preprocessor = Preprocessor(self.model.preprocessor)
 
-    def one(self, file: str) -> Times:
+    def latency(self, file: str) -> Times:
         clock = [time.perf_counter()]
         rgb = decode(file)
         clock.append(time.perf_counter())
-        prepared = Prepared(0, rgb, self.preprocessor(rgb))
+        prepared = PreparedImage(0, rgb, self.preprocessor(rgb))
         clock.append(time.perf_counter())
         timed = _Timed(self.model)
         run_batch(timed, self.preprocessor, [prepared])
@@ -44,7 +44,7 @@ class Ours:
         decoding, preparing, rest = np.diff(clock)
         return float(decoding), float(preparing), timed.seconds, float(rest) - timed.seconds
 
-    def many(self, files: Sequence[str], batch: int) -> None:
+    def throughput(self, files: Sequence[str], batch: int) -> None:
         for _ in detect(self.model, files, batch):
             pass
 
@@ -66,7 +66,7 @@ class _Timed:
         return output
 
 
-class Theirs:
+class TransformersRunner:
     """A transformers folder as transformers runs it, in float32."""
 
     engine = "transformers"
@@ -85,22 +85,22 @@ class Theirs:
         except OSError:  # a folder without means the defaults
             self.processor = transformers.ConditionalDetrImageProcessor()
 
-    def one(self, file: str) -> Times:
+    def latency(self, file: str) -> Times:
         clock = [time.perf_counter()]
-        picture = decode(file)
+        image = decode(file)
         clock.append(time.perf_counter())
-        inputs = self.processor(images=picture, return_tensors="pt").to(self.device)
+        inputs = self.processor(images=image, return_tensors="pt").to(self.device)
         clock.append(time.perf_counter())
         output = self._run(inputs)
         clock.append(time.perf_counter())
-        self._finish(output, [picture])
+        self._finish(output, [image])
         clock.append(time.perf_counter())
         return tuple(float(seconds) for seconds in np.diff(clock))
 
-    def many(self, files: Sequence[str], batch: int) -> None:
+    def throughput(self, files: Sequence[str], batch: int) -> None:
         for start in range(0, len(files), batch):
-            pictures = [decode(file) for file in files[start : start + batch]]
-            self._finish(self._run(self.processor(images=pictures, return_tensors="pt").to(self.device)), pictures)
+            images = [decode(file) for file in files[start : start + batch]]
+            self._finish(self._run(self.processor(images=images, return_tensors="pt").to(self.device)), images)
 
     @torch.inference_mode()
     def _run(self, inputs: Any) -> Any:
@@ -108,12 +108,15 @@ class Theirs:
         _synchronise(self.device)
         return output
 
-    def _finish(self, output: Any, pictures: Sequence[torch.Tensor]) -> None:
-        sizes = [tuple(picture.shape[-2:]) for picture in pictures]
+    def _finish(self, output: Any, images: Sequence[torch.Tensor]) -> None:
+        sizes = [tuple(image.shape[-2:]) for image in images]
         self.processor.post_process_object_detection(output, threshold=0.3, target_sizes=sizes)
 
 
-KINDS: dict[str, Callable[[str, str, str], Ours | Theirs]] = {"ours": Ours, "theirs": Theirs}
+KINDS: dict[str, Callable[[str, str, str], LibraryRunner | TransformersRunner]] = {
+    "ours": LibraryRunner,
+    "theirs": TransformersRunner,
+}
 
 
 def _synchronise(device: torch.device) -> None:
@@ -131,10 +134,10 @@ def serve(pipe: Connection, kind: str, source: str, runtime: str, device: str, t
         pipe.send(subject.engine)
         while (task := pipe.recv()) is not None:
             if isinstance(task, str):
-                pipe.send(subject.one(task))
+                pipe.send(subject.latency(task))
             else:
                 started = time.perf_counter()
-                subject.many(*task)
+                subject.throughput(*task)
                 pipe.send(time.perf_counter() - started)
         peak = _resident_mb("VmHWM")
         pipe.send(None if before is None or peak is None else peak - before)

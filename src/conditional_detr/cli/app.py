@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         if not isinstance(error, MemoryError) and not is_out_of_memory(error):
             raise
-        sys.exit(_refuse("there is not enough memory for this: give a smaller --batch or --imgsz, or smaller pictures"))
+        sys.exit(_refuse("there is not enough memory for this: give a smaller --batch or --imgsz, or smaller images"))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -13,18 +13,18 @@ def bench(
     device: str = "auto",
     threads: int = 0,
 ) -> None:
-    """Measure latency, throughput and memory of several sources, side by side on the same pictures.
+    """Measure latency, throughput and memory of several sources, side by side on the same images.
 
     Parameters
     ----------
     sources
         What any verb takes, exported folders too. A transformers folder is run by transformers as well, if that is installed.
     images
-        Files, folders or patterns; by default made pictures of 640 x 480 px.
+        Files, folders or patterns; by default synthetic images of 640 x 480 px.
     rounds
-        Pictures one by one, the sources taking turns.
+        Images one by one, the sources taking turns.
     batch
-        Pictures a batch while pictures per second are measured.
+        Images a batch while images per second are measured.
     runtime
         auto, torch, onnx or openvino.
     device
@@ -36,9 +36,9 @@ def bench(
         raise ConfigError("bench needs sources: cdetr bench SOURCE…")
     from conditional_detr.bench.measure import bench as run_bench
     from conditional_detr.bench.measure import table
-    from conditional_detr.inference.predict import find_pictures
+    from conditional_detr.inference.predict import find_images
 
-    pictures = find_pictures(images) if images else []
-    print_table(*table(run_bench(sources, pictures, rounds, batch, runtime, device, threads)))
-    shown = f"{len(pictures)} pictures" if pictures else "made pictures of 640 x 480 px"
-    print(f"median of {rounds} turns on {shown}, from file to boxes; pictures/s in batches of {batch}")
+    files = find_images(images) if images else []
+    print_table(*table(run_bench(sources, files, rounds, batch, runtime, device, threads)))
+    shown = f"{len(files)} images" if files else "synthetic images of 640 x 480 px"
+    print(f"median of {rounds} turns on {shown}, from file to boxes; images/s in batches of {batch}")

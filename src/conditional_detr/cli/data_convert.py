@@ -21,6 +21,6 @@ def convert(source: Path, output: Path, /) -> None:
     splits, findings = as_written(source)
     for line in counted(findings):
         print(line, file=sys.stderr)
-    for name, (pictures, boxes) in write_copy(splits, findings, output).items():
-        print(f"{name}: {pictures} pictures, {boxes} boxes")
+    for name, (images, boxes) in write_copy(splits, findings, output).items():
+        print(f"{name}: {images} images, {boxes} boxes")
     print(f"→ {output}")

@@ -13,7 +13,7 @@ SCENE_PX = 128
 TRAIN_SCENES, VALID_SCENES, SHOWN = 2200, 300, 12
 MINUTES = 3.0
 # Scenes come at one size, and each is seen once or twice: the general augmentation would only make this set harder.
-RECIPE = {"crop": 0.0, "scales": (1.0, 1.0), "color": 0.0}
+RECIPE = {"crop": 0.0, "scales": (1.0, 1.0), "color_jitter": 0.0}
 
 
 def demo(*, output: Path = Path("demo")) -> None:
@@ -22,14 +22,14 @@ def demo(*, output: Path = Path("demo")) -> None:
     Parameters
     ----------
     output
-        New folder for data, run, figures and pictures.
+        New folder for data, run, figures and images.
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise RunError(f"{output} is not empty: give the demo a new folder (--output)")
     from conditional_detr.data.digits import make_digits
     from conditional_detr.evaluation.coco import CocoMetrics
     from conditional_detr.inference.detector import Detector
-    from conditional_detr.inference.predict import find_pictures, predict
+    from conditional_detr.inference.predict import find_images, predict
     from conditional_detr.training.trainer import train
 
     started = time.monotonic()
@@ -47,7 +47,7 @@ def demo(*, output: Path = Path("demo")) -> None:
     for name in (BEST_FIGURES, REPORT):
         shutil.copyfile(run.folder / name, output / name)
     print(f"3/3  drawing {SHOWN} of them")
-    predict(Detector(run.folder), find_pictures([str(output / "data" / "valid")])[:SHOWN], output / "predictions")
+    predict(Detector(run.folder), find_images([str(output / "data" / "valid")])[:SHOWN], output / "predictions")
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     print_metrics(CocoMetrics(**json.loads((output / BEST_FIGURES).read_text(encoding="utf-8"))))
     print(f"done in {minutes} min {seconds} s. Look at {output}/report.html and {output}/predictions/")

@@ -44,10 +44,10 @@ def doctor(
     from conditional_detr.factory.build import preprocessing_for
 
     chosen = preset(model)
-    picture = preprocessing_for(chosen.model, chosen.imgsz)
+    image = preprocessing_for(chosen.model, chosen.imgsz)
     if imgsz is not None:
-        picture = updated(picture, {"imgsz": imgsz, "max_size": 0}, "doctor")
-    splits, findings = examine(data, chosen.model, picture)
+        image = updated(image, {"imgsz": imgsz, "max_size": 0}, "doctor")
+    splits, findings = examine(data, chosen.model, image)
     if fix is not None:
         counts = write_copy(splits, findings, fix)
     if json_:
@@ -60,10 +60,10 @@ def doctor(
             [name, split.source.format, str(len(split.clean.images)), str(len(split.clean.annotations))]
             for name, split in splits.items()
         ]
-        print_table(["split", "format", "pictures", "boxes"], rows)
+        print_table(["split", "format", "images", "boxes"], rows)
         print(f"{len(findings)} findings" if findings else "nothing found")
     if fix is not None:
-        told = ", ".join(f"{name}: {pictures} pictures, {boxes} boxes" for name, (pictures, boxes) in counts.items())
-        print(f"→ {fix} ({told}), {fix / LOG}", file=sys.stderr if json_ else sys.stdout)
+        summary = ", ".join(f"{name}: {images} images, {boxes} boxes" for name, (images, boxes) in counts.items())
+        print(f"→ {fix} ({summary}), {fix / LOG}", file=sys.stderr if json_ else sys.stdout)
     if not is_ok(findings):
         sys.exit(ERRORS_FOUND)

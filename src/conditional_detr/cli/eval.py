@@ -28,7 +28,7 @@ def evaluate(
     split
         train, valid or test.
     batch
-        Pictures a batch; moves no figure.
+        Images a batch; moves no figure.
     device
         auto, cpu, cuda, cuda:1, mps.
     threads
@@ -46,7 +46,7 @@ def evaluate(
     set_threads(threads)
     evaluation = evaluation_of(source, data, split, batch, device)
     print_metrics(evaluation.metrics)
-    for line in (*evaluation.index.report, *(f"left out: {reason}" for reason in evaluation.left_out.values())):
+    for line in (*evaluation.index.report, *(f"left out: {reason}" for reason in evaluation.skipped.values())):
         print(line, file=sys.stderr)
     if evaluation.note:
         print(evaluation.note)

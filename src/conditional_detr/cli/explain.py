@@ -16,7 +16,7 @@ def explain(
     threads: int = 0,
     output: Path = Path("explanation"),
 ) -> None:
-    """Show where each detection's query looked: cross-attention by head and layer, as pictures and arrays.
+    """Show where each detection's query looked: cross-attention by head and layer, as images and arrays.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def explain(
         Folder for what is written.
     """
     if Path(image).is_dir() or "*" in image:
-        raise ConfigError(f"explain takes one picture, not {image}; predict takes folders and patterns")
+        raise ConfigError(f"explain takes one image, not {image}; predict takes folders and patterns")
     if output.is_file():
         raise ConfigError(f"{output} is a file: --output wants a folder")
     from conditional_detr.device.threads import set_threads

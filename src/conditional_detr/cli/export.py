@@ -31,9 +31,9 @@ def export(
         onnx or openvino.
     precision
         fp32; bf16, which halves the weights and is faster where the processor has it; or int8, calibrated on the training
-        pictures of --data.
+        images of --data.
     data
-        COCO folder: both models are judged on it. Without it they are compared on made pictures, a weaker proof.
+        COCO folder: both models are judged on it. Without it they are compared on synthetic images, a weaker proof.
     split
         train, valid or test: of the proof.
     max_drop
@@ -50,11 +50,11 @@ def export(
     note_doubts(source)
     set_threads(threads)
     if precision == "int8" and data is None:
-        print("note: calibrated on made pictures, whose ranges are not yours: --data FOLDER takes yours", file=sys.stderr)
+        print("note: calibrated on synthetic images, whose ranges are not yours: --data FOLDER takes yours", file=sys.stderr)
     folder = run_export(source, output, format, precision, data, max_drop, split)
     proof = json.loads((folder / PROOF).read_text(encoding="utf-8"))
     if proof["calibrated_on"] == f"the split {split}, which the proof is of too":
-        print("note: calibrated on the pictures of the proof, as there are no others", file=sys.stderr)
+        print("note: calibrated on the images of the proof, as there are no others", file=sys.stderr)
     if "fault" in proof:
         print(f"note: {proof['fault']}", file=sys.stderr)
     else:
@@ -66,7 +66,7 @@ def export(
 def _told(proof: dict[str, Any], data: str | None, split: str) -> dict[str, str]:
     """What a proof says, for people."""
     ap, boxes, latency = proof["AP"], proof["boxes"], proof["latency_ms"]
-    seen = f"{proof['pictures']} {'made pictures' if data is None else f'pictures of {data}, {split}'}"
+    seen = f"{proof['images']} {'synthetic images' if data is None else f'images of {data}, {split}'}"
     if data is None:
         judged = f"not judged on {seen}; --data FOLDER judges it on yours"
     elif ap["original"] is None:
@@ -86,6 +86,6 @@ def _told(proof: dict[str, Any], data: str | None, split: str) -> dict[str, str]
         "AP": judged,
         "boxes": f"{found}; the export has {boxes['exported']} of its own such",
         "scores": f"of the same rank differ by {boxes['rank_difference']:.4f} at most",
-        "latency": f"{latency['original']:.1f} → {latency['exported']:.1f} ms a picture",
+        "latency": f"{latency['original']:.1f} → {latency['exported']:.1f} ms an image",
         "engine": proof["run_by"],
     }

@@ -17,7 +17,7 @@ def predict(
     threads: int = 0,
     output: Path = Path("predictions"),
 ) -> None:
-    """Detect in pictures; write them with boxes, and predictions.json.
+    """Detect in images; write them with boxes, and predictions.json.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def predict(
     conf
         Lowest score that is kept. Default: for each class what was learned on the validation split, else 0.3.
     batch
-        Pictures a batch; moves no result.
+        Images a batch; moves no result.
     device
         auto, cpu, cuda, cuda:1, mps.
     threads
@@ -39,24 +39,24 @@ def predict(
     from conditional_detr.weights.discovery import find_checkpoint
 
     if not images:
-        raise ConfigError("predict needs pictures: cdetr predict SOURCE IMAGES… (files, folders, patterns or URLs)")
+        raise ConfigError("predict needs images: cdetr predict SOURCE IMAGES… (files, folders, patterns or URLs)")
     find_checkpoint(source)
-    from conditional_detr.inference.predict import find_pictures
+    from conditional_detr.inference.predict import find_images
     from conditional_detr.inference.predict import predict as run_prediction
 
-    pictures = find_pictures(images)
+    files = find_images(images)
     from conditional_detr.device.threads import set_threads
     from conditional_detr.inference.detector import Detector, lowest_score
 
     note_doubts(source)
     set_threads(threads)
     detector = Detector(source, device=device)
-    done = run_prediction(detector, pictures, output, conf, batch)
+    done = run_prediction(detector, files, output, conf, batch)
     for sentence in done.unreadable:
         print(f"left out: {sentence}", file=sys.stderr)
     if done.unreadable:
-        print(f"{len(done.unreadable)} of {len(pictures)} inputs could not be read", file=sys.stderr)
+        print(f"{len(done.unreadable)} of {len(files)} inputs could not be read", file=sys.stderr)
     if not done.read:
-        raise ConditionalDETRError("none of the inputs could be read as a picture")
+        raise ConditionalDETRError("none of the inputs could be read as an image")
     hint = "" if done.rows else ". A lower --conf shows what it is less sure of"
-    print(f"{len(done.rows)} objects at {lowest_score(detector.model, conf)} in {done.read} pictures → {output}{hint}")
+    print(f"{len(done.rows)} objects at {lowest_score(detector.model, conf)} in {done.read} images → {output}{hint}")

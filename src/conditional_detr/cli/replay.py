@@ -22,4 +22,4 @@ def replay(record: Path, /, *, device: str = "auto") -> None:
     some = ", ".join(done.parameters[:3]) + (", …" if len(done.parameters) > 3 else "")
     print(f"{'gradients':<16} {f'{len(done.parameters)} are not finite: {some}' if done.parameters else 'all are finite'}")
     print(f"{'largest weights':<16} " + ", ".join(f"{name} (norm {norm:.4g})" for name, norm in done.largest_norms))
-    print(f"pictures: {record / 'pictures.jpg'}")
+    print(f"images: {record / 'images.jpg'}")

@@ -45,11 +45,11 @@ def train(
     output
         Run folder, new or empty. Default runs/train.
     epochs
-        Times that every picture is seen.
+        Times that every image is seen.
     minutes
         Instead of --epochs: how long the run may take, with its evaluations and its report.
     batch
-        Pictures an optimisation step, over all processes.
+        Images an optimisation step, over all processes.
     lr
         Learning rate; the backbone's moves in proportion.
     imgsz
@@ -59,7 +59,7 @@ def train(
     device
         auto, cpu, cuda, cuda:1, mps.
     workers
-        Processes that load pictures.
+        Processes that load images.
     threads
         Processor threads; 0 = as many as there are.
     seed
@@ -77,7 +77,7 @@ def train(
     strict
         Stop at whatever is wrong with the data, instead of leaving it out and saying so.
     max_bad
-        Share of a split's pictures that may be unusable; 0.25 by default.
+        Share of a split's images that may be unusable; 0.25 by default.
     config
         TOML file with any of these and of a run's config.toml.
     set_

@@ -11,33 +11,39 @@ class RecipeConfig(Settings):
     """How a model is trained. The defaults are the paper's."""
 
     epochs: int = Field(50, ge=1, le=100_000)
-    batch: int = Field(16, ge=1, le=65_536, description="pictures an optimisation step, over all processes")
-    accumulate: int = Field(1, ge=1, le=65_536, description="parts that a batch is worked through in")
+    batch: int = Field(16, ge=1, le=65_536, description="images an optimisation step, over all processes")
+    grad_accum_steps: int = Field(1, ge=1, le=65_536, description="parts that a batch is worked through in")
     gradient_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory")
     lr: float = Field(1e-4, gt=0, le=10)
     lr_backbone: float = Field(1e-5, ge=0, le=10, description="learning rate of the backbone; 0 freezes it")
     weight_decay: float = Field(1e-4, ge=0, le=1)
-    clip: float = Field(0.1, ge=0, description="largest norm of the gradient; 0 = unlimited")
+    clip_max_norm: float = Field(0.1, ge=0, description="largest norm of the gradient; 0 = unlimited")
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly")
     patience: int = Field(
-        0, ge=0, description="stop after so many epochs without a better AP, not while pictures grow; 0 = never"
+        0, ge=0, description="stop after so many epochs without a better AP, not while images grow; 0 = never"
     )
     schedule: Literal["step", "cosine"] = "step"
-    drop_at: float = Field(0.8, gt=0, le=1, description="share of the epochs after which `step` drops to a tenth")
-    dense_weight: float = Field(0.0, ge=0, description="weight of a helper loss on the memory's cells; 0 = none")
-    groups: int = Field(1, ge=1, le=100, description="groups of queries that learn beside each other; inference has the first")
+    lr_drop_at: float = Field(0.8, gt=0, le=1, description="share of the epochs after which `step` drops to a tenth")
+    dense_aux_weight: float = Field(0.0, ge=0, description="weight of a helper loss on the memory's cells; 0 = none")
+    query_groups: int = Field(
+        1, ge=1, le=100, description="groups of queries that learn beside each other; inference has the first"
+    )
     aligned: bool = Field(False, description="sigmoid scores of matched queries learn how well their box fits, instead of 1")
-    average: float = Field(0.0, ge=0, lt=1, description="share of the steps so far that weights are averaged over; 0 = none")
-    start: str = Field("", description="trained model that a new one takes its weights from; empty = none")
+    weight_average: float = Field(
+        0.0, ge=0, lt=1, description="share of the steps so far that weights are averaged over; 0 = none"
+    )
+    init_from: str = Field("", description="trained model that a new one takes its weights from; empty = none")
     freeze: int = Field(0, ge=0, le=100, description="stages of the backbone that stay as they are, the first ones")
     minutes: float = Field(0.0, ge=0, le=100_000, description="the run ends after so long, whatever `epochs`; 0 = by epochs")
-    grow_from: float = Field(1.0, ge=0.1, le=1, description="share of their size that pictures begin a run with; 1 = all of it")
+    progressive_resize_from: float = Field(
+        1.0, ge=0.1, le=1, description="share of their size that images begin a run with; 1 = all of it"
+    )
     hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     vflip: float = Field(0.0, ge=0, le=1, description="probability of a vertical flip")
     transpose: float = Field(0.0, ge=0, le=1, description="probability that rows become columns: with flips, any quarter turn")
     scales: tuple[Scale, Scale] = Field((0.6, 1.0), description="range of the shorter side, in imgsz")
     crop: float = Field(0.5, ge=0, le=1, description="probability of a random crop before resizing")
-    color: float = Field(0.0, ge=0, le=1, description="strength of brightness, contrast and saturation jitter")
+    color_jitter: float = Field(0.0, ge=0, le=1, description="strength of brightness, contrast and saturation jitter")
 
     @model_validator(mode="after")
     def _scales_rise(self) -> "RecipeConfig":
@@ -54,12 +60,12 @@ RECIPES = {
         lr_backbone=2e-4,
         warmup_steps=100,
         schedule="cosine",
-        dense_weight=4.0,
-        groups=3,
+        dense_aux_weight=4.0,
+        query_groups=3,
         aligned=True,
         freeze=2,
-        grow_from=0.5,
+        progressive_resize_from=0.5,
         scales=(0.8, 1.2),
-        color=0.2,
+        color_jitter=0.2,
     ),
 }

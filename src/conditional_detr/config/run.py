@@ -23,6 +23,6 @@ class RunConfig(Settings):
     seed: int = Field(42, ge=0, lt=2**32)
     pretrained_backbone: bool = True
     strict: bool = Field(False, description="stop at whatever is wrong with the data instead of leaving it out")
-    max_bad: float = Field(0.25, ge=0, le=1, description="share of a split's pictures that may be unusable")
+    max_bad: float = Field(0.25, ge=0, le=1, description="share of a split's images that may be unusable")
     model_overrides: dict[str, Any] = Field(default_factory=dict, description="fields of the model's configuration")
     training: RecipeConfig = RecipeConfig()

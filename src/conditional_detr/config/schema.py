@@ -23,7 +23,9 @@ class ModelConfig(Settings):
     backbone_stride: Literal[8, 16, 32] = Field(32, description="stride of the stage that is used, before any dilation")
     dilation: bool = Field(False, description="dilate that stage instead of striding it: half its stride (DC5)")
     finer: bool = Field(False, description="each cell also holds the four cells of the stage before it, at half the stride")
-    exact_positions: bool = Field(False, description="cells lie where they are in the picture, also where it ends within one")
+    pixel_aligned_positions: bool = Field(
+        False, description="cells lie where they are in the image, also where it ends within one"
+    )
     num_classes: int = Field(91, ge=1, le=100_000)
     num_queries: int = Field(300, ge=1, le=100_000)
     hidden_dim: int = Field(256, ge=4, le=16_384)
@@ -55,13 +57,13 @@ class ModelConfig(Settings):
 
 
 class PreprocessorConfig(Settings):
-    """How a picture becomes the network's input."""
+    """How an image becomes the network's input."""
 
     imgsz: int = Field(800, ge=16, le=8192, description="length of the shorter side after resizing, px")
     max_size: int = Field(0, ge=0, le=32_768, description="limit of the longer side, px; 0 = 1333/800 of imgsz")
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
-    size_multiple: int = Field(1, ge=1, le=256, description="pictures are padded to multiples of it, px")
+    size_multiple: int = Field(1, ge=1, le=256, description="images are padded to multiples of it, px")
 
     @property
     def longest(self) -> int:

@@ -17,7 +17,7 @@ CROP_SIDES = (384, 600)
 
 
 class Augmentation:
-    """Flip, crop, resize and colour: uint8 picture and boxes in, the same out.
+    """Flip, crop, resize and colour: uint8 image and boxes in, the same out.
 
     With the paper's recipe: a horizontal flip at 0.5; then at 0.5 a crop with sides of 384 to 600 px, as if the shorter side
     had 400, 500 or 600; then a resize of the shorter side to 480…800 in steps of 32, scaled by `imgsz` / 800. (The released
@@ -56,8 +56,8 @@ class Augmentation:
         if chance(self.recipe.crop):
             image, boxes, labels = self._cropped(image, boxes, labels)
         image, boxes = self._resized(image, boxes, pick(self.sizes))
-        if self.recipe.color:
-            image = jitter_color(image, self.recipe.color)
+        if self.recipe.color_jitter:
+            image = jitter_color(image, self.recipe.color_jitter)
         return image.as_subclass(Tensor), boxes.as_subclass(Tensor), labels
 
     def _resized(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Boxes = np.ndarray
-TOLERANCE_PX = 1.0  # a box may reach so far over its picture's edge before it is worth a word
+TOLERANCE_PX = 1.0  # a box may reach so far over its image's edge before it is worth a word
 FEW, MANY = 5, 20  # boxes: fewer tell nothing; from many on a smaller share is evidence
 OUTSIDE_OF_FEW, OUTSIDE_OF_MANY, TOO_MANY_OUTSIDE = 0.5, 0.2, 0.3  # of a file's boxes
 NEARLY_ALL, MOST = 0.95, 0.9
@@ -24,53 +24,53 @@ LAYOUTS: dict[str, Callable[[Boxes], tuple[Any, ...]]] = {  # columns of a file 
 }
 
 
-class Written(NamedTuple):
+class BoxFormat(NamedTuple):
     """How the boxes of a file are written.
 
     Attributes
     ----------
-    how : "xywh", COCO's, or another of `LAYOUTS`, the first three also after "normalised ", where sides of the
-        picture are the unit
+    layout : "xywh", COCO's, or another of `LAYOUTS`, the first three also after "normalised ", where sides of the
+        image are the unit
     message : what is wrong with it, in words; None where it is COCO's way
     """
 
-    how: str = COCO
+    layout: str = COCO
     message: str | None = None
 
 
 def to_xywh(boxes: Boxes, how: str, sizes: Boxes) -> Boxes:
-    """Boxes [N, 4] as they are written, of pictures of sizes [N, 2] (width, height, px) → x, y, w, h px."""
+    """Boxes [N, 4] as they are written, of images of sizes [N, 2] (width, height, px) → x, y, w, h px."""
     unit, _, layout = how.rpartition(" ")
     boxes = np.stack(LAYOUTS[layout](boxes.T), axis=1)
     return boxes * np.tile(sizes, 2) if unit else boxes
 
 
 def fits(boxes: Boxes, sizes: Boxes) -> np.ndarray:
-    """bool [N]: whether boxes x, y, w, h px have an area and lie inside pictures of these sizes (width, height, px)."""
+    """bool [N]: whether boxes x, y, w, h px have an area and lie inside images of these sizes (width, height, px)."""
     start, extent = boxes[:, :2], boxes[:, 2:]
     inside: np.ndarray = (extent > 0) & (start >= -TOLERANCE_PX) & (start + extent <= sizes + TOLERANCE_PX)
     return np.asarray(inside.all(axis=1))
 
 
-def how_written(boxes: Boxes, sizes: Boxes, elsewhere: str = COCO) -> Written:
+def detect_box_format(boxes: Boxes, sizes: Boxes, elsewhere: str = COCO) -> BoxFormat:
     """As COCO says, unless that fails often and another way hardly ever.
 
     Parameters
     ----------
     boxes : float64 [N, 4] as they are written
-    sizes : float64 [N, 2] of their pictures, width and height, px
+    sizes : float64 [N, 2] of their images, width and height, px
     elsewhere : how the boxes of another split of the data set are written, which needs less evidence
     """
     count = len(boxes)
     inside = fits(boxes, sizes).mean() if count else 1.0
     if elsewhere != COCO and inside < 1 and fits(to_xywh(boxes, elsewhere, sizes), sizes).mean() >= max(NEARLY_ALL, inside):
-        return Written(elsewhere, f"boxes are written as {elsewhere}, as in another split, not as x, y, w, h in px")
+        return BoxFormat(elsewhere, f"boxes are written as {elsewhere}, as in another split, not as x, y, w, h in px")
     if count < FEW:
-        return Written()
+        return BoxFormat()
     normalised = (boxes.max(1) <= 1.01).mean() >= MOST and np.median(sizes.min(1)) > 16  # a file of boxes below a pixel
     outside = float(1 - inside)
     if not normalised and outside < (OUTSIDE_OF_MANY if count >= MANY else OUTSIDE_OF_FEW):
-        return Written()
+        return BoxFormat()
     names = [f"normalised {layout}" for layout in UPRIGHT] if normalised else list(LAYOUTS)
     shares = {name: float(fits(to_xywh(boxes, name, sizes), sizes).mean()) for name in names}
     best = max(shares.values())
@@ -80,15 +80,17 @@ def how_written(boxes: Boxes, sizes: Boxes, elsewhere: str = COCO) -> Written:
     if good:
         how = min(good, key=lambda name: lopsided(to_xywh(boxes, name, sizes), sizes))
         others = "".join(f"; {name} would fit too: look at the copy" for name in good if name != how)
-        return Written(how, f"boxes are written as {how}, not as x, y, w, h in px: {shares[how]:.0%} of {count} fit so{others}")
+        return BoxFormat(
+            how, f"boxes are written as {how}, not as x, y, w, h in px: {shares[how]:.0%} of {count} fit so{others}"
+        )
     if outside >= TOO_MANY_OUTSIDE and count >= MANY:
-        text = f"{outside:.0%} of {count} boxes do not lie inside their pictures: if that is not meant, they are written"
-        return Written(COCO, f"{text} in a way that is not known")
-    return Written()
+        text = f"{outside:.0%} of {count} boxes do not lie inside their images: if that is not meant, they are written"
+        return BoxFormat(COCO, f"{text} in a way that is not known")
+    return BoxFormat()
 
 
 def lopsided(boxes: Boxes, sizes: Boxes) -> float:
-    """How far the mean centre is from the middle of the pictures; taking a centre for a corner moves it."""
+    """How far the mean centre is from the middle of the images; taking a centre for a corner moves it."""
     centres = (boxes[:, :2] + boxes[:, 2:] / 2) / sizes
     return round(float(np.abs(centres.mean(0) - 0.5).sum()), 3)
 

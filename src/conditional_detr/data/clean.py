@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from conditional_detr.data.box_format import COCO, FEW, TOLERANCE_PX, Written, box_of, how_written, numbers, to_xywh
+from conditional_detr.data.box_format import COCO, FEW, TOLERANCE_PX, BoxFormat, box_of, detect_box_format, numbers, to_xywh
 from conditional_detr.data.findings import ERROR, WARNING, Finding
 from conditional_detr.errors import DataError
 from conditional_detr.images.header import size_of
@@ -26,20 +26,20 @@ class Category:
     name: str
 
 
-class Place(NamedTuple):
+class SplitLocation(NamedTuple):
     """Where a split is.
 
     Attributes
     ----------
     split : its name, as its folder has it
     file : what its annotations are read from
-    pictures : the folder that file names start from
+    images : the folder that file names start from
     root : the data set's folder, which nothing may leave
     """
 
     split: str
     file: Path
-    pictures: Path
+    images: Path
     root: Path
 
 
@@ -49,34 +49,34 @@ class Clean(NamedTuple):
     Attributes
     ----------
     images : "id", "file_name", "path", "width", "height" px
-    annotations : as in the file, with an "id" of its own, "image" (the place in `images`), "category_id" of `categories`,
-        "bbox" (x, y, w, h, px) inside the picture, and "written", the box as it was
+    annotations : as in the file, with an "id" of its own, "image" (its position in `images`), "category_id" of `categories`,
+        "bbox" (x, y, w, h, px) inside the image, and "written", the box as it was
     categories : ordered by id
-    truth : of every box of a listed category in `images`, also one that is left out of `annotations`: the place of its image,
-        category id, x, y, w, h px, area px², whether it is a crowd; what detections are judged against, as COCO does
+    ground_truth_rows : of every box of a listed category in `images`, also one that is left out of `annotations`: the
+        position of its image, category id, x, y, w, h px, area px², whether it is a crowd; what detections are judged against
     findings : what was wrong
     misread : those of them that concern all boxes: who trains must not rely on a guess
-    how : how the boxes are written, as `written` tells it
+    layout : how the boxes are written, as `BoxFormat` has it
     """
 
     images: list[Row]
     annotations: list[Row]
     categories: list[Category]
-    truth: list[tuple[float, ...]]
+    ground_truth_rows: list[tuple[float, ...]]
     findings: list[Finding]
     misread: list[Finding]
-    how: str
+    layout: str
 
 
-def clean(content: dict[str, Any], place: Place, elsewhere: str = COCO) -> Clean:
+def clean(content: dict[str, Any], location: SplitLocation, elsewhere: str = COCO) -> Clean:
     """Judge every image and annotation of a COCO content; what cannot be used is left out and becomes a finding.
 
-    Pictures are looked for, not opened, but for the size of one that has none in the content.
+    Images are looked for, not opened, but for the size of one that has none in the content.
 
     Parameters
     ----------
     content : "images", "annotations" and "categories"
-    place : where it is from
+    location : where it is from
     elsewhere : how the boxes of another split of the data set are written
 
     Raises
@@ -84,15 +84,17 @@ def clean(content: dict[str, Any], place: Place, elsewhere: str = COCO) -> Clean
     DataError : a category without an integer id or a name; no category at all
     """
     findings: list[Finding] = []
-    categories, category_of = categories_of(content["categories"], place, findings)
-    images, image_of = _images(content["images"], place, findings)
+    categories, category_of = categories_of(content["categories"], location, findings)
+    images, image_of = _images(content["images"], location, findings)
     listed = {str(row.get("id")) for row in content["images"]}
     written = _written(content["annotations"], images, image_of, elsewhere)
-    shift, misread = _shift(content["annotations"], category_of, place)
-    if written.message and written.how != COCO:
-        misread = [*misread, Finding("box-format", place.split, place.file.name, None, written.message)]
+    shift, misread = _shift(content["annotations"], category_of, location)
+    if written.message and written.layout != COCO:
+        misread = [*misread, Finding("box-format", location.split, location.file.name, None, written.message)]
     elif written.message:
-        findings.append(Finding("box-format", place.split, place.file.name, None, written.message, fix="they are clipped"))
+        findings.append(
+            Finding("box-format", location.split, location.file.name, None, written.message, fix="they are clipped")
+        )
     annotations: list[Row] = []
     truth: list[tuple[float, ...]] = []
     seen: set[Any] = set()
@@ -103,14 +105,14 @@ def clean(content: dict[str, Any], place: Place, elsewhere: str = COCO) -> Clean
         i = image_of.get(owner)
         if i is None and (owner in image_of or str(row.get("image_id")) in listed):  # the image is left out, which was said
             continue
-        file = place.file.name if i is None else images[i]["file_name"]
+        file = location.file.name if i is None else images[i]["file_name"]
         box, faults = None, []
         if i is None:
             faults = [("annotation-orphan", f"belongs to image {row.get('image_id')!r}, which is not listed")]
         elif category is None:
             faults = [("category-unknown", f"is of category {row.get('category_id')!r}, which is not listed")]
         else:
-            box, faults = box_inside(row, images[i], written.how)
+            box, faults = box_inside(row, images[i], written.layout)
             if (whole := box_of(row)) is not None:
                 area = numbers([row.get("area")], 1)
                 truth.append((i, category, *whole, area[0] if area else whole[2] * whole[3], is_crowd(row)))
@@ -123,8 +125,8 @@ def clean(content: dict[str, Any], place: Place, elsewhere: str = COCO) -> Clean
             if not is_new:
                 faults = [*faults, ("annotation-id-duplicate", f"the annotation id {row.get('id')} is used twice")]
             annotations.append(row | {"id": id_, "image": i, "category_id": category, "bbox": box, "written": row.get("bbox")})
-        findings += [Finding(code, place.split, file, row.get("id"), message) for code, message in faults]
-    return Clean(images, annotations, categories, truth, [*misread, *findings], misread, written.how)
+        findings += [Finding(code, location.split, file, row.get("id"), message) for code, message in faults]
+    return Clean(images, annotations, categories, truth, [*misread, *findings], misread, written.layout)
 
 
 class _Ids:
@@ -145,7 +147,7 @@ class _Ids:
 
 
 def categories_of(
-    rows: list[Row], place: Place, findings: list[Finding] | None = None
+    rows: list[Row], location: SplitLocation, findings: list[Finding] | None = None
 ) -> tuple[list[Category], dict[int | None, int]]:
     """The categories by id, and for each id of the file the one that its boxes go to."""
     findings = [] if findings is None else findings
@@ -153,14 +155,14 @@ def categories_of(
     for row in rows:
         id_, name = as_id(row.get("id")), row.get("name")
         if id_ is None or not isinstance(name, str | int | float):
-            raise DataError(f"{place.file}: each category must have an integer 'id' and a 'name', not {str(row)[:120]}")
+            raise DataError(f"{location.file}: each category must have an integer 'id' and a 'name', not {str(row)[:120]}")
         name = _printable(str(name))
         if id_ in by_id:
             text = f"the category id {id_} is used twice: {by_id[id_]!r}, {name!r}"
-            findings.append(Finding("category-duplicate", place.split, place.file.name, None, text))
+            findings.append(Finding("category-duplicate", location.split, location.file.name, None, text))
         by_id.setdefault(id_, name)
     if not by_id:
-        raise DataError(f"{place.file} lists no categories")
+        raise DataError(f"{location.file} lists no categories")
     first: dict[str, int] = {}
     goes_to: dict[int | None, int] = {}
     for id_, name in sorted(by_id.items()):
@@ -168,12 +170,14 @@ def categories_of(
     for name, times in Counter(by_id.values()).items():
         if times > 1:
             text = f"the category name {name!r} is used {times} times"
-            findings.append(Finding("category-duplicate", place.split, place.file.name, None, text))
+            findings.append(Finding("category-duplicate", location.split, location.file.name, None, text))
     return [Category(id_, name) for name, id_ in sorted(first.items(), key=lambda item: item[1])], goes_to
 
 
-def _images(rows: list[Row], place: Place, findings: list[Finding]) -> tuple[list[Row], dict[int | None, int | None]]:
-    """The images, and for each id of the file the place of its image; None where that is left out."""
+def _images(
+    rows: list[Row], location: SplitLocation, findings: list[Finding]
+) -> tuple[list[Row], dict[int | None, int | None]]:
+    """The images, and for each id of the file the location of its image; None where that is left out."""
     images: list[Row] = []
     image_of: dict[int | None, int | None] = {}
     first_of: dict[str, int] = {}
@@ -182,23 +186,23 @@ def _images(rows: list[Row], place: Place, findings: list[Finding]) -> tuple[lis
         files_of.setdefault(as_id(row.get("id")), set()).add(str(row.get("file_name")))
     for number, row in enumerate(rows):
         id_, name = as_id(row.get("id")), row.get("file_name")
-        file = str(name) if isinstance(name, str | int) and str(name) else f"image {number} of {place.file.name}"
-        path = _path(file, place)
+        file = str(name) if isinstance(name, str | int) and str(name) else f"image {number} of {location.file.name}"
+        path = _path(file, location)
         size = as_id(row.get("width")) or 0, as_id(row.get("height")) or 0
-        fault = _image_fault(row, file, path, place)
+        fault = _image_fault(row, file, path, location)
         if fault is None and len(files_of[id_]) > 1:
-            text = f"shares the image id {id_} with another picture: whose the boxes are cannot be told"
-            fault = Finding("image-duplicate", place.split, file, None, text, ERROR, "all of that id are left out")
+            text = f"shares the image id {id_} with another image: whose the boxes are cannot be told"
+            fault = Finding("image-duplicate", location.split, file, None, text, ERROR, "all of that id are left out")
         elif fault is None and file in first_of:
-            fault = Finding("image-duplicate", place.split, file, None, "is listed twice; its objects go to the first")
+            fault = Finding("image-duplicate", location.split, file, None, "is listed twice; its objects go to the first")
             image_of[id_] = first_of[file]
         elif fault is None and min(size) < 1:
             size = size_of(path) or (0, 0)
-            text = f"has no size in {place.file.name}"
+            text = f"has no size in {location.file.name}"
             if min(size) < 1:
-                fault = Finding("image-unreadable", place.split, file, None, f"{text}, and its own cannot be read")
+                fault = Finding("image-unreadable", location.split, file, None, f"{text}, and its own cannot be read")
             else:
-                findings.append(Finding("image-size", place.split, file, None, text, WARNING, "the picture's own is taken"))
+                findings.append(Finding("image-size", location.split, file, None, text, WARNING, "the image's own is taken"))
         if fault:
             findings.append(fault)
             image_of.setdefault(id_, None)
@@ -208,24 +212,24 @@ def _images(rows: list[Row], place: Place, findings: list[Finding]) -> tuple[lis
     return images, image_of
 
 
-def _path(file: str, place: Place) -> Path:
-    """Where a picture is; one that Windows wrote may have the other slashes."""
-    path = place.pictures / file
-    other = place.pictures / file.replace("\\", "/")
+def _path(file: str, location: SplitLocation) -> Path:
+    """Where an image is; one that Windows wrote may have the other slashes."""
+    path = location.images / file
+    other = location.images / file.replace("\\", "/")
     return other if "\\" in file and "\0" not in file and not path.exists() else path
 
 
-def _image_fault(row: Row, file: str, path: Path, place: Place) -> Finding | None:
+def _image_fault(row: Row, file: str, path: Path, location: SplitLocation) -> Finding | None:
     """What makes an image of no use, as far as can be told without opening it."""
 
     def fault(code: str, message: str) -> Finding:
-        return Finding(code, place.split, file, None, message)
+        return Finding(code, location.split, file, None, message)
 
     name = row.get("file_name")
     if as_id(row.get("id")) is None or not isinstance(name, str | int) or not str(name):
         return fault("image-missing", f"an image must have a whole number as 'id' and a 'file_name', not {str(row)[:120]}")
-    if "\0" in file or not is_inside(path, place.root):
-        return fault("image-outside-folder", f"{file!r} leaves the data set's folder {place.root}; it is not read")
+    if "\0" in file or not is_inside(path, location.root):
+        return fault("image-outside-folder", f"{file!r} leaves the data set's folder {location.root}; it is not read")
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -239,7 +243,7 @@ Fault = tuple[str, str]  # code and message
 
 
 def box_inside(row: Row, image: Row, how: str = COCO) -> tuple[list[float] | None, list[Fault]]:
-    """An annotation's box as x, y, w, h px inside its picture, or None; and what was wrong with it."""
+    """An annotation's box as x, y, w, h px inside its image, or None; and what was wrong with it."""
     values = box_of(row)
     if values is None:
         return None, [("box-not-finite", f"must be four finite numbers, not {str(row.get('bbox'))[:80]}")]
@@ -249,23 +253,23 @@ def box_inside(row: Row, image: Row, how: str = COCO) -> tuple[list[float] | Non
         return None, [("box-degenerate", f"has no area: {values}")]
     x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
     if x1 <= x0 or y1 <= y0:
-        return None, [("box-outside", f"{values} lies outside its picture of {width} x {height} px")]
+        return None, [("box-outside", f"{values} lies outside its image of {width} x {height} px")]
     clipped = [x0, y0, x1 - x0, y1 - y0]
     if x < -TOLERANCE_PX or y < -TOLERANCE_PX or x + w > width + TOLERANCE_PX or y + h > height + TOLERANCE_PX:
-        return clipped, [("box-partly-outside", f"{values} reaches outside its picture of {width} x {height} px")]
+        return clipped, [("box-partly-outside", f"{values} reaches outside its image of {width} x {height} px")]
     is_inside = min(x, y) >= 0 and x + w <= width and y + h <= height
     return [x, y, w, h] if is_inside else clipped, []
 
 
-def _written(rows: list[Row], images: list[Row], image_of: dict[int | None, int | None], elsewhere: str) -> Written:
+def _written(rows: list[Row], images: list[Row], image_of: dict[int | None, int | None], elsewhere: str) -> BoxFormat:
     """How the boxes of a file are written."""
     found = [(image_of.get(as_id(row.get("image_id"))), box_of(row)) for row in rows]
     known = [(box, (images[i]["width"], images[i]["height"])) for i, box in found if i is not None and box is not None]
     boxes, sizes = (np.array([pair[k] for pair in known], dtype=np.float64).reshape(-1, 4 - 2 * k) for k in (0, 1))
-    return how_written(boxes, sizes, elsewhere)
+    return detect_box_format(boxes, sizes, elsewhere)
 
 
-def _shift(rows: list[Row], category_of: dict[int | None, int], place: Place) -> tuple[int, list[Finding]]:
+def _shift(rows: list[Row], category_of: dict[int | None, int], location: SplitLocation) -> tuple[int, list[Finding]]:
     """What to add to category ids where annotations count from 0 and categories from 1, or the reverse; and what is said."""
     used = Counter(as_id(row.get("category_id")) for row in rows)
     unknown = sum(count for id_, count in used.items() if id_ not in category_of)
@@ -278,7 +282,7 @@ def _shift(rows: list[Row], category_of: dict[int | None, int], place: Place) ->
                 "side counts from 0, the other from 1"
             )
             return shift, [
-                Finding("category-unknown", place.split, place.file.name, None, text, fix=f"{shift:+d} to all of them")
+                Finding("category-unknown", location.split, location.file.name, None, text, fix=f"{shift:+d} to all of them")
             ]
     return 0, []
 
@@ -307,7 +311,7 @@ def _printable(name: str) -> str:
 
 
 def is_inside(path: Path, root: Path) -> bool:
-    """By what is written, so that a folder of pictures may be a link to elsewhere; or by where it truly is."""
+    """By what is written, so that a folder of images may be a link to elsewhere; or by where it truly is."""
     written, top = (Path(os.path.abspath(p)) for p in (path, root))  # noqa: PTH100
     return written.is_relative_to(top) or path.resolve().is_relative_to(root.resolve())
 

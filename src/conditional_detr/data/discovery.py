@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conditional_detr.data.clean import Place
+from conditional_detr.data.clean import SplitLocation
 from conditional_detr.data.findings import Finding
 from conditional_detr.data.formats import imagefolder, voc, yolo
 from conditional_detr.data.formats.image_files import Fault
@@ -17,34 +17,34 @@ SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "te
 ROBOFLOW_FILE = "_annotations.coco.json"
 LISTS = ("images", "annotations", "categories")
 LAYOUTS = (
-    f"COCO: SPLIT/{ROBOFLOW_FILE}, or annotations/instances_SPLIT.json with the pictures in SPLIT/ or images/SPLIT/; YOLO: "
+    f"COCO: SPLIT/{ROBOFLOW_FILE}, or annotations/instances_SPLIT.json with the images in SPLIT/ or images/SPLIT/; YOLO: "
     "data.yaml; Pascal VOC: Annotations/ and ImageSets/Main/SPLIT.txt, or SPLIT/*.xml; imagefolder: SPLIT/metadata.jsonl"
 )
 
 Content = dict[str, Any]
 
 
-class Source(NamedTuple):
+class SplitSource(NamedTuple):
     """A split of a data set.
 
     Attributes
     ----------
     format : "COCO", "YOLO", "Pascal VOC" or "imagefolder"
-    place : where it is
+    location : where it is
     reader : makes its COCO content, and tells what could not be read
     """
 
     format: str
-    place: Place
+    location: SplitLocation
     reader: Callable[[], tuple[Content, list[Fault]]]
 
     def read(self) -> tuple[Content, list[Finding]]:
         """Its COCO content, and what could not be read of it."""
         content, faults = self.reader()
-        return content, [Finding(f.code, self.place.split, f.file, None, f.message, f.severity, f.fix) for f in faults]
+        return content, [Finding(f.code, self.location.split, f.file, None, f.message, f.severity, f.fix) for f in faults]
 
 
-def find_source(folder: str | Path, split: str) -> Source:
+def find_source(folder: str | Path, split: str) -> SplitSource:
     """A split of a data set.
 
     Raises
@@ -63,7 +63,7 @@ def find_source(folder: str | Path, split: str) -> Source:
     raise DataError(f"{root} has no split {split!r} ({LAYOUTS}). {have}")
 
 
-def sources(root: Path) -> dict[str, Source]:
+def sources(root: Path) -> dict[str, SplitSource]:
     """Every split of a data set, in the first format of which there is any; of a YAML file, YOLO's."""
     place = Path(os.path.abspath(root))  # noqa: PTH100 · names in it may go up a folder
     if _is_yaml(place):
@@ -74,7 +74,7 @@ def sources(root: Path) -> dict[str, Source]:
     return {}
 
 
-def by_usual_name(found: dict[str, Source]) -> dict[str, Source]:
+def by_usual_name(found: dict[str, SplitSource]) -> dict[str, SplitSource]:
     """The splits as train, valid and test, whatever they are called; a second one of a kind keeps its name."""
     usual = {name: next((each for each in names if each in found), None) for name, names in SPLIT_NAMES.items()}
     new_name = {old: name for name, old in usual.items() if old is not None}
@@ -100,8 +100,8 @@ def check_lists(content: Content, origin: str) -> None:
             raise DataError(f"{origin} is no COCO file: {key!r} must be a list of objects")
 
 
-def _coco(root: Path) -> dict[str, Source]:
-    """``SPLIT/_annotations.coco.json`` beside the pictures (Roboflow), or ``annotations/instances_SPLIT*.json`` (classic)."""
+def _coco(root: Path) -> dict[str, SplitSource]:
+    """``SPLIT/_annotations.coco.json`` beside the images (Roboflow), or ``annotations/instances_SPLIT*.json`` (classic)."""
     places = {file.parent.name: (file, file.parent) for file in sorted(root.glob(f"*/{ROBOFLOW_FILE}"))}
     for file in sorted((root / "annotations").glob("instances_*.json")):
         stem = file.stem.removeprefix("instances_")
@@ -109,8 +109,8 @@ def _coco(root: Path) -> dict[str, Source]:
         name = stem.rstrip("0123456789") or stem
         places[stem if name in places else name] = (file, next(f for f in folders if f.is_dir()))
     return {
-        name: Source("COCO", Place(name, file, pictures, root), partial(_read_coco, file))
-        for name, (file, pictures) in places.items()
+        name: SplitSource("COCO", SplitLocation(name, file, images, root), partial(_read_coco, file))
+        for name, (file, images) in places.items()
     }
 
 
@@ -118,25 +118,25 @@ def _read_coco(file: Path) -> tuple[Content, list[Fault]]:
     return read_json(file), []
 
 
-def _yolo(root: Path, file: Path | None = None) -> dict[str, Source]:
+def _yolo(root: Path, file: Path | None = None) -> dict[str, SplitSource]:
     file = file or yolo.description(root)
     if file is None:
         return {}
     return {  # `path` may point beside the folder
-        name: Source("YOLO", Place(name, file, root, root.parent), partial(yolo.read, file, places))
+        name: SplitSource("YOLO", SplitLocation(name, file, root, root.parent), partial(yolo.read, file, places))
         for name, places in yolo.splits(file).items()
     }
 
 
-def _voc(root: Path) -> dict[str, Source]:
+def _voc(root: Path) -> dict[str, SplitSource]:
     return {
-        name: Source("Pascal VOC", Place(name, file, root, root), partial(voc.read, root, file))
+        name: SplitSource("Pascal VOC", SplitLocation(name, file, root, root), partial(voc.read, root, file))
         for name, file in voc.splits(root).items()
     }
 
 
-def _imagefolder(root: Path) -> dict[str, Source]:
+def _imagefolder(root: Path) -> dict[str, SplitSource]:
     return {
-        name: Source("imagefolder", Place(name, file, file.parent, root), partial(imagefolder.read, file))
+        name: SplitSource("imagefolder", SplitLocation(name, file, file.parent, root), partial(imagefolder.read, file))
         for name, file in imagefolder.splits(root).items()
     }

@@ -17,13 +17,13 @@ class Rule(NamedTuple):
 
 
 RULES = {
-    "image-unreadable": Rule(ERROR, "the picture is left out"),
-    "image-missing": Rule(ERROR, "the picture is left out"),
-    "image-outside-folder": Rule(ERROR, "the picture is left out"),
-    "image-size": Rule(ERROR, "the picture is left out"),
+    "image-unreadable": Rule(ERROR, "the image is left out"),
+    "image-missing": Rule(ERROR, "the image is left out"),
+    "image-outside-folder": Rule(ERROR, "the image is left out"),
+    "image-size": Rule(ERROR, "the image is left out"),
     "image-duplicate": Rule(WARNING, "the later one is left out"),
-    "image-leak": Rule(ERROR, "the picture is left out of the split that is trained on"),
-    "image-empty-file": Rule(ERROR, "the picture is left out"),
+    "image-leak": Rule(ERROR, "the image is left out of the split that is trained on"),
+    "image-empty-file": Rule(ERROR, "the image is left out"),
     "box-degenerate": Rule(ERROR, "the box is left out"),
     "box-outside": Rule(ERROR, "the box is left out"),
     "box-partly-outside": Rule(WARNING, "the box is clipped"),
@@ -37,8 +37,8 @@ RULES = {
     "annotation-id-duplicate": Rule(ERROR, "the later annotation gets a new id"),
     "too-many-objects": Rule(WARNING, "nothing: train with more queries, --set model.num_queries=N"),
     "too-small-objects": Rule(WARNING, "nothing: train with a larger --imgsz"),
-    "class-imbalance": Rule(WARNING, "nothing: more pictures of the rare class help"),
-    "split-empty": Rule(WARNING, "nothing: it needs pictures"),
+    "class-imbalance": Rule(WARNING, "nothing: more images of the rare class help"),
+    "split-empty": Rule(WARNING, "nothing: it needs images"),
     "split-missing": Rule(WARNING, "nothing: train needs the splits train and valid"),
 }
 
@@ -51,7 +51,7 @@ class Finding:
     ----------
     code : a key of `RULES`
     split : the split's name as its folder has it, or None where it is of the whole data set
-    file : the picture or the annotation file that it concerns, as the data set names it
+    file : the image or the annotation file that it concerns, as the data set names it
     annotation_id : of the annotation, as the file has it
     message : what is wrong, in words
     severity, fix : by default as `RULES` says
@@ -73,15 +73,15 @@ class Finding:
         object.__setattr__(self, "fix", self.fix or rule.fix)
 
     @property
-    def loses_picture(self) -> bool:
-        """Whether a picture that is listed cannot be used."""
+    def loses_image(self) -> bool:
+        """Whether an image that is listed cannot be used."""
         return self.code.startswith("image-") and self.code != "image-leak" and self.severity == ERROR
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it, which has no word for an id that is not finite."""
         odd = isinstance(self.annotation_id, float) and not math.isfinite(self.annotation_id)
-        told = asdict(self) | ({"annotation_id": str(self.annotation_id)} if odd else {})
-        return {key: value for key, value in told.items() if key != "category"}
+        fields = asdict(self) | ({"annotation_id": str(self.annotation_id)} if odd else {})
+        return {key: value for key, value in fields.items() if key != "category"}
 
 
 def counted(findings: Iterable[Finding], named: int = 3) -> list[str]:

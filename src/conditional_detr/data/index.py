@@ -12,25 +12,25 @@ from conditional_detr.data.discovery import check_lists, find_source, read_json,
 from conditional_detr.data.findings import Finding, counted
 from conditional_detr.errors import DataError
 
-__all__ = ["Category", "CocoIndex", "as_id", "check_lists", "load_split", "match_categories", "read_json", "sources"]
+__all__ = ["Category", "SplitIndex", "as_id", "check_lists", "load_split", "match_categories", "read_json", "sources"]
 
 
 @dataclass(frozen=True)
-class CocoIndex:
+class SplitIndex:
     """One split, in arrays: memory does not grow with use, and workers share it.
 
     Attributes
     ----------
     file : the annotation file
     image_ids, sizes_hw : int64 [I], [I, 2] px, as the file says
-    paths : [I], of the pictures
+    paths : [I], of the images
     first : int64 [I + 1], image i owns rows first[i] to first[i + 1] of the following
-    boxes_xyxy : float32 [A, 4] px, inside their picture, with an area
+    boxes_xyxy : float32 [A, 4] px, inside their image, with an area
     labels : int64 [A], class indices: positions in `categories`
     categories : ordered by id
     report : what was left out or changed, a line each
     findings : the same, one by one
-    truth : float64 [T, 8], what detections are judged against, as `Clean.truth`
+    ground_truth_rows : float64 [T, 8], what detections are judged against, as `Clean.ground_truth_rows`
     """
 
     file: Path
@@ -43,7 +43,7 @@ class CocoIndex:
     categories: list[Category]
     report: list[str]
     findings: list[Finding]
-    truth: np.ndarray
+    ground_truth_rows: np.ndarray
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -54,11 +54,11 @@ class CocoIndex:
         return self.boxes_xyxy[rows], self.labels[rows]
 
     @property
-    def lost(self) -> list[str]:
-        """Pictures that are listed but cannot be used, as could be told without opening them."""
-        return sorted({str(finding.file) for finding in self.findings if finding.loses_picture})
+    def missing(self) -> list[str]:
+        """Images that are listed but cannot be used, as could be told without opening them."""
+        return sorted({str(finding.file) for finding in self.findings if finding.loses_image})
 
-    def without(self, places: Collection[int]) -> "CocoIndex":
+    def without(self, places: Collection[int]) -> "SplitIndex":
         """The same without some images, by their places.
 
         Raises
@@ -69,10 +69,10 @@ class CocoIndex:
             return self
         kept = np.setdiff1d(np.arange(len(self)), list(places))
         if not len(kept):
-            raise DataError(f"none of the {len(self)} pictures that {self.file} lists can be used")
+            raise DataError(f"none of the {len(self)} images that {self.file} lists can be used")
         owners = np.repeat(np.arange(len(self)), np.diff(self.first))
         rows = np.isin(owners, kept)
-        truth = self.truth[np.isin(self.truth[:, 0], kept)]
+        truth = self.ground_truth_rows[np.isin(self.ground_truth_rows[:, 0], kept)]
         truth[:, 0] = np.searchsorted(kept, truth[:, 0])
         return replace(
             self,
@@ -82,12 +82,12 @@ class CocoIndex:
             first=np.searchsorted(owners[rows], np.append(kept, len(self))),
             boxes_xyxy=self.boxes_xyxy[rows],
             labels=self.labels[rows],
-            truth=truth,
+            ground_truth_rows=truth,
         )
 
     def ground_truth(self) -> dict[str, Any]:
         """The COCO content that detections are judged against: of these images all boxes that were read, crowds too."""
-        rows = self.truth.tolist()
+        rows = self.ground_truth_rows.tolist()
         return {
             "images": [{"id": id_} for id_ in self.image_ids.tolist()],
             "annotations": [
@@ -105,7 +105,7 @@ class CocoIndex:
         return bool((self.sizes_hw[i] == size_hw).all())
 
     def check_size(self, i: int, size_hw: tuple[int, int]) -> None:
-        """A decoded picture must be as large as the file says, else its boxes lie somewhere else.
+        """A decoded image must be as large as the file says, else its boxes lie somewhere else.
 
         Raises
         ------
@@ -119,33 +119,33 @@ class CocoIndex:
             )
 
 
-def load_split(folder: str | Path, split: str) -> CocoIndex:
+def load_split(folder: str | Path, split: str) -> SplitIndex:
     """One split of a data set. What cannot be used is left out, counted and said in `report`.
 
     Raises
     ------
-    DataError : there is no such split, nothing in it can be used, a picture lies outside the folder, or all boxes or
+    DataError : there is no such split, nothing in it can be used, an image lies outside the folder, or all boxes or
         category ids are written in another way than their format asks for
     """
     source = find_source(folder, split)
     content, faults = source.read()
     if not content["images"]:
-        raise DataError("; ".join([f"{source.place.file} lists no images", *(finding.message for finding in faults)]))
-    found = clean(content, source.place)
+        raise DataError("; ".join([f"{source.location.file} lists no images", *(finding.message for finding in faults)]))
+    found = clean(content, source.location)
     if stops := [*found.misread, *(each for each in found.findings if each.code == "image-outside-folder")]:
-        raise DataError(f"{source.place.file}: {stops[0].message}. `cdetr doctor {folder} --fix OUT` writes a copy without")
+        raise DataError(f"{source.location.file}: {stops[0].message}. `cdetr doctor {folder} --fix OUT` writes a copy without")
     findings = [*found.findings, *faults]
     if not found.images:
         first = found.findings[0]
         raise DataError(
-            f"{source.place.file}: none of its {len(content['images'])} images can be used: {first.file}: {first.message}"
+            f"{source.location.file}: none of its {len(content['images'])} images can be used: {first.file}: {first.message}"
         )
     rows = sorted((row for row in found.annotations if not is_crowd(row)), key=lambda row: row["image"])
     label_of = {category.id: i for i, category in enumerate(found.categories)}
     boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
     owners = np.array([row["image"] for row in rows], dtype=np.int64)
-    return CocoIndex(
-        file=source.place.file,
+    return SplitIndex(
+        file=source.location.file,
         image_ids=np.array([image["id"] for image in found.images], dtype=np.int64),
         sizes_hw=np.array([(image["height"], image["width"]) for image in found.images], dtype=np.int64),
         paths=[image["path"] for image in found.images],
@@ -155,7 +155,7 @@ def load_split(folder: str | Path, split: str) -> CocoIndex:
         categories=found.categories,
         report=counted(findings),
         findings=findings,
-        truth=np.array(found.truth, dtype=np.float64).reshape(-1, 8),
+        ground_truth_rows=np.array(found.ground_truth_rows, dtype=np.float64).reshape(-1, 8),
     )
 
 

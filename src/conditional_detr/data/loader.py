@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from conditional_detr.boxes import xyxy_to_cxcywh
 from conditional_detr.data.augmentation import Augmentation
-from conditional_detr.data.index import CocoIndex
+from conditional_detr.data.index import SplitIndex
 from conditional_detr.device.seeding import seed_generators
 from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError, RunError
 from conditional_detr.images.decoding import decode
@@ -18,33 +18,33 @@ from conditional_detr.images.preprocessing import Preprocessor
 
 Target = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor | None, list[Target]]
-MOST_TRIES = 100  # pictures drawn for one that cannot be used
+MOST_TRIES = 100  # images drawn for one that cannot be used
 
 
 class Unusable(NamedTuple):
-    """A picture that cannot be used, by its place in the index, and why."""
+    """An image that cannot be used, by its place in the index, and why."""
 
     position: int
     reason: str
 
 
 class Item(NamedTuple):
-    """A picture, its target, and those before it that could not be used."""
+    """An image, its target, and those before it that could not be used."""
 
     image: Tensor
     target: Target
     unusable: list[Unusable]
 
 
-class TrainingPictures(Dataset[Item | ConditionalDETRError]):
-    """Augmented pictures and their targets. An item is asked for by (index, seed of its augmentation).
+class TrainingImages(Dataset[Item | ConditionalDETRError]):
+    """Augmented images and their targets. An item is asked for by (index, seed of its augmentation).
 
-    A picture that cannot be used is replaced by another one, drawn by its seed, so a batch is as large as ever in every
+    An image that cannot be used is replaced by another one, drawn by its seed, so a batch is as large as ever in every
     process.
     An error is returned, not raised: an exception would leave a worker process as a wall of text.
     """
 
-    def __init__(self, index: CocoIndex, augmentation: Augmentation, preprocessor: Preprocessor) -> None:
+    def __init__(self, index: SplitIndex, augmentation: Augmentation, preprocessor: Preprocessor) -> None:
         self.index, self.augmentation, self.preprocessor = index, augmentation, preprocessor
 
     def __getitem__(self, key: tuple[int, int]) -> Item | ConditionalDETRError:
@@ -57,7 +57,7 @@ class TrainingPictures(Dataset[Item | ConditionalDETRError]):
             except ConditionalDETRError as error:
                 unusable.append(Unusable(position, str(error)))
             position = int(torch.randint(len(self.index), (), generator=generator))
-        return DataError(f"of {MOST_TRIES} training pictures not one can be used, e.g. {unusable[0].reason}")
+        return DataError(f"of {MOST_TRIES} training images not one can be used, e.g. {unusable[0].reason}")
 
     def _load(self, i: int, seed: int) -> tuple[Tensor, Target]:
         rgb = decode(self.index.paths[i])
@@ -81,22 +81,22 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     epoch, position : set before iterating; `position` batches are passed over
     """
 
-    def __init__(self, pictures: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, images: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
         if batch % world:
             raise ConfigError(f"--batch must be divisible by the number of processes, {world}, not {batch}")
-        if pictures < world:
-            raise DataError(f"{pictures} training pictures are too few for {world} processes")
-        self.pictures, self.batch, self.seed, self.rank, self.world = pictures, batch, seed, rank, world
+        if images < world:
+            raise DataError(f"{images} training images are too few for {world} processes")
+        self.images, self.batch, self.seed, self.rank, self.world = images, batch, seed, rank, world
         self.epoch = self.position = 0
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        return max(1, self.pictures // self.batch)
+        return max(1, self.images // self.batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.pictures, generator=generator).tolist()
-        seeds = torch.randint(2**62, (self.pictures,), generator=generator).tolist()
+        order = torch.randperm(self.images, generator=generator).tolist()
+        seeds = torch.randint(2**62, (self.images,), generator=generator).tolist()
         keys = list(zip(order, seeds, strict=True))
         for i in range(self.position, len(self)):
             yield keys[i * self.batch : (i + 1) * self.batch][self.rank :: self.world]
@@ -119,17 +119,17 @@ class Collate:
 
 
 def training_batches(
-    dataset: TrainingPictures, batches: EpochBatches, workers: int, tell: Callable[[Unusable], None]
+    dataset: TrainingImages, batches: EpochBatches, workers: int, on_unusable: Callable[[Unusable], None]
 ) -> Iterator[Batch]:
     """The batches of an epoch, made by so many processes (0 = this one).
 
     Parameters
     ----------
-    tell : is told of each picture that cannot be used, as often as it is met
+    on_unusable : is told of each image that cannot be used, as often as it is met
 
     Raises
     ------
-    DataError : hardly any picture can be used
+    DataError : hardly any image can be used
     RunError : a process that makes them is gone
     """
     loader = DataLoader(
@@ -148,9 +148,7 @@ def training_batches(
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            text = (
-                "a process that loads pictures is gone: perhaps the system killed it for want of memory; give fewer --workers"
-            )
+            text = "a process that loads images is gone: perhaps the system killed it for want of memory; give fewer --workers"
             raise RunError(text) from None
         if found is None:
             return
@@ -158,7 +156,7 @@ def training_batches(
             raise found
         batch, unusable = found
         for each in unusable:
-            tell(each)
+            on_unusable(each)
         yield batch
 
 

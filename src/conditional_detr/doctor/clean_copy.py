@@ -11,22 +11,22 @@ from conditional_detr.data.clean import is_crowd
 from conditional_detr.data.discovery import ROBOFLOW_FILE
 from conditional_detr.data.findings import Finding
 from conditional_detr.doctor.examine import Examined, is_turned
-from conditional_detr.doctor.image_scan import Look
+from conditional_detr.doctor.image_scan import ImageScan
 from conditional_detr.errors import ConfigError, DataError
-from conditional_detr.storage.atomic import replaced_folder
+from conditional_detr.storage.atomic import atomic_folder
 
 LOG = "changes.json"
 Box = list[float]
 
 
 def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output: str | Path) -> dict[str, tuple[int, int]]:
-    """Write what can be used as ``SPLIT/_annotations.coco.json`` beside its pictures, and `changes.json`.
+    """Write what can be used as ``SPLIT/_annotations.coco.json`` beside its images, and `changes.json`.
 
-    Pictures are copied byte by byte; extra fields of annotations are kept.
+    Images are copied byte by byte; extra fields of annotations are kept.
 
     Returns
     -------
-    pictures and boxes of each split
+    images and boxes of each split
 
     Raises
     ------
@@ -39,14 +39,14 @@ def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output:
     unused = {finding.category for finding in findings if finding.code == "category-unused"}
     counts = {}
     try:
-        with replaced_folder(folder) as new:
+        with atomic_folder(folder) as new:
             for name, split in splits.items():
-                if len(split.left_out) < len(split.clean.images):
+                if len(split.skipped) < len(split.clean.images):
                     counts[name] = _write_split(split, new / name, unused)
             log = [finding.to_dict() for finding in findings if not finding.fix.startswith("nothing")]
             (new / LOG).write_text(json.dumps(log, indent=1, ensure_ascii=False), encoding="utf-8")
             if not counts:
-                raise DataError("no picture is left that could be used: nothing was written")
+                raise DataError("no image is left that could be used: nothing was written")
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror or error}") from None
     return counts
@@ -57,8 +57,8 @@ def _write_split(split: Examined, folder: Path, unused: set[str | None]) -> tupl
     images: list[dict[str, Any]] = []
     new_id: dict[int, int] = {}
     names: set[str] = set()
-    for i, (image, seen) in enumerate(zip(split.clean.images, split.looks, strict=True)):
-        if i in split.left_out:
+    for i, (image, seen) in enumerate(zip(split.clean.images, split.scans, strict=True)):
+        if i in split.skipped:
             continue
         name = _free(Path(image["file_name"]).name, names)
         shutil.copyfile(image["path"], folder / name)
@@ -68,7 +68,7 @@ def _write_split(split: Examined, folder: Path, unused: set[str | None]) -> tupl
     for row in split.clean.annotations:
         i = row["image"]
         if i in new_id:
-            box = moved(row["bbox"], split.clean.images[i], split.looks[i])
+            box = moved(row["bbox"], split.clean.images[i], split.scans[i])
             kept = {key: value for key, value in row.items() if key not in ("image", "written") and _is_json(value)}
             if box != row["bbox"]:  # masks and points are not moved with it
                 kept = {key: value for key, value in kept.items() if key not in ("segmentation", "keypoints")}
@@ -90,8 +90,8 @@ def _free(name: str, names: set[str]) -> str:
     return free
 
 
-def moved(bbox: Box, image: dict[str, Any], seen: Look) -> Box:
-    """A box of the picture that was annotated, in the picture as it is now: turned or resized with it."""
+def moved(bbox: Box, image: dict[str, Any], seen: ImageScan) -> Box:
+    """A box of the image that was annotated, in the image as it is now: turned or resized with it."""
     if is_turned(image, seen):
         return turned(bbox, seen)
     across, down = seen.width / image["width"], seen.height / image["height"]
@@ -102,10 +102,10 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def turned(bbox: Box, seen: Look) -> Box:
-    """A box of the picture as it is stored, x, y, w, h px, in the picture turned as its EXIF orientation (5 to 8) says."""
+def turned(bbox: Box, seen: ImageScan) -> Box:
+    """A box of the image as it is stored, x, y, w, h px, in the image turned as its EXIF orientation (5 to 8) says."""
     x, y, w, h = bbox
-    # A point (x, y) goes to (y, x) for 5, (W − y, x) for 6, (W − y, H − x) for 7, (y, H − x) for 8; W, H of the turned picture.
+    # A point (x, y) goes to (y, x) for 5, (W − y, x) for 6, (W − y, H − x) for 7, (y, H − x) for 8; W, H of the turned image.
     left = seen.width - y - h if seen.orientation in (6, 7) else y
     top = seen.height - x - w if seen.orientation in (7, 8) else x
     return [left, top, h, w]

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.data.box_format import COCO
 from conditional_detr.data.clean import Clean, clean, is_crowd
-from conditional_detr.data.discovery import LAYOUTS, Source, by_usual_name, sources
+from conditional_detr.data.discovery import LAYOUTS, SplitSource, by_usual_name, sources
 from conditional_detr.data.findings import ERROR, WARNING, Finding
-from conditional_detr.doctor.image_scan import Look, looks, near_pairs
+from conditional_detr.doctor.image_scan import ImageScan, near_pairs, scan_images
 from conditional_detr.errors import DataError
 from conditional_detr.images.header import TURNED
 from conditional_detr.images.preprocessing import Preprocessor
 
-ORDER = ("train", "valid", "test")  # of two splits with one picture the earlier loses it
+ORDER = ("train", "valid", "test")  # of two splits with one image the earlier loses it
 SMALL_CELLS = 0.5  # sides of a cell of the feature map, below which an object is hard to see
 SMALL_SHARE = 0.05
 RARE_SHARE = 0.01  # of the most frequent class's objects
@@ -28,22 +28,22 @@ class Examined(NamedTuple):
     source : where it is
     clean : what its annotations hold
     looks : at each of `clean`'s images
-    left_out : places of images that a copy does without
+    skipped : places of images that a copy does without
     """
 
-    source: Source
+    source: SplitSource
     clean: Clean
-    looks: list[Look]
-    left_out: set[int]
+    scans: list[ImageScan]
+    skipped: set[int]
 
 
-def examine(folder: str | Path, config: ModelConfig, picture: PreprocessorConfig) -> tuple[dict[str, Examined], list[Finding]]:
+def examine(folder: str | Path, config: ModelConfig, image: PreprocessorConfig) -> tuple[dict[str, Examined], list[Finding]]:
     """Every split of a data set, and what is wrong with it for such a model.
 
     Parameters
     ----------
     folder : in any format that training takes
-    config, picture : of the model that would be trained: its queries, its stride and the size of its input
+    config, image : of the model that would be trained: its queries, its stride and the size of its input
 
     Raises
     ------
@@ -51,27 +51,27 @@ def examine(folder: str | Path, config: ModelConfig, picture: PreprocessorConfig
     """
     splits, findings = as_written(folder)
     for split in splits.values():
-        findings += _for_a_model(split, config, Preprocessor(picture))
+        findings += _for_a_model(split, config, Preprocessor(image))
     findings += _missing(splits) + _duplicates(splits) + _leaks(splits) + _classes(splits)
     return splits, findings
 
 
 def as_written(folder: str | Path) -> tuple[dict[str, Examined], list[Finding]]:
-    """Every split as it is, and what cannot be used of its annotations and its pictures."""
+    """Every split as it is, and what cannot be used of its annotations and its images."""
     splits: dict[str, Examined] = {}
     findings: list[Finding] = []
     read = {name: (source, *source.read()) for name, source in by_usual_name(_sources(folder)).items()}
-    hows = [clean(content, source.place).how for source, content, _ in read.values()]
+    hows = [clean(content, source.location).layout for source, content, _ in read.values()]
     elsewhere = next((how for how in hows if how != COCO), COCO)
     for name, (source, content, faults) in read.items():
-        cleaned = clean(content, source.place, elsewhere)
-        split = Examined(source, cleaned, looks([image["path"] for image in cleaned.images]), set())
+        cleaned = clean(content, source.location, elsewhere)
+        split = Examined(source, cleaned, scan_images([image["path"] for image in cleaned.images]), set())
         splits[name] = split
-        findings += faults + cleaned.findings + _picture_faults(split)
+        findings += faults + cleaned.findings + _image_faults(split)
     return splits, findings
 
 
-def _sources(folder: str | Path) -> dict[str, Source]:
+def _sources(folder: str | Path) -> dict[str, SplitSource]:
     found = sources(Path(folder))
     if not found:
         raise DataError(f"{folder} is no data set: nothing there looks like one of the known layouts ({LAYOUTS})")
@@ -79,20 +79,20 @@ def _sources(folder: str | Path) -> dict[str, Source]:
 
 
 def _name(split: Examined) -> str:
-    return split.source.place.split
+    return split.source.location.split
 
 
-def _picture_faults(split: Examined) -> list[Finding]:
+def _image_faults(split: Examined) -> list[Finding]:
     """What cannot be read, and what has another size than its annotations say.
 
     Only where all boxes lie inside the sizes that are said do they belong to them: else the sizes are what is wrong.
     """
     findings = []
     fit = not any(finding.code in ("box-outside", "box-partly-outside") for finding in split.clean.findings)
-    for i, (image, seen) in enumerate(zip(split.clean.images, split.looks, strict=True)):
+    for i, (image, seen) in enumerate(zip(split.clean.images, split.scans, strict=True)):
         file = image["file_name"]
         if seen.fault is not None:
-            split.left_out.add(i)
+            split.skipped.add(i)
             findings.append(Finding("image-unreadable", _name(split), file, None, seen.fault))
         elif (said := (image["width"], image["height"])) != (seen.width, seen.height):
             text, fix = f"is {seen.width} x {seen.height} px, but its annotations say {said[0]} x {said[1]}", ""
@@ -103,18 +103,18 @@ def _picture_faults(split: Examined) -> list[Finding]:
                 text += ": it looks resized since"
                 fix = "its boxes are resized with it"
             else:
-                split.left_out.add(i)
+                split.skipped.add(i)
             findings.append(Finding("image-size", _name(split), file, None, text, fix=fix))
     return findings
 
 
-def is_turned(image: dict[str, Any], seen: Look) -> bool:
-    """Whether a picture's annotations are from before its EXIF rotation."""
+def is_turned(image: dict[str, Any], seen: ImageScan) -> bool:
+    """Whether an image's annotations are from before its EXIF rotation."""
     return (image["width"], image["height"]) == (seen.height, seen.width) and seen.orientation in TURNED
 
 
-def is_resized(image: dict[str, Any], seen: Look) -> bool:
-    """Whether a picture has another size than its annotations say, but the same shape, to a pixel."""
+def is_resized(image: dict[str, Any], seen: ImageScan) -> bool:
+    """Whether an image has another size than its annotations say, but the same shape, to a pixel."""
     return abs(image["width"] * seen.height / image["height"] - seen.width) < 1 and not is_turned(image, seen)
 
 
@@ -132,7 +132,7 @@ def _for_a_model(split: Examined, config: ModelConfig, preprocessor: Preprocesso
     if rows and len(small) >= SMALL_SHARE * len(rows):
         text = (
             f"{len(small)} of {len(rows)} objects are narrower than {least:g} px, half a cell of the feature map, once "
-            f"pictures are resized to {preprocessor.config.imgsz} px, e.g. in {images[small[0]['image']]['file_name']}"
+            f"images are resized to {preprocessor.config.imgsz} px, e.g. in {images[small[0]['image']]['file_name']}"
         )
         findings.append(Finding("too-small-objects", _name(split), None, None, text))
     return findings
@@ -143,27 +143,27 @@ def _missing(splits: dict[str, Examined]) -> list[Finding]:
         Finding("split-missing", name, None, None, f"there is no split {name!r}") for name in ORDER[:2] if name not in splits
     ]
     for split in splits.values():
-        text = "has no picture that can be used" if len(split.left_out) == len(split.clean.images) else ""
+        text = "has no image that can be used" if len(split.skipped) == len(split.clean.images) else ""
         if not text and not objects_by_class(split):
             text = "has no box that can be used"
         if text:
-            findings.append(Finding("split-empty", _name(split), split.source.place.file.name, None, text))
+            findings.append(Finding("split-empty", _name(split), split.source.location.file.name, None, text))
     return findings
 
 
 def _duplicates(splits: dict[str, Examined]) -> list[Finding]:
-    """Of pictures with the same bytes the one with the most boxes stays."""
+    """Of images with the same bytes the one with the most boxes stays."""
     findings = []
     for split in splits.values():
         images, boxes = split.clean.images, Counter(row["image"] for row in split.clean.annotations)
         same: dict[bytes, list[int]] = {}
-        for i, seen in enumerate(split.looks):
-            if i not in split.left_out:
+        for i, seen in enumerate(split.scans):
+            if i not in split.skipped:
                 same.setdefault(seen.digest, []).append(i)
         for places in same.values():
             kept = max(places, key=lambda i: (boxes[i], -i))
             for i in (i for i in places if i != kept):
-                split.left_out.add(i)
+                split.skipped.add(i)
                 text = f"is the same file as {images[kept]['file_name']}"
                 text += f", which has {boxes[kept]} boxes and this {boxes[i]}" if boxes[i] != boxes[kept] else ""
                 fix = "" if i > kept else "the one with fewer boxes is left out"
@@ -172,7 +172,7 @@ def _duplicates(splits: dict[str, Examined]) -> list[Finding]:
 
 
 def _leaks(splits: dict[str, Examined]) -> list[Finding]:
-    """Pictures of a later split that an earlier one has too: the same file, or one that looks the same."""
+    """Images of a later split that an earlier one has too: the same file, or one that looks the same."""
     findings = []
     names = [name for name in ORDER if name in splits]
     for k, early in enumerate(names):
@@ -183,12 +183,12 @@ def _leaks(splits: dict[str, Examined]) -> list[Finding]:
 
 def _leaks_between(early: Examined, late: Examined) -> list[Finding]:
     findings = []
-    place_of = {seen.digest: i for i, seen in enumerate(early.looks) if i not in early.left_out}
-    for j, (image, seen) in enumerate(zip(late.clean.images, late.looks, strict=True)):
-        if j not in late.left_out and (i := place_of.get(seen.digest)) is not None:
-            early.left_out.add(i)
+    place_of = {seen.digest: i for i, seen in enumerate(early.scans) if i not in early.skipped}
+    for j, (image, seen) in enumerate(zip(late.clean.images, late.scans, strict=True)):
+        if j not in late.skipped and (i := place_of.get(seen.digest)) is not None:
+            early.skipped.add(i)
             text = f"is the same file as {early.clean.images[i]['file_name']} in {_name(early)}"
-            fix = f"the picture is left out of {_name(early)}"
+            fix = f"the image is left out of {_name(early)}"
             findings.append(Finding("image-leak", _name(late), image["file_name"], None, text, fix=fix))
     for j, i in near_pairs(*(_left(split) for split in (late, early))):
         text = f"looks nearly the same as {early.clean.images[i]['file_name']} in {_name(early)}"
@@ -197,9 +197,9 @@ def _leaks_between(early: Examined, late: Examined) -> list[Finding]:
     return findings
 
 
-def _left(split: Examined) -> list[Look]:
-    """The looks at its pictures, but for those that are left out."""
-    return [Look("left out") if i in split.left_out else seen for i, seen in enumerate(split.looks)]
+def _left(split: Examined) -> list[ImageScan]:
+    """The looks at its images, but for those that are left out."""
+    return [ImageScan("left out") if i in split.skipped else seen for i, seen in enumerate(split.scans)]
 
 
 def _classes(splits: dict[str, Examined]) -> list[Finding]:
@@ -224,9 +224,9 @@ def _classes(splits: dict[str, Examined]) -> list[Finding]:
 
 
 def objects_by_class(split: Examined) -> Counter[str]:
-    """How many objects of each class lie in pictures that can be used."""
+    """How many objects of each class lie in images that can be used."""
     name_of = {category.id: category.name for category in split.clean.categories}
-    rows = (row for row in split.clean.annotations if row["image"] not in split.left_out)
+    rows = (row for row in split.clean.annotations if row["image"] not in split.skipped)
     return Counter(name_of[row["category_id"]] for row in rows)
 
 

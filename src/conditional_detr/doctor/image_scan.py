@@ -1,4 +1,4 @@
-"""A look at every picture of a data set: can it be read, how large is it, and is there another like it?"""
+"""A look at every image of a data set: can it be read, how large is it, and is there another like it?"""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ HASH_SIDE = 16  # 256 bits
 SURE_STEP = 4.0  # of 255
 THUMBNAIL_SIDE = 32
 NEAR_BITS, NEAR_GRAY = 8, 6.0  # of 256, of 255: copies in another size or compression; neighbours of a video differ more
-FLAT = 6.0  # standard deviation of gray, of 255, below which a picture has nothing to be known by
+FLAT = 6.0  # standard deviation of gray, of 255, below which an image has nothing to be known by
 
 
-class Look(NamedTuple):
-    """What a picture is.
+class ImageScan(NamedTuple):
+    """What an image is.
 
     Attributes
     ----------
@@ -46,37 +46,37 @@ class Look(NamedTuple):
     thumbnail: np.ndarray = np.zeros((THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
 
 
-def looks(paths: Sequence[str]) -> list[Look]:
+def scan_images(paths: Sequence[str]) -> list[ImageScan]:
     """One each, on all cores."""
     with ThreadPoolExecutor(usable_cores()) as pool:
-        return list(pool.map(look, paths))
+        return list(pool.map(scan_image, paths))
 
 
-def look(path: str) -> Look:
-    """Read a picture whole."""
+def scan_image(path: str) -> ImageScan:
+    """Read an image whole."""
     try:
         rgb = decode(path)
         digest = hashlib.sha256(Path(path).read_bytes()).digest()
     except (ImageError, OSError) as error:
-        return Look(str(error))
+        return ImageScan(str(error))
     gray = rgb.float().mean(0)[None, None]
     grid = F.interpolate(gray, (HASH_SIDE, HASH_SIDE + 1), mode="area")[0, 0]
     steps = (grid[:, 1:] - grid[:, :-1]).numpy()
     bits, sure = (np.packbits(flags).view(np.uint64) for flags in (steps > 0, np.abs(steps) > SURE_STEP))
     thumbnail = F.interpolate(gray, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), mode="area")[0, 0].round().to(torch.uint8).numpy()
-    return Look(None, rgb.shape[-1], rgb.shape[-2], _orientation(path), digest, bits, sure, thumbnail)
+    return ImageScan(None, rgb.shape[-1], rgb.shape[-2], _orientation(path), digest, bits, sure, thumbnail)
 
 
 def _orientation(path: str) -> int:
     try:
         with Image.open(path) as opened:
             return int(opened.getexif().get(ORIENTATION, 1))
-    except Exception:  # Pillow raises whatever its codecs do; the picture itself was read
+    except Exception:  # Pillow raises whatever its codecs do; the image itself was read
         return 1
 
 
-def near_pairs(left: Sequence[Look], right: Sequence[Look]) -> list[tuple[int, int]]:
-    """Pairs (i, j) of pictures that look the same to the eye, for each of `left` the first of `right`."""
+def near_pairs(left: Sequence[ImageScan], right: Sequence[ImageScan]) -> list[tuple[int, int]]:
+    """Pairs (i, j) of images that look the same to the eye, for each of `left` the first of `right`."""
     a, b = (_known(side) for side in (left, right))
     if not a or not b:
         return []
@@ -92,5 +92,5 @@ def near_pairs(left: Sequence[Look], right: Sequence[Look]) -> list[tuple[int, i
     return pairs
 
 
-def _known(pictures: Sequence[Look]) -> list[int]:
-    return [i for i, seen in enumerate(pictures) if seen.fault is None and seen.thumbnail.std() >= FLAT]
+def _known(images: Sequence[ImageScan]) -> list[int]:
+    return [i for i, seen in enumerate(images) if seen.fault is None and seen.thumbnail.std() >= FLAT]

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from conditional_detr.data.clean import is_crowd
-from conditional_detr.data.index import CocoIndex, as_id, check_lists, load_split, match_categories, read_json
+from conditional_detr.data.index import SplitIndex, as_id, check_lists, load_split, match_categories, read_json
 from conditional_detr.errors import ConditionalDETRError, DataError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.inference.batching import Model, detect
@@ -53,7 +53,7 @@ FIGURES = tuple(f.name for f in fields(CocoMetrics) if f.name != "per_class")
 
 
 @dataclass(frozen=True)
-class Judgement:
+class CocoResult:
     """COCO's figures and what they are made of.
 
     Attributes
@@ -82,10 +82,10 @@ def coco_metrics(ground_truth: dict[str, Any] | str | Path, detections: Sequence
     ------
     DataError : a ground truth that is no COCO, or a detection of an image that it does not list
     """
-    return judge(ground_truth, detections).metrics
+    return coco_evaluate(ground_truth, detections).metrics
 
 
-def judge(ground_truth: dict[str, Any] | str | Path, detections: Sequence[Result]) -> Judgement:
+def coco_evaluate(ground_truth: dict[str, Any] | str | Path, detections: Sequence[Result]) -> CocoResult:
     """As `coco_metrics`, with the curves behind the figures."""
     from faster_coco_eval import COCO, COCOeval_faster
 
@@ -100,14 +100,14 @@ def judge(ground_truth: dict[str, Any] | str | Path, detections: Sequence[Result
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    precision = np.asarray(evaluation.eval["precision"])[..., -1]  # 100 detections a picture
+    precision = np.asarray(evaluation.eval["precision"])[..., -1]  # 100 detections an image
     names = {c["id"]: str(c["name"]) for c in truth["categories"]}
     times = Counter(names.values())
     names = {id_: name if times[name] == 1 else f"{name} (id {id_})" for id_, name in names.items()}
     ids = list(evaluation.params.catIds)
     per_class = {names[id_]: mean_precision(precision[:, :, k, 0]) for k, id_ in enumerate(ids)}
     figures = [None if value < 0 else float(value) for value in evaluation.stats[: len(FIGURES)]]
-    return Judgement(CocoMetrics(**dict(zip(FIGURES, figures, strict=True)), per_class=per_class), precision, ids)
+    return CocoResult(CocoMetrics(**dict(zip(FIGURES, figures, strict=True)), per_class=per_class), precision, ids)
 
 
 def _silent(*_: Any, **__: Any) -> None:
@@ -152,23 +152,23 @@ class Evaluation:
     Attributes
     ----------
     model, index, split : what was evaluated on what
-    detections : COCO results, the 100 best of every picture
+    detections : COCO results, the 100 best of every image
     judgement : their figures and curves
-    seconds : of detecting in all pictures
-    left_out : pictures that could not be used, by their place in the split, and why; they are not in `index`
+    seconds : of detecting in all images
+    skipped : images that could not be used, by their place in the split, and why; they are not in `index`
     """
 
     model: Model
-    index: CocoIndex
+    index: SplitIndex
     split: str
     detections: list[Result]
-    judgement: Judgement
+    coco: CocoResult
     seconds: float
-    left_out: dict[int, str] = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
 
     @property
     def metrics(self) -> CocoMetrics:
-        return self.judgement.metrics
+        return self.coco.metrics
 
     @property
     def note(self) -> str:
@@ -199,7 +199,7 @@ def evaluate(
     source : see `Detector`
     data : a COCO folder
     split : "train", "valid" or "test"
-    batch : pictures a batch, at most; moves no figure
+    batch : images a batch, at most; moves no figure
     """
     return evaluation_of(source, data, split, batch, device).metrics
 
@@ -211,28 +211,28 @@ def evaluation_of(
     model = Detector(source, device=device).model
     index = load_split(data, split)
     started = time.monotonic()
-    detections, left_out = detections_of(model, index, batch)
+    detections, skipped = detections_of(model, index, batch)
     seconds = time.monotonic() - started
-    index = index.without(left_out)
-    return Evaluation(model, index, split, detections, judge(index.ground_truth(), detections), seconds, left_out)
+    index = index.without(skipped)
+    return Evaluation(model, index, split, detections, coco_evaluate(index.ground_truth(), detections), seconds, skipped)
 
 
 def detections_of(
-    model: Model, index: CocoIndex, batch: int, share: slice = slice(None)
+    model: Model, index: SplitIndex, batch: int, share: slice = slice(None)
 ) -> tuple[list[Result], dict[int, str]]:
-    """The model's 100 best detections of every picture, or of a share, as COCO results with the data set's own ids.
+    """The model's 100 best detections of every image, or of a share, as COCO results with the data set's own ids.
 
     Returns
     -------
-    the results, and the places of pictures that cannot be used, with the reason
+    the results, and the places of images that cannot be used, with the reason
     """
     category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     results: list[Result] = []
-    left_out: dict[int, str] = {}
+    skipped: dict[int, str] = {}
     chosen = range(len(index))[share]
 
     def leave_out(position: int, error: ConditionalDETRError) -> None:
-        left_out[chosen[position]] = str(error)
+        skipped[chosen[position]] = str(error)
 
     for position, rgb, result in detect(model, [index.paths[i] for i in chosen], batch, leave_out):
         try:
@@ -241,11 +241,11 @@ def detections_of(
             leave_out(position, error)
             continue
         results += coco_results(result, int(index.image_ids[chosen[position]]), category_of)
-    return results, left_out
+    return results, skipped
 
 
 def coco_results(result: dict[str, Tensor], image_id: int, category_of: dict[int, int]) -> list[Result]:
-    """`postprocess`'s record of one picture as COCO results; classes that the data does not know are left out."""
+    """`postprocess`'s record of one image as COCO results; classes that the data does not know are left out."""
     rows = zip(result["scores"].tolist(), result["labels"].tolist(), result["boxes"].tolist(), strict=True)
     return [
         {"image_id": image_id, "category_id": category_of[label], "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}

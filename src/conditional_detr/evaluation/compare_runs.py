@@ -19,7 +19,7 @@ from conditional_detr.evaluation import plots
 from conditional_detr.evaluation.pages import ap, duration, embedded, versions, write_page
 from conditional_detr.storage.run_files import CONFIG, METRICS
 
-PAGE, TABLE, PICTURE = "comparison.html", "comparison.csv", "curves.png"
+PAGE, TABLE, IMAGE = "comparison.html", "comparison.csv", "curves.png"
 NEEDED = ("AP", "AP50", "loss", "seconds")  # of an epoch
 SHARES = (0.25, 0.5, 0.75)  # of the highest AP: the levels that are asked after by default
 # What makes no other run of it.
@@ -168,7 +168,7 @@ def differences(groups: list[Group]) -> dict[str, list[Any]]:
     return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
 
 
-def told(values: list[float | None], limits: list[float], form: Callable[[float], str], unit: str = "") -> str:
+def format_range(values: list[float | None], limits: list[float], form: Callable[[float], str], unit: str = "") -> str:
     """Numbers of several runs as a person reads them: one, the mean with its range, or `> limit` where a run never arrives.
 
     Parameters
@@ -190,7 +190,7 @@ def told(values: list[float | None], limits: list[float], form: Callable[[float]
 
 def _figures(values: list[float | None]) -> str:
     """APs of several runs; a dash where there is nothing to judge."""
-    return "–" if None in values else told(list(values), [], ap)
+    return "–" if None in values else format_range(list(values), [], ap)
 
 
 def table(groups: list[Group], levels: list[float]) -> tuple[list[str], list[list[str]]]:
@@ -203,14 +203,14 @@ def table(groups: list[Group], levels: list[float]) -> tuple[list[str], list[lis
         tried: list[float] = [len(rows) for rows in group.runs]
         row = [
             group.name,
-            f"{told(list(tried), [], _count, ' epochs')}\n{told(list(whole), [], duration)}",
+            f"{format_range(list(tried), [], _count, ' epochs')}\n{format_range(list(whole), [], duration)}",
             _figures([row["AP"] for row in best]),
             _figures([row["AP50"] for row in best]),
         ]
         for level in levels:
             at = reached(group, level)
-            cell = told(list(at.epochs), tried, _count, " epochs")
-            row.append(cell if None in at.seconds else f"{cell}\n{told(list(at.seconds), [], duration)}")
+            cell = format_range(list(at.epochs), tried, _count, " epochs")
+            row.append(cell if None in at.seconds else f"{cell}\n{format_range(list(at.seconds), [], duration)}")
         rows.append(row)
     return columns, rows
 
@@ -249,7 +249,7 @@ def write_comparison(groups: list[Group], levels: list[float], output: Path) -> 
     try:
         with (output / TABLE).open("w", newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerows([columns, *([cell.replace("\n", ", ") for cell in row] for row in rows)])
-        (output / PICTURE).write_bytes(plots.learning_curves(ap, "AP", plots.WIDE, form="png"))
+        (output / IMAGE).write_bytes(plots.learning_curves(ap, "AP", plots.WIDE, form="png"))
     except OSError as error:
         raise RunError(f"{error.filename} cannot be written: {error.strerror or error}") from None
-    return [output / name for name in (PAGE, TABLE, PICTURE)]
+    return [output / name for name in (PAGE, TABLE, IMAGE)]

@@ -1,10 +1,10 @@
-"""The pictures that a model gets most wrong, and some that it gets right, drawn with the truth beside the prediction."""
+"""The images that a model gets most wrong, and some that it gets right, drawn with the truth beside the prediction."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from conditional_detr.data.index import CocoIndex
+from conditional_detr.data.index import SplitIndex
 from conditional_detr.evaluation.greedy_matching import Matches
 from conditional_detr.evaluation.plots import shortened
 from conditional_detr.images.decoding import decode
@@ -14,56 +14,56 @@ RIGHT, WRONG, MISSED = "#059669", "#dc2626", "#d97706"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How a picture went with the detections of a score or more.
+class ImageErrors:
+    """How an image went with the detections of a score or more.
 
     Attributes
     ----------
-    picture : its position in the index
+    image : its position in the index
     right, wrong, missed : detections that found an object, those that did not, and objects that none found
     """
 
-    picture: int
+    image: int
     right: int
     wrong: int
     missed: int
 
     @property
     def f1(self) -> float:
-        """1 for a picture without fault; an empty one that was left empty is one."""
+        """1 for an image without fault; an empty one that was left empty is one."""
         return 2 * self.right / (2 * self.right + self.wrong + self.missed) if self.right + self.wrong + self.missed else 1.0
 
 
-def verdicts(index: CocoIndex, matches: Matches, conf: float) -> list[Verdict]:
-    """One a picture, in the index's order."""
+def image_errors(index: SplitIndex, matches: Matches, conf: float) -> list[ImageErrors]:
+    """One an image, in the index's order."""
     kept = matches.scores >= conf
-    right = np.bincount(matches.pictures[kept & (matches.found >= 0)], minlength=len(index))
-    wrong = np.bincount(matches.pictures[kept & (matches.found < 0)], minlength=len(index))
+    right = np.bincount(matches.images[kept & (matches.found >= 0)], minlength=len(index))
+    wrong = np.bincount(matches.images[kept & (matches.found < 0)], minlength=len(index))
     objects = index.first[1:] - index.first[:-1]
-    return [Verdict(i, int(right[i]), int(wrong[i]), int(objects[i] - right[i])) for i in range(len(index))]
+    return [ImageErrors(i, int(right[i]), int(wrong[i]), int(objects[i] - right[i])) for i in range(len(index))]
 
 
-def most_wrong(found: list[Verdict], most: int) -> list[Verdict]:
-    """Pictures with a fault, lowest F1 first, of equals those with more faults."""
+def most_wrong(found: list[ImageErrors], most: int) -> list[ImageErrors]:
+    """Images with a fault, lowest F1 first, of equals those with more faults."""
     faulty = [verdict for verdict in found if verdict.wrong + verdict.missed]
-    return sorted(faulty, key=lambda v: (v.f1, -v.wrong - v.missed, v.picture))[:most]
+    return sorted(faulty, key=lambda v: (v.f1, -v.wrong - v.missed, v.image))[:most]
 
 
-def most_right(found: list[Verdict], most: int) -> list[Verdict]:
-    """Pictures in which something was found, highest F1 first, of equals those with more objects."""
+def most_right(found: list[ImageErrors], most: int) -> list[ImageErrors]:
+    """Images in which something was found, highest F1 first, of equals those with more objects."""
     good = [verdict for verdict in found if verdict.right]
-    return sorted(good, key=lambda v: (-v.f1, -v.right, v.picture))[:most]
+    return sorted(good, key=lambda v: (-v.f1, -v.right, v.image))[:most]
 
 
-def truth_and_prediction(index: CocoIndex, matches: Matches, conf: float, i: int) -> tuple[np.ndarray, np.ndarray]:
-    """Picture i twice, uint8 [H, W, 3]: its objects, those that were missed in orange, and what was detected, what is wrong
+def truth_and_prediction(index: SplitIndex, matches: Matches, conf: float, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """ImageInput i twice, uint8 [H, W, 3]: its objects, those that were missed in orange, and what was detected, what is wrong
     in red."""
     import supervision as sv
 
     rgb = decode(index.paths[i]).permute(1, 2, 0).numpy()
     names = [shortened(category.name) for category in index.categories]
     boxes, labels = index.objects(i)
-    rows = matches.by_picture(conf, len(index))[i]
+    rows = matches.by_image(conf, len(index))[i]
     was_found = np.isin(np.arange(index.first[i], index.first[i + 1]), matches.found[rows])
     truth = sv.Detections(boxes.astype(np.float64), class_id=np.where(was_found, 0, 1))
     detected = sv.Detections(matches.boxes_xyxy[rows], class_id=np.where(matches.found[rows] >= 0, 0, 1))

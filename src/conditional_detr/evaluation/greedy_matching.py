@@ -1,11 +1,11 @@
-"""Which detections are right: matched with the truth at IoU 0.5, picture by picture, as COCO does it, crowds too."""
+"""Which detections are right: matched with the truth at IoU 0.5, image by image, as COCO does it, crowds too."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from conditional_detr.data.index import CocoIndex
+from conditional_detr.data.index import SplitIndex
 from conditional_detr.evaluation.coco import Result
 
 IOU = 0.5
@@ -20,35 +20,35 @@ class Matches:
     ----------
     scores, labels : [D]; labels are positions in the data set's categories
     boxes_xyxy : [D, 4] px
-    pictures : int [D], positions in the data set's index
+    images : int [D], positions in the data set's index
     found : int [D], the row of the object in the index; −1 where there is none of that class at IoU 0.5, or a surer
         detection has it. What lies in a crowd of its class and found no object is neither right nor wrong: it is left out
-    objects : the number of objects in all pictures
+    objects : the number of objects in all images
     """
 
     scores: np.ndarray
     labels: np.ndarray
     boxes_xyxy: np.ndarray
-    pictures: np.ndarray
+    images: np.ndarray
     found: np.ndarray
     objects: int
 
-    def by_picture(self, conf: float, pictures: int) -> list[np.ndarray]:
-        """For each of so many pictures the rows of its detections with such a score or more, the surest first."""
+    def by_image(self, conf: float, images: int) -> list[np.ndarray]:
+        """For each of so many images the rows of its detections with such a score or more, the surest first."""
         kept = np.flatnonzero(self.scores >= conf)
-        kept = kept[np.argsort(self.pictures[kept], kind="stable")]
-        return np.split(kept, np.searchsorted(self.pictures[kept], np.arange(1, pictures)))
+        kept = kept[np.argsort(self.images[kept], kind="stable")]
+        return np.split(kept, np.searchsorted(self.images[kept], np.arange(1, images)))
 
     def only(self, kept: np.ndarray, objects: int) -> "Matches":
         """Some of the detections, bool [D], among so many objects."""
-        arrays = {key: getattr(self, key)[kept] for key in ("scores", "labels", "boxes_xyxy", "pictures", "found")}
+        arrays = {key: getattr(self, key)[kept] for key in ("scores", "labels", "boxes_xyxy", "images", "found")}
         return Matches(**arrays, objects=objects)
 
 
-def match(index: CocoIndex, detections: list[Result]) -> Matches:
+def match(index: SplitIndex, detections: list[Result]) -> Matches:
     """Match COCO results with the objects of a split.
 
-    Within a picture and class, surer detections choose first, each the free object that it overlaps most.
+    Within an image and class, surer detections choose first, each the free object that it overlaps most.
     """
     from supervision import box_iou_batch
 
@@ -57,15 +57,15 @@ def match(index: CocoIndex, detections: list[Result]) -> Matches:
     place_of = {int(id_): i for i, id_ in enumerate(index.image_ids)}
     scores = np.array([d["score"] for d in order], dtype=np.float64)
     labels = np.array([label_of[d["category_id"]] for d in order], dtype=np.int64)
-    pictures = np.array([place_of[d["image_id"]] for d in order], dtype=np.int64)
+    images = np.array([place_of[d["image_id"]] for d in order], dtype=np.int64)
     boxes = np.array([d["bbox"] for d in order], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     found = np.full(len(order), -1)
     rows_of: dict[tuple[int, int], list[int]] = {}
-    for row, key in enumerate(zip(pictures.tolist(), labels.tolist(), strict=True)):
+    for row, key in enumerate(zip(images.tolist(), labels.tolist(), strict=True)):
         rows_of.setdefault(key, []).append(row)
-    for (picture, label), rows in rows_of.items():
-        truth_boxes, truth_labels = index.objects(picture)
+    for (image, label), rows in rows_of.items():
+        truth_boxes, truth_labels = index.objects(image)
         objects = np.flatnonzero(truth_labels == label)
         if not len(objects):
             continue
@@ -73,19 +73,19 @@ def match(index: CocoIndex, detections: list[Result]) -> Matches:
         for column, row in enumerate(rows):
             best = int(overlap[:, column].argmax())
             if overlap[best, column] >= IOU:
-                found[row] = index.first[picture] + objects[best]
+                found[row] = index.first[image] + objects[best]
                 overlap[best] = -1.0
     counts = np.ones(len(order), dtype=bool)
     for key, crowds in _crowds(index, label_of).items():
         unmatched = np.array([row for row in rows_of.get(key, []) if found[row] < 0], dtype=int)
         counts[unmatched[_share_inside(boxes[unmatched], crowds).max(1) >= IOU]] = False
-    return Matches(scores[counts], labels[counts], boxes[counts], pictures[counts], found[counts], len(index.labels))
+    return Matches(scores[counts], labels[counts], boxes[counts], images[counts], found[counts], len(index.labels))
 
 
-def _crowds(index: CocoIndex, label_of: dict[Any, int]) -> dict[tuple[int, int], np.ndarray]:
-    """Boxes [C, 4] xyxy of crowds, by picture and label."""
+def _crowds(index: SplitIndex, label_of: dict[Any, int]) -> dict[tuple[int, int], np.ndarray]:
+    """Boxes [C, 4] xyxy of crowds, by image and label."""
     found: dict[tuple[int, int], list[list[float]]] = {}
-    for place, category, x, y, width, height, _, is_crowd in index.truth.tolist():
+    for place, category, x, y, width, height, _, is_crowd in index.ground_truth_rows.tolist():
         if is_crowd:
             found.setdefault((int(place), label_of[int(category)]), []).append([x, y, x + width, y + height])
     return {key: np.array(boxes, dtype=np.float64) for key, boxes in found.items()}
@@ -134,7 +134,7 @@ def thresholds(matches: Matches) -> Thresholds:
     return Thresholds(matches.scores[last], right[last] / kept[last], right[last] / max(1, matches.objects))
 
 
-def thresholds_by_class(index: CocoIndex, matches: Matches) -> tuple[float, list[float]] | None:
+def thresholds_by_class(index: SplitIndex, matches: Matches) -> tuple[float, list[float]] | None:
     """The lowest score at which F1 is highest: over all classes, and for each; None where nothing was found at all.
 
     A class with too few objects or no find has that of all classes.
@@ -152,7 +152,7 @@ def thresholds_by_class(index: CocoIndex, matches: Matches) -> tuple[float, list
     return usual, scores
 
 
-def confusion(index: CocoIndex, matches: Matches, conf: float) -> np.ndarray:
+def confusion(index: SplitIndex, matches: Matches, conf: float) -> np.ndarray:
     """Counts int [K + 1, K + 1] by supervision: true class by predicted class, the last of each is the background.
 
     A detection may take an object of any class here, so that mistaken classes show.
@@ -160,7 +160,7 @@ def confusion(index: CocoIndex, matches: Matches, conf: float) -> np.ndarray:
     import supervision as sv
 
     predictions, targets = [], []
-    for i, rows in enumerate(matches.by_picture(conf, len(index))):
+    for i, rows in enumerate(matches.by_image(conf, len(index))):
         found = matches.boxes_xyxy[rows].astype(np.float32)
         predictions.append(sv.Detections(found, confidence=matches.scores[rows], class_id=matches.labels[rows]))
         boxes, labels = index.objects(i)

@@ -117,7 +117,7 @@ def precision_recall(precision: np.ndarray, names: Sequence[str]) -> bytes:
 
     Parameters
     ----------
-    precision : [T, R, K, A] as in `Judgement`
+    precision : [T, R, K, A] as in `CocoResult`
     names : [K]
     """
     figure, axes = _axes("recall", "precision")

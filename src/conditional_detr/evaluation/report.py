@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from conditional_detr.data.index import CocoIndex
+from conditional_detr.data.index import SplitIndex
 from conditional_detr.evaluation import plots
 from conditional_detr.evaluation.coco import Evaluation, mean_precision
-from conditional_detr.evaluation.error_analysis import Verdict, most_right, most_wrong, truth_and_prediction, verdicts
+from conditional_detr.evaluation.error_analysis import ImageErrors, image_errors, most_right, most_wrong, truth_and_prediction
 from conditional_detr.evaluation.greedy_matching import Matches, Thresholds, confusion, match, thresholds
 from conditional_detr.evaluation.pages import duration, embedded, versions, write_page
 
 WORST, GOOD = 8, 4
-LONGEST_SIDE = 640  # of a picture in the report, px
+LONGEST_SIDE = 640  # of an image in the report, px
 SURE = 0.9  # share of detections that are right
 HARDLY = 0.1  # F1
 USUAL_CONF = 0.3  # where no score is better than another
@@ -29,7 +29,7 @@ FIGURES = {
     "APs": "small objects",
     "APm": "medium objects",
     "APl": "large objects",
-    "AR1": "recall, 1 a picture",
+    "AR1": "recall, 1 an image",
     "AR10": "recall, 10",
     "AR100": "recall, 100",
     "ARs": "recall, small",
@@ -42,7 +42,7 @@ LEARNING = {  # plots of a run: what they show, and columns of metrics.jsonl by 
         {"loss_ce": "class", "loss_bbox": "box, L1", "loss_giou": "box, GIoU"},
         "Unweighted, of the last decoder layer.",
     ),
-    "AP": ({"AP": "AP", "AP50": "AP50", "AP75": "AP75"}, "On the validation pictures after each epoch."),
+    "AP": ({"AP": "AP", "AP50": "AP50", "AP75": "AP75"}, "On the validation images after each epoch."),
 }
 COLUMNS = ("epoch", "loss", "loss_ce", "loss_bbox", "loss_giou", "AP", "AP50", "AP75", "lr", "seconds")
 
@@ -70,14 +70,14 @@ def write_report(
     ------
     RunError : the file cannot be written
     """
-    index, judgement = evaluation.index, evaluation.judgement
+    index, judgement = evaluation.index, evaluation.coco
     matches = match(index, evaluation.detections)
     curves = thresholds(matches)
     best = curves.best()
     conf = USUAL_CONF if best is None else typed(float(curves.scores[best]))
     names = [category.name for category in index.categories]
     counts, shown, note = _most_confused(confusion(index, matches, conf), names)
-    found = verdicts(index, matches, conf)
+    found = image_errors(index, matches, conf)
     worst = most_wrong(found, WORST)
     best_ones = [verdict for verdict in most_right(found, WORST + GOOD) if verdict not in worst][:GOOD]
     rows = history or []
@@ -85,7 +85,7 @@ def write_report(
     content = {
         "title": title,
         "metrics": judgement.metrics.to_dict(),
-        "pictures": len(index),
+        "images": len(index),
         "split": evaluation.split,
         "best_epoch": rows[int(np.argmax(aps))]["epoch"] if rows else None,
         "facts": facts | {"versions": versions(), "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")},
@@ -112,10 +112,10 @@ def write_report(
 def facts(evaluation: Evaluation, source: str, data: str) -> dict[str, str]:
     """What was evaluated on what, for the report of an evaluation."""
     index, model, seconds = evaluation.index, evaluation.model, evaluation.seconds
-    rate = f"{len(index) / seconds:.1f} pictures/s" if seconds else "at once"
+    rate = f"{len(index) / seconds:.1f} images/s" if seconds else "at once"
     return {
         "model": f"{source}, {model.summary}, shorter side {model.preprocessor.imgsz} px",
-        "data": f"{data}, split {evaluation.split}: {len(index)} pictures, {len(index.labels)} objects, "
+        "data": f"{data}, split {evaluation.split}: {len(index)} images, {len(index.labels)} objects, "
         f"{len(index.categories)} classes",
         **({"note": evaluation.note} if evaluation.note else {}),
         "time": f"{duration(seconds)}, {rate}, on {model.device.type}",
@@ -130,7 +130,7 @@ def _learning(rows: list[dict[str, Any]], what: str) -> dict[str, str]:
 
 def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
     """A row a class: its objects, and its AP at all IoUs, at 0.5 and by size."""
-    judgement, index = evaluation.judgement, evaluation.index
+    judgement, index = evaluation.coco, evaluation.index
     objects = np.bincount(index.labels, minlength=len(index.categories))
     rows = []
     for label, category in enumerate(index.categories):
@@ -155,7 +155,7 @@ def typed(score: float) -> float:
 def _advice(curves: Thresholds, best: float | None, objects: int) -> list[str]:
     """Which lowest score to predict with; `best` gives the highest F1."""
     if not objects:
-        return ["There is no object to find in these pictures, so there is no threshold to advise."]
+        return ["There is no object to find in these images, so there is no threshold to advise."]
     if best is None:
         return ["Nothing was found at IoU 0.5 at any score, so there is no threshold to advise."]
 
@@ -188,10 +188,10 @@ def _most_confused(counts: np.ndarray, names: list[str]) -> tuple[np.ndarray, li
     return counts[np.ix_(rows, rows)], [*(names[k] for k in shown), "nothing"], note
 
 
-def _pair(index: CocoIndex, matches: Matches, conf: float, verdict: Verdict) -> dict[str, Any]:
-    truth, prediction = truth_and_prediction(index, matches, conf, verdict.picture)
+def _pair(index: SplitIndex, matches: Matches, conf: float, verdict: ImageErrors) -> dict[str, Any]:
+    truth, prediction = truth_and_prediction(index, matches, conf, verdict.image)
     return {
-        "name": Path(index.paths[verdict.picture]).name,
+        "name": Path(index.paths[verdict.image]).name,
         "truth": embedded(_jpeg(truth)),
         "prediction": embedded(_jpeg(prediction)),
         "right": verdict.right,
@@ -201,8 +201,8 @@ def _pair(index: CocoIndex, matches: Matches, conf: float, verdict: Verdict) -> 
 
 
 def _jpeg(rgb: np.ndarray) -> bytes:
-    picture = Image.fromarray(rgb)
-    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image = Image.fromarray(rgb)
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=82)
+    image.save(file, "JPEG", quality=82)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Maps of attention over the picture, as the paper's figure shows them."""
+"""Maps of attention over the image, as the paper's figure shows them."""
 
 import importlib.util
 import re
@@ -11,24 +11,24 @@ from PIL import Image, ImageDraw, ImageFont
 
 from conditional_detr.errors import RunError
 from conditional_detr.explaining.maps import Explanation
-from conditional_detr.inference.drawing import save_picture
+from conditional_detr.inference.drawing import save_image
 
 TILE, SHORTEST, LONGEST = 168, 88, 420  # longer side of one map, px, unless its shorter side would be too small
 GAP, MARGIN, LINE, LABELS = 6, 12, 22, 84
 NARROWEST = 780  # room for the lines of text
 ROWS = ("spatial", "content", "combined")
 BOX, POINT, INK, PAPER, DIM = (0, 230, 118), (255, 255, 255), (30, 30, 30), (255, 255, 255), (120, 120, 120)
-GLOW = 0.75  # how much of the colour covers the picture where a map is highest
+GLOW = 0.75  # how much of the colour covers the image where a map is highest
 
 
-def heat(rgb: np.ndarray, attention: np.ndarray, cell_size: tuple[float, float]) -> np.ndarray:
-    """A map over a dimmed picture; its highest cell is brightest.
+def overlay(rgb: np.ndarray, attention: np.ndarray, cell_size: tuple[float, float]) -> np.ndarray:
+    """A map over a dimmed image; its highest cell is brightest.
 
     Parameters
     ----------
     rgb : uint8 [H, W, 3]
     attention : [h, w]
-    cell_size : width and height of a cell in pixels of the picture; cells may reach over its right and lower border
+    cell_size : width and height of a cell in pixels of the image; cells may reach over its right and lower border
     """
     height, width = rgb.shape[:2]
     rows, columns = attention.shape
@@ -46,7 +46,7 @@ def heat(rgb: np.ndarray, attention: np.ndarray, cell_size: tuple[float, float])
 
 
 class Tiles:
-    """A picture at the size of one map, on which the maps of a detection are drawn."""
+    """An image at the size of one map, on which the maps of a detection are drawn."""
 
     def __init__(self, rgb: np.ndarray, explanation: Explanation) -> None:
         short, long = min(rgb.shape[:2]), max(rgb.shape[:2])
@@ -58,12 +58,12 @@ class Tiles:
         self.cell_size = width * self.factor, height * self.factor
 
     def plain(self) -> Image.Image:
-        """The picture with the box and the reference point."""
+        """The image with the box and the reference point."""
         return self._marked(self.rgb)
 
     def over(self, attention: np.ndarray) -> Image.Image:
-        """A map [h, w] over the picture, with the share of its highest cell."""
-        tile = self._marked(heat(self.rgb, attention, self.cell_size))
+        """A map [h, w] over the image, with the share of its highest cell."""
+        tile = self._marked(overlay(self.rgb, attention, self.cell_size))
         ImageDraw.Draw(tile).text((4, self.size[1] - 16), f"{attention.max():.0%}", PAPER, font(11))
         return tile
 
@@ -80,11 +80,11 @@ class Tiles:
 
 
 def figure(rgb: np.ndarray, explanation: Explanation, layers: Sequence[int]) -> np.ndarray:
-    """The maps of some layers as a picture: a column a head, and three rows a layer.
+    """The maps of some layers as an image: a column a head, and three rows a layer.
 
     Parameters
     ----------
-    rgb : the picture, uint8 [H, W, 3]
+    rgb : the image, uint8 [H, W, 3]
     explanation : of one detection in it
     layers : which layers, counted from 0
     """
@@ -131,7 +131,7 @@ def write_explanations(rgb: np.ndarray, explanations: Sequence[Explanation], fol
 
     Yields
     ------
-    the picture of the last layer, once all three files of a detection are written, in the order of the explanations
+    the image of the last layer, once all three files of a detection are written, in the order of the explanations
 
     Raises
     ------
@@ -144,8 +144,8 @@ def write_explanations(rgb: np.ndarray, explanations: Sequence[Explanation], fol
         for number, explanation in enumerate(explanations, 1):
             name = f"{number:02d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', explanation.class_name)[:60]}"
             depth = len(explanation.spatial)
-            save_picture(figure(rgb, explanation, [depth - 1]), folder / f"{name}.png")
-            save_picture(figure(rgb, explanation, range(depth)), folder / f"{name}-layers.png")
+            save_image(figure(rgb, explanation, [depth - 1]), folder / f"{name}.png")
+            save_image(figure(rgb, explanation, range(depth)), folder / f"{name}-layers.png")
             point = explanation.reference_point
             arrays = {**vars(explanation), "reference_point": np.full(2, np.nan, np.float32) if point is None else point}
             np.savez_compressed(folder / f"{name}.npz", **arrays)
@@ -155,7 +155,7 @@ def write_explanations(rgb: np.ndarray, explanations: Sequence[Explanation], fol
 
 
 def remove_earlier(folder: Path) -> None:
-    """Take away what an earlier explanation left: arrays with both their pictures, and nothing else."""
+    """Take away what an earlier explanation left: arrays with both their images, and nothing else."""
     for arrays in folder.glob("[0-9][0-9]*-*.npz"):
         trio = [arrays, arrays.with_suffix(".png"), arrays.with_name(f"{arrays.stem}-layers.png")]
         if all(file.is_file() for file in trio):

@@ -13,7 +13,7 @@ from torchvision.ops import clip_boxes_to_image
 from conditional_detr.config.parts import idle_fields
 from conditional_detr.device.choose import choose_device
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.images.decoding import Picture, decode
+from conditional_detr.images.decoding import ImageInput, decode
 from conditional_detr.images.postprocessing import best_pairs, boxes_in_pixels
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.inference.batching import TOP_K
@@ -32,11 +32,11 @@ class Explanation:
     spatial : float32 [L, H, h, w], softmax(p_q·p_k) of each layer and head: what the query's place is compared with
     content : float32 [L, H, h, w], softmax(c_q·c_k): what its content is compared with
     combined : float32 [L, H, h, w], the softmax of their sum, which the model attends with
-    box : float32 [4], xyxy in pixels of the picture
-    reference_point : float32 [2], (x, y) in pixels of the picture; None for a model whose queries have none (DETR)
+    box : float32 [4], xyxy in pixels of the image
+    reference_point : float32 [2], (x, y) in pixels of the image; None for a model whose queries have none (DETR)
     score, class_id, class_name : of the detection
     query : which query found it
-    cell_size : (width, height) of a cell of the maps in pixels of the picture; the first cell begins at its corner
+    cell_size : (width, height) of a cell of the maps in pixels of the image; the first cell begins at its corner
     """
 
     spatial: np.ndarray
@@ -52,8 +52,10 @@ class Explanation:
 
 
 @torch.inference_mode()
-def explain(source: str | Path | DetectionModel, image: Picture, conf: float = 0.3, device: str = "auto") -> list[Explanation]:
-    """The maps of cross-attention of every detection in a picture.
+def explain(
+    source: str | Path | DetectionModel, image: ImageInput, conf: float = 0.3, device: str = "auto"
+) -> list[Explanation]:
+    """The maps of cross-attention of every detection in an image.
 
     Both parts are divided by the same √width as their sum, so that spatial · content, normalised, is combined. In the first
     layer Conditional DETR's content holds the positions too (nothing is decoded yet). DETR adds content and space before it
@@ -74,11 +76,11 @@ def explain(source: str | Path | DetectionModel, image: Picture, conf: float = 0
 
     Raises
     ------
-    ImageError : a picture that cannot be read
+    ImageError : an image that cannot be read
 
     Examples
     --------
-    >>> from conditional_detr.factory.build import create_model
+    >>> from conditional_detr.factory.create import create_model
     >>> model = create_model("conditional-detr-tiny", num_classes=2, pretrained_backbone=False)
     >>> first = explain(model, np.zeros((64, 96, 3), dtype=np.uint8), conf=0)[0]
     >>> first.combined.shape, round(float(first.combined[0, 0].sum()), 3)
@@ -87,17 +89,17 @@ def explain(source: str | Path | DetectionModel, image: Picture, conf: float = 0
     check_conf(conf)
     rgb = decode(image)
     model = source if isinstance(source, DetectionModel) else load_model(source)
-    return explain_picture(model.to(choose_device(device)).eval(), rgb, conf)
+    return explain_image(model.to(choose_device(device)).eval(), rgb, conf)
 
 
 @torch.inference_mode()
-def explain_picture(model: DetectionModel, rgb: Tensor, conf: float) -> list[Explanation]:
-    """`explain` for a model on its device, in eval mode, and a decoded picture uint8 [3, H, W]."""
+def explain_image(model: DetectionModel, rgb: Tensor, conf: float) -> list[Explanation]:
+    """`explain` for a model on its device, in eval mode, and a decoded image uint8 [3, H, W]."""
     where = next(model.parameters()).device
     preprocessor = Preprocessor(model.preprocessor)
     prepared = preprocessor(rgb)
     images, padding_mask = preprocessor.collate([prepared])
-    with recorded(model) as (inputs, grid, looked_from):
+    with captured(model) as (inputs, grid, looked_from):
         output = model(images.to(where), None if padding_mask is None else padding_mask.to(where), aux=False)
     pairs = best_pairs(output.pred_logits, TOP_K, model.config.classification)
     kept = pairs.scores[0] >= conf
@@ -124,7 +126,7 @@ def explain_picture(model: DetectionModel, rgb: Tensor, conf: float) -> list[Exp
 
 
 @contextmanager
-def recorded(model: DetectionModel) -> Iterator[tuple[list[tuple[Tensor, ...]], list[int], list[Tensor]]]:
+def captured(model: DetectionModel) -> Iterator[tuple[list[tuple[Tensor, ...]], list[int], list[Tensor]]]:
     """A context in which are noted: the inputs of every layer's cross-attention, in order; the memory's height and width; the
     reference points before their sigmoid.
     """

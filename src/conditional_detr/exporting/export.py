@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from conditional_detr.data.index import CocoIndex, load_split, match_categories, sources
+from conditional_detr.data.index import SplitIndex, load_split, match_categories, sources
 from conditional_detr.errors import (
     CheckpointError,
     ConditionalDETRError,
@@ -25,12 +25,12 @@ from conditional_detr.exporting.mixed_precision import keep_in_float32, places_a
 from conditional_detr.exporting.quantisation import Calibration, quantised_onnx, quantised_openvino
 from conditional_detr.exporting.verification import Found, agreement, average_precision, found_by, latencies_ms
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.images.decoding import Picture
-from conditional_detr.images.synthetic import made_pictures
+from conditional_detr.images.decoding import ImageInput
+from conditional_detr.images.synthetic import synthetic_images
 from conditional_detr.inference.batching import Model
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import first_line, import_openvino, import_package
-from conditional_detr.storage.atomic import replaced_folder
+from conditional_detr.storage.atomic import atomic_folder
 from conditional_detr.weights import exported
 from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.exported import GRAPHS, PRECISIONS, PROOF, write_description
@@ -51,7 +51,7 @@ def export(
 
     The graph takes `images` float32 [B, 3, H, W], normalised, and `padding_mask` bool [B, H, W], True = padding, of any size
     that the preprocessing makes; it gives `logits` [B, Q, K] and `boxes` [B, Q, 4], cx, cy, w, h in [0, 1] of the unpadded
-    picture. Preprocessing and class names are in its metadata. The folder is a source: `Detector`, `evaluate` and the
+    image. Preprocessing and class names are in its metadata. The folder is a source: `Detector`, `evaluate` and the
     commands run it.
 
     Parameters
@@ -60,8 +60,8 @@ def export(
     folder : new, empty, or an earlier export, which is replaced
     format : "onnx" or "openvino"
     precision : "fp32"; "bf16", 16-bit weights, computed in 16 bits where the processor can; "int8", calibrated on the
-        training pictures of `data`
-    data : a COCO folder; both models are judged on one of its splits. None = they are compared on made pictures, which is a
+        training images of `data`
+    data : a COCO folder; both models are judged on one of its splits. None = they are compared on synthetic images, which is a
         weaker proof and never fails
     max_drop : how much lower the export's AP may be; None = 0.005, for int8 0.01
     split : "valid", "train" or "test"
@@ -94,14 +94,14 @@ def export(
     model = copy.deepcopy(source) if isinstance(source, DetectionModel) else load_model(source)
     if index is not None:  # before the work
         match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
-    calibration = _calibration_pictures(data, split) if precision == "int8" else ((), None)
+    calibration = _calibration_images(data, split) if precision == "int8" else ((), None)
     return Exporter(model.eval().cpu(), format, index, *calibration).export(folder, precision, max_drop)
 
 
-def _calibration_pictures(data: str | Path | None, split: str) -> tuple[Sequence[Picture], str]:
-    """What int8 is calibrated on, and its name: training pictures, or the proof's own where there are no others."""
+def _calibration_images(data: str | Path | None, split: str) -> tuple[Sequence[ImageInput], str]:
+    """What int8 is calibrated on, and its name: training images, or the proof's own where there are no others."""
     if data is None:
-        return made_pictures(), "made pictures"
+        return synthetic_images(), "synthetic images"
     used = "train" if "train" in sources(Path(data)) else split
     same = ", which the proof is of too" if used == split else ""
     return load_split(data, used).paths, f"the split {used}{same}"
@@ -122,8 +122,8 @@ class Exporter:
     ----------
     model : in eval mode, on the CPU
     format : a key of `GRAPHS`
-    index : the pictures and objects of the proof; None = made pictures without any
-    calibration : pictures for int8's ranges
+    index : the images and objects of the proof; None = synthetic images without any
+    calibration : images for int8's ranges
     calibrated_on : what they are, for the proof
     """
 
@@ -131,18 +131,18 @@ class Exporter:
         self,
         model: DetectionModel,
         format: str,
-        index: CocoIndex | None,
-        calibration: Sequence[Picture] = (),
+        index: SplitIndex | None,
+        calibration: Sequence[ImageInput] = (),
         calibrated_on: str | None = None,
     ) -> None:
         self.model, self.format, self.index = model, format, index
         self.calibration, self.calibrated_on = calibration, calibrated_on
-        self.pictures: Sequence[Picture] = made_pictures() if index is None else index.paths
+        self.images: Sequence[ImageInput] = synthetic_images() if index is None else index.paths
         self.original = Detector(copy.deepcopy(model), device="cpu").model
 
     @cached_property
     def program(self) -> ExportedProgram:
-        return graph.recorded(self.model)
+        return graph.traced(self.model)
 
     @cached_property
     def converted(self) -> Any:
@@ -151,17 +151,17 @@ class Exporter:
 
     @cached_property
     def found(self) -> Found:
-        found = found_by(self.original, self.pictures, self.index)
+        found = found_by(self.original, self.images, self.index)
         if not found:
-            raise DataError(f"none of the {len(self.pictures)} pictures of the proof can be read")
+            raise DataError(f"none of the {len(self.images)} images of the proof can be read")
         return found
 
     def export(self, folder: Path, precision: str, max_drop: float | None = None) -> Path:
         """Write and prove; see `export`."""
         allowed = MAX_DROP[precision] if max_drop is None else max_drop
-        _ = self.found  # that no picture can be read is said before the work
+        _ = self.found  # that no image can be read is said before the work
         refusal = None
-        with replaced_folder(folder) as new:
+        with atomic_folder(folder) as new:
             self.write(new, precision)
             proof = self.prove(new, precision, allowed)
             (new / PROOF).write_text(json.dumps(proof, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -199,7 +199,7 @@ class Exporter:
     def judge(self, folder: Path) -> tuple[Model, Found, dict[str, float | None]]:
         """An export in a folder, what it finds, and the AP of both."""
         engine = Detector(folder).model
-        found = found_by(engine, self.pictures, self.index)
+        found = found_by(engine, self.images, self.index)
         if self.index is None:
             return engine, found, {"original": None, "exported": None, "drop": None}
         before, after = (
@@ -210,11 +210,11 @@ class Exporter:
     def prove(self, folder: Path, precision: str, allowed: float) -> dict[str, Any]:
         """The content of `proof.json` for the export in a folder; "passed" is None where no AP could be compared."""
         packages = ("torch", *packages_of(self.format, precision))
-        made = "made pictures, without objects: a weaker proof, which never fails"
+        made = "synthetic images, without objects: a weaker proof, which never fails"
         what = {
             "format": self.format, "precision": precision,
-            "data": made if self.index is None else str(self.index.file), "pictures": len(self.found),
-            "unreadable": len(self.pictures) - len(self.found) + (0 if self.index is None else len(self.index.lost)),
+            "data": made if self.index is None else str(self.index.file), "images": len(self.found),
+            "unreadable": len(self.images) - len(self.found) + (0 if self.index is None else len(self.index.missing)),
             "calibrated_on": self.calibrated_on,
             "versions": {name: importlib.import_module(name).__version__ for name in packages},
         }  # fmt: skip
@@ -222,12 +222,12 @@ class Exporter:
             engine, found, ap = self.judge(folder)
         except CheckpointError as error:  # it finds no numbers, or does not run
             return {"passed": None if self.index is None else False, "fault": str(error)} | what
-        ours, theirs = latencies_ms([self.original, engine], [self.pictures[i] for i in self.found])
+        ours, theirs = latencies_ms([self.original, engine], [self.images[i] for i in self.found])
         return {
             "passed": ap["drop"] <= allowed if ap["original"] and ap["drop"] is not None else None,  # nothing could be lost
             "AP": ap | {"max_drop": allowed},
             "boxes": agreement(self.found, found).to_dict(),
-            "latency_ms": {"original": ours, "exported": theirs, "of": "a decoded picture to its boxes, median"},
+            "latency_ms": {"original": ours, "exported": theirs, "of": "a decoded image to its boxes, median"},
             "run_by": engine.summary,
         } | what  # fmt: skip
 

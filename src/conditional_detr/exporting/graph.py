@@ -1,4 +1,4 @@
-"""A model as a graph for pictures of every size: recorded once by PyTorch, written by ONNX's or OpenVINO's converter."""
+"""A model as a graph for images of every size: recorded once by PyTorch, written by ONNX's or OpenVINO's converter."""
 
 import contextlib
 import copy
@@ -20,7 +20,7 @@ from conditional_detr.weights import native
 
 ANY_SIZE = 2**40  # bytes
 MANY = 1024  # weights; smaller tensors stay as they are
-EXAMPLE_CELLS = 3  # of the example picture's side, in steps of the size that pictures come in; its sides differ by one
+EXAMPLE_CELLS = 3  # of the example image's side, in steps of the size that images come in; its sides differ by one
 
 
 class DetectionGraph(nn.Module):
@@ -35,7 +35,7 @@ class DetectionGraph(nn.Module):
         return output.pred_logits, output.pred_boxes
 
 
-def recorded(model: DetectionModel) -> ExportedProgram:
+def traced(model: DetectionModel) -> ExportedProgram:
     """The graph of a model in eval mode, on the CPU: any batch, height and width, in the steps that its preprocessing makes."""
     step = model.preprocessor.size_multiple
     unit = max(step, 32)
@@ -67,7 +67,7 @@ def to_onnx(model: DetectionModel, program: ExportedProgram) -> Any:
     with quiet():
         written = torch.onnx.export(program, (), dynamo=True, input_names=INPUTS, output_names=OUTPUTS, verbose=False)
         assert written is not None
-        # All that does not depend on the picture, of whatever size: the exporter itself stops at 8192 numbers.
+        # All that does not depend on the image, of whatever size: the exporter itself stops at 8192 numbers.
         optimizer.optimize_ir(written.model, input_size_limit=ANY_SIZE, output_size_limit=ANY_SIZE)
     proto = written.model_proto
     names = dict(zip(_axes(proto), ("batch", "height", "width"), strict=True))

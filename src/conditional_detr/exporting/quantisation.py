@@ -1,4 +1,4 @@
-"""8-bit integers where the model bears them: NNCF's or ONNX Runtime's quantisation, calibrated on pictures.
+"""8-bit integers where the model bears them: NNCF's or ONNX Runtime's quantisation, calibrated on images.
 
 In integers are the products of backbone, encoder, self-attention, content and feed-forward. In floating point stay the
 heads, because a box's last digits are pixels, and all that says where a query looks: the reference points, Λ_q and both
@@ -16,12 +16,12 @@ from torch.export import ExportedProgram
 
 from conditional_detr.errors import DataError, ExportError, ImageError
 from conditional_detr.exporting.graph import modules_of, quiet
-from conditional_detr.images.decoding import Picture, decode
+from conditional_detr.images.decoding import ImageInput, decode
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.inference.batching import Model
 from conditional_detr.inference.engines import INPUTS, import_openvino, import_package
 
-CALIBRATION_PICTURES = 128
+CALIBRATION_IMAGES = 128
 IN_INTEGERS = (".backbone.", ".input_projection", ".encoder.", ".decoder.")
 IN_FLOAT = ("spatial_query", "q_spatial", "k_spatial")
 ONNX_KINDS = ["Conv", "Gemm", "MatMul", "Clip", "Relu"]  # an activation cuts the range of the convolution before it
@@ -29,34 +29,34 @@ SCOPES = "pkg.torch.onnx.name_scopes"  # where an ONNX node says which modules i
 
 
 class Calibration:
-    """Pictures as a graph takes them, spread over those that there are; one that cannot be read is left out.
+    """Images as a graph takes them, spread over those that there are; one that cannot be read is left out.
 
     Parameters
     ----------
     model : whose preprocessing it is
-    pictures : one at least that can be read
+    images : one at least that can be read
     """
 
-    def __init__(self, model: Model, pictures: Sequence[Picture]) -> None:
+    def __init__(self, model: Model, images: Sequence[ImageInput]) -> None:
         self.preprocessor = Preprocessor(model.preprocessor)
-        places = np.linspace(0, len(pictures) - 1, min(len(pictures), CALIBRATION_PICTURES)).round().astype(int)
-        self.pictures = [picture for picture in (pictures[i] for i in places) if _is_readable(picture)]
-        if not self.pictures:
-            raise DataError("none of the pictures for calibration can be read")
+        places = np.linspace(0, len(images) - 1, min(len(images), CALIBRATION_IMAGES)).round().astype(int)
+        self.images = [image for image in (images[i] for i in places) if _is_readable(image)]
+        if not self.images:
+            raise DataError("none of the images for calibration can be read")
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        for picture in self.pictures:
-            images, padding_mask = self.preprocessor.collate([self.preprocessor(decode(picture))])
+        for image in self.images:
+            images, padding_mask = self.preprocessor.collate([self.preprocessor(decode(image))])
             mask = np.zeros((1, *images.shape[-2:]), dtype=bool) if padding_mask is None else padding_mask.numpy()
             yield dict(zip(INPUTS, (images.numpy(), mask), strict=True))
 
 
-def _is_readable(picture: Picture) -> bool:
+def _is_readable(image: ImageInput) -> bool:
     try:
-        decode(picture)
+        decode(image)
     except ImageError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""That an exported model is the one it was made from: both through the whole path, on the same pictures."""
+"""That an exported model is the one it was made from: both through the whole path, on the same images."""
 
 import time
 from collections.abc import Sequence
@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torchvision.ops import box_iou
 
-from conditional_detr.data.index import CocoIndex, match_categories
+from conditional_detr.data.index import SplitIndex, match_categories
 from conditional_detr.evaluation.coco import coco_metrics, coco_results
-from conditional_detr.images.decoding import Picture, decode
+from conditional_detr.images.decoding import ImageInput, decode
 from conditional_detr.inference.batching import Model, detect
 
 SURE = 0.3  # boxes of a lower score are not compared one by one
 SAME_BOX = 0.9  # IoU
-TIMED_PICTURES = 20
-Found = dict[int, dict[str, torch.Tensor]]  # `postprocess`'s records by the place of their picture
+TIMED_IMAGES = 20
+Found = dict[int, dict[str, torch.Tensor]]  # `postprocess`'s records by the place of their image
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the boxes of two models agree, picture by picture.
+    """How the boxes of two models agree, image by image.
 
     Attributes
     ----------
@@ -48,17 +48,17 @@ class Agreement:
         }  # fmt: skip
 
 
-def found_by(model: Model, pictures: Sequence[Picture], index: CocoIndex | None = None, batch: int = 8) -> Found:
-    """All detections of a model, without the pictures that cannot be used: of a data set, sizes must be as it says."""
+def found_by(model: Model, images: Sequence[ImageInput], index: SplitIndex | None = None, batch: int = 8) -> Found:
+    """All detections of a model, without the images that cannot be used: of a data set, sizes must be as it says."""
     return {
         position: result
-        for position, rgb, result in detect(model, pictures, batch, on_unreadable=lambda *_: None)
+        for position, rgb, result in detect(model, images, batch, on_unreadable=lambda *_: None)
         if index is None or index.has_size(position, (rgb.shape[-2], rgb.shape[-1]))
     }
 
 
-def average_precision(model: Model, found: Found, index: CocoIndex) -> float | None:
-    """COCO's AP of what was found, over the pictures that could be read; None where there is nothing to find."""
+def average_precision(model: Model, found: Found, index: SplitIndex) -> float | None:
+    """COCO's AP of what was found, over the images that could be read; None where there is nothing to find."""
     category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     results = [row for i, result in found.items() for row in coco_results(result, int(index.image_ids[i]), category_of)]
     seen = index.without(set(range(len(index))) - found.keys())
@@ -93,13 +93,13 @@ def agreement(original: Found, exported: Found) -> Agreement:
     return Agreement(counts[0], counts[1], ious, differences, max(ranks))
 
 
-def latencies_ms(models: Sequence[Model], pictures: Sequence[Picture]) -> list[float]:
-    """Median time of each model from a decoded picture to its boxes, ms; they take turns, and a first round is not counted."""
+def latencies_ms(models: Sequence[Model], images: Sequence[ImageInput]) -> list[float]:
+    """Median time of each model from a decoded image to its boxes, ms; they take turns, and a first round is not counted."""
     rounds: list[list[float]] = [[] for _ in models]
-    decoded = [decode(picture).permute(1, 2, 0).numpy() for picture in pictures[:TIMED_PICTURES]]
-    for picture in [decoded[0], *decoded]:
+    decoded = [decode(image).permute(1, 2, 0).numpy() for image in images[:TIMED_IMAGES]]
+    for image in [decoded[0], *decoded]:
         for model, times in zip(models, rounds, strict=True):
             started = time.perf_counter()
-            found_by(model, [picture])
+            found_by(model, [image])
             times.append(1e3 * (time.perf_counter() - started))
     return [median(times[1:]) for times in rounds]

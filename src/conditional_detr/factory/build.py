@@ -14,7 +14,7 @@ from conditional_detr.model.decoder import CROSS_ATTENTIONS, Decoder, DecoderLay
 from conditional_detr.model.detr import DETR
 from conditional_detr.model.encoder import Encoder
 from conditional_detr.model.heads.box import BOX_HEADS, CLASS_HEADS
-from conditional_detr.model.initialisation import initialise_transformer, look_at_reference_points
+from conditional_detr.model.initialisation import init_local_spatial_attention, initialise_transformer
 from conditional_detr.model.spatial_query import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_QUERIES, SpatialQuery
 
 SAME_PADDING_MULTIPLE = 32
@@ -26,7 +26,7 @@ class DetectionModel(DETR):
     Attributes
     ----------
     config : what it is made of
-    preprocessor : how pictures become its input
+    preprocessor : how images become its input
     class_names : a name for each class index
     category_ids : for each class index the id that its data set uses for it
     thresholds : for each class index the lowest score that prediction keeps where nobody gives one, learned on a validation
@@ -61,13 +61,13 @@ class DetectionModel(DETR):
             box_head=BOX_HEADS[config.box_offset](dim),
             num_queries=config.num_queries,
             dim=dim,
-            exact_positions=config.exact_positions,
+            pixel_aligned_positions=config.pixel_aligned_positions,
         )
         if config.decoder_layers == 1 and kind.first is SpatialQuery.first:
             self.decoder.spatial_query.requires_grad_(False)  # for later layers, of which there is none
         initialise_transformer(self.encoder, self.decoder, self.reference_points)
         if config.spatial_init == "local":
-            look_at_reference_points(self.decoder)
+            init_local_spatial_attention(self.decoder)
         self.config = config
         self.preprocessor = preprocessor
         self.class_names = [str(i) for i in range(config.num_classes)] if class_names is None else class_names
@@ -129,7 +129,7 @@ def _check_length(what: str, values: list[Any], num_classes: int) -> None:
 def preprocessing_for(config: ModelConfig, imgsz: int) -> PreprocessorConfig:
     """Preprocessing with the constants that the backbone was trained with.
 
-    A backbone that pads at the top and left according to its input's size ("SAME") sees a picture at the same places in any
+    A backbone that pads at the top and left according to its input's size ("SAME") sees an image at the same places in any
     batch only where sizes are multiples of its stride.
     """
     check_network(config.backbone)

@@ -13,50 +13,50 @@ from torch import Tensor
 
 from conditional_detr.errors import ImageError
 
-Picture = str | Path | Image.Image | np.ndarray
+ImageInput = str | Path | Image.Image | np.ndarray
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 FETCH_SECONDS, FETCH_BYTES = 15.0, 64 * 2**20
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs, which it raises an error at
 
 
-def decode(picture: Picture) -> Tensor:
-    """Any picture as uint8 RGB [3, H, W], turned as its EXIF tag says.
+def decode(image: ImageInput) -> Tensor:
+    """Any image as uint8 RGB [3, H, W], turned as its EXIF tag says.
 
-    Gray, palette, 16-bit, CMYK and transparent pictures become RGB; of an animation the first frame is taken.
+    Gray, palette, 16-bit, CMYK and transparent images become RGB; of an animation the first frame is taken.
 
     Raises
     ------
     ImageError : what cannot be read, with its file name
     """
-    if isinstance(picture, np.ndarray):
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
-            raise ImageError(f"an array must be a uint8 RGB picture [H, W, 3], not {picture.dtype} {list(picture.shape)}")
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    if isinstance(picture, Image.Image):
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise ImageError(f"an array must be a uint8 RGB image [H, W, 3], not {image.dtype} {list(image.shape)}")
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    if isinstance(image, Image.Image):
         try:
-            return _to_rgb(picture, "a PIL picture")
+            return _to_rgb(image, "a PIL image")
         except (OSError, SyntaxError, ValueError) as error:  # a file that PIL opened but had not read
-            raise error if isinstance(error, ImageError) else ImageError(f"a PIL picture cannot be read: {error}") from None
-    if not isinstance(picture, str | Path):
-        raise ImageError(f"a picture must be a path, a PIL image or an array, not {type(picture).__name__}")
-    data = _fetch(str(picture)) if is_url(picture) else _read(Path(picture))
+            raise error if isinstance(error, ImageError) else ImageError(f"a PIL image cannot be read: {error}") from None
+    if not isinstance(image, str | Path):
+        raise ImageError(f"an image must be a path, a PIL image or an array, not {type(image).__name__}")
+    data = _fetch(str(image)) if is_url(image) else _read(Path(image))
     if not data:
-        raise ImageError(f"{picture} is an empty file")
+        raise ImageError(f"{image} is an empty file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as opened:
-                return _to_rgb(opened, str(picture))
+                return _to_rgb(opened, str(image))
     except ImageError:
         raise
     except Exception as error:  # Pillow raises whatever its codecs do
-        reason = "no picture format that is known" if "cannot identify" in str(error) else str(error)
-        raise ImageError(f"{picture} cannot be read as a picture: {reason}") from None
+        reason = "no image format that is known" if "cannot identify" in str(error) else str(error)
+        raise ImageError(f"{image} cannot be read as an image: {reason}") from None
 
 
-def is_url(picture: str | Path) -> bool:
-    """Whether a picture is named by its address on the web."""
-    return isinstance(picture, str) and picture.startswith(("http://", "https://"))
+def is_url(image: str | Path) -> bool:
+    """Whether an image is named by its address on the web."""
+    return isinstance(image, str) and image.startswith(("http://", "https://"))
 
 
 def _read(path: Path) -> bytes:

@@ -44,7 +44,7 @@ def best_pairs(logits: Tensor, top_k: int, classification: str) -> Pairs:
 
 
 def boxes_in_pixels(boxes_cxcywh: Tensor, size_hw: Tensor) -> Tensor:
-    """Boxes [..., 4] in [0, 1] → xyxy in pixels of pictures of size [..., 2]."""
+    """Boxes [..., 4] in [0, 1] → xyxy in pixels of images of size [..., 2]."""
     height, width = size_hw.to(boxes_cxcywh).unbind(-1)
     return cxcywh_to_xyxy(boxes_cxcywh) * torch.stack([width, height, width, height], dim=-1)
 
@@ -52,7 +52,7 @@ def boxes_in_pixels(boxes_cxcywh: Tensor, size_hw: Tensor) -> Tensor:
 def postprocess(
     output: DetectionOutput, sizes_hw: Tensor, top_k: int = 100, classification: str = "focal"
 ) -> list[dict[str, Tensor]]:
-    """The best `top_k` pairs of query and class, as boxes in pixels of the original pictures.
+    """The best `top_k` pairs of query and class, as boxes in pixels of the original images.
 
     No threshold, no suppression, no clipping (released code). With "focal" a query may appear with several classes, with
     "softmax" only with its best.
@@ -60,7 +60,7 @@ def postprocess(
     Parameters
     ----------
     output : of the detector
-    sizes_hw : [B, 2], heights and widths of the original pictures, px
+    sizes_hw : [B, 2], heights and widths of the original images, px
     top_k : how many pairs an image
     classification : how the logits are read: "focal", or "softmax" where the last column means no object
 

@@ -26,7 +26,7 @@ def resized_hw(size_hw: tuple[int, int], shortest: int, longest: int) -> tuple[i
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Pictures → the network's input. Stored with every checkpoint.
+    """Images → the network's input. Stored with every checkpoint.
 
     Attributes
     ----------
@@ -36,11 +36,11 @@ class Preprocessor:
     config: PreprocessorConfig
 
     def size_hw(self, original_hw: tuple[int, int]) -> tuple[int, int]:
-        """The size, px, to which a picture is resized."""
+        """The size, px, to which an image is resized."""
         return resized_hw(original_hw, self.config.imgsz, self.config.longest)
 
     def padded_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """The size, px, that a resized picture has in a batch of its own."""
+        """The size, px, that a resized image has in a batch of its own."""
         m = self.config.size_multiple
         return -(-size_hw[0] // m) * m, -(-size_hw[1] // m) * m
 
@@ -59,7 +59,7 @@ class Preprocessor:
         return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def collate(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Normalised pictures → images [B, 3, H, W] and padding mask bool [B, H, W] (True = padding).
+        """Normalised images → images [B, 3, H, W] and padding mask bool [B, H, W] (True = padding).
 
         Zeros are added at the bottom and the right. Where nothing is padded the mask is None.
         """

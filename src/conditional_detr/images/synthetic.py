@@ -1,19 +1,19 @@
-"""Pictures for where there are none: to measure speed, and to compare an export with its model."""
+"""Images for where there are none: to measure speed, and to compare an export with its model."""
 
 import numpy as np
 from PIL import Image
 
-from conditional_detr.images.decoding import Picture
+from conditional_detr.images.decoding import ImageInput
 
-MADE_PICTURES, MADE_HW = 8, (480, 640)
+NUM_IMAGES, IMAGE_HW = 8, (480, 640)
 
 
-def made_pictures() -> list[Picture]:
+def synthetic_images() -> list[ImageInput]:
     """Patches of colour under noise, the same at each call."""
     random = np.random.default_rng(0)
-    pictures: list[Picture] = []
-    for i in range(MADE_PICTURES):
+    images: list[ImageInput] = []
+    for i in range(NUM_IMAGES):
         coarse = random.integers(0, 256, (2 + i, 3 + i, 3), dtype=np.uint8)
-        enlarged = np.asarray(Image.fromarray(coarse).resize(MADE_HW[::-1], Image.Resampling.BICUBIC), dtype=np.int16)
-        pictures.append((enlarged + random.integers(-20, 21, enlarged.shape)).clip(0, 255).astype(np.uint8))
-    return pictures
+        enlarged = np.asarray(Image.fromarray(coarse).resize(IMAGE_HW[::-1], Image.Resampling.BICUBIC), dtype=np.int16)
+        images.append((enlarged + random.integers(-20, 21, enlarged.shape)).clip(0, 255).astype(np.uint8))
+    return images

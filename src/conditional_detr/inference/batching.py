@@ -1,4 +1,4 @@
-"""Pictures through a model: the one way that prediction and evaluation go."""
+"""Images through a model: the one way that prediction and evaluation go."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.device.threads import usable_cores
 from conditional_detr.errors import CheckpointError, ConfigError, ImageError
-from conditional_detr.images.decoding import Picture, decode
+from conditional_detr.images.decoding import ImageInput, decode
 from conditional_detr.images.postprocessing import postprocess
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.model.detr import DetectionOutput
@@ -42,8 +42,8 @@ class Model(Protocol):
     def __call__(self, images: Tensor, padding_mask: Tensor | None = None, *, aux: bool | None = None) -> DetectionOutput: ...
 
 
-class Prepared(NamedTuple):
-    """A picture on its way: its place in the input, as it was decoded, and the network's input."""
+class PreparedImage(NamedTuple):
+    """An image on its way: its place in the input, as it was decoded, and the network's input."""
 
     position: int
     rgb: Tensor
@@ -52,24 +52,24 @@ class Prepared(NamedTuple):
 
 def detect(
     model: Model,
-    pictures: Iterable[Picture],
+    images: Iterable[ImageInput],
     batch: int = 8,
     on_unreadable: Callable[[int, ImageError], None] | None = None,
 ) -> Iterator[tuple[int, Tensor, dict[str, Tensor]]]:
-    """Detect in many pictures, on the model's device.
+    """Detect in many images, on the model's device.
 
-    Only pictures of one prepared size share a batch, so none is padded for another's sake and a picture's result does not
+    Only images of one prepared size share a batch, so none is padded for another's sake and an image's result does not
     depend on its batch mates.
 
     Parameters
     ----------
-    pictures : are decoded a little ahead of the model
-    batch : pictures a batch, at most
-    on_unreadable : is told position and error of a picture that cannot be read; without it the error is raised
+    images : are decoded a little ahead of the model
+    batch : images a batch, at most
+    on_unreadable : is told position and error of an image that cannot be read; without it the error is raised
 
     Yields
     ------
-    position in the input, the picture uint8 [3, H, W], and `postprocess`'s record on the CPU. Not in the input's order
+    position in the input, the image uint8 [3, H, W], and `postprocess`'s record on the CPU. Not in the input's order
 
     Raises
     ------
@@ -80,8 +80,8 @@ def detect(
     if batch < 1:
         raise ConfigError(f"batch must be at least 1, not {batch}")
     preprocessor = Preprocessor(model.preprocessor)
-    waiting: dict[tuple[int, int], list[Prepared]] = {}
-    for position, prepared in _prepared(pictures, preprocessor, ahead=batch):
+    waiting: dict[tuple[int, int], list[PreparedImage]] = {}
+    for position, prepared in _prepared(images, preprocessor, ahead=batch):
         if isinstance(prepared, ImageError):
             if on_unreadable is None:
                 raise prepared
@@ -101,25 +101,25 @@ def detect(
 
 
 def _prepared(
-    pictures: Iterable[Picture], preprocessor: Preprocessor, ahead: int
-) -> Iterator[tuple[int, Prepared | ImageError]]:
-    """Pictures by position, decoded and prepared by threads of their own while the model is at work on those before."""
+    images: Iterable[ImageInput], preprocessor: Preprocessor, ahead: int
+) -> Iterator[tuple[int, PreparedImage | ImageError]]:
+    """Images by position, decoded and prepared by threads of their own while the model is at work on those before."""
 
-    def prepare(position: int, picture: Picture) -> tuple[int, Prepared | ImageError]:
+    def prepare(position: int, image: ImageInput) -> tuple[int, PreparedImage | ImageError]:
         try:
-            rgb = decode(picture)
+            rgb = decode(image)
         except ImageError as error:
             return position, error
-        return position, Prepared(position, rgb, preprocessor(rgb))
+        return position, PreparedImage(position, rgb, preprocessor(rgb))
 
-    if isinstance(pictures, Sequence) and len(pictures) == 1:
-        yield prepare(0, pictures[0])
+    if isinstance(images, Sequence) and len(images) == 1:
+        yield prepare(0, images[0])
         return
-    coming: deque[Future[tuple[int, Prepared | ImageError]]] = deque()
+    coming: deque[Future[tuple[int, PreparedImage | ImageError]]] = deque()
     pool = ThreadPoolExecutor(max_workers=min(DECODERS, usable_cores()))
     try:
-        for position, picture in enumerate(pictures):
-            coming.append(pool.submit(prepare, position, picture))
+        for position, image in enumerate(images):
+            coming.append(pool.submit(prepare, position, image))
             if len(coming) > ahead:
                 yield coming.popleft().result()
         while coming:
@@ -129,8 +129,10 @@ def _prepared(
 
 
 @torch.inference_mode()
-def run_batch(model: Model, preprocessor: Preprocessor, group: list[Prepared]) -> list[tuple[int, Tensor, dict[str, Tensor]]]:
-    """A batch of prepared pictures of one size through the model; as `detect` yields them."""
+def run_batch(
+    model: Model, preprocessor: Preprocessor, group: list[PreparedImage]
+) -> list[tuple[int, Tensor, dict[str, Tensor]]]:
+    """A batch of prepared images of one size through the model; as `detect` yields them."""
     images, padding_mask = preprocessor.collate([prepared.image for prepared in group])
     images = images.to(model.device, memory_format=model.memory_format)
     output = model(images, None if padding_mask is None else padding_mask.to(model.device), aux=False)

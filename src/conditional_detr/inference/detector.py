@@ -1,4 +1,4 @@
-"""From pictures to `supervision.Detections`."""
+"""From images to `supervision.Detections`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from torchvision.ops import clip_boxes_to_image
 from conditional_detr.device.choose import choose_device
 from conditional_detr.errors import ConfigError
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.images.decoding import Picture
+from conditional_detr.images.decoding import ImageInput
 from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.engines import ENGINES, EngineModel, best_engine
 from conditional_detr.weights import exported
@@ -33,7 +33,7 @@ def check_conf(conf: float | None) -> None:
 
 
 class Detector:
-    """A model that is ready to look at pictures.
+    """A model that is ready to look at images.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Detector:
 
     Examples
     --------
-    >>> from conditional_detr.factory.build import create_model
+    >>> from conditional_detr.factory.create import create_model
     >>> detector = Detector(create_model("conditional-detr-tiny", num_classes=2, pretrained_backbone=False))
     >>> detections = detector(np.zeros((48, 64, 3), dtype=np.uint8), conf=0.9)
     >>> len(detections), len(detections[0])
@@ -70,30 +70,32 @@ class Detector:
     def device(self) -> torch.device:
         return self.model.device
 
-    def __call__(self, images: Picture | Sequence[Picture], conf: float | None = None, batch: int = 8) -> "list[sv.Detections]":
-        """Detect in one picture or many.
+    def __call__(
+        self, images: ImageInput | Sequence[ImageInput], conf: float | None = None, batch: int = 8
+    ) -> "list[sv.Detections]":
+        """Detect in one image or many.
 
         Parameters
         ----------
         images : a path, a PIL image or a uint8 RGB array [H, W, 3], or a list of such
         conf : lowest score, in [0, 1]; None = for each class what the model has learned on its validation split, else 0.3
-        batch : pictures a batch, at most; moves no result
+        batch : images a batch, at most; moves no result
 
         Returns
         -------
-        a `supervision.Detections` for each picture, in order, also for a single one: `xyxy` in pixels of the original
-        picture and inside it, `confidence`, `class_id` (class index), `data["class_name"]`, `data["category_id"]` (the
+        a `supervision.Detections` for each image, in order, also for a single one: `xyxy` in pixels of the original
+        image and inside it, `confidence`, `class_id` (class index), `data["class_name"]`, `data["category_id"]` (the
         data set's own id); best first, at most 100
 
         Raises
         ------
-        ImageError : a picture that cannot be read, by its name
+        ImageError : an image that cannot be read, by its name
         """
         check_conf(conf)
         is_list = isinstance(images, Sequence) and not isinstance(images, str)
-        pictures: list[Picture] = list(images) if is_list else [images]  # type: ignore[arg-type,list-item]
-        results = {position: inside(rgb, result) for position, rgb, result in detect(self.model, pictures, batch)}
-        return [to_detections(results[i], self.model, conf) for i in range(len(pictures))]
+        inputs: list[ImageInput] = list(images) if is_list else [images]  # type: ignore[arg-type,list-item]
+        results = {position: clip_to_image(rgb, result) for position, rgb, result in detect(self.model, inputs, batch)}
+        return [to_detections(results[i], self.model, conf) for i in range(len(inputs))]
 
 
 def _engine_model(folder: Path, runtime: str, device: str) -> EngineModel:
@@ -106,15 +108,15 @@ def _engine_model(folder: Path, runtime: str, device: str) -> EngineModel:
     return EngineModel(export, best_engine(export) if runtime == "auto" else runtime)
 
 
-def inside(rgb: Tensor, result: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`postprocess`'s record with its boxes cut at the edges of their picture [3, H, W], for people and their crops.
+def clip_to_image(rgb: Tensor, result: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`postprocess`'s record with its boxes cut at the edges of their image [3, H, W], for people and their crops.
 
     Evaluation takes them as they are, as the released code does.
     """
     return result | {"boxes": clip_boxes_to_image(result["boxes"], (rgb.shape[-2], rgb.shape[-1]))}
 
 
-def sure_enough(result: dict[str, Tensor], model: Model, conf: float | None) -> Tensor:
+def above_threshold(result: dict[str, Tensor], model: Model, conf: float | None) -> Tensor:
     """Which rows of `postprocess`'s record are kept: bool [k]. `conf` as `Detector` takes it."""
     if conf is None and model.thresholds is not None:
         return result["scores"] >= torch.tensor(model.thresholds)[result["labels"]]
@@ -122,7 +124,7 @@ def sure_enough(result: dict[str, Tensor], model: Model, conf: float | None) -> 
 
 
 def lowest_score(model: Model, conf: float | None) -> str:
-    """What `sure_enough` asks for, in words."""
+    """What `above_threshold` asks for, in words."""
     if conf is not None or model.thresholds is None:
         return f"score {USUAL_CONF if conf is None else conf} or more"
     low, high = min(model.thresholds), max(model.thresholds)
@@ -133,7 +135,7 @@ def to_detections(result: dict[str, Tensor], model: Model, conf: float | None) -
     """`postprocess`'s record of one image, from score `conf` on, as supervision's."""
     import supervision as sv
 
-    kept = sure_enough(result, model, conf)
+    kept = above_threshold(result, model, conf)
     labels = result["labels"][kept].numpy().astype(int)
     return sv.Detections(
         xyxy=result["boxes"][kept].numpy().astype(np.float32),

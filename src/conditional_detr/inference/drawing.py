@@ -1,4 +1,4 @@
-"""Boxes on pictures, drawn by supervision."""
+"""Boxes on images, drawn by supervision."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +12,16 @@ from conditional_detr.errors import RunError
 if TYPE_CHECKING:
     import supervision as sv
 
-LEGIBLE_SIDE = 480  # smaller pictures are enlarged by whole factors before they are drawn on, so that labels can be read
+LEGIBLE_SIDE = 480  # smaller images are enlarged by whole factors before they are drawn on, so that labels can be read
 
 
 def draw(rgb: np.ndarray, detections: "sv.Detections", labels: list[str], colours: Sequence[str] | None = None) -> np.ndarray:
-    """A copy of a picture with boxes and labels.
+    """A copy of an image with boxes and labels.
 
     Parameters
     ----------
     rgb : uint8 [H, W, 3]
-    detections : in the picture's pixels, with class_id
+    detections : in the image's pixels, with class_id
     labels : a text a box
     colours : as in "#059669", by class_id; None = supervision's own
     """
@@ -51,8 +51,8 @@ def score_labels(detections: "sv.Detections") -> list[str]:
     return [f"{n} {s:.2f}" for n, s in zip(detections.data["class_name"], detections.confidence, strict=True)]
 
 
-def save_picture(rgb: np.ndarray, file: Path) -> None:
-    """Write a picture in the format of its suffix."""
+def save_image(rgb: np.ndarray, file: Path) -> None:
+    """Write an image in the format of its suffix."""
     try:
         Image.fromarray(rgb).save(file, quality=92)
     except OSError as error:

@@ -21,7 +21,7 @@ CHOICES = (
     "lambda_q",
     "reference_points",
     "finer",
-    "exact_positions",
+    "pixel_aligned_positions",
     "box_offset",
     "classification",
 )
@@ -38,11 +38,11 @@ def describe(source: str | Path) -> dict[str, str]:
     else:
         checkpoint = read_checkpoint(path)
         model, origin = checkpoint.build(), f"{checkpoint.kind} {path}"
-    config, picture = model.config, model.preprocessor
+    config, image = model.config, model.preprocessor
     idle = idle_fields(config)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    height, width = Preprocessor(picture).size_hw(LANDSCAPE)
+    height, width = Preprocessor(image).size_hw(LANDSCAPE)
     work = multiply_adds(model, height, width) / 1e9
     return {
         "source": str(source),
@@ -52,9 +52,9 @@ def describe(source: str | Path) -> dict[str, str]:
         "choices": ", ".join(f"{field} {str(getattr(config, field)).lower()}" for field in CHOICES if field not in idle),
         "queries": str(config.num_queries),
         "classes": str(len(model.class_names)) if path is None else _some_names(model.class_names),
-        "input": _input(picture),
+        "input": _input(image),
         "parameters": f"{trainable:,} trainable, {frozen:,} frozen",
-        "compute": f"{work:.1f} G multiply-adds for a picture of {width} x {height} px",
+        "compute": f"{work:.1f} G multiply-adds for an image of {width} x {height} px",
     }
 
 
@@ -64,7 +64,7 @@ def describe_export(source: str | Path, export: exported.Exported) -> dict[str, 
     verdict = {True: "passed", False: "NOT passed", None: "no AP was compared"}.get(proof.get("passed"), "damaged")
     ap = proof.get("AP") or {}
     if ap.get("exported") is not None:
-        verdict += f", AP {ap['original']:.4f} → {ap['exported']:.4f} on {proof['pictures']} pictures of {proof['data']}"
+        verdict += f", AP {ap['original']:.4f} → {ap['exported']:.4f} on {proof['images']} images of {proof['data']}"
     return {
         "source": str(source),
         "kind": f"export to {export.format} in {export.precision}, {export.graph}",
@@ -79,13 +79,13 @@ def _some_names(names: list[str]) -> str:
     return f"{len(names)}: {', '.join(names[:12])}" + (f", … ({len(names) - 12} more)" if len(names) > 12 else "")
 
 
-def _input(picture: PreprocessorConfig) -> str:
-    return f"shorter side {picture.imgsz} px, longer side at most {picture.longest} px"
+def _input(image: PreprocessorConfig) -> str:
+    return f"shorter side {image.imgsz} px, longer side at most {image.longest} px"
 
 
 @torch.no_grad()
 def multiply_adds(model: DetectionModel, height: int, width: int) -> int:
-    """Multiply-adds of one picture of that size in px, counted by PyTorch."""
+    """Multiply-adds of one image of that size in px, counted by PyTorch."""
     images = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(images)

@@ -1,4 +1,4 @@
-"""Many pictures in, pictures with boxes and `predictions.json` out."""
+"""Many images in, images with boxes and `predictions.json` out."""
 
 import glob
 import json
@@ -10,23 +10,23 @@ from typing import Any
 from conditional_detr.errors import ConfigError, ImageError, RunError
 from conditional_detr.images.decoding import IMAGE_SUFFIXES, is_url
 from conditional_detr.inference.batching import detect
-from conditional_detr.inference.detector import Detector, check_conf, inside, sure_enough, to_detections
-from conditional_detr.inference.drawing import draw, save_picture, score_labels
+from conditional_detr.inference.detector import Detector, above_threshold, check_conf, clip_to_image, to_detections
+from conditional_detr.inference.drawing import draw, save_image, score_labels
 
 PREDICTIONS = "predictions.json"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What `predict` did: rows of `predictions.json`, pictures read, and the sentence of each that could not be."""
+    """What `predict` did: rows of `predictions.json`, images read, and the sentence of each that could not be."""
 
     rows: list[dict[str, Any]]
     read: int
     unreadable: list[str]
 
 
-def find_pictures(inputs: Sequence[str]) -> list[str]:
-    """Files as named, pictures of folders (by suffix, sorted, with their subfolders), globs, and URLs.
+def find_images(inputs: Sequence[str]) -> list[str]:
+    """Files as named, images of folders (by suffix, sorted, with their subfolders), globs, and URLs.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def find_pictures(inputs: Sequence[str]) -> list[str]:
         if path.is_dir():
             inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
             if not inside:
-                raise ConfigError(f"{name} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
+                raise ConfigError(f"{name} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
             found += inside
         elif path.exists() or is_url(name):
             found.append(name)
@@ -50,17 +50,17 @@ def find_pictures(inputs: Sequence[str]) -> list[str]:
 
 
 def predict(
-    detector: Detector, pictures: Sequence[str], output: str | Path, conf: float | None = None, batch: int = 8
+    detector: Detector, images: Sequence[str], output: str | Path, conf: float | None = None, batch: int = 8
 ) -> Prediction:
     """Detect in files and write what was found.
 
     Parameters
     ----------
     detector : a loaded model
-    pictures : paths and URLs
-    output : folder for the pictures with boxes and for `predictions.json`
+    images : paths and URLs
+    output : folder for the images with boxes and for `predictions.json`
     conf : lowest score, in [0, 1]; None = the model's own thresholds, else 0.3
-    batch : pictures a batch, at most
+    batch : images a batch, at most
     """
     check_conf(conf)
     output = Path(output)
@@ -70,17 +70,17 @@ def predict(
         raise RunError(f"{output} cannot be made: {error.strerror or error}") from None
     model = detector.model
     errors: dict[int, ImageError] = {}
-    names = _output_names(pictures, output)
+    names = _output_names(images, output)
     rows: dict[int, list[dict[str, Any]]] = {}
-    for position, rgb, found in detect(model, pictures, batch, on_unreadable=errors.__setitem__):
-        result = inside(rgb, found)
+    for position, rgb, found in detect(model, images, batch, on_unreadable=errors.__setitem__):
+        result = clip_to_image(rgb, found)
         detections = to_detections(result, model, conf)
-        save_picture(draw(rgb.permute(1, 2, 0).numpy(), detections, score_labels(detections)), output / names[position])
-        kept = sure_enough(result, model, conf)
+        save_image(draw(rgb.permute(1, 2, 0).numpy(), detections, score_labels(detections)), output / names[position])
+        kept = above_threshold(result, model, conf)
         rows[position] = [
             {
                 "image_id": position,
-                "file_name": str(pictures[position]),
+                "file_name": str(images[position]),
                 "category_id": model.category_ids[label],
                 "category_name": model.class_names[label],
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
@@ -105,14 +105,14 @@ def _matches(pattern: str) -> list[str]:
     return sorted(p for p in glob.glob(pattern, recursive=True) if Path(p).is_file())  # noqa: PTH207
 
 
-def _output_names(pictures: Sequence[str], output: Path) -> list[str]:
+def _output_names(images: Sequence[str], output: Path) -> list[str]:
     """A file name each, `STEM.jpg`, told apart by a number where stems are the same and where it is an input's."""
-    inputs = {Path(picture).resolve() for picture in pictures if not is_url(picture)}
+    inputs = {Path(image).resolve() for image in images if not is_url(image)}
     # Folded, because some file systems do not tell A.jpg from a.jpg.
-    used = {Path(picture).name.casefold() for picture in pictures if Path(picture).parent.resolve() == output.resolve()}
+    used = {Path(image).name.casefold() for image in images if Path(image).parent.resolve() == output.resolve()}
     names = []
-    for picture in pictures:
-        stem = Path(str(picture).split("?")[0]).stem or "picture"
+    for image in images:
+        stem = Path(str(image).split("?")[0]).stem or "image"
         name, number = f"{stem}.jpg", 2
         while name.casefold() in used or (output / name).resolve() in inputs:
             name, number = f"{stem}-{number}.jpg", number + 1

@@ -14,7 +14,7 @@ from conditional_detr.model.encoder import AdditiveAttention, FeedForward
 from conditional_detr.model.positional import sine_embedding
 from conditional_detr.model.spatial_query import Content, Points, SpatialQuery
 
-ObjectQuery = Float[Tensor, "*_ Q D"]  # for all pictures the same, or of each its own
+ObjectQuery = Float[Tensor, "*_ Q D"]  # for all images the same, or of each its own
 MemoryCells = Float[Tensor, "B N D"]
 Position = Float[Tensor, "_ N D"]
 Compared = tuple[Float[Tensor, "_ H Q w"], Float[Tensor, "B H N w"]]  # queries and keys, head by head
@@ -209,15 +209,15 @@ class DecoderLayer(nn.Module):
 
 
 def apart(self_attention: nn.Module, decoder_embedding: Content, object_query: ObjectQuery, groups: int) -> Content:
-    """Self-attention within each of several groups of queries: they are pictures of a larger batch to it (Group DETR)."""
+    """Self-attention within each of several groups of queries: they are images of a larger batch to it (Group DETR)."""
     if groups == 1:
         attended: Tensor = self_attention(decoder_embedding, object_query)
         return attended
-    pictures, queries, dim = decoder_embedding.shape
-    content = decoder_embedding.reshape(pictures * groups, queries // groups, dim)
-    query = object_query.expand(pictures, -1, -1).reshape(pictures * groups, queries // groups, dim)
+    images, queries, dim = decoder_embedding.shape
+    content = decoder_embedding.reshape(images * groups, queries // groups, dim)
+    query = object_query.expand(images, -1, -1).reshape(images * groups, queries // groups, dim)
     together: Tensor = self_attention(content, query)
-    return together.view(pictures, queries, dim)
+    return together.view(images, queries, dim)
 
 
 class Decoder(nn.Module):
@@ -249,7 +249,7 @@ class Decoder(nn.Module):
         Queries see only those of their own group, of so many groups of equal size that lie one after the other.
         """
         embedded_points = sine_embedding(reference_points, object_query.shape[-1])
-        # Until it meets the memory the stream is the same for all pictures, unless their queries differ; or dropout does.
+        # Until it meets the memory the stream is the same for all images, unless their queries differ; or dropout does.
         copies = memory.shape[0] if self.training or object_query.ndim == 3 else 1
         decoder_embedding = torch.zeros_like(object_query).expand(copies, -1, -1)
         spatial_queries = chain([self.spatial_query.first], repeat(self.spatial_query))

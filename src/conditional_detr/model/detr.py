@@ -44,11 +44,11 @@ class DETR(nn.Module):
     Parameters
     ----------
     backbone, encoder, decoder : the network's three parts
-    reference_points : object queries [Q, D] and memory → unnormalised points [Q, 2], or [B, Q, 2] where they are the picture's
+    reference_points : object queries [Q, D] and memory → unnormalised points [Q, 2], or [B, Q, 2] where they are the image's
     class_head : [..., D] → [..., K] logits
     box_head : ([..., Q, D], reference points in [0, 1]) → [..., Q, 4]
     num_queries, dim : Q and D
-    exact_positions : cells lie where they are in the picture, also where it ends within one; else it is taken to end with one
+    pixel_aligned_positions : cells lie where they are in the image, also where it ends within one
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class DETR(nn.Module):
         box_head: nn.Module,
         num_queries: int,
         dim: int,
-        exact_positions: bool = False,
+        pixel_aligned_positions: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.exact_positions = exact_positions
+        self.pixel_aligned_positions = pixel_aligned_positions
         self.input_projection = nn.Conv2d(backbone.channels, dim, kernel_size=1)
         self.encoder = encoder
         self.object_query = nn.Parameter(torch.randn(num_queries, dim))
@@ -87,14 +87,14 @@ class DETR(nn.Module):
         Parameters
         ----------
         images : float32 [B, 3, H, W], normalised as the backbone was trained
-        padding_mask : bool [B, H, W], True where a picture of the batch was padded at its bottom or right
+        padding_mask : bool [B, H, W], True where an image of the batch was padded at its bottom or right
         aux : whether earlier layers' predictions are returned too; None = while training
         further_queries : object queries of further groups, as many each as the model has; they and the model's own do not
             see each other (training only)
         """
         features = self.input_projection(self.backbone(images))
         cell_is_padding = shrink_mask(padding_mask, features)
-        extent = extent_in_cells(images, padding_mask, self.backbone.stride) if self.exact_positions else None
+        extent = extent_in_cells(images, padding_mask, self.backbone.stride) if self.pixel_aligned_positions else None
         points = grid_points(cell_is_padding, features.shape[-2], features.shape[-1], features.device, extent)
         position = sine_embedding(points, features.shape[1]).flatten(1, 2)
         is_padding = None if cell_is_padding is None else cell_is_padding.flatten(1)

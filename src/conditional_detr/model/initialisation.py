@@ -11,7 +11,7 @@ from conditional_detr.model.positional import sine_embedding
 from conditional_detr.model.spatial_query import ConditionalSpatialQuery
 
 PEAK_LOGIT = 10.0
-WIDTH, RADIUS = 0.15, 0.1  # of the kernel and of the heads' circle, in picture sizes
+WIDTH, RADIUS = 0.15, 0.1  # of the kernel and of the heads' circle, in image sizes
 ROBUSTNESS = 0.05  # relative error of an embedding's entry that the fit must bear; Λ_q is not exactly 1
 FITTED_GRID = 32
 
@@ -37,7 +37,7 @@ def initialise_transformer(*parts: nn.Module) -> None:
 
 
 @torch.no_grad()
-def look_at_reference_points(decoder: Decoder) -> None:
+def init_local_spatial_attention(decoder: Decoder) -> None:
     """Let every query look, from the first step on, around its own reference point, each head in its own direction.
 
     With the paper's initialisation p_q·p_k is noise, and the first thousands of steps go into finding out that places
@@ -56,11 +56,11 @@ def look_at_reference_points(decoder: Decoder) -> None:
             projection.weight.copy_(weight)
             projection.bias.zero_()
     if isinstance(decoder.spatial_query, ConditionalSpatialQuery):
-        decoder.spatial_query.lambda_q.start_at_identity()  # type: ignore[operator]
+        decoder.spatial_query.lambda_q.init_identity()  # type: ignore[operator]
 
 
 def local_projections(dim: int, num_heads: int) -> tuple[Tensor, Tensor]:
-    """Weights [D, D] of the spatial query and of the spatial key, for `look_at_reference_points`."""
+    """Weights [D, D] of the spatial query and of the spatial key, for `init_local_spatial_attention`."""
     width = dim // num_heads
     grid = (torch.arange(FITTED_GRID) + 0.5) / FITTED_GRID
     points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), dim=-1).view(-1, 2).double()

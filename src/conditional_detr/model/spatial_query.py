@@ -12,17 +12,17 @@ from conditional_detr.model.heads.box import MLP, FocalClassHead
 from conditional_detr.model.positional import inverse_sigmoid, sine_embedding
 
 Points = Float[Tensor, "*_ Q D"]
-Content = Float[Tensor, "_ Q D"]  # a batch of 1 where it is the same for all pictures
+Content = Float[Tensor, "_ Q D"]  # a batch of 1 where it is the same for all images
 
-COLD = -1e4  # hotter than padding, colder than any cell
-NEAR_ONE = 0.1  # how much of its random start Λ_q keeps where it starts at the identity
+FILLER_SCORE = -1e4  # hotter than padding, colder than any cell
+IDENTITY_INIT_SCALE = 0.1  # how much of its random start Λ_q keeps where it starts at the identity
 
 
 class ReferencePoints(nn.Module):
     """Where queries look from at first."""
 
     def heat(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"] | None:
-        """What the choice of places goes by, if the picture decides."""
+        """What the choice of places goes by, if the image decides."""
         return None
 
     def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory | None = None) -> Float[Tensor, "*_ Q 2"]:
@@ -46,7 +46,7 @@ class PredictedReferencePoints(ReferencePoints):
 
 
 class LearnedReferencePoints(ReferencePoints):
-    """s is a free parameter of each query; at first the points lie evenly over the picture (section 4.3)."""
+    """s is a free parameter of each query; at first the points lie evenly over the image (section 4.3)."""
 
     def __init__(self, dim: int, num_queries: int) -> None:
         super().__init__()
@@ -69,8 +69,8 @@ class OriginReferencePoints(ReferencePoints):
 class EncoderReferencePoints(ReferencePoints):
     """s is where the encoder's tokens look most like the centre of an object: the Q hottest cells, the hottest first.
 
-    So a picture's queries start at its objects, and need not be spread over all pictures' places. As a point is no function of
-    its object query any more, its embedding is added to it: queries must know where the others look. Where a picture has fewer
+    So an image's queries start at its objects, and need not be spread over all images' places. As a point is no function of
+    its object query any more, its embedding is added to it: queries must know where the others look. Where an image has fewer
     cells than there are queries, the rest look from its middle.
 
     Source: the idea of Conditional DETR V2 (Chen et al., 2022) and of DINO's mixed query selection (Zhang et al., ICLR 2023).
@@ -94,7 +94,7 @@ class EncoderReferencePoints(ReferencePoints):
         if memory.is_padding is not None:
             heat = heat.masked_fill(memory.is_padding, -torch.inf)
         spare = self.num_queries
-        heat = torch.cat([heat, heat.new_full((heat.shape[0], spare), COLD)], dim=1)
+        heat = torch.cat([heat, heat.new_full((heat.shape[0], spare), FILLER_SCORE)], dim=1)
         centres = torch.cat([centres, centres.new_full((centres.shape[0], spare, 2), 0.5)], dim=1)
         hottest = heat.topk(self.num_queries, dim=1).indices
         chosen = centres.gather(1, hottest[..., None].expand(-1, -1, 2))
@@ -114,7 +114,7 @@ class IdentityLambda(nn.Module):
     def forward(self, content: Content, embedded_points: Points) -> Content:
         return embedded_points.expand_as(content)
 
-    def start_at_identity(self) -> None:
+    def init_identity(self) -> None:
         """It is there."""
 
 
@@ -128,9 +128,9 @@ class FactorLambda(nn.Module):
     def forward(self, content: Content, embedded_points: Points) -> Content:
         return self.mlp(content) * embedded_points
 
-    def start_at_identity(self) -> None:
+    def init_identity(self) -> None:
         """Every factor starts near 1."""
-        start_near(self.mlp, torch.ones(()))
+        init_near(self.mlp, torch.ones(()))
 
 
 class DiagonalLambda(FactorLambda):
@@ -160,9 +160,9 @@ class BlockLambda(nn.Module):
         vectors = embedded_points.reshape(*embedded_points.shape[:-1], self.blocks, self.width, 1)
         return (matrices @ vectors).flatten(-3)
 
-    def start_at_identity(self) -> None:
+    def init_identity(self) -> None:
         """Every block starts near the identity."""
-        start_near(self.mlp, torch.eye(self.width).flatten().repeat(self.blocks))
+        init_near(self.mlp, torch.eye(self.width).flatten().repeat(self.blocks))
 
 
 class FullLambda(BlockLambda):
@@ -173,9 +173,9 @@ class FullLambda(BlockLambda):
 
 
 @torch.no_grad()
-def start_near(mlp: MLP, value: Tensor) -> None:
+def init_near(mlp: MLP, value: Tensor) -> None:
     """What the network predicts starts near a value, whatever comes in."""
-    mlp.last.weight.mul_(NEAR_ONE)
+    mlp.last.weight.mul_(IDENTITY_INIT_SCALE)
     mlp.last.bias.copy_(value)
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from conditional_detr.errors import CheckpointError
 
 
-class replaced_folder:
+class atomic_folder:
     """A context that gives a new empty folder, which takes the place of `folder` if nothing went wrong.
 
     At any moment the old or the new one is whole, under `folder` or, for an instant, beside it as `old`: see `recover`.
@@ -58,7 +58,7 @@ class replaced_folder:
 
 def recover(folder: Path) -> None:
     """Put back what a kill between the two renames of a replacement left beside `folder`."""
-    old = replaced_folder(folder).old
+    old = atomic_folder(folder).old
     if old.exists() and not folder.exists():
         with suppress(FileNotFoundError):  # another process of the run was quicker
             old.rename(folder)

@@ -18,7 +18,7 @@ def read_json_object(path: Path, kind: type[ConditionalDETRError]) -> dict[str, 
             raise kind(f"{path} is larger than any JSON file that is read here: {size} bytes, the limit is {MOST_JSON_BYTES}")
         text = path.read_bytes()
         content = json.loads(text)
-        content = mended(content) if HALF_CHARACTER.search(text) else content
+        content = without_surrogates(content) if HALF_CHARACTER.search(text) else content
     except OSError as error:
         raise kind(f"{path} cannot be opened: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
@@ -28,10 +28,10 @@ def read_json_object(path: Path, kind: type[ConditionalDETRError]) -> dict[str, 
     return content
 
 
-def mended(value: Any) -> Any:
+def without_surrogates(value: Any) -> Any:
     """What a JSON holds, without halves of characters, which no file can be named by or written with."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
-        return {mended(key): mended(inner) for key, inner in value.items()}
-    return [mended(inner) for inner in value] if isinstance(value, list) else value
+        return {without_surrogates(key): without_surrogates(inner) for key, inner in value.items()}
+    return [without_surrogates(inner) for inner in value] if isinstance(value, list) else value

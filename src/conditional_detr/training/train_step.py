@@ -18,11 +18,11 @@ from conditional_detr.device.choose import is_out_of_memory
 from conditional_detr.device.seeding import random_state_of, set_random_state
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.training.execution.activation_checkpointing import recomputing
+from conditional_detr.training.execution.activation_checkpointing import activation_checkpointing
 from conditional_detr.training.objective.criterion import SetCriterion, batch_totals
 from conditional_detr.training.objective.losses import Totals
 from conditional_detr.training.optim.optimizer import build_optimizer
-from conditional_detr.training.optim.query_groups import build_helpers
+from conditional_detr.training.optim.query_groups import auxiliary_modules
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,7 +41,7 @@ def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
 
 NO_ROOM = (
     "there is not enough memory for {}: give a smaller --imgsz or --batch, --set gradient_checkpointing=true, or "
-    "--set accumulate=N"
+    "--set grad_accum_steps=N"
 )
 
 
@@ -53,10 +53,10 @@ class TrainStep:
     model : the detector, on its device
     criterion : what is lost
     optimizer : over the model's parameters
-    recipe : `clip`, `accumulate`, `gradient_checkpointing` and `dense_weight` are read
+    recipe : `clip_max_norm`, `grad_accum_steps`, `gradient_checkpointing` and `dense_aux_weight` are read
     amp : "auto", "bf16" or "off"
     accelerator : prepares the model for several processes; None = this process alone
-    helpers : what the recipe lets learn beside the model, as `build_helpers` makes it
+    helpers : what the recipe lets learn beside the model, as `auxiliary_modules` makes it
     say : is told when memory is too small for a batch and it is worked through in more parts
     """
 
@@ -72,7 +72,7 @@ class TrainStep:
         say: Callable[[str], object] = print,
     ) -> None:
         self._recomputing: Callable[[], AbstractContextManager[None]]
-        self._recomputing = partial(recomputing, model) if recipe.gradient_checkpointing else nullcontext
+        self._recomputing = partial(activation_checkpointing, model) if recipe.gradient_checkpointing else nullcontext
         self.device = next(model.parameters()).device
         self.num_queries = model.config.num_queries
         self.model: nn.Module = model if accelerator is None else accelerator.prepare_model(model)
@@ -81,7 +81,7 @@ class TrainStep:
         self.dense, self.further_queries = (self._prepared(name) for name in ("dense", "further_queries"))
         self.dtype = autocast_dtype(amp, self.device)
         self.amp = "off" if self.dtype is None else "bf16"
-        self.accumulate, self.say = recipe.accumulate, say
+        self.grad_accum_steps, self.say = recipe.grad_accum_steps, say
         self.pool: ThreadPoolExecutor | None = None
         self.multiple = model.preprocessor.size_multiple
         self.has_dropout = model.config.dropout > 0
@@ -104,15 +104,15 @@ class TrainStep:
 
         Raises
         ------
-        RunError : there is not enough memory for a single picture, or in one of several processes
+        RunError : there is not enough memory for a single image, or in one of several processes
         """
         threads = torch.get_num_threads()
         try:
-            return self._taken(images, padding_mask, targets, threads)
+            return self._with_oom_retry(images, padding_mask, targets, threads)
         finally:
             torch.set_num_threads(threads)
 
-    def _taken(
+    def _with_oom_retry(
         self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]], threads: int
     ) -> dict[str, Tensor]:
         random_state = random_state_of(self.device)
@@ -124,9 +124,9 @@ class TrainStep:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-            self._halve(len(images))  # here, where the error holds on to no tensor any more
+            self._split_further(len(images))  # here, where the error holds on to no tensor any more
             set_random_state(random_state, self.device)  # dropout draws again what it drew
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or torch.inf)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_max_norm or torch.inf)
         if torch.isfinite(norm):  # else the step is left out: one bad batch must not cost the weights
             try:
                 self.optimizer.step()
@@ -140,23 +140,23 @@ class TrainStep:
         helper = dict(self.helpers.items()).get(name)
         return helper if helper is None or self.accelerator is None else self.accelerator.prepare_model(helper)
 
-    def _halve(self, pictures: int) -> None:
+    def _split_further(self, images: int) -> None:
         """From now on work through a batch in twice as many parts."""
-        if self.accelerator is not None or self.accumulate >= pictures:
-            raise RunError(NO_ROOM.format(f"{-(-pictures // self.accumulate)} pictures at a time"))
+        if self.accelerator is not None or self.grad_accum_steps >= images:
+            raise RunError(NO_ROOM.format(f"{-(-images // self.grad_accum_steps)} images at a time"))
         self.optimizer.zero_grad(set_to_none=True)
         gc.collect()  # what threads have failed with still holds what they had made
-        self.accumulate = min(pictures, 2 * self.accumulate)
+        self.grad_accum_steps = min(images, 2 * self.grad_accum_steps)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.say(f"not enough memory: a batch is worked through in {self.accumulate} parts from now on")
+        self.say(f"not enough memory: a batch is worked through in {self.grad_accum_steps} parts from now on")
 
     def _gradients(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         self.model.train()
         images, padding_mask, targets = self.on_device(images, padding_mask, targets)
         totals = batch_totals(targets, self.num_queries, self.device)
-        beside = self._parts_beside(len(images))
-        size = -(-len(images) // max(beside, self.accumulate))
+        beside = self._num_parallel(len(images))
+        size = -(-len(images) // max(beside, self.grad_accum_steps))
         parts = [slice(start, start + size) for start in range(0, len(images), size)]
 
         def losses_of(part: slice) -> dict[str, Tensor]:
@@ -166,7 +166,7 @@ class TrainStep:
 
         self.optimizer.zero_grad(set_to_none=True)
         if beside > 1:
-            return self._backward_beside(losses_of, parts)
+            return self._backward_in_parallel(losses_of, parts)
         total: dict[str, Tensor] = {}
         for part in parts:
             with self._synchronised(last=part is parts[-1]), self._recomputing():
@@ -188,27 +188,27 @@ class TrainStep:
     def _losses(
         self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]], totals: Totals, batch: int
     ) -> dict[str, Tensor]:
-        """Of a part of a batch of so many pictures, to be added to those of the other parts."""
+        """Of a part of a batch of so many images, to be added to those of the other parts."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             further = {} if self.further_queries is None else {"further_queries": self.further_queries()}
             output = self.model(images, padding_mask, **further)
-        losses: dict[str, Tensor] = self.criterion(output, targets, totals, self.recipe.groups)
+        losses: dict[str, Tensor] = self.criterion(output, targets, totals, self.recipe.query_groups)
         if self.dense is not None and (memory := output.memory) is not None:
             dense = self.dense(memory.tokens, memory.centres, memory.is_padding, targets)
             losses["loss_dense"] = dense * len(images) / batch
-            losses["loss"] = losses["loss"] + self.recipe.dense_weight * losses["loss_dense"]
+            losses["loss"] = losses["loss"] + self.recipe.dense_aux_weight * losses["loss_dense"]
         return losses
 
-    def _parts_beside(self, pictures: int) -> int:
+    def _num_parallel(self, images: int) -> int:
         """Parts of a batch that are worked through beside each other: on a processor that is faster than all threads on the
         whole. One where dropout would be drawn in no certain order, or memory is short.
         """
         alone = self.device.type != "cpu" or self.accelerator is not None or self.has_dropout
-        if alone or self.accumulate > 1 or self.recipe.gradient_checkpointing:
+        if alone or self.grad_accum_steps > 1 or self.recipe.gradient_checkpointing:
             return 1
-        return min(pictures, torch.get_num_threads())
+        return min(images, torch.get_num_threads())
 
-    def _backward_beside(self, losses_of: Callable[[slice], dict[str, Tensor]], parts: list[slice]) -> dict[str, Tensor]:
+    def _backward_in_parallel(self, losses_of: Callable[[slice], dict[str, Tensor]], parts: list[slice]) -> dict[str, Tensor]:
         """Gradients of all parts, added in their order: as if one had come after the other.
 
         The rest of the step has as few threads as a part: where another program is busy, threads that wait for each other lose
@@ -258,7 +258,7 @@ def added(total: dict[str, Tensor], losses: dict[str, Tensor]) -> dict[str, Tens
 
 
 def trimmed(images: Tensor, padding_mask: Tensor | None, multiple: int) -> tuple[Tensor, Tensor | None]:
-    """Pictures without the rows and columns that are padding in all of them; no mask where nothing is left to pad.
+    """Images without the rows and columns that are padding in all of them; no mask where nothing is left to pad.
 
     Parameters
     ----------
@@ -285,7 +285,7 @@ def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | N
 
     Examples
     --------
-    >>> from conditional_detr.factory.build import create_model
+    >>> from conditional_detr.factory.create import create_model
     >>> step = make_step(create_model("conditional-detr-tiny", num_classes=2, pretrained_backbone=False))
     >>> target = {"labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]])}
     >>> float(step(torch.zeros(1, 3, 64, 64), None, [target])["loss"]) > 0
@@ -293,7 +293,7 @@ def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | N
     """
     recipe = RECIPES[recipe_of(model.config)] if recipe is None else recipe
     model.to(memory_format=torch.channels_last)
-    criterion, helpers = build_criterion(model, recipe), build_helpers(model, recipe)
+    criterion, helpers = build_criterion(model, recipe), auxiliary_modules(model, recipe)
     return TrainStep(model, criterion, build_optimizer(model, recipe, helpers), recipe, amp, helpers=helpers)
 
 

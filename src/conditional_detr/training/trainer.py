@@ -13,7 +13,7 @@ from torch import nn
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.index import load_split
-from conditional_detr.data.loader import Batch, EpochBatches, TrainingPictures, Unusable, training_batches
+from conditional_detr.data.loader import Batch, EpochBatches, TrainingImages, Unusable, training_batches
 from conditional_detr.device.seeding import seed_generators
 from conditional_detr.device.threads import set_threads, usable_cores
 from conditional_detr.errors import ConditionalDETRError, RunError
@@ -21,22 +21,22 @@ from conditional_detr.evaluation.coco import FIGURES, CocoMetrics, coco_metrics,
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.storage.run_files import REPORT
-from conditional_detr.training.artifacts.batch_preview import save_batch_picture
-from conditional_detr.training.artifacts.console_logger import Reporter, figure
-from conditional_detr.training.artifacts.finalize import close_run, run_facts
+from conditional_detr.training.artifacts.batch_preview import save_batch_preview
+from conditional_detr.training.artifacts.console_logger import ConsoleLogger, figure
+from conditional_detr.training.artifacts.finalize import finalize_run, run_facts
 from conditional_detr.training.artifacts.nonfinite_dump import FOLDER as FLIGHT
-from conditional_detr.training.artifacts.nonfinite_dump import record
+from conditional_detr.training.artifacts.nonfinite_dump import dump_step
 from conditional_detr.training.artifacts.run_folder import RunFolder
-from conditional_detr.training.artifacts.trainer_state import Progress
-from conditional_detr.training.execution.distributed import Processes, launched
+from conditional_detr.training.artifacts.trainer_state import TrainerState
+from conditional_detr.training.execution.distributed import Distributed, launched
 from conditional_detr.training.execution.interrupts import StopRequest
 from conditional_detr.training.optim.optimizer import build_optimizer, lr_factor
 from conditional_detr.training.optim.progressive_resize import resized, size_factor
-from conditional_detr.training.optim.query_groups import build_helpers
-from conditional_detr.training.optim.run_schedule import Plan
+from conditional_detr.training.optim.query_groups import auxiliary_modules
+from conditional_detr.training.optim.run_schedule import RunSchedule
 from conditional_detr.training.optim.weight_average import averaged
-from conditional_detr.training.setup.auto_config import with_choices
-from conditional_detr.training.setup.bad_images import UnusablePictures
+from conditional_detr.training.setup.auto_config import resolve_auto
+from conditional_detr.training.setup.bad_images import BadImages
 from conditional_detr.training.setup.data_checks import check_data, opening
 from conditional_detr.training.setup.initial_weights import build_model, check_classes
 from conditional_detr.training.setup.resolve import resolve
@@ -91,18 +91,18 @@ def train(
     imgsz : length of the shorter side after resizing, px; None = what the model is made for or was trained at
     recipe : "paper" or "fast"; None = the model's, for a checkpoint that of the model name with its backbone
     device : "auto", "cpu", "cuda", …
-    workers : processes that load pictures; None = half of the cores but two, which a step can use to the full
+    workers : processes that load images; None = half of the cores but two, which a step can use to the full
     threads : of the processor; 0 = as many as the process may use
     seed : of weights, order and augmentation
     resume : go on with the run in `output`; a finished one is left as it is, where there is none it begins
-    patience : stop after so many epochs without a better AP, not while pictures grow; 0 = never
+    patience : stop after so many epochs without a better AP, not while images grow; 0 = never
     amp : "auto", "bf16" or "off"
     freeze : stages of the backbone that stay as they are, the first ones; None = the recipe's
     pretrained_backbone : ImageNet weights for a model that is built by name
     model_overrides : fields of `ModelConfig`
     recipe_overrides : fields of `RecipeConfig`
-    strict : stop at whatever is wrong with an annotation or a picture, instead of leaving it out and saying so
-    max_bad : the share of a split's pictures that may be unusable before a run stops
+    strict : stop at whatever is wrong with an annotation or an image, instead of leaving it out and saying so
+    max_bad : the share of a split's images that may be unusable before a run stops
     quiet : print nothing
 
     Returns
@@ -134,22 +134,22 @@ def train(
         f"model.{field}" for field in model_overrides or {}
     }
     set_threads(threads or cores)
-    with nullcontext() if launched("rank") else RunFolder(output).held(), Processes(config.device) as processes:
-        return _Training(config, asked_for, resume, quiet, processes, started).run()
+    with nullcontext() if launched("rank") else RunFolder(output).held(), Distributed(config.device) as processes:
+        return Trainer(config, asked_for, resume, quiet, processes, started).run()
 
 
-class _Training:
+class Trainer:
     """One run, from its settings to its folder. Nothing is written before all of it could be built."""
 
     def __init__(
-        self, config: RunConfig, asked_for: set[str], resume: bool, quiet: bool, processes: Processes, started: float
+        self, config: RunConfig, asked_for: set[str], resume: bool, quiet: bool, processes: Distributed, started: float
     ) -> None:
         self.processes, self.started = processes, started
         train, self.valid = self.indices = load_split(config.data, "train"), load_split(config.data, "valid")
         check_data(train, self.valid, config.strict, config.max_bad)
         self.folder = RunFolder(config.output)
         saved = self.folder.config() if resume and self.folder.has_begun else None
-        config, choices = processes.gathered([with_choices(config, asked_for, train, saved)])[0]  # all go by the first one's
+        config, choices = processes.gathered([resolve_auto(config, asked_for, train, saved)])[0]  # all go by the first one's
         self.config, self.recipe = config, config.training
         begun = self.folder.check(config, resume)
         torch.manual_seed(config.seed)
@@ -157,20 +157,20 @@ class _Training:
         if begun:
             check_classes(self.model, train)
         self.model.to(self.processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        helpers = build_helpers(self.model, self.recipe)
+        helpers = auxiliary_modules(self.model, self.recipe)
         optimizer = build_optimizer(self.model, self.recipe, helpers)
-        self.average = averaged(self.model, self.recipe.average) if self.recipe.average else None
+        self.average = averaged(self.model, self.recipe.weight_average) if self.recipe.weight_average else None
         self.beside: dict[str, nn.Module] = {"helper": helpers} | ({} if self.average is None else {"average": self.average})
-        self.progress = self.folder.load_last(self.beside, optimizer) if begun else Progress()
+        self.progress = self.folder.load_last(self.beside, optimizer) if begun else TrainerState()
         self.started -= self.progress.spent  # as if it had never been stopped
         self.batches = EpochBatches(len(train), self.recipe.batch, config.seed, self.processes.rank, self.processes.world)
-        self.plan = Plan(self.recipe, len(self.batches), len(self.valid))
-        self.reporter = Reporter(self.plan, self.recipe.batch, quiet or not self.processes.is_main)
-        criterion, say = build_criterion(self.model, self.recipe), self.reporter.say
+        self.plan = RunSchedule(self.recipe, len(self.batches), len(self.valid))
+        self.logger = ConsoleLogger(self.plan, self.recipe.batch, quiet or not self.processes.is_main)
+        criterion, say = build_criterion(self.model, self.recipe), self.logger.say
         amp = "off" if processes.any(autocast_dtype(config.amp, processes.device) is None) else "bf16"
         self.step = TrainStep(self.model, criterion, optimizer, self.recipe, amp, processes.accelerator, helpers, say)
-        self.step.accumulate = max(self.step.accumulate, self.progress.accumulate)
-        self.pictures = TrainingPictures(train, Augmentation(self.recipe, config.imgsz), Preprocessor(self.model.preprocessor))
+        self.step.grad_accum_steps = max(self.step.grad_accum_steps, self.progress.grad_accum_steps)
+        self.images = TrainingImages(train, Augmentation(self.recipe, config.imgsz), Preprocessor(self.model.preprocessor))
         where = f"{self.processes.device.type}, {'float32' if self.step.dtype is None else 'bfloat16'}"
         self.lines = notes + opening(train, self.valid, self.model, config, where) + choices
         if begun and self._is_over():
@@ -179,8 +179,8 @@ class _Training:
             self.lines.append(f"going on after epoch {self.progress.epoch}, step {self.progress.position}")
         elif resume:
             self.lines.append(f"{self.folder.path} holds no run yet: starting")
-        lost = {"train": len(train.lost), "valid": len(self.valid.lost)}
-        self.unusable = UnusablePictures(config.strict, config.max_bad, self.reporter.say, lost)
+        missing = {"train": len(train.missing), "valid": len(self.valid.missing)}
+        self.bad_images = BadImages(config.strict, config.max_bad, self.logger.say, missing)
         self.stop = StopRequest()
 
     def run(self) -> Run:
@@ -188,14 +188,14 @@ class _Training:
         if self.processes.is_main and not self._is_over():
             self.folder.create(self.config)
         for line in self.lines:
-            self.reporter.say(line)
-        with self.reporter, self.stop.heard():
+            self.logger.say(line)
+        with self.logger, self.stop.heard():
             while not self._is_over():
                 self._steps()
                 self._close_epoch()
         history = self.progress.history
         if best := next((row for row in history if row["epoch"] == self.progress.best[1]), None):
-            self.reporter.say(
+            self.logger.say(
                 f"best: epoch {best['epoch']}, AP {figure(best['AP'])}, AP50 {figure(best['AP50'])} → {self.folder.best}"
             )
         if self.processes.is_main:
@@ -205,17 +205,17 @@ class _Training:
         return Run(self.folder.path, history)
 
     def _report(self) -> None:
-        """A fault of the report, as a picture that has gone, is said and costs the run nothing."""
+        """A fault of the report, as an image that has gone, is said and costs the run nothing."""
         file = self.folder.path / REPORT
         if not file.is_file():
-            self.reporter.say("evaluating the best epoch once more, for the report")
+            self.logger.say("evaluating the best epoch once more, for the report")
             facts = run_facts(self.config, self.model, self.indices, self.progress)
             try:
-                close_run(self.folder, self.config, facts, self.progress)
+                finalize_run(self.folder, self.config, facts, self.progress)
             except ConditionalDETRError as error:
-                self.reporter.say(f"no report: {error}")
+                self.logger.say(f"no report: {error}")
                 return
-        self.reporter.say(f"report: {file}")
+        self.logger.say(f"report: {file}")
 
     def _is_over(self) -> bool:
         progress, patience = self.progress, self.recipe.patience
@@ -230,10 +230,10 @@ class _Training:
         started, before = time.monotonic(), progress.seconds
         if progress.position == len(batches):  # stopped before it was evaluated
             return
-        for images, padding_mask, targets in training_batches(self.pictures, batches, self.config.workers, self._leave_out):
+        for images, padding_mask, targets in training_batches(self.images, batches, self.config.workers, self._leave_out):
             if progress.epoch == progress.position == 0 and self.processes.is_main:
                 file = self.folder.path / "train_batch.jpg"
-                save_batch_picture(images, padding_mask, targets, self.model.preprocessor, self.model.class_names, file)
+                save_batch_preview(images, padding_mask, targets, self.model.preprocessor, self.model.class_names, file)
             self._set_rate()
             images, padding_mask, targets = self.step.on_device(images, padding_mask, targets)
             factor = size_factor(self.plan.share_done(progress), self.recipe)
@@ -248,7 +248,7 @@ class _Training:
                 self.average.update_parameters(self.model)
             progress.count(losses)
             progress.seconds = before + time.monotonic() - started
-            self.reporter.step(progress, losses["loss"])
+            self.logger.step(progress, losses["loss"])
             if progress.skipped_in_a_row >= MOST_SKIPPED:
                 raise RunError(
                     f"{MOST_SKIPPED} steps in a row had no finite gradient (epoch {progress.epoch + 1}, the last loss was "
@@ -266,16 +266,16 @@ class _Training:
         facts = place | {"seed": self._seed_of_step(), "amp": self.step.amp, "losses": losses}
         name = "-".join(f"{key}-{value}" for key, value in place.items())
         try:
-            left = record(self.folder.path, name, self.step, self.model, batch, facts)
+            left = dump_step(self.folder.path, name, self.step, self.model, batch, facts)
         except ConditionalDETRError as error:
-            self.reporter.say(f"no record: {error}")
+            self.logger.say(f"no record: {error}")
             return
         if left is not None:
-            self.reporter.say(f"a step had no finite gradient and moved no weight: cdetr replay {left}")
+            self.logger.say(f"a step had no finite gradient and moved no weight: cdetr replay {left}")
 
     def _leave_out(self, each: Unusable) -> None:
-        index = self.pictures.index
-        self.unusable.tell("train", index.paths[each.position], each.reason, len(index))
+        index = self.images.index
+        self.bad_images.add("train", index.paths[each.position], each.reason, len(index))
 
     def _seed_of_step(self) -> int:
         """Dropout of a step depends on the run's seed and the step's place only, so a resumed run draws the same."""
@@ -295,9 +295,9 @@ class _Training:
     def _close_epoch(self) -> None:
         """Evaluate, keep the best, save. A stop that is asked for meanwhile waits for the end of it."""
         progress = self.progress
-        self._save_last()  # a fault of the validation pictures must not cost the epoch
-        for path, reason in self.processes.gathered(self.unusable.met("train")):  # by any of the processes
-            self.unusable.tell("train", path, reason, len(self.pictures.index))
+        self._save_last()  # a fault of the validation images must not cost the epoch
+        for path, reason in self.processes.gathered(self.bad_images.met("train")):  # by any of the processes
+            self.bad_images.add("train", path, reason, len(self.images.index))
         judged = self.plan.has_time_to_evaluate(progress)
         figures = dict.fromkeys(FIGURES) if not judged else self._figures()
         rate = self.recipe.lr * self._rate_factor(progress.position - 1)  # of the last step
@@ -305,7 +305,7 @@ class _Training:
         if is_best and self.processes.is_main:
             self.folder.save_best(self.judged)
         self._save_last()
-        self.reporter.epoch(progress.history[-1], is_best, judged)
+        self.logger.epoch(progress.history[-1], is_best, judged)
         if not self._is_over():
             self._stop_if_asked()
 
@@ -316,7 +316,7 @@ class _Training:
 
     def _figures(self) -> dict[str, float | None]:
         """Of the validation split, and the seconds that they cost."""
-        self.reporter.evaluating()
+        self.logger.evaluating()
         started, progress = time.monotonic(), self.progress
         metrics = self._evaluate()
         seconds = self.processes.mean({"": time.monotonic() - started})[""]
@@ -325,19 +325,19 @@ class _Training:
         return {name: getattr(metrics, name) for name in FIGURES}
 
     def _evaluate(self) -> CocoMetrics:
-        """Each process detects in its share of the pictures; all judge all of them."""
+        """Each process detects in its share of the images; all judge all of them."""
         self.judged.eval()
         share = slice(self.processes.rank, None, self.processes.world)
-        results, left_out = detections_of(self.judged, self.valid, self.recipe.batch, share)
-        left_out = dict(self.processes.gathered(list(left_out.items())))
-        for place, reason in sorted(left_out.items()):
-            self.unusable.tell("valid", self.valid.paths[place], reason, len(self.indices[1]))
-        self.valid = self.valid.without(left_out)
+        results, skipped = detections_of(self.judged, self.valid, self.recipe.batch, share)
+        skipped = dict(self.processes.gathered(list(skipped.items())))
+        for place, reason in sorted(skipped.items()):
+            self.bad_images.add("valid", self.valid.paths[place], reason, len(self.indices[1]))
+        self.valid = self.valid.without(skipped)
         return coco_metrics(self.valid.ground_truth(), self.processes.gathered(results))
 
     def _save_last(self) -> None:
         if self.processes.is_main:
-            self.progress.accumulate = self.step.accumulate
+            self.progress.grad_accum_steps = self.step.grad_accum_steps
             self.folder.save_last(self.model, self.beside, self.step.optimizer, self.progress)
         self.processes.wait()
 
@@ -345,7 +345,7 @@ class _Training:
         if self.processes.any(self.stop.asked):
             self._save_last()
             progress = self.progress
-            self.reporter.say(
+            self.logger.say(
                 f"stopped in epoch {progress.epoch + 1} after step {progress.position}: saved, --resume goes on from here"
             )
             raise KeyboardInterrupt

@@ -54,7 +54,7 @@ def check_can_be_held(config: ModelConfig, format: str) -> None:
     ------
     CheckpointError : names the first field that it has no room for
     """
-    wanted = {**ROWS[config.cross_attention], "backbone_stride": 32, "finer": False, "exact_positions": False}
+    wanted = {**ROWS[config.cross_attention], "backbone_stride": 32, "finer": False, "pixel_aligned_positions": False}
     for field, value in wanted.items():
         if getattr(config, field) != value:
             raise CheckpointError(

@@ -114,18 +114,18 @@ def write(model: DetectionModel, folder: Path) -> None:
         "label2id": {name: i for i, name in names.items()},
         "category_ids": model.category_ids,
     }
-    picture = model.preprocessor
+    image = model.preprocessor
     preprocessing = {
         "image_processor_type": "ConditionalDetrImageProcessor"
         if config.cross_attention == "conditional"
         else "DetrImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": picture.imgsz, "longest_edge": picture.longest},
+        "size": {"shortest_edge": image.imgsz, "longest_edge": image.longest},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(picture.mean),
-        "image_std": list(picture.std),
+        "image_mean": list(image.mean),
+        "image_std": list(image.std),
         "do_pad": True,
         "format": "coco_detection",
     }
@@ -232,7 +232,7 @@ def _read_preprocessor(file: Path) -> PreprocessorConfig:
         size = {"shortest_edge": size, "longest_edge": content.get("max_size", 1333)}
     if not isinstance(size, dict) or not {"shortest_edge", "longest_edge"} <= set(size):
         raise CheckpointError(
-            f"{file} must resize by shortest_edge and longest_edge, which keeps a picture's proportions; it has size = {size!r}"
+            f"{file} must resize by shortest_edge and longest_edge, which keeps an image's proportions; it has size = {size!r}"
         )
     _only(file, content, PREPROCESSOR_ONLY)
     factor = content.get("rescale_factor") or 1 / 255

@@ -94,37 +94,37 @@ OWN_RESNET = [  # transformers' ResNet in torchvision's names, which timm shares
 ]
 
 
-class Place(NamedTuple):
+class ForeignKey(NamedTuple):
     """Where a tensor lies: under a name, whole or as one third of the rows."""
 
     name: str
     third: int | None = None
 
 
-def place(key: str, column: int, cross_attention: str) -> Place:
+def place(key: str, column: int, cross_attention: str) -> ForeignKey:
     """Where a tensor of ours lies in a foreign checkpoint."""
     for start, theirs in ONCE.items():
         if key.startswith(start):
-            return Place(theirs[column] + key.removeprefix(start))
+            return ForeignKey(theirs[column] + key.removeprefix(start))
     part, _, layer, rest = key.split(".", 3)
     table = ENCODER if part == "encoder" else DECODERS[cross_attention]
     start = next(start for start in table if rest.startswith(start))
     name, bracket, number = table[start][column].partition("[")
     name = LAYERS[column].format(part, layer) + name + rest.removeprefix(start)
-    return Place(name, int(number[0]) if bracket else None)
+    return ForeignKey(name, int(number[0]) if bracket else None)
 
 
 def to_foreign(state: dict[str, Tensor], column: int, cross_attention: str) -> dict[str, Tensor]:
-    """Our tensors under foreign names; thirds are joined."""
+    """Our tensors under foreign names; chunk are joined."""
     foreign: dict[str, Tensor] = {}
-    thirds: dict[str, list[Tensor]] = {}
+    chunk: dict[str, list[Tensor]] = {}
     for key, value in state.items():
         name, third = place(key, column, cross_attention)
         if third is None:
             foreign[name] = value
         else:
-            thirds.setdefault(name, []).append(value)  # query, key and value follow each other in this order
-    return foreign | {name: torch.cat(values) for name, values in thirds.items()}
+            chunk.setdefault(name, []).append(value)  # query, key and value follow each other in this order
+    return foreign | {name: torch.cat(values) for name, values in chunk.items()}
 
 
 def from_foreign(foreign: dict[str, Tensor], keys: Iterable[str], column: int, cross_attention: str) -> dict[str, Tensor]:

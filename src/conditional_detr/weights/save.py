@@ -4,7 +4,7 @@ from pathlib import Path
 
 from conditional_detr.errors import CheckpointError, ConfigError, did_you_mean
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.storage.atomic import replaced_folder
+from conditional_detr.storage.atomic import atomic_folder
 from conditional_detr.weights import huggingface, native
 from conditional_detr.weights import official as release
 from conditional_detr.weights.files import DESCRIPTION, WEIGHTS
@@ -44,6 +44,6 @@ def save_model(model: DetectionModel, folder: str | Path, format: str = "native"
         raise CheckpointError(
             f"{folder} holds what is not a checkpoint's ({', '.join(others[:3])}): give a new or empty folder"
         )
-    with replaced_folder(folder) as new:
+    with atomic_folder(folder) as new:
         write(model, new)
     return folder

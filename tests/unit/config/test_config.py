@@ -65,7 +65,7 @@ def test_unreadable_toml_names_the_file(tmp_path):
 def test_the_paper_recipe_is_the_papers():
     recipe = RECIPES["paper"]
     assert (recipe.epochs, recipe.batch, recipe.lr, recipe.lr_backbone) == (50, 16, 1e-4, 1e-5)
-    assert (recipe.weight_decay, recipe.clip, recipe.warmup_steps, recipe.schedule) == (1e-4, 0.1, 0, "step")
+    assert (recipe.weight_decay, recipe.clip_max_norm, recipe.warmup_steps, recipe.schedule) == (1e-4, 0.1, 0, "step")
 
 
 def test_the_papers_models_have_the_papers_parts():

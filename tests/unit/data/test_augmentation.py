@@ -5,7 +5,7 @@ from conditional_detr.config.recipes import RECIPES, RecipeConfig
 from conditional_detr.data.augmentation import Augmentation
 
 
-def picture_with_a_box(height: int = 240, width: int = 320) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def image_with_a_box(height: int = 240, width: int = 320) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Black, with one white rectangle whose box is known."""
     rgb = torch.zeros(3, height, width, dtype=torch.uint8)
     rgb[:, 60:150, 40:200] = 255
@@ -17,7 +17,7 @@ def test_boxes_follow_the_pixels_through_every_augmentation():
     kept = 0
     for seed in range(60):
         torch.manual_seed(seed)
-        rgb, boxes, labels = augment(*picture_with_a_box())
+        rgb, boxes, labels = augment(*image_with_a_box())
         white = rgb[0] > 127
         if not len(boxes):
             assert white.sum() <= 2 * max(white.shape)
@@ -39,19 +39,19 @@ def test_the_aspect_ratio_is_kept_without_a_crop():
     augment = Augmentation(RecipeConfig(crop=0), imgsz=240)
     for seed in range(10):
         torch.manual_seed(seed)
-        rgb, _, _ = augment(*picture_with_a_box())
+        rgb, _, _ = augment(*image_with_a_box())
         assert abs(rgb.shape[-1] / rgb.shape[-2] - 320 / 240) < 0.02
 
 
 def test_everything_can_be_switched_off():
     augment = Augmentation(RecipeConfig(crop=0, hflip=0, scales=(1, 1)), imgsz=240)
-    rgb, boxes, labels = picture_with_a_box()
+    rgb, boxes, labels = image_with_a_box()
     out = augment(rgb, boxes, labels)
     assert out[0].equal(rgb)
     assert out[1].equal(boxes)
 
 
-def test_a_crop_may_leave_no_box_and_pictures_without_boxes_pass():
+def test_a_crop_may_leave_no_box_and_images_without_boxes_pass():
     augment = Augmentation(RECIPES["paper"], imgsz=240)
     for seed in range(10):
         torch.manual_seed(seed)
@@ -75,9 +75,9 @@ def test_a_crop_is_taken_from_the_pixels_of_the_file_and_blurs_nothing():
 
 
 def test_colour_changes_pixels_and_no_box():
-    augment = Augmentation(RecipeConfig(crop=0, hflip=0, scales=(1, 1), color=0.5), imgsz=240)
+    augment = Augmentation(RecipeConfig(crop=0, hflip=0, scales=(1, 1), color_jitter=0.5), imgsz=240)
     torch.manual_seed(1)
-    rgb, boxes, labels = picture_with_a_box()
+    rgb, boxes, labels = image_with_a_box()
     rgb[0] //= 2
     out = augment(rgb, boxes, labels)
     assert not out[0].equal(rgb)
@@ -85,7 +85,7 @@ def test_colour_changes_pixels_and_no_box():
 
 
 @pytest.mark.parametrize("flips", [{"vflip": 1.0}, {"transpose": 1.0}, {"vflip": 1.0, "transpose": 1.0}])
-def test_boxes_go_with_their_pixels_however_a_picture_is_turned(flips):
+def test_boxes_go_with_their_pixels_however_an_image_is_turned(flips):
     rgb = torch.zeros(3, 40, 64, dtype=torch.uint8)
     rgb[:, 5:15, 8:40] = 200
     recipe = RecipeConfig(hflip=0.0, crop=0.0, scales=(1.0, 1.0), **flips)
@@ -98,7 +98,7 @@ def test_boxes_go_with_their_pixels_however_a_picture_is_turned(flips):
 def test_what_is_not_asked_for_draws_nothing():
     """So the paper's recipe draws what it drew before there were turns."""
     torch.manual_seed(3)
-    Augmentation(RecipeConfig(crop=0.0), 40)(*picture_with_a_box())
+    Augmentation(RecipeConfig(crop=0.0), 40)(*image_with_a_box())
     state = torch.get_rng_state()
     torch.manual_seed(3)
     torch.rand(()), torch.rand(()), torch.randint(0, 11, ())  # the flip, whether to crop, the size

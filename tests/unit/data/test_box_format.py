@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from conditional_detr.data.box_format import LAYOUTS, UPRIGHT, box_of, how_written, to_xywh
+from conditional_detr.data.box_format import LAYOUTS, UPRIGHT, box_of, detect_box_format, to_xywh
 
 SIZE = np.array([320.0, 200.0])
 
 
 def boxes(count: int, seed: int = 0, largest: float = 0.4) -> np.ndarray:
-    """Boxes x, y, w, h px inside their pictures, anywhere."""
+    """Boxes x, y, w, h px inside their images, anywhere."""
     rng = np.random.default_rng(seed)
     extent = rng.uniform(0.05, largest, (count, 2)) * SIZE
     return np.concatenate([rng.uniform(0, 1, (count, 2)) * (SIZE - extent), extent], axis=1)
@@ -32,8 +32,8 @@ def written_as(how: str, true: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("how", [*LAYOUTS, *(f"normalised {layout}" for layout in UPRIGHT)])
 def test_every_way_of_writing_is_told_and_undone(how: str):
     true = boxes(60)
-    found = how_written(written_as(how, true), sizes(60))
-    assert found.how == how
+    found = detect_box_format(written_as(how, true), sizes(60))
+    assert found.layout == how
     assert (found.message is None) == (how == "xywh")
     np.testing.assert_allclose(to_xywh(written_as(how, true), how, sizes(60)), true, atol=1e-9)
 
@@ -44,26 +44,26 @@ def test_every_way_of_writing_is_told_and_undone(how: str):
 def test_cocos_boxes_are_taken_as_they_are(seed: int, count: int, largest: float):
     """Also where one in ten reaches outside or has no area."""
     true = boxes(count, seed, largest)
-    assert how_written(true, sizes(count)).message is None
+    assert detect_box_format(true, sizes(count)).message is None
     true[: count // 10] += [300, 0, 0, 0]
     true[count // 10 : count // 8, 2] = 0
-    assert how_written(true, sizes(count)).message is None
+    assert detect_box_format(true, sizes(count)).message is None
 
 
 def test_centres_in_the_middle_are_told_from_corners():
     """Of objects in the middle both readings fit; only one has them in the middle."""
     true = boxes(40, largest=0.2) * 0.3 + np.array([0.4, 0.4, 0, 0]) * np.tile(SIZE, 2)
-    found = how_written(written_as("normalised cxcywh", true), sizes(40))
-    assert found.how == "normalised cxcywh"
+    found = detect_box_format(written_as("normalised cxcywh", true), sizes(40))
+    assert found.layout == "normalised cxcywh"
     assert "normalised xywh would fit too: look at the copy" in found.message
 
 
 def test_a_stray_box_does_not_hide_that_the_others_are_normalised():
     written = written_as("normalised xywh", boxes(12))
     written[3] = [0.9, 0.9, 1.002, 0.1]
-    assert how_written(written, sizes(12)).how == "normalised xywh"
+    assert detect_box_format(written, sizes(12)).layout == "normalised xywh"
     written[4:6] = [10, 10, 50, 50]
-    assert how_written(written, sizes(12)).how == "xywh"
+    assert detect_box_format(written, sizes(12)).layout == "xywh"
 
 
 def test_a_quarter_of_corners_outside_is_enough_where_all_fit_as_corners():
@@ -72,14 +72,14 @@ def test_a_quarter_of_corners_outside_is_enough_where_all_fit_as_corners():
     end = start + rng.uniform(0.2, 0.65, (30, 2)) * SIZE
     outside = (start + end > SIZE).any(1).mean()
     assert 0.2 < outside < 0.4
-    assert how_written(np.concatenate([start, end], axis=1), sizes(30)).how == "xyxy"
+    assert detect_box_format(np.concatenate([start, end], axis=1), sizes(30)).layout == "xyxy"
 
 
 def test_what_fits_no_way_is_said_and_not_converted():
     shifted = boxes(40) + np.array([150, 90, 40, 40])
-    found = how_written(shifted, sizes(40))
-    assert found.how == "xywh"
-    assert "do not lie inside their pictures" in found.message
+    found = detect_box_format(shifted, sizes(40))
+    assert found.layout == "xywh"
+    assert "do not lie inside their images" in found.message
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ def test_the_box_of_an_annotation(row: dict, expected: list[float] | None):
 def test_another_split_is_evidence():
     """What has few boxes, or few outside, is read as the rest of its data set is, if that fits better."""
     corners = np.tile([20.0, 20.0, 70.0, 70.0], (30, 1))
-    assert how_written(corners, sizes(30), "xyxy").how == "xywh"
+    assert detect_box_format(corners, sizes(30), "xyxy").layout == "xywh"
     corners[0] = [200, 100, 300, 180]
-    assert how_written(corners, sizes(30)).how == "xywh"
-    assert how_written(corners, sizes(30), "xyxy").how == "xyxy"
-    assert how_written(corners[:2], sizes(2), "xyxy").how == "xyxy"
-    assert how_written(boxes(30), sizes(30), "xyxy").how == "xywh"
+    assert detect_box_format(corners, sizes(30)).layout == "xywh"
+    assert detect_box_format(corners, sizes(30), "xyxy").layout == "xyxy"
+    assert detect_box_format(corners[:2], sizes(2), "xyxy").layout == "xyxy"
+    assert detect_box_format(boxes(30), sizes(30), "xyxy").layout == "xywh"

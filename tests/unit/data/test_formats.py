@@ -11,11 +11,11 @@ from PIL import Image
 
 from commands import run
 from conditional_detr.data.discovery import sources
-from conditional_detr.data.index import CocoIndex, load_split
+from conditional_detr.data.index import SplitIndex, load_split
 from conditional_detr.errors import DataError
 
 SIZE = (100, 80)  # width, height
-BOXES = {  # picture → class and box x0, y0, x1, y1 px
+BOXES = {  # image → class and box x0, y0, x1, y1 px
     "a": [("dog", (10, 20, 30, 60)), ("cat", (0, 0, 100, 80))],
     "b": [],
     "c": [("cat", (5, 5, 6, 7))],
@@ -23,7 +23,7 @@ BOXES = {  # picture → class and box x0, y0, x1, y1 px
 NAMES = ["cat", "dog"]
 
 
-def pictures(folder: Path) -> None:
+def write_images(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in BOXES:
         Image.new("RGB", SIZE).save(folder / f"{name}.jpg")
@@ -31,20 +31,20 @@ def pictures(folder: Path) -> None:
 
 def yolo(root: Path) -> None:
     for split in ("train", "valid"):
-        pictures(root / split / "images")
+        write_images(root / split / "images")
         (root / split / "labels").mkdir()
         for name, boxes in BOXES.items():
             lines = []
             for label, (x0, y0, x1, y1) in boxes:
                 box = ((x0 + x1) / 2 / SIZE[0], (y0 + y1) / 2 / SIZE[1], (x1 - x0) / SIZE[0], (y1 - y0) / SIZE[1])
                 lines.append(" ".join(map(str, (NAMES.index(label), *box))))
-            if lines:  # a picture without a label file has no objects
+            if lines:  # an image without a label file has no objects
                 (root / split / "labels" / f"{name}.txt").write_text("\n".join(lines))
     (root / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnc: 2\nnames: [cat, dog]\n")
 
 
 def voc(root: Path) -> None:
-    pictures(root / "JPEGImages")
+    write_images(root / "JPEGImages")
     (root / "Annotations").mkdir()
     (root / "ImageSets" / "Main").mkdir(parents=True)
     for name, boxes in BOXES.items():
@@ -62,7 +62,7 @@ def voc(root: Path) -> None:
 
 def imagefolder(root: Path) -> None:
     for split in ("train", "validation"):
-        pictures(root / split)
+        write_images(root / split)
         rows = []
         for name, boxes in BOXES.items():
             objects = {
@@ -76,11 +76,11 @@ def imagefolder(root: Path) -> None:
 WRITERS = {"YOLO": yolo, "Pascal VOC": voc, "imagefolder": imagefolder}
 
 
-def told(index: CocoIndex) -> str:
+def told(index: SplitIndex) -> str:
     return "\n".join(f"{finding.file}: {finding.message}" for finding in index.findings)
 
 
-def check(index: CocoIndex) -> None:
+def check(index: SplitIndex) -> None:
     assert [category.name for category in index.categories] == NAMES
     found = {Path(path).stem: index.objects(i) for i, path in enumerate(index.paths)}
     assert found.keys() == BOXES.keys()
@@ -104,7 +104,7 @@ def test_every_format_is_converted_to_coco_folders(tmp_path, capsys, name: str):
     WRITERS[name](tmp_path / "there")
     code, out, err = run(capsys, "data", "convert", tmp_path / "there", tmp_path / "here")
     assert (code, err) == (0, "")
-    assert "train: 3 pictures, 3 boxes" in out
+    assert "train: 3 images, 3 boxes" in out
     for split in ("train", "valid"):
         check(load_split(tmp_path / "here", split))
         assert (tmp_path / "here" / split / "_annotations.coco.json").is_file()
@@ -202,7 +202,7 @@ def test_the_doctor_reads_every_format(tmp_path, capsys):
 def test_nothing_outside_the_data_set_is_opened(tmp_path, monkeypatch, capsys):
     """A list may name any file of the machine: neither it nor its labels are read."""
     yolo(tmp_path / "a" / "b" / "d")
-    pictures(tmp_path / "images")
+    write_images(tmp_path / "images")
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
     root = tmp_path / "a" / "b" / "d"
@@ -258,7 +258,7 @@ def test_a_yolo_path_that_is_another_folder_is_gone_to(tmp_path):
 
 
 def test_where_labels_lie(tmp_path):
-    """The last `images` of a path counts; labels beside their picture are found where there are no others."""
+    """The last `images` of a path counts; labels beside their image are found where there are no others."""
     yolo(tmp_path / "images" / "set")
     check(load_split(tmp_path / "images" / "set", "train"))
     root = tmp_path / "images" / "flat"
@@ -314,7 +314,7 @@ def test_odd_descriptions_are_refused_at_once(tmp_path, description: str):
 def test_voc_as_roboflow_writes_it(tmp_path):
     voc(tmp_path / "there")
     for split in ("train", "valid"):
-        pictures(tmp_path / "here" / split)
+        write_images(tmp_path / "here" / split)
         for file in (tmp_path / "there" / "Annotations").iterdir():
             (tmp_path / "here" / split / file.name).write_bytes(file.read_bytes())
     assert {source.format for source in sources(tmp_path / "here").values()} == {"Pascal VOC"}
@@ -322,7 +322,7 @@ def test_voc_as_roboflow_writes_it(tmp_path):
 
 
 def test_voc_as_it_is_met(tmp_path):
-    """Marks behind names, names with spaces, other pictures than JPEG, blanks around classes, an XML that is not there."""
+    """Marks behind names, names with spaces, other images than JPEG, blanks around classes, an XML that is not there."""
     voc(tmp_path)
     Image.new("RGB", SIZE).save(tmp_path / "JPEGImages" / "my photo.png")
     Image.new("RGB", SIZE).save(tmp_path / "JPEGImages" / "bare.jpg")
@@ -353,11 +353,11 @@ def test_the_size_in_an_xml_is_what_its_boxes_were_made_for(tmp_path):
         index.check_size(0, (80, 100))
 
 
-def test_pictures_that_cannot_be_read_have_no_boxes_to_judge(tmp_path, capsys):
+def test_images_that_cannot_be_read_have_no_boxes_to_judge(tmp_path, capsys):
     for name, write in WRITERS.items():
         write(tmp_path / name)
         for file in (tmp_path / name).rglob("a.jpg"):
-            file.write_text("no picture")
+            file.write_text("no image")
         _, out, _ = run(capsys, "doctor", tmp_path / name, "--json")
         codes = {finding["code"] for finding in json.loads(out)["findings"]}
         assert "image-unreadable" in codes
@@ -423,12 +423,12 @@ def test_two_splits_of_a_kind_are_both_there(tmp_path):
     from conditional_detr.doctor.examine import as_written
 
     for name in ("train", "val", "valid"):
-        pictures(tmp_path / "r" / name)
+        write_images(tmp_path / "r" / name)
         images = [{"id": i, "file_name": f"{stem}.jpg", "width": 100, "height": 80} for i, stem in enumerate(BOXES)]
         what = {"images": images, "annotations": [], "categories": [{"id": 1, "name": name}]}
         (tmp_path / "r" / name / "_annotations.coco.json").write_text(json.dumps(what))
     splits, _ = as_written(tmp_path / "r")
-    assert {name: split.source.place.split for name, split in splits.items()} == {n: n for n in ("train", "val", "valid")}
+    assert {name: split.source.location.split for name, split in splits.items()} == {n: n for n in ("train", "val", "valid")}
     assert load_split(tmp_path / "r", "valid").categories[0].name == "valid"
     assert load_split(tmp_path / "r", "val").categories[0].name == "val"
     root = tmp_path / "c"
@@ -438,7 +438,7 @@ def test_two_splits_of_a_kind_are_both_there(tmp_path):
     assert sorted(sources(root)) == ["2017", "train", "train2017"]
 
 
-def test_the_head_of_a_picture_tells_its_size_after_rotation(tmp_path):
+def test_the_head_of_an_image_tells_its_size_after_rotation(tmp_path):
     from conditional_detr.images.header import size_of
 
     exif = Image.Exif()

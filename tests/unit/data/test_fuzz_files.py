@@ -1,4 +1,4 @@
-"""Whatever a picture or a checkpoint holds, only our own errors come out."""
+"""Whatever an image or a checkpoint holds, only our own errors come out."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from conditional_detr.weights.save import save_model
 from fuzzing import damaged, damages, fuzzed, odd_numbers
 from models import small
 
-PICTURE = np.random.default_rng(0).integers(0, 255, (14, 18, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 255, (14, 18, 3), dtype=np.uint8)
 MODES = {"png": "RGBA", "gif": "P", "jpeg": "RGB", "webp": "RGB", "tiff": "CMYK", "bmp": "RGB", "ppm": "RGB"}
 
 
@@ -29,7 +29,7 @@ def encoded(kind: str) -> bytes:
     exif = Image.Exif()
     exif[274] = 6
     stream = io.BytesIO()
-    image = Image.fromarray(PICTURE).convert(MODES[kind])
+    image = Image.fromarray(IMAGE).convert(MODES[kind])
     image.save(stream, kind, **({"exif": exif} if kind in ("png", "jpeg", "webp") else {}))
     return stream.getvalue()
 
@@ -52,7 +52,7 @@ def ours_alone(path: Path) -> None:
 
 @fuzzed()
 @given(kind=st.sampled_from(sorted(MODES)), faults=st.lists(damages, max_size=5))
-def test_odd_pictures(tmp_path_factory, kind, faults):
+def test_odd_images(tmp_path_factory, kind, faults):
     file = tmp_path_factory.getbasetemp() / "odd"
     file.write_bytes(damaged(encoded(kind), faults))
     with suppress(ImageError):

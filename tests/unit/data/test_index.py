@@ -76,9 +76,9 @@ def test_the_classic_layout_is_found(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "val2017").mkdir()
     (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content()))
-    place = find_source(tmp_path, "valid").place
+    place = find_source(tmp_path, "valid").location
     assert place.file.name == "instances_val2017.json"
-    assert place.pictures == tmp_path / "val2017"
+    assert place.images == tmp_path / "val2017"
 
 
 def test_val_is_another_word_for_valid(tmp_path):
@@ -138,11 +138,11 @@ def test_a_file_of_absurd_size_is_refused_unread(tmp_path):
 
 
 def test_a_path_that_leaves_the_split_but_not_the_data_set_is_fine(tmp_path):
-    images = [{"id": 7, "file_name": "../pictures/a.jpg", "width": 10, "height": 10}]
+    images = [{"id": 7, "file_name": "../images/a.jpg", "width": 10, "height": 10}]
     write(tmp_path, content(images=images, annotations=[]))
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.jpg").write_bytes(b"is looked for, not opened")
-    assert load_split(tmp_path, "train").paths[0].endswith("pictures/a.jpg")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(b"is looked for, not opened")
+    assert load_split(tmp_path, "train").paths[0].endswith("images/a.jpg")
 
 
 def test_boxes_are_in_flat_arrays(tmp_path):
@@ -171,7 +171,7 @@ def test_ids_that_a_tool_wrote_as_fractions_or_words_are_read(tmp_path):
     assert odd == [7, 7, 7, 2**53 + 1, None, None, None, None, None, None, None]
 
 
-def test_a_folder_of_pictures_may_be_a_link_to_elsewhere(tmp_path):
+def test_a_folder_of_images_may_be_a_link_to_elsewhere(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "elsewhere" / name).write_bytes(b"is looked for, not opened")
@@ -194,7 +194,7 @@ def test_names_that_nothing_can_draw_are_made_printable(tmp_path):
     assert [c.name for c in load_split(tmp_path, "train").categories] == ["a�", "b�c d", "Zelle ü 數"]
 
 
-def test_an_index_without_some_pictures_is_the_index_of_the_others(digits_folder):
+def test_an_index_without_some_images_is_the_index_of_the_others(digits_folder):
     whole = load_split(digits_folder, "train")
     rest = whole.without({0, 4, len(whole) - 1})
     kept = [i for i in range(len(whole)) if i not in (0, 4, len(whole) - 1)]
@@ -206,11 +206,11 @@ def test_an_index_without_some_pictures_is_the_index_of_the_others(digits_folder
     assert [image["id"] for image in truth["images"]] == rest.image_ids.tolist()
     assert len(truth["annotations"]) == len(rest.labels)
     assert whole.without(()) is whole
-    with pytest.raises(DataError, match="none of the 12 pictures that .* lists can be used"):
+    with pytest.raises(DataError, match="none of the 12 images that .* lists can be used"):
         whole.without(range(12))
 
 
-def test_objects_of_a_picture_that_is_listed_twice_belong_together(tmp_path):
+def test_objects_of_an_image_that_is_listed_twice_belong_together(tmp_path):
     base = content()
     again = {"id": 8, "file_name": "a.jpg", "width": 100, "height": 50}
     row = {"id": 9, "image_id": 8, "category_id": 90, "bbox": [5, 5, 9, 9], "area": 81, "iscrowd": 0}
@@ -255,8 +255,8 @@ def test_an_image_without_a_size_has_its_own(tmp_path):
     Image.new("RGB", (100, 50)).save(tmp_path / "train" / "a.jpg")
     index = load_split(tmp_path, "train")
     assert index.sizes_hw[0].tolist() == [50, 100]
-    assert index.report == ["image-size: 1 (a.jpg): the picture's own is taken"]
-    assert index.lost == []
+    assert index.report == ["image-size: 1 (a.jpg): the image's own is taken"]
+    assert index.missing == []
 
 
 def test_the_truth_is_what_was_read_whatever_becomes_of_the_files(tmp_path):

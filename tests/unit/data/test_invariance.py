@@ -7,18 +7,18 @@ from PIL import Image
 
 from conditional_detr.config.recipes import RECIPES
 from conditional_detr.config.run import RunConfig
-from conditional_detr.data.index import Category, CocoIndex
+from conditional_detr.data.index import Category, SplitIndex
 from conditional_detr.data.invariance import (
     FEWEST,
     TURNS,
-    how_upright,
-    looks_of,
-    some_pictures,
-    told_apart,
+    edge_profiles,
+    separability,
+    some_images,
     unseen_scores,
+    upright_evidence,
     where_edges_lie,
 )
-from conditional_detr.training.setup.auto_config import turns, with_choices
+from conditional_detr.training.setup.auto_config import resolve_auto, turns
 
 SIDE, OBJECT = 128, 40
 
@@ -38,8 +38,8 @@ def pole(canvas: np.ndarray, x: int, y: int) -> None:
     canvas[y : y + OBJECT, x : x + OBJECT // 3] = 230
 
 
-def made(folder: Path, draw, sky: bool = False, number: int = 30) -> CocoIndex:
-    """Pictures of noise with three objects each, the upper half smooth where there is a sky."""
+def made(folder: Path, draw, sky: bool = False, number: int = 30) -> SplitIndex:
+    """Images of noise with three objects each, the upper half smooth where there is a sky."""
     rng = np.random.default_rng(5)
     paths, boxes = [], []
     for i in range(number):
@@ -52,10 +52,10 @@ def made(folder: Path, draw, sky: bool = False, number: int = 30) -> CocoIndex:
             boxes.append([x, y, x + (OBJECT // 3 if draw is pole else OBJECT), y + OBJECT])
         Image.fromarray(canvas).save(folder / f"{i}.png")
         paths.append(str(folder / f"{i}.png"))
-    return CocoIndex(
+    return SplitIndex(
         file=folder / "a.json", image_ids=np.arange(number), sizes_hw=np.full((number, 2), SIDE), paths=paths,
         first=3 * np.arange(number + 1), boxes_xyxy=np.array(boxes, np.float32), labels=np.zeros(3 * number, np.int64),
-        categories=[Category(0, "thing")], report=[], findings=[], truth=np.zeros((0, 8)),
+        categories=[Category(0, "thing")], report=[], findings=[], ground_truth_rows=np.zeros((0, 8)),
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def made(folder: Path, draw, sky: bool = False, number: int = 30) -> CocoIndex:
         (pole, False, ["vflip"]),  # that stand, whichever end is up
     ],
 )
-def test_pictures_are_turned_where_nothing_tells_how_they_are_held(tmp_path, draw, sky, allowed):
+def test_images_are_turned_where_nothing_tells_how_they_are_held(tmp_path, draw, sky, allowed):
     choices = turns(made(tmp_path, draw, sky))
     assert [choice.setting for choice in choices] == ["vflip", "transpose"]
     assert [choice.setting for choice in choices if choice.value == 0.5] == allowed
@@ -79,7 +79,7 @@ def test_pictures_are_turned_where_nothing_tells_how_they_are_held(tmp_path, dra
 
 def test_a_class_that_has_an_above_counts_however_many_others_have_none(tmp_path):
     data = made(tmp_path, disc, number=60)
-    for i in range(60):  # an arrow over the first disc of each picture
+    for i in range(60):  # an arrow over the first disc of each image
         canvas = np.array(Image.open(data.paths[i]))
         x, y = (int(v) for v in data.boxes_xyxy[3 * i, :2])
         canvas[y : y + OBJECT, x : x + OBJECT] = 0
@@ -92,44 +92,44 @@ def test_a_class_that_has_an_above_counts_however_many_others_have_none(tmp_path
 def test_the_data_decide_for_classes_that_may_be_mirrored(tmp_path):
     data = made(tmp_path, disc)
     config = RunConfig(data="d", model="conditional-detr-tiny", output="o", recipe="fast", training=RECIPES["fast"])
-    chosen = with_choices(config, set(), data)[0].training
+    chosen = resolve_auto(config, set(), data)[0].training
     assert (chosen.vflip, chosen.transpose) == (0.5, 0.5)
-    asked = with_choices(config, {"vflip", "transpose"}, data)[0].training
+    asked = resolve_auto(config, {"vflip", "transpose"}, data)[0].training
     assert (asked.vflip, asked.transpose) == (0, 0)
     data.categories[0] = Category(0, "6")
-    digits, lines = with_choices(config, set(), data)
+    digits, lines = resolve_auto(config, set(), data)
     assert (digits.training.hflip, digits.training.vflip, digits.training.transpose) == (0, 0, 0)
     assert not any("look alike" in line for line in lines)
 
 
-def test_few_pictures_say_nothing(tmp_path):
+def test_few_images_say_nothing(tmp_path):
     data = made(tmp_path, disc, number=FEWEST - 1)
-    assert {how_upright(looks_of(data), turn) for turn in TURNS} == {None}
+    assert {upright_evidence(edge_profiles(data), turn) for turn in TURNS} == {None}
     assert turns(data) == []
 
 
 def test_few_objects_say_nothing(tmp_path):
     data = made(tmp_path, disc)
-    data.first[:] = 0  # whose pictures have none
+    data.first[:] = 0  # whose images have none
     data.first[-1] = len(data.labels)
-    assert {how_upright(looks_of(data), turn) for turn in TURNS} == {None}
+    assert {upright_evidence(edge_profiles(data), turn) for turn in TURNS} == {None}
 
 
-def test_pictures_that_training_does_not_take_are_passed_over(tmp_path):
+def test_images_that_training_does_not_take_are_passed_over(tmp_path):
     data = made(tmp_path, disc)
-    Path(data.paths[3]).write_bytes(b"no picture")
+    Path(data.paths[3]).write_bytes(b"no image")
     Image.open(data.paths[4]).resize((SIDE, 2 * SIDE)).save(data.paths[4])  # not the size that the annotations are for
-    assert len(looks_of(data).pictures) == 28
+    assert len(edge_profiles(data).images) == 28
 
 
-def test_of_huge_pictures_a_few_are_looked_at(tmp_path):
+def test_of_huge_images_a_few_are_looked_at(tmp_path):
     data = made(tmp_path, disc, number=40)
     data.sizes_hw[:] = 5000
-    assert len(some_pictures(data, np.random.default_rng(0))) == FEWEST
+    assert len(some_images(data, np.random.default_rng(0))) == FEWEST
 
 
 @pytest.mark.parametrize("turn", TURNS.values(), ids=TURNS)
-def test_edges_of_a_turned_picture_are_the_turned_edges(turn):
+def test_edges_of_a_turned_image_are_the_turned_edges(turn):
     rgb = torch.randint(256, (3, 48, 48), dtype=torch.uint8)
     torch.testing.assert_close(where_edges_lie(turn(rgb), 48, 6), turn(where_edges_lie(rgb, 48, 6)), atol=1e-4, rtol=1e-4)
 
@@ -144,10 +144,10 @@ def test_each_pair_is_judged_by_a_rule_that_has_not_seen_it():
 
 
 def test_what_is_its_own_mirror_image_is_told_apart_by_chance():
-    looks = torch.randn(40, 3, 3)
-    assert told_apart(looks + looks.flip(-2), TURNS["vflip"]) == 0.5
+    profiles = torch.randn(40, 3, 3)
+    assert separability(profiles + profiles.flip(-2), TURNS["vflip"]) == 0.5
 
 
 def test_black_frames_say_nothing_of_the_others():
     upright = torch.randn(30, 3, 3) + torch.tensor([[2.0], [0], [-2]])
-    assert told_apart(torch.cat([upright, torch.zeros(20, 3, 3)]), TURNS["vflip"]) > 0.9
+    assert separability(torch.cat([upright, torch.zeros(20, 3, 3)]), TURNS["vflip"]) > 0.9

@@ -8,13 +8,13 @@ from conditional_detr.config.recipes import RECIPES
 from conditional_detr.config.schema import PreprocessorConfig
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.index import load_split
-from conditional_detr.data.loader import EpochBatches, TrainingPictures, Unusable, training_batches
+from conditional_detr.data.loader import EpochBatches, TrainingImages, Unusable, training_batches
 from conditional_detr.errors import DataError
 from conditional_detr.images.preprocessing import Preprocessor
 
 
-def pictures(folder) -> TrainingPictures:
-    return TrainingPictures(
+def training_images(folder) -> TrainingImages:
+    return TrainingImages(
         load_split(folder, "train"), Augmentation(RECIPES["paper"], 64), Preprocessor(PreprocessorConfig(imgsz=64))
     )
 
@@ -28,7 +28,7 @@ def test_batches_are_the_same_however_many_workers_make_them(digits_folder):
     for workers in (0, 1):
         batches = EpochBatches(12, batch=5, seed=7)
         batches.epoch = 3
-        results.append(list(training_batches(pictures(digits_folder), batches, workers, refuse)))
+        results.append(list(training_batches(training_images(digits_folder), batches, workers, refuse)))
     for (a, mask_a, targets_a), (b, mask_b, targets_b) in zip(*results, strict=True):
         assert a.equal(b)
         assert (mask_a is None and mask_b is None) or mask_a.equal(mask_b)
@@ -44,7 +44,7 @@ def test_an_epoch_can_be_entered_at_any_position():
     assert len(batches) == len(whole) == 6
 
 
-def test_epochs_differ_and_each_picture_comes_at_most_once():
+def test_epochs_differ_and_each_image_comes_at_most_once():
     batches = EpochBatches(20, batch=4, seed=1)
     first = list(batches)
     batches.epoch = 1
@@ -52,7 +52,7 @@ def test_epochs_differ_and_each_picture_comes_at_most_once():
     assert sorted(i for batch in first for i, _ in batch) == list(range(20))
 
 
-def test_fewer_pictures_than_a_batch_make_one_batch():
+def test_fewer_images_than_a_batch_make_one_batch():
     assert [len(batch) for batch in EpochBatches(3, batch=8, seed=0)] == [3]
 
 
@@ -63,8 +63,10 @@ def test_processes_share_a_batch_between_them():
         assert sorted(batch) == sorted(parts[0][i] + parts[1][i])
 
 
-def test_targets_are_relative_boxes_of_the_augmented_picture(digits_folder):
-    images, _, targets = next(iter(training_batches(pictures(digits_folder), EpochBatches(12, batch=12, seed=0), 0, refuse)))
+def test_targets_are_relative_boxes_of_the_augmented_image(digits_folder):
+    images, _, targets = next(
+        iter(training_batches(training_images(digits_folder), EpochBatches(12, batch=12, seed=0), 0, refuse))
+    )
     assert images.dtype == torch.float32
     for target in targets:
         corners = torch.cat(
@@ -76,44 +78,44 @@ def test_targets_are_relative_boxes_of_the_augmented_picture(digits_folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_picture_is_named_and_another_one_takes_its_place(digits_folder, tmp_path, workers: int):
+def test_a_corrupt_image_is_named_and_another_one_takes_its_place(digits_folder, tmp_path, workers: int):
     shutil.copytree(digits_folder, tmp_path / "d")
     (tmp_path / "d" / "train" / "00004.png").write_bytes(b"broken")
     told: list[Unusable] = []
-    batches = list(training_batches(pictures(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), workers, told.append))
+    batches = list(training_batches(training_images(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), workers, told.append))
     assert [len(images) for images, _, _ in batches] == [4, 4, 4]
     (bad,) = told
-    assert "00004.png cannot be read as a picture" in bad.reason
-    assert pictures(tmp_path / "d").index.paths[bad.position].endswith("00004.png")
-    dataset = pictures(tmp_path / "d")
+    assert "00004.png cannot be read as an image" in bad.reason
+    assert training_images(tmp_path / "d").index.paths[bad.position].endswith("00004.png")
+    dataset = training_images(tmp_path / "d")
     others = [dataset[(i, 5)].image for i in range(12) if i != bad.position]
     chosen = {next(i for i, image in enumerate(others) if image.equal(dataset[(bad.position, 5)].image)) for _ in range(3)}
     assert len(chosen) == 1  # by the seed alone
     assert {unusable.position for unusable in dataset[(bad.position, 5)].unusable} == {bad.position}
 
 
-def test_many_corrupt_pictures_in_a_row_are_no_reason_to_stop(digits_folder, tmp_path):
+def test_many_corrupt_images_in_a_row_are_no_reason_to_stop(digits_folder, tmp_path):
     """As when one folder of many is damaged; what takes their place is spread over the others."""
     shutil.copytree(digits_folder, tmp_path / "d")
     for i in range(1, 10):
         (tmp_path / "d" / "train" / f"{i:05d}.png").write_bytes(b"broken")
-    dataset = pictures(tmp_path / "d")
+    dataset = training_images(tmp_path / "d")
     good = [dataset[(i, 7)].target["boxes"] for i in (9, 10, 11)]
     taken = [dataset[(0, seed)].image for seed in range(40)]
     assert len({image.sum().item() for image in taken}) > 3
     assert all(len(boxes) for boxes in good)
 
 
-def test_a_picture_of_another_size_than_its_json_says_is_left_out(wrongly_sized):
+def test_an_image_of_another_size_than_its_json_says_is_left_out(wrongly_sized):
     told: list[Unusable] = []
-    list(training_batches(pictures(wrongly_sized), EpochBatches(12, batch=4, seed=0), 0, told.append))
+    list(training_batches(training_images(wrongly_sized), EpochBatches(12, batch=4, seed=0), 0, told.append))
     assert len(told) == 1
     assert re.search(r"00001.png is 64 x 64 px after EXIF rotation, but .* says 99 x 64", told[0].reason)
 
 
-def test_a_data_set_of_broken_pictures_is_refused(digits_folder, tmp_path):
+def test_a_data_set_of_broken_images_is_refused(digits_folder, tmp_path):
     shutil.copytree(digits_folder, tmp_path / "d")
     for file in (tmp_path / "d" / "train").glob("*.png"):
         file.write_bytes(b"broken")
-    with pytest.raises(DataError, match="of 100 training pictures not one can be used, e.g. .*png cannot be read"):
-        list(training_batches(pictures(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), 0, lambda _: None))
+    with pytest.raises(DataError, match="of 100 training images not one can be used, e.g. .*png cannot be read"):
+        list(training_batches(training_images(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), 0, lambda _: None))

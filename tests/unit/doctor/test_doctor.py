@@ -14,35 +14,34 @@ from conditional_detr.data.findings import ERROR, RULES, Finding, counted
 from conditional_detr.data.index import load_split
 from conditional_detr.doctor.clean_copy import turned, write_copy
 from conditional_detr.doctor.examine import examine, is_ok
-from conditional_detr.doctor.image_scan import Look, look, near_pairs
+from conditional_detr.doctor.image_scan import ImageScan, near_pairs, scan_image
 from conditional_detr.errors import ConfigError, DataError
 from conditional_detr.factory.build import preprocessing_for
 
 PX = (128, 96)  # width, height
 
 
-def picture(seed: int) -> Image.Image:
+def image(seed: int) -> Image.Image:
     """Blocks of random colours, so that no two look alike."""
     blocks = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(np.kron(blocks, np.ones((16, 16, 1), dtype=np.uint8)))
 
 
-def content(pictures: int, first: int = 0) -> dict:
-    images = [{"id": i, "file_name": f"{first + i}.png", "width": PX[0], "height": PX[1]} for i in range(pictures)]
+def content(count: int, first: int = 0) -> dict:
+    images = [{"id": i, "file_name": f"{first + i}.png", "width": PX[0], "height": PX[1]} for i in range(count)]
     boxes = [
-        {"id": i, "image_id": i, "category_id": 7, "bbox": [10, 10, 30, 40], "area": 1200, "iscrowd": 0}
-        for i in range(pictures)
+        {"id": i, "image_id": i, "category_id": 7, "bbox": [10, 10, 30, 40], "area": 1200, "iscrowd": 0} for i in range(count)
     ]
     return {"images": images, "annotations": boxes, "categories": [{"id": 7, "name": "thing"}]}
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data set without faults: eleven pictures to learn from, three to validate on."""
+    """A data set without faults: eleven images to learn from, three to validate on."""
     for split, number, first in (("train", 11, 0), ("valid", 3, 100)):
         (tmp_path / "d" / split).mkdir(parents=True)
         for i in range(number):
-            picture(first + i).save(tmp_path / "d" / split / f"{first + i}.png")
+            image(first + i).save(tmp_path / "d" / split / f"{first + i}.png")
         write(tmp_path / "d", split, content(number, first))
     return tmp_path / "d"
 
@@ -105,23 +104,23 @@ def test_a_fault_of_an_annotation(data, code: str):
     assert kept == 11 + (code in ("box-partly-outside", "annotation-id-duplicate"))
 
 
-def break_picture(file: Path) -> None:
+def break_image(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:300])
 
 
-PICTURES = {
-    "image-unreadable": break_picture,
+IMAGES = {
+    "image-unreadable": break_image,
     "image-missing": Path.unlink,
     "image-empty-file": lambda file: file.write_bytes(b""),
     "image-duplicate": lambda file: shutil.copyfile(file.with_name("3.png"), file),
     "image-leak": lambda file: shutil.copyfile(file, file.parents[1] / "valid" / "101.png"),
-    "image-size": lambda file: picture(50).resize((200, 100)).save(file),
+    "image-size": lambda file: image(50).resize((200, 100)).save(file),
 }
 
 
-@pytest.mark.parametrize("code", PICTURES)
-def test_a_fault_of_a_picture(data, code: str):
-    PICTURES[code](data / "train" / "4.png")
+@pytest.mark.parametrize("code", IMAGES)
+def test_a_fault_of_an_image(data, code: str):
+    IMAGES[code](data / "train" / "4.png")
     findings = found(data)
     expected = ("image-leak", "valid", "101.png", None) if code == "image-leak" else (code, "train", "4.png", None)
     assert places(findings) == {expected}
@@ -130,8 +129,8 @@ def test_a_fault_of_a_picture(data, code: str):
     assert names == [f"{i}.png" for i in range(11) if i != 4]
 
 
-def test_a_picture_that_looks_like_one_of_another_split_is_a_warning(data):
-    picture(4).resize((64, 48)).save(data / "valid" / "101.jpg", quality=60)
+def test_an_image_that_looks_like_one_of_another_split_is_a_warning(data):
+    image(4).resize((64, 48)).save(data / "valid" / "101.jpg", quality=60)
     what = read(data, "valid")
     what["images"][1] |= {"file_name": "101.jpg", "width": 64, "height": 48}
     what["annotations"][1]["bbox"] = [5, 5, 15, 20]
@@ -141,15 +140,15 @@ def test_a_picture_that_looks_like_one_of_another_split_is_a_warning(data):
     assert "looks nearly the same as 4.png in train" in finding.message
 
 
-def test_flat_pictures_are_not_taken_for_each_other(tmp_path):
+def test_flat_images_are_not_taken_for_each_other(tmp_path):
     for name, gray in (("a", 100), ("b", 101)):
         Image.new("RGB", PX, (gray,) * 3).save(tmp_path / f"{name}.png")
-    seen = [look(str(tmp_path / f"{name}.png")) for name in "ab"]
+    seen = [scan_image(str(tmp_path / f"{name}.png")) for name in "ab"]
     assert near_pairs(seen[:1], seen[1:]) == []
 
 
 def test_a_file_that_leaves_the_folder_is_found_and_not_read(data):
-    picture(60).save(data.parent / "outside.png")
+    image(60).save(data.parent / "outside.png")
     what = read(data)
     what["images"][4]["file_name"] = "../../outside.png"
     write(data, "train", what)
@@ -222,15 +221,15 @@ def test_splits_that_are_missing_or_empty(data):
     for file in (data / "train").glob("*.png"):
         file.write_text("broken")
     assert {"split-empty", "image-unreadable"} <= {f.code for f in found(data)}
-    with pytest.raises(DataError, match="no picture is left"):
+    with pytest.raises(DataError, match="no image is left"):
         copied(data)
     with pytest.raises(DataError, match="is no data set: nothing there looks like one of the known layouts"):
         found(data.parent / "nowhere")
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_boxes_from_before_an_exif_rotation_are_turned_with_the_picture(data, orientation: int):
-    """A red box is drawn into the stored picture; after the rotation it must be where the copy's box is."""
+def test_boxes_from_before_an_exif_rotation_are_turned_with_the_image(data, orientation: int):
+    """A red box is drawn into the stored image; after the rotation it must be where the copy's box is."""
     stored = np.zeros((PX[1], PX[0], 3), dtype=np.uint8)
     stored[20:50, 60:75] = 255
     exif = Image.Exif()
@@ -252,9 +251,9 @@ def test_boxes_from_before_an_exif_rotation_are_turned_with_the_picture(data, or
     np.testing.assert_allclose(index.objects(4)[0][0], [left, top, right + 1, bottom + 1], atol=1)
 
 
-def test_a_turned_box_lies_inside_its_turned_picture():
+def test_a_turned_box_lies_inside_its_turned_image():
     for orientation in (5, 6, 7, 8):
-        x, y, w, h = turned([0, 0, 10, 20], Look(None, 96, 128, orientation))
+        x, y, w, h = turned([0, 0, 10, 20], ImageScan(None, 96, 128, orientation))
         assert min(x, y) >= 0
         assert (x + w <= 96, y + h <= 128, w, h) == (True, True, 20, 10)
 
@@ -263,7 +262,7 @@ def test_the_copy_goes_into_a_new_folder_and_logs_what_it_changed(data):
     (data / "train" / "4.png").unlink()
     clean = copied(data)
     (change,) = json.loads((clean / "changes.json").read_text())
-    assert (change["code"], change["file"], change["fix"]) == ("image-missing", "4.png", "the picture is left out")
+    assert (change["code"], change["file"], change["fix"]) == ("image-missing", "4.png", "the image is left out")
     with pytest.raises(ConfigError, match="is not empty: the copy needs a new folder"):
         copied(data)
 
@@ -295,8 +294,8 @@ def test_the_area_of_a_converted_box_is_its_own(data):
     assert [row["area"] for row in read(copied(data))["annotations"]] == pytest.approx([1200] * 11)
 
 
-def test_boxes_of_a_picture_that_was_resized_since_are_resized_with_it(data):
-    picture(4).resize((64, 48)).save(data / "train" / "4.png")
+def test_boxes_of_an_image_that_was_resized_since_are_resized_with_it(data):
+    image(4).resize((64, 48)).save(data / "train" / "4.png")
     (finding,) = found(data)
     assert (finding.code, finding.file, finding.fix) == ("image-size", "4.png", "its boxes are resized with it")
     clean = copied(data)
@@ -304,7 +303,7 @@ def test_boxes_of_a_picture_that_was_resized_since_are_resized_with_it(data):
     np.testing.assert_allclose(load_split(clean, "train").objects(4)[0], [[5, 5, 20, 25]])
 
 
-def test_of_two_same_pictures_the_one_with_boxes_stays(data):
+def test_of_two_same_images_the_one_with_boxes_stays(data):
     shutil.copyfile(data / "train" / "4.png", data / "train" / "2.png")
     what = read(data)
     what["annotations"] = [row for row in what["annotations"] if row["image_id"] != 2]
@@ -315,7 +314,7 @@ def test_of_two_same_pictures_the_one_with_boxes_stays(data):
     assert "4.png" in [image["file_name"] for image in read(copied(data))["images"]]
 
 
-def test_one_id_for_two_pictures_leaves_out_both(data):
+def test_one_id_for_two_images_leaves_out_both(data):
     """As where two data sets were put together: whose the boxes are cannot be told."""
     what = read(data)
     what["images"][5]["id"] = 4
@@ -328,7 +327,7 @@ def test_one_id_for_two_pictures_leaves_out_both(data):
     clean = copied(data)
     assert found(clean) == []
     assert {4, 5}.isdisjoint(int(Path(image["file_name"]).stem) for image in read(clean)["images"])
-    assert len(load_split(data, "train").lost) == 2
+    assert len(load_split(data, "train").missing) == 2
 
 
 def test_categories_that_count_from_another_number_are_told_and_shifted(data):
@@ -379,9 +378,9 @@ def test_converting_keeps_classes_without_objects(data, capsys):
     assert [c["name"] for c in read(data.parent / "c")["categories"]] == ["thing", "ghost"]
 
 
-def test_pictures_of_one_name_in_two_folders_are_both_copied(data):
+def test_images_of_one_name_in_two_folders_are_both_copied(data):
     (data / "train" / "more").mkdir()
-    picture(70).save(data / "train" / "more" / "4.PNG")
+    image(70).save(data / "train" / "more" / "4.PNG")
     what = read(data)
     what["images"].append({"id": 70, "file_name": "more\\4.PNG", "width": PX[0], "height": PX[1]})  # as Windows writes it
     what["annotations"].append({"id": 70, "image_id": 70, "category_id": 7, "bbox": [1, 2, 30, 40]})
@@ -392,14 +391,14 @@ def test_pictures_of_one_name_in_two_folders_are_both_copied(data):
     from conditional_detr.images.decoding import decode
 
     index = load_split(clean, "train")
-    assert decode(index.paths[-1]).equal(decode(picture(70)))
+    assert decode(index.paths[-1]).equal(decode(image(70)))
 
 
 def test_leaks_between_all_splits_are_found_also_behind_other_ones(data):
     (data / "test").mkdir()
     shutil.copyfile(data / "train" / "4.png", data / "test" / "x.png")  # the same file
-    picture(4).save(data / "train" / "5.png", compress_level=1)  # the same picture, another file
-    picture(5).save(data / "test" / "y.png")
+    image(4).save(data / "train" / "5.png", compress_level=1)  # the same image, another file
+    image(5).save(data / "test" / "y.png")
     images = [{"id": i, "file_name": name, "width": PX[0], "height": PX[1]} for i, name in enumerate(("x.png", "y.png"))]
     box = {"category_id": 7, "bbox": [1, 1, 50, 50]}
     write(data, "test", content(0) | {"images": images, "annotations": [box | {"id": i, "image_id": i} for i in range(2)]})
@@ -409,12 +408,12 @@ def test_leaks_between_all_splits_are_found_also_behind_other_ones(data):
 
 
 def test_sizes_that_no_box_keeps_to_are_not_believed(data):
-    """Boxes outside of the sizes that are said, inside of the pictures: nothing is resized, the pictures are left out."""
+    """Boxes outside of the sizes that are said, inside of the images: nothing is resized, the images are left out."""
     what = read(data)
     for image in what["images"]:
         image |= {"width": PX[0] // 2, "height": PX[1] // 2}
     what["annotations"][3]["bbox"] = [70, 60, 40, 30]
     write(data, "train", what)
     codes = {(f.code, f.fix) for f in found(data)}
-    assert ("image-size", "the picture is left out") in codes
+    assert ("image-size", "the image is left out") in codes
     assert not any("resized" in fix for _, fix in codes)

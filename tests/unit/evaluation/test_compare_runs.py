@@ -1,4 +1,4 @@
-"""Runs side by side: what makes a group, what is counted, how it is told."""
+"""Runs side by side: what makes a group, what is counted, how it is format_range."""
 
 import json
 
@@ -11,10 +11,10 @@ from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.evaluation.compare_runs import (
     differences,
     epochs_to,
+    format_range,
     reached,
     read_groups,
     table,
-    told,
     usual_levels,
     write_comparison,
 )
@@ -102,11 +102,11 @@ def test_the_table_says_more_than_where_a_run_does_not_arrive(runs):
 
 
 def test_what_several_numbers_are_told_as():
-    assert told([2.0], [], str) == "2.0"
-    assert told([2.0, 2.0], [], str) == "2.0"
-    assert told([1.0, 3.0], [], str) == "2.0 (1.0–3.0)"
-    assert told([None, None], [5, 7], str) == "> 5"
-    assert told([None, 51.0], [3, 100], str, " epochs") == "> 3 epochs (1 of 2 arrive, the first after 51.0)"
+    assert format_range([2.0], [], str) == "2.0"
+    assert format_range([2.0, 2.0], [], str) == "2.0"
+    assert format_range([1.0, 3.0], [], str) == "2.0 (1.0–3.0)"
+    assert format_range([None, None], [5, 7], str) == "> 5"
+    assert format_range([None, 51.0], [3, 100], str, " epochs") == "> 3 epochs (1 of 2 arrive, the first after 51.0)"
 
 
 def test_nothing_learned_gives_no_levels(tmp_path):
@@ -115,7 +115,7 @@ def test_nothing_learned_gives_no_levels(tmp_path):
 
 def test_the_page_holds_the_table_and_what_differs(runs, tmp_path):
     groups = read_groups(runs)
-    page, sheet, picture = write_comparison(groups, [0.3], tmp_path / "new" / "c")
+    page, sheet, image = write_comparison(groups, [0.3], tmp_path / "new" / "c")
     text = page.read_text()
     assert "ours (2 runs)" in text
     assert "model_overrides.lambda_q = default" in text
@@ -123,7 +123,7 @@ def test_the_page_holds_the_table_and_what_differs(runs, tmp_path):
     assert "&gt; 4 epochs" in text
     assert "http" not in text.split("<body>")[1]
     assert sheet.read_text().splitlines()[2].startswith("theirs,")
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert image.read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_is_no_run_is_said(tmp_path, runs):

@@ -8,16 +8,16 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from conditional_detr.data.index import CocoIndex, load_split
-from conditional_detr.evaluation.coco import judge
-from conditional_detr.evaluation.error_analysis import most_right, most_wrong, verdicts
+from conditional_detr.data.index import SplitIndex, load_split
+from conditional_detr.evaluation.coco import coco_evaluate
+from conditional_detr.evaluation.error_analysis import image_errors, most_right, most_wrong
 from conditional_detr.evaluation.greedy_matching import Matches, confusion, match, thresholds, thresholds_by_class
 
 IDS = [3, 8, 20]
 
 
-def folder_with(tmp_path: Path, boxes: dict[int, list[tuple[int, list[float]]]]) -> CocoIndex:
-    """A split `valid` whose picture i has these (category id, box xywh)."""
+def folder_with(tmp_path: Path, boxes: dict[int, list[tuple[int, list[float]]]]) -> SplitIndex:
+    """A split `valid` whose image i has these (category id, box xywh)."""
     images = [{"id": 10 + i, "file_name": f"{i}.png", "width": 100, "height": 100} for i in boxes]
     rows = [(10 + i, category, box) for i, found in boxes.items() for category, box in found]
     annotations = [
@@ -38,8 +38,8 @@ def found(image: int, category: int, box: list[float], score: float) -> dict:
 
 
 @pytest.fixture
-def crowded(tmp_path) -> tuple[CocoIndex, list[dict]]:
-    """Twelve pictures with up to eight objects, and detections near them, beside them, twice, and of other classes."""
+def crowded(tmp_path) -> tuple[SplitIndex, list[dict]]:
+    """Twelve images with up to eight objects, and detections near them, beside them, twice, and of other classes."""
     rng = np.random.default_rng(0)
     boxes = {
         i: [
@@ -68,9 +68,9 @@ def test_as_many_are_right_at_every_score_as_pycocotools_finds(crowded):
     evaluation.evaluate()
     theirs = [
         (float(score), bool(gt))
-        for picture in evaluation.evalImgs
-        if picture is not None and picture["aRng"] == evaluation.params.areaRng[0]
-        for score, gt in zip(picture["dtScores"], picture["dtMatches"][0], strict=True)
+        for image in evaluation.evalImgs
+        if image is not None and image["aRng"] == evaluation.params.areaRng[0]
+        for score, gt in zip(image["dtScores"], image["dtMatches"][0], strict=True)
     ]
     ours = list(zip(matches.scores.tolist(), (matches.found >= 0).tolist(), strict=True))
     assert sorted(ours) == sorted(theirs)
@@ -84,7 +84,7 @@ def test_every_object_is_found_once_by_a_detection_of_its_class_that_overlaps_it
     assert len(set(taken.tolist())) == len(taken)
     for row in np.flatnonzero(matches.found >= 0):
         at = matches.found[row]
-        assert index.first[matches.pictures[row]] <= at < index.first[matches.pictures[row] + 1]
+        assert index.first[matches.images[row]] <= at < index.first[matches.images[row] + 1]
         assert index.labels[at] == matches.labels[row]
         a, b = matches.boxes_xyxy[row], index.boxes_xyxy[at]
         sides = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
@@ -126,11 +126,11 @@ def test_what_lies_in_a_crowd_is_neither_right_nor_wrong(tmp_path):
     assert (matches.found >= 0).tolist() == [True, False, False]
 
 
-def test_rows_by_picture_are_those_of_a_search(crowded):
+def test_rows_by_image_are_those_of_a_search(crowded):
     index, detections = crowded
     matches = match(index, detections)
-    for i, rows in enumerate(matches.by_picture(0.4, len(index))):
-        assert rows.tolist() == np.flatnonzero((matches.pictures == i) & (matches.scores >= 0.4)).tolist()
+    for i, rows in enumerate(matches.by_image(0.4, len(index))):
+        assert rows.tolist() == np.flatnonzero((matches.images == i) & (matches.scores >= 0.4)).tolist()
 
 
 def test_without_detections_no_score_is_advised():
@@ -157,21 +157,21 @@ def test_confusion_has_true_classes_in_rows_and_the_background_last(tmp_path):
     assert counts.tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
 
 
-def test_the_worst_picture_comes_first_and_an_empty_one_left_empty_is_no_mistake(tmp_path):
+def test_the_worst_image_comes_first_and_an_empty_one_left_empty_is_no_mistake(tmp_path):
     index = folder_with(
         tmp_path, {0: [(3, [0, 0, 20, 20])], 1: [(3, [0, 0, 20, 20]), (3, [60, 60, 9, 9])], 2: [], 3: [(8, [0, 0, 9, 9])]}
     )
     detections = [found(10, 3, [0, 0, 20, 20], 0.9), found(11, 3, [0, 0, 20, 20], 0.9), found(13, 8, [50, 50, 9, 9], 0.9)]
-    found_ = verdicts(index, match(index, detections), 0.5)
+    found_ = image_errors(index, match(index, detections), 0.5)
     assert [(v.right, v.wrong, v.missed) for v in found_] == [(1, 0, 0), (1, 0, 1), (0, 0, 0), (0, 1, 1)]
-    assert [v.picture for v in most_wrong(found_, 5)] == [3, 1]
-    assert [v.picture for v in most_right(found_, 5)] == [0, 1]
+    assert [v.image for v in most_wrong(found_, 5)] == [3, 1]
+    assert [v.image for v in most_right(found_, 5)] == [0, 1]
     assert [v.f1 for v in found_] == [1.0, pytest.approx(2 / 3), 1.0, 0.0]
 
 
 def test_the_curves_behind_the_figures_give_the_figures(crowded):
     index, detections = crowded
-    judgement = judge(index.file, detections)
+    judgement = coco_evaluate(index.file, detections)
     assert judgement.precision.shape == (10, 101, 3, 4)
     assert judgement.category_ids == IDS
     whole = judgement.precision[..., 0]

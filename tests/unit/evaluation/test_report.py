@@ -1,4 +1,4 @@
-"""The report: one page without scripts, for any evaluation, and pictures of plots that hold what they say."""
+"""The report: one page without scripts, for any evaluation, and images of plots that hold what they say."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import pytest
 from conditional_detr.data.index import load_split
 from conditional_detr.errors import RunError
 from conditional_detr.evaluation import plots
-from conditional_detr.evaluation.coco import Evaluation, judge
+from conditional_detr.evaluation.coco import Evaluation, coco_evaluate
 from conditional_detr.evaluation.greedy_matching import Thresholds
 from conditional_detr.evaluation.pages import duration
 from conditional_detr.evaluation.report import FIGURES, _advice, _classes, _most_confused, facts, typed, write_report
@@ -25,7 +25,7 @@ HISTORY = [
 
 
 class Page(HTMLParser):
-    """What a browser would fetch or run, the pictures, and the words."""
+    """What a browser would fetch or run, the images, and the words."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def evaluated(folder, model, detect) -> Evaluation:
     index = load_split(folder, "valid")
     content = json.loads(index.file.read_text())
     detections = [row for annotation in content["annotations"] for row in detect(annotation)]
-    return Evaluation(model, index, "valid", detections, judge(index.file, detections), 1.5)
+    return Evaluation(model, index, "valid", detections, coco_evaluate(index.file, detections), 1.5)
 
 
 def true_box(annotation: dict) -> list[dict]:
@@ -74,8 +74,8 @@ def test_a_page_asks_for_nothing_and_runs_nothing(digits_folder, small_model, tm
 
 def test_perfect_detections_are_told_as_such(digits_folder, small_model, tmp_path):
     page = page_of(evaluated(digits_folder, small_model, true_box), tmp_path)
-    assert "AP 1.000, AP50 1.000 on 6 pictures" in " ".join(page.words.split())
-    assert "No picture has a fault" in page.words
+    assert "AP 1.000, AP50 1.000 on 6 images" in " ".join(page.words.split())
+    assert "No image has a fault" in page.words
     assert "F1 is highest, 1.00, at --conf 0.5 (precision 1.00, recall 1.00)" in page.words
     assert "How it learned" not in page.words
 
@@ -89,7 +89,7 @@ def test_detections_of_nothing_are_told_as_such(digits_folder, small_model, tmp_
     assert sum(map(int, re.findall(r"(\d+) missed,", page.words))) == objects
 
 
-def test_pictures_without_any_object(digits_folder, small_model, tmp_path):
+def test_images_without_any_object(digits_folder, small_model, tmp_path):
     shutil.copytree(digits_folder, tmp_path / "d")
     file = tmp_path / "d" / "valid" / "_annotations.coco.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
@@ -178,7 +178,7 @@ def test_a_place_that_cannot_be_written_is_said(digits_folder, small_model, tmp_
 
 
 def lines_of(svg: bytes) -> list[np.ndarray]:
-    """The points of every line that is no tick: [[x, y], …] in the picture's units."""
+    """The points of every line that is no tick: [[x, y], …] in the image's units."""
     found = []
     for path in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}path"):
         words = path.get("d", "").replace("M", " ").replace("L", " ").split()

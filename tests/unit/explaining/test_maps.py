@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from conditional_detr.errors import ConfigError, RunError
-from conditional_detr.explaining.figures import NARROWEST, TILE, Tiles, figure, heat, write_explanations
+from conditional_detr.explaining.figures import NARROWEST, TILE, Tiles, figure, overlay, write_explanations
 from conditional_detr.explaining.maps import Explanation, explain
 from conditional_detr.factory.create import create_model
 from conditional_detr.inference.detector import Detector
@@ -13,7 +13,7 @@ SMALL = {"encoder_layers": 1, "decoder_layers": 3, "hidden_dim": 32, "feedforwar
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (60, 100, 3), dtype=np.uint8)
 
 
@@ -27,20 +27,20 @@ def model(request):
     return model
 
 
-def test_what_is_explained_is_what_the_detector_finds_in_the_same_order(model, picture):
-    explanations = explain(model, picture, conf=0, device="cpu")
-    (found,) = Detector(model, device="cpu")(picture, conf=0)
+def test_what_is_explained_is_what_the_detector_finds_in_the_same_order(model, image):
+    explanations = explain(model, image, conf=0, device="cpu")
+    (found,) = Detector(model, device="cpu")(image, conf=0)
     np.testing.assert_allclose([e.box for e in explanations], found.xyxy, atol=1e-4)
     np.testing.assert_allclose([e.score for e in explanations], found.confidence, atol=1e-6)
     assert [e.class_name for e in explanations] == found.data["class_name"].tolist()
-    assert explain(model, picture, conf=1) == []
+    assert explain(model, image, conf=1) == []
     with pytest.raises(ConfigError, match="conf must be in"):
-        explain(model, picture, conf=2)
+        explain(model, image, conf=2)
 
 
-def test_maps_sum_to_one_leave_padding_out_and_their_parts_make_the_whole(model, picture):
-    # 60 x 100 becomes 72 x 120, padded to 96 x 128: 6 x 8 cells, of which 5 x 8 hold a part of the picture
-    for e in explain(model, picture, conf=0, device="cpu")[:5]:
+def test_maps_sum_to_one_leave_padding_out_and_their_parts_make_the_whole(model, image):
+    # 60 x 100 becomes 72 x 120, padded to 96 x 128: 6 x 8 cells, of which 5 x 8 hold a part of the image
+    for e in explain(model, image, conf=0, device="cpu")[:5]:
         for maps in (e.spatial, e.content, e.combined):
             assert maps.shape == (3, 8, 6, 8)
             np.testing.assert_allclose(maps.sum((2, 3)), 1, atol=1e-5)
@@ -51,8 +51,8 @@ def test_maps_sum_to_one_leave_padding_out_and_their_parts_make_the_whole(model,
         assert e.cell_size == pytest.approx((16 * 100 / 120, 16 * 60 / 72))
 
 
-def test_the_reference_point_is_the_querys_in_pixels_and_detr_has_none(model, picture):
-    explanations = explain(model, picture, conf=0, device="cpu")
+def test_the_reference_point_is_the_querys_in_pixels_and_detr_has_none(model, image):
+    explanations = explain(model, image, conf=0, device="cpu")
     if model.config.cross_attention == "additive":
         assert all(e.reference_point is None for e in explanations)
         return
@@ -62,27 +62,27 @@ def test_the_reference_point_is_the_querys_in_pixels_and_detr_has_none(model, pi
         np.testing.assert_allclose(e.reference_point, points[e.query] * [100, 60], rtol=1e-5)
 
 
-def test_the_maps_have_the_backbones_own_size_and_earlier_pictures_go(picture, tmp_path):
+def test_the_maps_have_the_backbones_own_size_and_earlier_images_go(image, tmp_path):
     model = create_model("conditional-detr-r18", 3, False, backbone="convnext_atto.d2_in1k", **SMALL).eval()
     model.preprocessor = model.preprocessor.model_copy(update={"imgsz": 70})
-    first = explain(model, picture, conf=0, device="cpu")[:2]
+    first = explain(model, image, conf=0, device="cpu")[:2]
     assert first[0].combined.shape[2:] == (2, 3)  # of 70 x 116 px at stride 32, rounded down
     (tmp_path / "mine.npz").write_bytes(b"x")
-    assert len(list(write_explanations(picture, first, tmp_path))) == 2
-    assert len(list(write_explanations(picture, first[:1], tmp_path))) == 1
+    assert len(list(write_explanations(image, first, tmp_path))) == 2
+    assert len(list(write_explanations(image, first[:1], tmp_path))) == 1
     assert len(list(tmp_path.glob("*.npz"))) == 2
     assert (tmp_path / "mine.npz").exists()
 
 
-def test_explaining_leaves_nothing_behind_in_the_model(model, picture):
-    explain(model, picture, conf=0, device="cpu")
+def test_explaining_leaves_nothing_behind_in_the_model(model, image):
+    explain(model, image, conf=0, device="cpu")
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_the_brightest_pixel_lies_in_the_highest_cell():
     attention = np.zeros((3, 5))
     attention[1, 3] = 0.7
-    shown = heat(np.zeros((48, 70, 3), np.uint8), attention, (16.0, 16.0)).sum(2)
+    shown = overlay(np.zeros((48, 70, 3), np.uint8), attention, (16.0, 16.0)).sum(2)
     y, x = np.unravel_index(shown.argmax(), shown.shape)
     assert 16 <= y < 32
     assert 48 <= x < 64
@@ -104,7 +104,7 @@ def test_tiles_show_the_box_in_its_place():
 
 
 @pytest.mark.parametrize("size", [(30, 300), (300, 30), (2, 900), (1, 1), (3000, 2000)])
-def test_figures_of_odd_pictures_have_room_for_their_text(size: tuple[int, int]):
+def test_figures_of_odd_images_have_room_for_their_text(size: tuple[int, int]):
     sheet = figure(np.zeros((*size, 3), np.uint8), explanation(16), [1])
     assert sheet.shape[1] >= NARROWEST
     assert (sheet[:60, -10:] == 255).all()
@@ -117,7 +117,7 @@ def test_a_figure_has_a_row_a_part_and_a_column_a_head():
     assert two.shape[0] > one.shape[0] > 3 * 64 * TILE / 80
 
 
-def test_pictures_and_arrays_are_written_and_a_folder_that_cannot_be_is_said(tmp_path):
+def test_images_and_arrays_are_written_and_a_folder_that_cannot_be_is_said(tmp_path):
     rgb = np.zeros((64, 80, 3), np.uint8)
     given = [explanation(16, point=np.array([1.0, 2.0])), explanation(16)]
     files = list(write_explanations(rgb, given, tmp_path / "e"))

@@ -14,7 +14,7 @@ from conditional_detr.images.postprocessing import postprocess
 from conditional_detr.images.preprocessing import Preprocessor, resized_hw
 from conditional_detr.model.detr import DetectionOutput
 
-PICTURE = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
 
 
 def detr_size(width: int, height: int, size: int, max_size: int) -> tuple[int, int]:
@@ -46,26 +46,26 @@ def saved(image: Image.Image, suffix: str, **options: object) -> io.BytesIO:
     return stream
 
 
-def test_a_picture_comes_the_same_by_every_door(tmp_path):
-    Image.fromarray(PICTURE).save(tmp_path / "a.png")
-    expected = torch.from_numpy(PICTURE).permute(2, 0, 1)
-    for door in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(PICTURE), PICTURE):
+def test_an_image_comes_the_same_by_every_door(tmp_path):
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    expected = torch.from_numpy(IMAGE).permute(2, 0, 1)
+    for door in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(IMAGE), IMAGE):
         assert decode(door).equal(expected)
 
 
 @pytest.mark.parametrize(
     ("name", "image"),
     [
-        ("gray.png", Image.fromarray(PICTURE[..., 0])),
-        ("gray-alpha.png", Image.fromarray(PICTURE[..., 0]).convert("LA")),
-        ("rgba.png", Image.fromarray(PICTURE).convert("RGBA")),
-        ("palette.gif", Image.fromarray(PICTURE).convert("P")),
-        ("cmyk.jpg", Image.fromarray(PICTURE).convert("CMYK")),
-        ("fine.webp", Image.fromarray(PICTURE)),
-        ("one.png", Image.fromarray(PICTURE[:1, :1])),
+        ("gray.png", Image.fromarray(IMAGE[..., 0])),
+        ("gray-alpha.png", Image.fromarray(IMAGE[..., 0]).convert("LA")),
+        ("rgba.png", Image.fromarray(IMAGE).convert("RGBA")),
+        ("palette.gif", Image.fromarray(IMAGE).convert("P")),
+        ("cmyk.jpg", Image.fromarray(IMAGE).convert("CMYK")),
+        ("fine.webp", Image.fromarray(IMAGE)),
+        ("one.png", Image.fromarray(IMAGE[:1, :1])),
     ],
 )
-def test_odd_pictures_become_rgb_without_a_warning(tmp_path, name: str, image: Image.Image):
+def test_odd_images_become_rgb_without_a_warning(tmp_path, name: str, image: Image.Image):
     image.save(tmp_path / name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -75,14 +75,14 @@ def test_odd_pictures_become_rgb_without_a_warning(tmp_path, name: str, image: I
 
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
-    Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 257).save(tmp_path / "a.png")
-    assert decode(tmp_path / "a.png")[0].equal(torch.from_numpy(PICTURE[..., 0]))
+    Image.fromarray(IMAGE[..., 0].astype(np.uint16) * 257).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png")[0].equal(torch.from_numpy(IMAGE[..., 0]))
 
 
 def test_fractions_are_shares_of_white(tmp_path):
-    fractions = PICTURE[..., 0].astype(np.float32) / 255
+    fractions = IMAGE[..., 0].astype(np.float32) / 255
     Image.fromarray(fractions).save(tmp_path / "a.tiff")
-    assert decode(tmp_path / "a.tiff")[0].int().sub(torch.from_numpy(PICTURE[..., 0]).int()).abs().max() <= 1
+    assert decode(tmp_path / "a.tiff")[0].int().sub(torch.from_numpy(IMAGE[..., 0]).int()).abs().max() <= 1
     fractions[3, 4] = np.nan
     Image.fromarray(fractions).save(tmp_path / "b.tiff")
     assert decode(tmp_path / "b.tiff")[0, 3, 4] == 0
@@ -91,18 +91,18 @@ def test_fractions_are_shares_of_white(tmp_path):
 def test_the_exif_rotation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
-    Image.fromarray(PICTURE).save(tmp_path / "a.png", exif=exif)
-    assert decode(tmp_path / "a.png").equal(torch.from_numpy(np.rot90(PICTURE, -1).copy()).permute(2, 0, 1))
+    Image.fromarray(IMAGE).save(tmp_path / "a.png", exif=exif)
+    assert decode(tmp_path / "a.png").equal(torch.from_numpy(np.rot90(IMAGE, -1).copy()).permute(2, 0, 1))
 
 
-def test_unreadable_pictures_are_named_with_the_reason(tmp_path):
-    Image.fromarray(PICTURE).save(tmp_path / "a.jpg")
+def test_unreadable_images_are_named_with_the_reason(tmp_path):
+    Image.fromarray(IMAGE).save(tmp_path / "a.jpg")
     whole = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     for name, reason in (
-        ("half.jpg", "truncated"), ("empty.jpg", "empty file"), ("text.png", "no picture format"), ("none.png", "No such file"),
+        ("half.jpg", "truncated"), ("empty.jpg", "empty file"), ("text.png", "no image format"), ("none.png", "No such file"),
     ):  # fmt: skip
         with pytest.raises(ImageError, match=f"{name}.*{reason}"):
             decode(tmp_path / name)
@@ -110,14 +110,14 @@ def test_unreadable_pictures_are_named_with_the_reason(tmp_path):
 
 def test_a_bomb_is_refused_with_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("conditional_detr.images.decoding.MAX_PIXELS", 1000)
-    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match=r"a.png has 80 x 60 pixels, more than the limit of 1000"):
         decode(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("array", [PICTURE.astype(np.float32), PICTURE[..., 0], PICTURE[:, :, :2], PICTURE[:0]])
+@pytest.mark.parametrize("array", [IMAGE.astype(np.float32), IMAGE[..., 0], IMAGE[:, :, :2], IMAGE[:0]])
 def test_arrays_must_be_uint8_rgb(array: np.ndarray):
-    with pytest.raises(ImageError, match=r"uint8 RGB picture \[H, W, 3\]"):
+    with pytest.raises(ImageError, match=r"uint8 RGB image \[H, W, 3\]"):
         decode(array)
 
 
@@ -182,21 +182,21 @@ def test_softmax_gives_each_query_once_with_its_best_class_and_never_no_object()
         torch.testing.assert_close(result["boxes"], expected)
 
 
-def test_sixteen_bits_are_scaled_the_same_whatever_the_picture_shows(tmp_path):
+def test_sixteen_bits_are_scaled_the_same_whatever_the_image_shows(tmp_path):
     for name, value in (("dark", 200), ("bright", 51400)):
         Image.fromarray(np.full((4, 4), value, dtype=np.uint16)).save(tmp_path / f"{name}.png")
     assert decode(tmp_path / "dark.png").max() == 0
     assert decode(tmp_path / "bright.png").max() == 200
 
 
-def test_a_pil_picture_whose_file_is_cut_off_is_an_image_error(tmp_path):
+def test_a_pil_image_whose_file_is_cut_off_is_an_image_error(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
-    with Image.open(tmp_path / "b.png") as opened, pytest.raises(ImageError, match="a PIL picture cannot be read"):
+    with Image.open(tmp_path / "b.png") as opened, pytest.raises(ImageError, match="a PIL image cannot be read"):
         decode(opened)
 
 
-def test_a_normalised_picture_can_be_shown_again():
+def test_a_normalised_image_can_be_shown_again():
     rgb = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
     preprocessor = Preprocessor(PreprocessorConfig(imgsz=32))
     assert preprocessor.denormalise(preprocessor.normalise(rgb)).equal(rgb)

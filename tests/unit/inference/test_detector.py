@@ -13,7 +13,7 @@ from conditional_detr.evaluation.coco import evaluate, evaluation_of
 from conditional_detr.factory.create import create_model
 from conditional_detr.inference.batching import detect
 from conditional_detr.inference.detector import Detector, lowest_score
-from conditional_detr.inference.predict import find_pictures, predict
+from conditional_detr.inference.predict import find_images, predict
 from conditional_detr.weights.save import save_model
 
 
@@ -36,8 +36,8 @@ def test_a_list_always_in_the_inputs_order(detector):
     assert isinstance(single[0], sv.Detections)
     many = detector(arrays(), conf=0, batch=2)
     assert len(many) == 6
-    for picture, detections in zip(arrays(), many, strict=True):
-        alone = detector(picture, conf=0)[0]
+    for image, detections in zip(arrays(), many, strict=True):
+        alone = detector(image, conf=0)[0]
         np.testing.assert_allclose(detections.xyxy, alone.xyxy, atol=1e-2)
         np.testing.assert_allclose(detections.confidence, alone.confidence, atol=1e-5)
         assert (np.diff(detections.confidence) <= 0).all()
@@ -113,25 +113,25 @@ def test_wrong_wishes_are_refused(detector, small_model):
         detector("nowhere.jpg")
 
 
-def test_predict_writes_pictures_and_rows_and_names_what_it_could_not_read(detector, tmp_path):
+def test_predict_writes_images_and_rows_and_names_what_it_could_not_read(detector, tmp_path):
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)
     for i, array in enumerate(arrays()[:3]):
         Image.fromarray(array).save(folder / f"{i}.png")
     Image.fromarray(arrays()[0]).save(folder / "deep" / "0.jpg")
-    (folder / "bad.jpg").write_text("no picture")
-    (folder / "notes.txt").write_text("not a picture by its name")
+    (folder / "bad.jpg").write_text("no image")
+    (folder / "notes.txt").write_text("not an image by its name")
     detector.model.category_ids = [7, 9, 11]
-    pictures = find_pictures([str(folder)])
-    assert len(pictures) == 5
-    done = predict(detector, pictures, tmp_path / "out", conf=0, batch=2)
+    images = find_images([str(folder)])
+    assert len(images) == 5
+    done = predict(detector, images, tmp_path / "out", conf=0, batch=2)
     rows = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert rows == done.rows
     assert done.read == 4
     assert len(done.unreadable) == 1
     assert "bad.jpg cannot be read" in done.unreadable[0]
     assert set(rows[0]) == {"image_id", "file_name", "category_id", "category_name", "bbox", "score"}
-    assert {pictures[row["image_id"]] for row in rows} == {row["file_name"] for row in rows}
+    assert {images[row["image_id"]] for row in rows} == {row["file_name"] for row in rows}
     assert {row["category_id"] for row in rows} <= {7, 9, 11}
     assert [row["image_id"] for row in rows] == sorted(row["image_id"] for row in rows)
     assert max(sum(row["image_id"] == i for row in rows) for i in range(5)) <= 100
@@ -143,14 +143,14 @@ def test_predict_never_writes_over_what_it_reads(detector, tmp_path):
         Image.fromarray(arrays()[0]).save(tmp_path / name)
     (tmp_path / "link.jpg").symlink_to(tmp_path / "a.png")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    predict(detector, find_pictures([str(tmp_path)]), tmp_path, conf=0)
+    predict(detector, find_images([str(tmp_path)]), tmp_path, conf=0)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     assert sorted(p.name for p in tmp_path.glob("*-?.jpg")) == ["a-2.jpg", "a-3.jpg", "link-2.jpg"]
     predict(detector, [str(tmp_path / "a.jpg")], tmp_path / "out", conf=0)
     assert (tmp_path / "out" / "a.jpg").is_file()
 
 
-def test_a_picture_from_the_web_is_fetched_once(detector, tmp_path, monkeypatch):
+def test_an_image_from_the_web_is_fetched_once(detector, tmp_path, monkeypatch):
     Image.fromarray(arrays()[0]).save(tmp_path / "a.png")
     calls = []
     monkeypatch.setattr(
@@ -169,9 +169,9 @@ def test_damaged_weights_are_said_instead_of_scores_that_are_no_numbers(detector
         detector(arrays()[0])
 
 
-def test_evaluation_leaves_out_pictures_of_another_size_than_their_file_says(detector, wrongly_sized):
+def test_evaluation_leaves_out_images_of_another_size_than_their_file_says(detector, wrongly_sized):
     evaluation = evaluation_of(small_for_digits(detector.model), wrongly_sized, "valid", device="cpu")
-    ((place, reason),) = evaluation.left_out.items()
+    ((place, reason),) = evaluation.skipped.items()
     assert re.search(r"00001.png is 64 x 64 px after EXIF rotation, but .* says 99 x 64", reason)
     assert len(evaluation.index) == 5
     assert not any(path.endswith("00001.png") for path in evaluation.index.paths)
@@ -185,7 +185,7 @@ def small_for_digits(model):
     return model
 
 
-def test_a_picture_behind_a_link_is_not_written_over(detector, tmp_path):
+def test_an_image_behind_a_link_is_not_written_over(detector, tmp_path):
     (tmp_path / "out").mkdir()
     Image.fromarray(arrays()[0]).save(tmp_path / "out" / "a.jpg")
     before = (tmp_path / "out" / "a.jpg").read_bytes()
@@ -198,13 +198,13 @@ def test_a_picture_behind_a_link_is_not_written_over(detector, tmp_path):
 def test_inputs_are_files_folders_and_patterns(tmp_path):
     for name in ("a.png", "b.png"):
         Image.fromarray(arrays()[0]).save(tmp_path / name)
-    assert find_pictures([str(tmp_path / "*.png")]) == find_pictures([str(tmp_path)])
-    assert find_pictures([str(tmp_path / "b.png"), str(tmp_path / "a.png")])[0].endswith("b.png")
+    assert find_images([str(tmp_path / "*.png")]) == find_images([str(tmp_path)])
+    assert find_images([str(tmp_path / "b.png"), str(tmp_path / "a.png")])[0].endswith("b.png")
     with pytest.raises(ConfigError, match="there is no such file or folder, and as a pattern it matches nothing"):
-        find_pictures([str(tmp_path / "c*.png")])
+        find_images([str(tmp_path / "c*.png")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="holds no pictures"):
-        find_pictures([str(tmp_path / "empty")])
+    with pytest.raises(ConfigError, match="holds no images"):
+        find_images([str(tmp_path / "empty")])
 
 
 def test_evaluation_and_prediction_are_one_path(digits_folder, tmp_path):
@@ -222,8 +222,8 @@ def test_evaluation_and_prediction_are_one_path(digits_folder, tmp_path):
         model.box_head.mlp.last.bias[2:] = -1.0  # boxes of a digit's size, so that some are right by chance
     save_model(model, tmp_path / "m")
     metrics = evaluate(tmp_path / "m", digits_folder, "valid", batch=4)
-    pictures = find_pictures([str(digits_folder / "valid")])
-    rows = predict(Detector(tmp_path / "m"), pictures, tmp_path / "out", conf=0, batch=1).rows
+    images = find_images([str(digits_folder / "valid")])
+    rows = predict(Detector(tmp_path / "m"), images, tmp_path / "out", conf=0, batch=1).rows
     file = digits_folder / "valid" / "_annotations.coco.json"
     by_name = {image["file_name"]: image["id"] for image in json.loads(file.read_text())["images"]}
     results = [{**row, "image_id": by_name[row["file_name"].rsplit("/", 1)[-1]]} for row in rows]
@@ -245,10 +245,10 @@ def test_a_detector_moves_no_weights(detector):
     assert not torch.is_inference_mode_enabled()
 
 
-def test_boxes_end_at_the_edges_of_their_picture(detector):
+def test_boxes_end_at_the_edges_of_their_image(detector):
     """Evaluation takes them as the network gives them; people get crops."""
-    for picture, found in zip(arrays(), detector(arrays(), conf=0), strict=True):
-        height, width = picture.shape[:2]
+    for image, found in zip(arrays(), detector(arrays(), conf=0), strict=True):
+        height, width = image.shape[:2]
         assert found.xyxy.min() >= 0
         assert (found.xyxy <= [width, height, width, height]).all()
     raw = [result["boxes"] for _, _, result in detect(detector.model, arrays())]

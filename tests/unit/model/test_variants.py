@@ -16,7 +16,7 @@ from conditional_detr.model.heads.box import BOX_HEADS, CLASS_HEADS
 from conditional_detr.model.positional import grid_points, sine_embedding
 from conditional_detr.model.spatial_query import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_QUERIES
 from conditional_detr.training.objective.criterion import SetCriterion
-from conditional_detr.training.objective.objectness import heat_loss, hills
+from conditional_detr.training.objective.objectness import gaussian_targets, objectness_loss
 from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.save import save_model
 from models import perturbed, small
@@ -33,7 +33,7 @@ VARIANTS = [("conditional-detr-tiny", {field: value}) for field, known in PARTS.
 VARIANTS += [
     ("conditional-detr-tiny", {}),
     ("conditional-detr-tiny", {"finer": True}),
-    ("conditional-detr-tiny", {"exact_positions": True}),
+    ("conditional-detr-tiny", {"pixel_aligned_positions": True}),
     ("conditional-detr-r18", {"finer": True}),
     ("detr-tiny", {}),
     ("conditional-detr-r18", {}),
@@ -200,7 +200,7 @@ def test_every_lambda_is_a_linear_map_of_the_embedded_point(value: str):
         assert (off_diagonal[..., in_block].abs() > 0).any()
     if value == "full":
         assert (off_diagonal[..., ~in_block].abs() > 0).any()
-    lambda_q.start_at_identity()
+    lambda_q.init_identity()
     torch.testing.assert_close(lambda_q(content, points), points.expand(2, 7, 32), atol=1.0, rtol=0)
 
 
@@ -255,11 +255,11 @@ def test_a_cell_also_holds_the_four_cells_of_the_stage_before_it():
     assert not four[:, :, 1, :, 3].any()
 
 
-def test_exact_positions_do_not_depend_on_how_far_a_picture_is_padded():
-    model = build("conditional-detr-tiny", {"exact_positions": True})
+def test_exact_positions_do_not_depend_on_how_far_an_image_is_padded():
+    model = build("conditional-detr-tiny", {"pixel_aligned_positions": True})
     for width in (80, 96, 128):
         is_padding = torch.ones(1, 64, width, dtype=torch.bool)
-        is_padding[..., :70] = False  # the picture ends within its fifth cell
+        is_padding[..., :70] = False  # the image ends within its fifth cell
         with torch.no_grad():
             memory = model(torch.randn(1, 3, 64, width), is_padding, aux=True).memory
         x = memory.points.view(4, -1, 2)[0, :5, 0]
@@ -280,7 +280,7 @@ def hot_cells(model: DetectionModel, cells: list[int]) -> Memory:
     return Memory(torch.randn(2, 12, 32), points, None, heat)
 
 
-def test_points_from_the_encoder_are_the_centres_of_the_hottest_cells_of_each_picture():
+def test_points_from_the_encoder_are_the_centres_of_the_hottest_cells_of_each_image():
     model = build("conditional-detr-tiny", {"reference_points": "encoder", "num_queries": 2})
     memory = hot_cells(model, [5, 0])
     points = model.reference_points(model.object_query, memory).sigmoid()
@@ -318,10 +318,10 @@ def test_the_heat_learns_where_the_centres_are():
     losses["loss_heat"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.reference_points.scorer.parameters())
     memory = hot_cells(model, [5])
-    wanted = hills(memory.centres[0], targets[0]["boxes"])
+    wanted = gaussian_targets(memory.centres[0], targets[0]["boxes"])
     assert wanted.argmax() == 5
     assert wanted[5] == 1
     sure = torch.where(wanted > 0, wanted, 1e-6).clamp(max=1 - 1e-6).logit()
-    right = heat_loss(Memory(memory.tokens[:1], memory.points, None, sure[None]), targets[:1])
-    wrong = heat_loss(Memory(memory.tokens[:1], memory.points, None, -sure[None]), targets[:1])
+    right = objectness_loss(Memory(memory.tokens[:1], memory.points, None, sure[None]), targets[:1])
+    wrong = objectness_loss(Memory(memory.tokens[:1], memory.points, None, -sure[None]), targets[:1])
     assert right < 1e-4 < 1 < wrong

@@ -6,20 +6,20 @@ import pytest
 from conditional_detr.config.presets import PRESETS
 from conditional_detr.config.recipes import RECIPES
 from conditional_detr.config.run import RunConfig
-from conditional_detr.data.index import Category, CocoIndex
-from conditional_detr.training.setup.auto_config import batch, beginning, flips, growth, input_size, queries, with_choices
+from conditional_detr.data.index import Category, SplitIndex
+from conditional_detr.training.setup.auto_config import batch, beginning, flips, growth, input_size, queries, resolve_auto
 from conditional_detr.training.setup.memory_estimate import kept_bytes
 from conditional_detr.weights.discovery import shipped
 from conditional_detr.weights.save import save_model
 from models import small
 
-CELLS = {"finer": True, "exact_positions": True}
+CELLS = {"finer": True, "pixel_aligned_positions": True}
 
 
-def index(boxes: list[list[list[float]]], sizes_hw: list[tuple[int, int]], names: tuple[str, ...] = ("cell",)) -> CocoIndex:
-    """A split of pictures with these boxes each."""
-    flat = [box for of_picture in boxes for box in of_picture]
-    return CocoIndex(
+def index(boxes: list[list[list[float]]], sizes_hw: list[tuple[int, int]], names: tuple[str, ...] = ("cell",)) -> SplitIndex:
+    """A split of images with these boxes each."""
+    flat = [box for of_image in boxes for box in of_image]
+    return SplitIndex(
         file=Path("a.json"),
         image_ids=np.arange(len(boxes)),
         sizes_hw=np.array(sizes_hw),
@@ -30,7 +30,7 @@ def index(boxes: list[list[list[float]]], sizes_hw: list[tuple[int, int]], names
         categories=[Category(i, name) for i, name in enumerate(names)],
         report=[],
         findings=[],
-        truth=np.zeros((0, 8)),
+        ground_truth_rows=np.zeros((0, 8)),
     )
 
 
@@ -39,7 +39,7 @@ def squares(side: float, number: int) -> list[list[float]]:
 
 
 @pytest.mark.parametrize(("most", "expected"), [(1, 20), (10, 20), (11, 30), (28, 60), (900, 1000), (1500, 1500)])
-def test_queries_leave_room_over_the_fullest_picture(most: int, expected: int):
+def test_queries_leave_room_over_the_fullest_image(most: int, expected: int):
     assert queries(index([squares(9, 1), squares(9, most)], [(100, 100)] * 2)).value == expected
 
 
@@ -49,7 +49,7 @@ def test_queries_leave_room_over_the_fullest_picture(most: int, expected: int):
         (200, 480, 320),  # large objects: the usual size
         (30, 480, 384),  # small ones: enlarged until they are one and a half cells of 16 px wide
         (4, 480, 640),  # tiny ones: as far as it is worth
-        (40, 128, 128),  # small pictures are not enlarged for large objects
+        (40, 128, 128),  # small images are not enlarged for large objects
         (10, 128, 256),  # for small ones at most to twice their size
     ],
 )
@@ -99,24 +99,27 @@ def config(**values) -> RunConfig:
 
 def test_choices_are_made_for_a_new_model_and_said():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
-    chosen, lines = with_choices(config(), set(), data)
+    chosen, lines = resolve_auto(config(), set(), data)
     assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == (
         {"reference_points": "encoder", **CELLS, "num_queries": 30},
         384,
         0.0,
     )
-    assert chosen.training.start == "conditional-detr-tiny-shapes"
+    assert chosen.training.init_from == "conditional-detr-tiny-shapes"
     assert len(lines) == 7  # the start is said where weights are taken
-    assert any(line.startswith("model.num_queries = 30: the fullest training picture has 14 objects") for line in lines)
+    assert any(line.startswith("model.num_queries = 30: the fullest training image has 14 objects") for line in lines)
 
 
 def test_what_somebody_asked_for_stays():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
     asked = config(
-        imgsz=96, model_overrides={"num_queries": 7, "reference_points": "learned", "finer": False, "exact_positions": False}
+        imgsz=96,
+        model_overrides={"num_queries": 7, "reference_points": "learned", "finer": False, "pixel_aligned_positions": False},
     )
-    assert with_choices(
-        asked, {"imgsz", "model.num_queries", "hflip", "model.finer", "model.exact_positions", "grow_from"}, data
+    assert resolve_auto(
+        asked,
+        {"imgsz", "model.num_queries", "hflip", "model.finer", "model.pixel_aligned_positions", "progressive_resize_from"},
+        data,
     ) == (
         asked,
         [],
@@ -126,23 +129,23 @@ def test_what_somebody_asked_for_stays():
 def test_the_papers_recipe_leaves_nothing_to_the_data():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
     paper = config(recipe="paper", training=RECIPES["paper"])
-    assert with_choices(paper, set(), data) == (paper, [])
+    assert resolve_auto(paper, set(), data) == (paper, [])
 
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_trained_model_keeps_its_queries_and_its_size(tmp_path, exact):
-    save_model(small(num_classes=2, exact_positions=exact), tmp_path / "cells")
+    save_model(small(num_classes=2, pixel_aligned_positions=exact), tmp_path / "cells")
     data = index([squares(120, 14)], [(480, 480)], names=("0", "1"))
-    chosen, lines = with_choices(config(model=str(tmp_path / "cells"), imgsz=320), set(), data)
+    chosen, lines = resolve_auto(config(model=str(tmp_path / "cells"), imgsz=320), set(), data)
     assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == ({}, 320, 0.0)
-    assert [line.split(" = ")[0] for line in lines] == ["hflip", "grow_from"]
-    assert chosen.training.grow_from == (0.5 if exact else 1)  # without, cells lie elsewhere at every size
+    assert [line.split(" = ")[0] for line in lines] == ["hflip", "progressive_resize_from"]
+    assert chosen.training.progressive_resize_from == (0.5 if exact else 1)  # without, cells lie elsewhere at every size
 
 
 @pytest.mark.parametrize(("imgsz", "asked", "expected"), [(320, 0.5, 0.5), (200, 0.5, 0.8), (128, 0.5, 1), (640, 0.75, 0.75)])
-def test_pictures_begin_no_smaller_than_160_px(imgsz: int, asked: float, expected: float):
-    training = RECIPES["fast"].model_copy(update={"grow_from": asked})
-    chosen = config(imgsz=imgsz, training=training, model_overrides={"exact_positions": True})
+def test_images_begin_no_smaller_than_160_px(imgsz: int, asked: float, expected: float):
+    training = RECIPES["fast"].model_copy(update={"progressive_resize_from": asked})
+    chosen = config(imgsz=imgsz, training=training, model_overrides={"pixel_aligned_positions": True})
     assert growth(chosen).value == pytest.approx(expected)
     assert growth(config(imgsz=imgsz, training=training)).value == 1  # cells lie elsewhere at every size
 
@@ -158,7 +161,7 @@ def test_a_batch_is_halved_until_it_fits_into_half_of_the_memory():
         assert (choice.setting, choice.value) == ("batch", expected)
 
 
-def test_what_a_picture_keeps_grows_with_its_area():
+def test_what_an_image_keeps_grows_with_its_area():
     model = PRESETS["conditional-detr-tiny"].model
     small, large = (kept_bytes(model, side, side) for side in (128, 256))
     assert 3 * small < large < 6 * small  # the decoder's queries stay, attention among cells grows faster
@@ -168,10 +171,10 @@ def test_what_a_picture_keeps_grows_with_its_area():
 @pytest.mark.parametrize("overrides", [{}, {"spatial_query": "lambda", "box_offset": False}, {"reference_points": "origin"}])
 def test_only_the_papers_form_of_reference_points_is_exchanged(overrides: dict):
     data = index([squares(30, 14)], [(480, 480)])
-    chosen, _ = with_choices(config(model_overrides=overrides), set(), data)
+    chosen, _ = resolve_auto(config(model_overrides=overrides), set(), data)
     expected = overrides.get("reference_points", None if overrides else "encoder")
     assert chosen.model_overrides.get("reference_points") == expected
-    detr, _ = with_choices(config(model="detr-tiny"), set(), data)
+    detr, _ = resolve_auto(config(model="detr-tiny"), set(), data)
     assert "reference_points" not in detr.model_overrides
 
 
@@ -186,9 +189,9 @@ def test_only_the_papers_form_of_reference_points_is_exchanged(overrides: dict):
     ],
 )
 def test_a_stage_that_is_not_the_papers_gets_the_one_before_it(name: str, overrides: dict, expected: bool | None):
-    chosen, _ = with_choices(config(model=name, model_overrides=overrides), set(), index([squares(30, 14)], [(480, 480)]))
+    chosen, _ = resolve_auto(config(model=name, model_overrides=overrides), set(), index([squares(30, 14)], [(480, 480)]))
     assert chosen.model_overrides.get("finer") == expected
-    assert chosen.model_overrides["exact_positions"]
+    assert chosen.model_overrides["pixel_aligned_positions"]
 
 
 def test_a_run_that_goes_on_keeps_what_was_decided_when_it_began():
@@ -201,18 +204,18 @@ def test_a_run_that_goes_on_keeps_what_was_decided_when_it_began():
             )
         }
     )
-    assert with_choices(config(), set(), data, began) == (began, [])
+    assert resolve_auto(config(), set(), data, began) == (began, [])
     asked = config(imgsz=96, model_overrides={"num_queries": 7})
-    kept, _ = with_choices(asked, {"imgsz", "model.num_queries"}, data, began)
+    kept, _ = resolve_auto(asked, {"imgsz", "model.num_queries"}, data, began)
     assert (kept.imgsz, kept.model_overrides) == (96, {"num_queries": 7, "reference_points": "encoder", **CELLS})
     paper = config(recipe="paper", training=RECIPES["paper"])
-    assert with_choices(paper, set(), data, began) == (paper, [])
+    assert resolve_auto(paper, set(), data, began) == (paper, [])
 
 
 def test_who_begins_with_a_model_gets_its_parts(tmp_path):
     save_model(small("conditional-detr-tiny", reference_points="learned", finer=True), tmp_path / "trained")
     training = RECIPES["fast"].model_copy(update={"start": str(tmp_path / "trained")})
-    chosen, lines = with_choices(config(training=training), {"start"}, index([squares(30, 14)], [(480, 480)]))
+    chosen, lines = resolve_auto(config(training=training), {"start"}, index([squares(30, 14)], [(480, 480)]))
     assert chosen.model_overrides == {"reference_points": "learned", "finer": True, "num_queries": 30}
     assert f"model.finer = true: as {tmp_path / 'trained'} has it" in lines
 

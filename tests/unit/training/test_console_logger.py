@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from conditional_detr.config.recipes import RecipeConfig
-from conditional_detr.training.artifacts.console_logger import Reporter, clock
-from conditional_detr.training.artifacts.trainer_state import Progress
-from conditional_detr.training.optim.run_schedule import Plan
+from conditional_detr.training.artifacts.console_logger import ConsoleLogger, clock
+from conditional_detr.training.artifacts.trainer_state import TrainerState
+from conditional_detr.training.optim.run_schedule import RunSchedule
 
 ROW = {"epoch": 1, "loss": 2.5, "AP": None, "AP50": 0.25, "seconds": 61.4, "skipped_steps": 2}
 
@@ -15,15 +15,15 @@ def test_piped_output_is_plain_lines(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     now = iter(range(0, 1000, 10))
     monkeypatch.setattr("conditional_detr.training.artifacts.console_logger.time.monotonic", lambda: float(next(now)))
-    reporter = Reporter(Plan(RecipeConfig(epochs=3), steps=10, pictures=5), batch=4)
-    assert not reporter.live
-    with reporter:
-        reporter.step(Progress(position=1), 2.0)
-        reporter.step(Progress(position=2), 2.0)
-        reporter.epoch(ROW, best=True)
+    logger = ConsoleLogger(RunSchedule(RecipeConfig(epochs=3), steps=10, images=5), batch=4)
+    assert not logger.live
+    with logger:
+        logger.step(TrainerState(position=1), 2.0)
+        logger.step(TrainerState(position=2), 2.0)
+        logger.epoch(ROW, best=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("  epoch 1/3 step 1/10  loss 2.000  ")
-    assert "pictures/s  left" in lines[0]
+    assert "images/s  left" in lines[0]
     assert lines[-1] == (
         "epoch 1/3  loss 2.500  AP   n/a  AP50 0.250  61 s  (best so far)  (2 steps skipped: no finite gradient)"
     )
@@ -32,11 +32,11 @@ def test_piped_output_is_plain_lines(capsys, monkeypatch):
 def test_a_reader_who_goes_away_does_not_stop_a_run():
     code = """
 from conditional_detr.config.recipes import RecipeConfig
-from conditional_detr.training.optim.run_schedule import Plan
-from conditional_detr.training.artifacts.console_logger import Reporter
+from conditional_detr.training.optim.run_schedule import RunSchedule
+from conditional_detr.training.artifacts.console_logger import ConsoleLogger
 import sys
-reporter = Reporter(Plan(RecipeConfig(), 1, 1), 1)
-for i in range(50_000): reporter.say("a line of some length")
+logger = ConsoleLogger(RunSchedule(RecipeConfig(), 1, 1), 1)
+for i in range(50_000): logger.say("a line of some length")
 print("done", file=sys.stderr)
 """
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

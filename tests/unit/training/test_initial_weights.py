@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conditional_detr.errors import ConfigError
-from conditional_detr.training.setup.initial_weights import differing_parts, take_weights
+from conditional_detr.training.setup.initial_weights import differing_fields, take_weights
 from models import perturbed, small
 
 PARTS = {"hidden_dim": 32, "feedforward_dim": 48, "encoder_layers": 1, "decoder_layers": 2}
@@ -47,6 +47,6 @@ def test_fewer_queries_are_spread_over_those_that_there_are():
 
 def test_other_parts_are_named():
     trained, new = model(3, 4), model(3, 4, feedforward_dim=24, lambda_q="identity")
-    assert differing_parts(new.config, trained.config) == ["feedforward_dim", "lambda_q"]
+    assert differing_fields(new.config, trained.config) == ["feedforward_dim", "lambda_q"]
     with pytest.raises(ConfigError, match="start = 'a' has other parts than the model: feedforward_dim, lambda_q differ"):
         take_weights(new, trained, "a")

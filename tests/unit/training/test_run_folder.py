@@ -23,7 +23,7 @@ def _impatient(monkeypatch):
 
 
 def test_what_a_killed_run_left_running_is_waited_for(tmp_path, monkeypatch):
-    """A process that loads pictures has the lock from its parent, and notices the parent's end a little later."""
+    """A process that loads images has the lock from its parent, and notices the parent's end a little later."""
     monkeypatch.setattr("conditional_detr.training.artifacts.run_folder.PATIENCE", 20.0)
     fork = "import os, time; child = os.fork(); child or (time.sleep(1.5), os._exit(0))"
     script = HOLD.replace("    print", f"    {fork}\n    print")

@@ -8,10 +8,10 @@ from conditional_detr.config.presets import PRESETS, recipe_of
 from conditional_detr.config.recipes import RECIPES
 from conditional_detr.device.bf16 import _bf16_is_faster, has_fast_bf16
 from conditional_detr.errors import ConfigError, RunError
-from conditional_detr.training.artifacts.trainer_state import Progress
+from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.training.objective.criterion import SetCriterion
 from conditional_detr.training.optim.optimizer import build_optimizer, lr_factor
-from conditional_detr.training.optim.run_schedule import Plan
+from conditional_detr.training.optim.run_schedule import RunSchedule
 from conditional_detr.training.train_step import TrainStep, autocast_dtype, make_step, trimmed
 from models import small
 
@@ -53,8 +53,8 @@ def test_the_loss_is_the_criterions(small_model):
 
 def test_a_batch_in_parts_is_the_same_step(small_model):
     twin = copy.deepcopy(small_model)
-    whole = make_step(small_model, amp="off", recipe=updated(RECIPES["paper"], {"accumulate": 1}, ""))
-    parts = make_step(twin, amp="off", recipe=updated(RECIPES["paper"], {"accumulate": 3}, ""))
+    whole = make_step(small_model, amp="off", recipe=updated(RECIPES["paper"], {"grad_accum_steps": 1}, ""))
+    parts = make_step(twin, amp="off", recipe=updated(RECIPES["paper"], {"grad_accum_steps": 3}, ""))
     a, b = whole(*batch()), parts(*batch())
     torch.testing.assert_close(a["loss"], b["loss"], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(a["gradient_norm"], b["gradient_norm"], atol=1e-3, rtol=1e-3)
@@ -67,7 +67,7 @@ def test_parts_of_a_batch_beside_each_other_are_the_same_step_as_one_after_the_o
     learned, losses, closeness = [], [], {"off": 1e-3, "bf16": 1e-2}[amp]  # bfloat16 itself has steps of 4e-3
     for threads, accumulate in ((1, 2), (2, 1)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        recipe = updated(RECIPES["fast"], {"freeze": 0, "clip": 0.0, "accumulate": accumulate}, "")
+        recipe = updated(RECIPES["fast"], {"freeze": 0, "clip_max_norm": 0.0, "grad_accum_steps": accumulate}, "")
         torch.manual_seed(1)
         twin = copy.deepcopy(model)
         step = make_step(twin, amp, recipe)
@@ -105,7 +105,7 @@ def test_a_part_without_memory_has_the_others_wait_and_all_of_them_taken_again(s
     assert sizes == [2, 2, 2, 2]
 
 
-def test_padding_that_all_pictures_of_a_part_have_is_cut_off():
+def test_padding_that_all_images_of_a_part_have_is_cut_off():
     images, mask = torch.randn(2, 3, 8, 10), torch.ones(2, 8, 10, dtype=torch.bool)
     mask[0, :5, :7] = mask[1, :4, :9] = False
     both, both_mask = trimmed(images, mask, 1)
@@ -151,8 +151,8 @@ def test_the_backbone_has_its_own_rate_and_zero_freezes_it(small_model):
 
 def test_the_papers_schedule_drops_once_between_epochs():
     recipe = RECIPES["paper"]
-    plan = Plan(recipe, steps=10, pictures=5)
-    places = [Progress(epoch=step // 10, position=step % 10) for step in range(500)]
+    plan = RunSchedule(recipe, steps=10, images=5)
+    places = [TrainerState(epoch=step // 10, position=step % 10) for step in range(500)]
     factors = [lr_factor(step, plan.share_done(place), recipe) for step, place in enumerate(places)]
     assert factors == [1.0] * 400 + [0.1] * 100
 
@@ -206,7 +206,7 @@ def test_the_recipe_of_a_step_is_the_one_that_train_takes(small_model):
 
 
 def with_room_for(most: int, step: TrainStep) -> list[str]:
-    """The step's model has memory for so many pictures; what the step says of it."""
+    """The step's model has memory for so many images; what the step says of it."""
     forward, told = step.model.forward, []
 
     def limited(images, *inputs, **options):
@@ -236,7 +236,7 @@ def test_a_step_that_is_taken_again_for_want_of_memory_draws_the_same():
     """Dropout must not notice: losses and random state are those of a step that was in as many parts from the start."""
     model = small(num_classes=3, dropout=0.5)
     images, mask, targets = batch()
-    recipe = RECIPES["paper"].model_copy(update={"accumulate": len(images)})
+    recipe = RECIPES["paper"].model_copy(update={"grad_accum_steps": len(images)})
     states = []
     for most in (1, len(images)):  # the first run is in parts from the start, the second learns that it must be
         step = make_step(copy.deepcopy(model), "off", recipe if most == 1 else RECIPES["paper"])
@@ -261,10 +261,10 @@ def test_too_little_memory_for_the_optimiser_is_said_and_not_tried_again(small_m
     assert len(tries) == 1
 
 
-def test_too_little_memory_for_one_picture_is_said(small_model):
+def test_too_little_memory_for_one_image_is_said(small_model):
     step = make_step(small_model)
     with_room_for(0, step)
-    with pytest.raises(RunError, match="not enough memory for 1 pictures at a time: give a smaller --imgsz"):
+    with pytest.raises(RunError, match="not enough memory for 1 images at a time: give a smaller --imgsz"):
         step(*batch())
 
 
@@ -304,7 +304,7 @@ def test_a_group_does_not_see_the_others(small_model):
 
 
 def test_every_query_of_every_group_learns(small_model):
-    step = make_step(small_model, "off", updated(RECIPES["paper"], {"groups": 3}, ""))
+    step = make_step(small_model, "off", updated(RECIPES["paper"], {"query_groups": 3}, ""))
     queries = step.helpers["further_queries"].queries
     before = queries.detach().clone()
     step(*batch())

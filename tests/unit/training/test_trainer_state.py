@@ -2,13 +2,13 @@ import math
 
 import pytest
 
-from conditional_detr.training.artifacts.trainer_state import Progress
+from conditional_detr.training.artifacts.trainer_state import TrainerState
 
 GOOD, BAD = {"loss": 2.0, "gradient_norm": 1.0}, {"loss": 9.0, "gradient_norm": math.inf}
 
 
 def test_means_are_over_the_steps_that_moved_something():
-    progress = Progress()
+    progress = TrainerState()
     for losses in (GOOD, BAD, {**GOOD, "loss": 4.0}):
         progress.count(losses)
     assert progress.position == 3
@@ -21,7 +21,7 @@ def test_means_are_over_the_steps_that_moved_something():
 
 
 def test_an_epoch_without_a_good_step_has_no_loss():
-    progress = Progress()
+    progress = TrainerState()
     progress.count(BAD)
     progress.close_epoch({"AP": None}, lr=0.5)
     assert progress.history[0]["loss"] is None
@@ -29,7 +29,7 @@ def test_an_epoch_without_a_good_step_has_no_loss():
 
 
 def test_the_best_epoch_is_the_first_with_the_highest_ap():
-    progress = Progress()
-    verdicts = [progress.close_epoch({"AP": ap}, lr=0.5) for ap in (None, 0.1, 0.3, 0.2, 0.3)]
-    assert verdicts == [True, True, True, False, False]
+    progress = TrainerState()
+    image_errors = [progress.close_epoch({"AP": ap}, lr=0.5) for ap in (None, 0.1, 0.3, 0.2, 0.3)]
+    assert image_errors == [True, True, True, False, False]
     assert progress.best == (0.3, 3)

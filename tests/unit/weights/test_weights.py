@@ -12,7 +12,7 @@ from conditional_detr.errors import CheckpointError, ConfigError, SourceError, U
 from conditional_detr.factory import imagenet
 from conditional_detr.factory.create import create_model
 from conditional_detr.storage import hub
-from conditional_detr.storage.atomic import recover, replaced_folder
+from conditional_detr.storage.atomic import atomic_folder, recover
 from conditional_detr.weights.discovery import find_checkpoint, load_model
 from conditional_detr.weights.files import DESCRIPTION, WEIGHTS
 from conditional_detr.weights.save import save_model
@@ -134,7 +134,7 @@ def test_an_unknown_format_is_refused(small_model, tmp_path):
 def test_a_failed_write_leaves_the_old_checkpoint_whole(small_model, tmp_path):
     folder = save_model(small_model, tmp_path / "m")
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    with pytest.raises(CheckpointError, match="No space left"), replaced_folder(folder) as new:
+    with pytest.raises(CheckpointError, match="No space left"), atomic_folder(folder) as new:
         (new / "half").write_bytes(b"x")
         raise OSError(28, "No space left on device")
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before

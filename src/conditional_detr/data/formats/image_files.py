@@ -1,4 +1,4 @@
-"""What readers share: pictures of a folder, texts, what could not be read, and the COCO content that they make of it all."""
+"""What readers share: images of a folder, texts, what could not be read, and the COCO content that they make of it all."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -41,40 +41,40 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def listed_pictures(place: Path) -> list[Path]:
-    """The pictures below a folder, or those that a text file lists, a path a line, relative to the file."""
+def listed_images(place: Path) -> list[Path]:
+    """The images below a folder, or those that a text file lists, a path a line, relative to the file."""
     if place.is_dir():
         return sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     return [place.parent / line.strip() for line in text_of(place).splitlines() if line.strip()]
 
 
 def content_of(
-    pictures: Iterable[Path],
+    files: Iterable[Path],
     rows: Callable[[Path, int, int], list[dict[str, Any]]],
     categories: list[dict[str, Any]],
     root: Path,
-    said: Callable[[Path], tuple[int, int] | None] = lambda picture: None,
+    said: Callable[[Path], tuple[int, int] | None] = lambda image: None,
 ) -> dict[str, Any]:
     """A COCO content.
 
     Parameters
     ----------
-    pictures : files
-    rows : (picture, its width, its height) → annotations with "category_id" and "bbox" x, y, w, h px
+    files : of images
+    rows : (image, its width, its height) → annotations with "category_id" and "bbox" x, y, w, h px
     categories : "id" and "name" each
     root : nothing outside of it is opened; it is judged later
-    said : picture → the width and the height, px, that its annotations were made for, where they say it
+    said : image → the width and the height, px, that its annotations were made for, where they say it
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, picture in enumerate(pictures, 1):
-        may_be_opened = "\0" not in str(picture) and is_inside(picture, root)
+    for number, image in enumerate(files, 1):
+        may_be_opened = "\0" not in str(image) and is_inside(image, root)
         true_size = (
-            size_of(picture) if may_be_opened and is_file(picture) else None
+            size_of(image) if may_be_opened and is_file(image) else None
         )  # what cannot be read is named when it is decoded
-        width, height = (said(picture) if true_size else None) or true_size or (1, 1)
-        images.append({"id": number, "file_name": str(picture), "width": width, "height": height})
-        for row in rows(picture, width, height) if true_size else []:
+        width, height = (said(image) if true_size else None) or true_size or (1, 1)
+        images.append({"id": number, "file_name": str(image), "width": width, "height": height})
+        for row in rows(image, width, height) if true_size else []:
             w, h = row["bbox"][2:]
             annotations.append(row | {"id": len(annotations) + 1, "image_id": number, "area": w * h, "iscrowd": 0})
     return {"images": images, "annotations": annotations, "categories": categories}

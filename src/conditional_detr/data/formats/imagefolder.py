@@ -8,7 +8,7 @@ from conditional_detr.data.box_format import numbers
 from conditional_detr.data.clean import as_id
 from conditional_detr.data.formats.image_files import Fault, content_of, text_of
 from conditional_detr.errors import DataError
-from conditional_detr.storage.json import mended
+from conditional_detr.storage.json import without_surrogates
 
 METADATA = "metadata.jsonl"
 MOST_BYTES = 2**30
@@ -26,7 +26,7 @@ def splits(root: Path) -> dict[str, Path]:
 def read(file: Path) -> tuple[dict[str, Any], list[Fault]]:
     """One split as a COCO content, and what could not be read; boxes are x, y, w, h px.
 
-    Classes are numbers or names; names are numbered in their order over all splits of the data set. A picture may have
+    Classes are numbers or names; names are numbered in their order over all splits of the data set. An image may have
     several lines.
     """
     faults: list[Fault] = []
@@ -43,8 +43,8 @@ def read(file: Path) -> tuple[dict[str, Any], list[Fault]]:
     named = any(isinstance(label, str) for label in labels)
     number = {label: i if named else int(label) for i, label in enumerate(sorted(labels, key=str))}
 
-    def rows(picture: Path, width: int, height: int) -> list[dict[str, Any]]:
-        return [{"category_id": number[label], "bbox": box} for label, box in objects[picture]]
+    def rows(image: Path, width: int, height: int) -> list[dict[str, Any]]:
+        return [{"category_id": number[label], "bbox": box} for label, box in objects[image]]
 
     categories = [{"id": i, "name": str(label)} for label, i in sorted(number.items(), key=lambda item: item[1])]
     return content_of(objects, rows, categories, file.parent.parent), faults
@@ -61,7 +61,7 @@ def _lines(file: Path, faults: list[Fault]) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = mended(json.loads(line))
+            row = without_surrogates(json.loads(line))
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):

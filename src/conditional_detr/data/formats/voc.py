@@ -9,7 +9,7 @@ from conditional_detr.data.findings import WARNING
 from conditional_detr.data.formats.image_files import Fault, content_of, is_file, text_of
 from conditional_detr.images.decoding import IMAGE_SUFFIXES
 
-ANNOTATIONS, PICTURES, LISTS = "Annotations", "JPEGImages", Path("ImageSets", "Main")
+ANNOTATIONS, IMAGES, LISTS = "Annotations", "JPEGImages", Path("ImageSets", "Main")
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
 MOST_BYTES = 10 * 2**20
 
@@ -23,9 +23,9 @@ class Object(NamedTuple):
 
 
 class Annotated(NamedTuple):
-    """A picture, the width and height, px, that its file of annotations says, if it does, and its objects."""
+    """An image, the width and height, px, that its file of annotations says, if it does, and its objects."""
 
-    picture: Path
+    image: Path
     size: tuple[int, int] | None
     objects: list[Object]
 
@@ -48,61 +48,61 @@ def read(root: Path, place: Path) -> tuple[dict[str, Any], list[Fault]]:
     VOC's boxes count pixels from 1 and include their last one.
     """
     faults: list[Fault] = []
-    found = {each.picture: each for each in _read_split(root, place, faults)}
+    found = {each.image: each for each in _read_split(root, place, faults)}
     others = [each for other in splits(root).values() if other != place for each in _read_split(root, other, [])]
     every = sorted({thing.name for each in (*found.values(), *others) for thing in each.objects})
     number = {name: i for i, name in enumerate(every)}
 
-    def rows(picture: Path, width: int, height: int) -> list[dict[str, Any]]:
+    def rows(image: Path, width: int, height: int) -> list[dict[str, Any]]:
         boxes = []
-        for thing in found[picture].objects:
+        for thing in found[image].objects:
             x0, y0, x1, y1 = thing.corners
             box = [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1]
             boxes.append({"category_id": number[thing.name], "bbox": box, "difficult": thing.difficult})
         return boxes
 
     categories = [{"id": i, "name": name} for name, i in number.items()]
-    return content_of(found, rows, categories, root, lambda picture: found[picture].size), faults
+    return content_of(found, rows, categories, root, lambda image: found[image].size), faults
 
 
 def _read_split(root: Path, place: Path, faults: list[Fault]) -> list[Annotated]:
-    if place.is_dir():  # a picture without a file of annotations has no objects, as in YOLO
-        pictures = [path for path in sorted(place.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
-        return [_annotated(path, path.with_suffix(".xml"), faults) for path in pictures]
+    if place.is_dir():  # an image without a file of annotations has no objects, as in YOLO
+        images = [path for path in sorted(place.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+        return [_annotated(path, path.with_suffix(".xml"), faults) for path in images]
     found = []
     for line in text_of(place).splitlines():
         if not line.strip():
             continue
         name = line.strip()
-        if not is_file(root / ANNOTATIONS / f"{name}.xml") and not is_file(_picture(root, name)):
+        if not is_file(root / ANNOTATIONS / f"{name}.xml") and not is_file(_image(root, name)):
             name = name.split()[0]  # a list may have a mark behind each name
         xml = root / ANNOTATIONS / f"{name}.xml"
         if not is_inside(xml, root):
-            found.append(Annotated(_picture(root, name), None, []))
+            found.append(Annotated(_image(root, name), None, []))
             continue
         if not is_file(xml):
             faults.append(
-                Fault(str(xml), "is not there", "its picture is taken for one without objects", "annotation-orphan", WARNING)
+                Fault(str(xml), "is not there", "its image is taken for one without objects", "annotation-orphan", WARNING)
             )
-        found.append(_annotated(_picture(root, name), xml, faults))
+        found.append(_annotated(_image(root, name), xml, faults))
     return found
 
 
-def _picture(root: Path, name: str) -> Path:
-    folder = root / PICTURES
+def _image(root: Path, name: str) -> Path:
+    folder = root / IMAGES
     return next((p for s in sorted(IMAGE_SUFFIXES) if is_file(p := folder / f"{name}{s}")), folder / f"{name}.jpg")
 
 
-def _annotated(picture: Path, file: Path, faults: list[Fault]) -> Annotated:
+def _annotated(image: Path, file: Path, faults: list[Fault]) -> Annotated:
     if not is_file(file):
-        return Annotated(picture, None, [])
+        return Annotated(image, None, [])
     try:
         if file.stat().st_size > MOST_BYTES:
             raise ValueError(f"larger than {MOST_BYTES} bytes")
         tree = ElementTree.parse(file)
     except (OSError, ValueError, ElementTree.ParseError, RecursionError) as error:
         faults.append(Fault(str(file), f"is no valid XML: {error}", "its boxes are left out"))
-        return Annotated(picture, None, [])
+        return Annotated(image, None, [])
     objects: list[Object] = []
     for i, element in enumerate(tree.iterfind("object"), 1):
         try:
@@ -114,7 +114,7 @@ def _annotated(picture: Path, file: Path, faults: list[Fault]) -> Annotated:
             faults.append(Fault(str(file), f"object {i} must have a name and a bndbox of four numbers", "the box is left out"))
             continue
         objects.append(Object(name, corners, element.findtext("difficult") == "1"))
-    return Annotated(picture, _size(tree), objects)
+    return Annotated(image, _size(tree), objects)
 
 
 def _size(tree: Any) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""YOLO: a `data.yaml` that names classes and picture folders; beside each picture a text file of boxes or polygons."""
+"""YOLO: a `data.yaml` that names classes and image folders; beside each image a text file of boxes or polygons."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import yaml
 
 from conditional_detr.data.clean import is_inside
-from conditional_detr.data.formats.image_files import Fault, content_of, listed_pictures, text_of
+from conditional_detr.data.formats.image_files import Fault, content_of, listed_images, text_of
 from conditional_detr.errors import DataError
-from conditional_detr.storage.json import mended
+from conditional_detr.storage.json import without_surrogates
 
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 MOST_BYTES = 2**20
@@ -22,7 +22,7 @@ def description(root: Path) -> Path | None:
 
 
 def splits(file: Path) -> dict[str, list[Path]]:
-    """Every split's folders or lists of pictures.
+    """Every split's folders or lists of images.
 
     As ultralytics reads it: relative to `path`, which is relative to the YAML file's folder; a path that begins with ``../`` is
     also looked for without it. At most in the parent of the YAML's folder.
@@ -34,7 +34,7 @@ def splits(file: Path) -> dict[str, list[Path]]:
         given = content.get(split)
         names = [name for name in (given if isinstance(given, list) else [given]) if isinstance(name, str) and name]
         if names:
-            found["valid" if split == "val" else split] = [_located(mended(name), base, file) for name in names]
+            found["valid" if split == "val" else split] = [_located(without_surrogates(name), base, file) for name in names]
     return found
 
 
@@ -50,22 +50,22 @@ def read(file: Path, places: list[Path]) -> tuple[dict[str, Any], list[Fault]]:
     around = file.absolute().parent.parent
     is_pose = "kpt_shape" in _read(file)
 
-    def rows(picture: Path, width: int, height: int) -> list[dict[str, Any]]:
-        labels = label_file(picture)
+    def rows(image: Path, width: int, height: int) -> list[dict[str, Any]]:
+        labels = label_file(image)
         return _boxes(labels, width, height, is_pose, faults) if is_inside(labels, around) else []
 
-    pictures = [picture for place in places if place.exists() for picture in listed_pictures(place)]
-    faults += _labels_alone(places, pictures)
+    images = [image for place in places if place.exists() for image in listed_images(place)]
+    faults += _labels_alone(places, images)
     categories = [{"id": i, "name": name} for i, name in sorted(names.items())]
-    return content_of(pictures, rows, categories, around), faults
+    return content_of(images, rows, categories, around), faults
 
 
-def _labels_alone(places: list[Path], pictures: list[Path]) -> list[Fault]:
-    """Label files of pictures that are not there."""
+def _labels_alone(places: list[Path], images: list[Path]) -> list[Fault]:
+    """Label files of images that are not there."""
     folders = {label_file(place / "x").parent for place in places if place.is_dir()}
-    known = {label_file(picture) for picture in pictures}
+    known = {label_file(image) for image in images}
     return [
-        Fault(str(file), "there is no picture for these labels", "they are left out", "annotation-orphan")
+        Fault(str(file), "there is no image for these labels", "they are left out", "annotation-orphan")
         for folder in sorted(folders)
         for file in sorted(folder.rglob("*.txt"))
         if file not in known and file.name not in NO_LABELS
@@ -86,12 +86,12 @@ def class_names(file: Path) -> dict[int, str]:
         found = {}
     if not found or not all(isinstance(name, str | int | float) for name in found.values()):
         raise DataError(f"{file}: 'names' must be a list of class names, or a mapping from numbers to names")
-    return {i: mended(str(name)) for i, name in found.items()}
+    return {i: without_surrogates(str(name)) for i, name in found.items()}
 
 
-def label_file(picture: Path) -> Path:
-    """The text file of a picture: in `labels/` where the last `images/` is; beside it, if there is one there alone."""
-    beside, parts = picture.with_suffix(".txt"), list(picture.parts)
+def label_file(image: Path) -> Path:
+    """The text file of an image: in `labels/` where the last `images/` is; beside it, if there is one there alone."""
+    beside, parts = image.with_suffix(".txt"), list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
             parts[i] = "labels"
@@ -101,7 +101,7 @@ def label_file(picture: Path) -> Path:
 
 
 def _boxes(file: Path, width: int, height: int, is_pose: bool, faults: list[Fault]) -> list[dict[str, Any]]:
-    """A missing file means a picture without objects. Of a pose the box comes first, then its points."""
+    """A missing file means an image without objects. Of a pose the box comes first, then its points."""
     try:
         lines = text_of(file).splitlines() if file.exists() else []
     except DataError as error:
@@ -152,7 +152,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _base(content: dict[str, Any], file: Path) -> Path:
     given = content.get("path")
-    base = file.parent / mended(given) if isinstance(given, str) and "\0" not in given else file.parent
+    base = file.parent / without_surrogates(given) if isinstance(given, str) and "\0" not in given else file.parent
     return base if base.is_dir() and is_inside(base, file.parent.parent) else file.parent
 
 

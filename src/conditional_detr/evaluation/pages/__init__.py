@@ -24,7 +24,7 @@ def write_page(file: Path, template: str, content: dict[str, Any]) -> None:
 
 
 def embedded(content: bytes) -> str:
-    """A picture's bytes as a page holds them."""
+    """An image's bytes as a page holds them."""
     return base64.b64encode(content).decode("ascii")
 
 

@@ -83,6 +83,6 @@ def attend(
     mask = None if is_padding is None else ~is_padding[:, None, None, :]
     if width < key.shape[-1]:
         value = F.pad(value, (0, key.shape[-1] - width))
-    query = query.expand(key.shape[0], -1, -1, -1)  # queries may be the same for all pictures
+    query = query.expand(key.shape[0], -1, -1, -1)  # queries may be the same for all images
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return attended[..., :width].transpose(1, 2).flatten(2)

@@ -74,8 +74,8 @@ class FoldedConv2d(nn.Conv2d):
 
 def is_exporting() -> bool:
     """Whether a graph for every size is being recorded; torch 2.6 cannot tell it from compiling."""
-    tell = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-    return bool(tell())
+    is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return bool(is_exporting())
 
 
 class FoldedNorm(nn.Module):
@@ -142,7 +142,7 @@ def depthwise_weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, di
 def fold_frozen_norms(network: nn.Module) -> None:
     """Fold every frozen norm that is fed by a convolution, in place.
 
-    Which norm follows which convolution is seen by sending a small picture through, not guessed from names.
+    Which norm follows which convolution is seen by sending a small image through, not guessed from names.
     """
     producers: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     pairs: dict[nn.Module, nn.Module] = {}

@@ -1,4 +1,4 @@
-"""A timm network as a detector's backbone: pictures in, one feature map out."""
+"""A timm network as a detector's backbone: images in, one feature map out."""
 
 from functools import cache
 from typing import Any
@@ -49,13 +49,13 @@ class Backbone(nn.Module):
             self.channels: int = channels + 4 * sum(before)
             self.body: nn.Module = freeze_batch_norm_2d(body)  # type: ignore[no-untyped-call]
             drop_unused(self.body)
-            wake_silent_norms(self.body)
+            init_zero_gain_norms(self.body)
             if finer:
                 self(torch.zeros(1, 3, 2 * stride + 1, 3 * stride + 1))  # both stages must round odd sizes alike
         except (AssertionError, NotImplementedError, RuntimeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             how = "dilated " if dilation else ""
-            raise ConfigError(f"{name} cannot be a {how}backbone for pictures of any size: {reason}") from None
+            raise ConfigError(f"{name} cannot be a {how}backbone for images of any size: {reason}") from None
         fold_frozen_norms(self.body)
         for key, parameter in self.body.named_parameters():
             if key.startswith(FROZEN_PREFIXES):
@@ -63,17 +63,17 @@ class Backbone(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         *before, features = self.body(images)
-        return torch.cat([features, *map(side_by_side, before)], dim=1)
+        return torch.cat([features, *map(space_to_depth, before)], dim=1)
 
 
-def side_by_side(finer: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 4*C _ _"]:
+def space_to_depth(finer: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 4*C _ _"]:
     """The 2 × 2 cells of a map at half the stride in one; at odd sizes the last ones are zeros.
 
     A convolution, which rounds odd sizes as the stage after does, and which exporters know for any size.
     """
     if autocast_on_cpu(finer):
         with float32_region(finer):
-            return side_by_side(finer.float())
+            return space_to_depth(finer.float())
     places = torch.eye(4, dtype=finer.dtype, device=finer.device).view(4, 1, 2, 2)
     return F.conv2d(F.pad(finer, (0, 1, 0, 1)), places.repeat(finer.shape[1], 1, 1, 1), stride=2, groups=finer.shape[1])
 
@@ -98,7 +98,7 @@ def check_network(name: str) -> None:
         raise ConfigError(f"timm has no network {plain!r}. {did_you_mean(plain, known)}")
 
 
-def wake_silent_norms(network: nn.Module) -> None:
+def init_zero_gain_norms(network: nn.Module) -> None:
     """Give every frozen norm whose scale is zero one of 1/√n, in place, n being their number.
 
     timm ends each residual branch with a scale of zero, to be learned. A frozen one is not: a network that starts from random
@@ -113,7 +113,7 @@ def wake_silent_norms(network: nn.Module) -> None:
 def drop_unused(network: nn.Module) -> None:
     """Take out, in place, the stages that the output does not depend on: timm builds and runs some of them all the same.
 
-    Which ones these are is seen from the gradient of a small picture, not guessed from names.
+    Which ones these are is seen from the gradient of a small image, not guessed from names.
     """
     was_training = network.training
     features = network.eval()(torch.zeros(1, 3, 64, 64))

@@ -9,13 +9,13 @@ from torch import Tensor
 from conditional_detr.boxes import cxcywh_to_xyxy
 from conditional_detr.config.schema import PreprocessorConfig
 from conditional_detr.images.preprocessing import Preprocessor
-from conditional_detr.inference.drawing import draw, save_picture
+from conditional_detr.inference.drawing import draw, save_image
 
 MOST, COLUMNS = 16, 4
 GAP = 8
 
 
-def save_batch_picture(
+def save_batch_preview(
     images: Tensor,
     padding_mask: Tensor | None,
     targets: list[dict[str, Tensor]],
@@ -23,7 +23,7 @@ def save_batch_picture(
     class_names: list[str],
     file: Path,
 ) -> None:
-    """Up to 16 pictures of a batch with their boxes, in a grid.
+    """Up to 16 images of a batch with their boxes, in a grid.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def save_batch_picture(
         boxes = cxcywh_to_xyxy(targets[i]["boxes"]) * torch.tensor([width, height, width, height])
         detections = sv.Detections(xyxy=boxes.numpy(), class_id=labels.astype(int))
         tiles.append(draw(rgb.permute(1, 2, 0).numpy(), detections, [class_names[label] for label in labels]))
-    save_picture(_grid(tiles), file)
+    save_image(_grid(tiles), file)
 
 
 def _grid(tiles: list[np.ndarray]) -> np.ndarray:

@@ -9,16 +9,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from conditional_detr.training.artifacts.trainer_state import Progress as Run
-from conditional_detr.training.optim.run_schedule import Plan
+from conditional_detr.training.artifacts.trainer_state import TrainerState
+from conditional_detr.training.optim.run_schedule import RunSchedule
 
 PLAIN_INTERVAL_SECONDS = 15.0
 
 
-class Reporter:
+class ConsoleLogger:
     """Says what happens. A context, so that a bar is always closed."""
 
-    def __init__(self, plan: Plan, batch: int, quiet: bool = False) -> None:
+    def __init__(self, plan: RunSchedule, batch: int, quiet: bool = False) -> None:
         self.plan, self.steps, self.batch, self.quiet = plan, plan.steps, batch, quiet
         self.live = sys.stdout.isatty() and not quiet
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not self.live)
@@ -36,7 +36,7 @@ class Reporter:
         self.steps_done = 0
         self.started = self.spoken = time.monotonic()
 
-    def __enter__(self) -> "Reporter":
+    def __enter__(self) -> "ConsoleLogger":
         self.bar.start()
         return self
 
@@ -54,12 +54,12 @@ class Reporter:
                 self.quiet = True
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's own last flush goes there
 
-    def step(self, run: Run, loss: float) -> None:
+    def step(self, run: TrainerState, loss: float) -> None:
         """After each step."""
         self.steps_done += 1
         seconds = max(time.monotonic() - self.started, 1e-9)
         left = clock(self.plan.seconds_left(run, self.steps_done, seconds))
-        text = f"loss {loss:.3f}  {self.steps_done * self.batch / seconds:.1f} pictures/s"
+        text = f"loss {loss:.3f}  {self.steps_done * self.batch / seconds:.1f} images/s"
         epoch = self._epoch(run.epoch + 1)
         if self.live:
             self.bar.update(self.task, description=epoch, completed=run.position, text=f"{text}  run left {left}")

@@ -4,7 +4,7 @@ import json
 
 from conditional_detr.config.run import RunConfig
 from conditional_detr.config.toml import to_toml
-from conditional_detr.data.index import CocoIndex, match_categories
+from conditional_detr.data.index import SplitIndex, match_categories
 from conditional_detr.errors import RunError
 from conditional_detr.evaluation.coco import Evaluation, evaluation_of
 from conditional_detr.evaluation.greedy_matching import match, thresholds_by_class
@@ -13,10 +13,10 @@ from conditional_detr.evaluation.report import write_report
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.storage.run_files import BEST_FIGURES, REPORT
 from conditional_detr.training.artifacts.run_folder import RunFolder
-from conditional_detr.training.artifacts.trainer_state import Progress
+from conditional_detr.training.artifacts.trainer_state import TrainerState
 
 
-def close_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], progress: Progress) -> None:
+def finalize_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], progress: TrainerState) -> None:
     """Evaluate `best/` on the validation split; leave `metrics.json` and `report.html` in the run folder.
 
     The thresholds that are best there become the model's.
@@ -47,9 +47,9 @@ def learned_thresholds(evaluation: Evaluation) -> list[float] | None:
 
 
 def run_facts(
-    config: RunConfig, model: DetectionModel, indices: tuple[CocoIndex, CocoIndex], progress: Progress
+    config: RunConfig, model: DetectionModel, indices: tuple[SplitIndex, SplitIndex], progress: TrainerState
 ) -> dict[str, str]:
-    """What a run was, for its report; `indices` are of its training and validation pictures."""
+    """What a run was, for its report; `indices` are of its training and validation images."""
     recipe, history = config.training, progress.history
     train, valid = indices
     changed = ", ".join(f"{key} = {value}" for key, value in config.model_overrides.items())
@@ -58,7 +58,7 @@ def run_facts(
     length = f"{recipe.minutes:g} minutes" if recipe.minutes else f"{recipe.epochs} epochs"
     skipped = sum(row["skipped_steps"] for row in history)
     return {
-        "data": f"{config.data}: {len(train.categories)} classes; {len(train)} pictures with {len(train.labels)} objects to "
+        "data": f"{config.data}: {len(train.categories)} classes; {len(train)} images with {len(train.labels)} objects to "
         f"learn from, {len(valid)} with {len(valid.labels)} to validate on",
         "model": f"{config.model}{f' ({changed})' if changed else ''}, {trainable:.1f} M trainable parameters, "
         f"shorter side {config.imgsz} px",

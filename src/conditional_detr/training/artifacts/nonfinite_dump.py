@@ -18,11 +18,11 @@ from conditional_detr.device.choose import choose_device
 from conditional_detr.device.seeding import seed_generators
 from conditional_detr.errors import RunError
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.storage.atomic import replaced_folder
+from conditional_detr.storage.atomic import atomic_folder
 from conditional_detr.storage.json import read_json_object
-from conditional_detr.training.artifacts.batch_preview import save_batch_picture
+from conditional_detr.training.artifacts.batch_preview import save_batch_preview
 from conditional_detr.training.optim.optimizer import build_optimizer
-from conditional_detr.training.optim.query_groups import build_helpers
+from conditional_detr.training.optim.query_groups import auxiliary_modules
 from conditional_detr.training.train_step import TrainStep, build_criterion
 from conditional_detr.weights import native
 
@@ -30,8 +30,10 @@ FOLDER, MOST = "flight", 3  # records a run: the first ones tell, the others fil
 BATCH, HELPERS, RECORD = "batch.safetensors", "helpers.safetensors", "record.json"
 
 
-def record(folder: Path, name: str, step: TrainStep, model: DetectionModel, batch: Batch, facts: dict[str, Any]) -> Path | None:
-    """Leave a folder with the batch, its pictures, the weights, their norms, and the facts; None where there are enough.
+def dump_step(
+    folder: Path, name: str, step: TrainStep, model: DetectionModel, batch: Batch, facts: dict[str, Any]
+) -> Path | None:
+    """Leave a folder with the batch, its images, the weights, their norms, and the facts; None where there are enough.
 
     Parameters
     ----------
@@ -53,16 +55,16 @@ def record(folder: Path, name: str, step: TrainStep, model: DetectionModel, batc
     for i, target in enumerate(targets):
         tensors |= {f"{key}.{i}": value for key, value in target.items()}
     norms = {key: float(parameter.detach().float().norm()) for key, parameter in model.named_parameters()}
-    with replaced_folder(place / name) as new:
+    with atomic_folder(place / name) as new:
         native.write(model, new)
         save_file({key: value.contiguous() for key, value in tensors.items()}, new / BATCH)
         if len(step.helpers):
             save_file(step.helpers.state_dict(), new / HELPERS)
-        recipe = step.recipe.model_dump(mode="json") | {"accumulate": step.accumulate}
+        recipe = step.recipe.model_dump(mode="json") | {"grad_accum_steps": step.grad_accum_steps}
         content = facts | {"recipe": recipe, "weight_norms": norms}
         (new / RECORD).write_text(json.dumps(content, indent=1), encoding="utf-8")
         if torch.isfinite(images).all():
-            save_batch_picture(images, padding_mask, targets, model.preprocessor, model.class_names, new / "pictures.jpg")
+            save_batch_preview(images, padding_mask, targets, model.preprocessor, model.class_names, new / "images.jpg")
     return place / name
 
 
@@ -98,7 +100,7 @@ def replay(folder: str | Path, device: str = "auto") -> Replay:
     try:
         model = native.read(place).build().to(where)
         recipe = build(RecipeConfig, content["recipe"], str(place / RECORD))
-        helpers = build_helpers(model, recipe)
+        helpers = auxiliary_modules(model, recipe)
         if len(helpers):
             helpers.load_state_dict(load_file(place / HELPERS))
         batch = _batch(load_file(place / BATCH))

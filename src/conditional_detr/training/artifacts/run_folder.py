@@ -15,9 +15,9 @@ from conditional_detr.config.run import RunConfig
 from conditional_detr.config.toml import flat, read_toml, to_toml
 from conditional_detr.errors import RunError
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.storage.atomic import recover, replaced_folder
+from conditional_detr.storage.atomic import atomic_folder, recover
 from conditional_detr.storage.run_files import BEST_FIGURES, CONFIG, METRICS, REPORT
-from conditional_detr.training.artifacts.trainer_state import Progress
+from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.weights import native
 
 LOCK, PATIENCE = ".lock", 10.0  # s
@@ -35,7 +35,7 @@ class RunFolder:
     @property
     def has_begun(self) -> bool:
         """Whether there is a state to go on from; a kill may have left it beside its place."""
-        return any((folder / STATE).is_file() for folder in (replaced_folder(self.last).old, self.last))
+        return any((folder / STATE).is_file() for folder in (atomic_folder(self.last).old, self.last))
 
     def check(self, config: RunConfig, resume: bool) -> bool:
         """Whether there is a state to go on from; looks only.
@@ -58,7 +58,7 @@ class RunFolder:
         """Within it no other process trains into this folder.
 
         The system lets go of the lock when a process ends, however it ends: the file may stay and means nothing then. Processes
-        that load pictures hold it too, and notice the end of their own within seconds: so long it is waited for. A folder in
+        that load images hold it too, and notice the end of their own within seconds: so long it is waited for. A folder in
         which nothing was written goes again.
 
         Raises
@@ -120,17 +120,17 @@ class RunFolder:
 
     def save_best(self, model: DetectionModel) -> None:
         """The model as it is now; whatever stood in `best/` makes room."""
-        with replaced_folder(self.best) as new:
+        with atomic_folder(self.best) as new:
             native.write(model, new)
 
     def save_last(
-        self, model: DetectionModel, beside: dict[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Progress
+        self, model: DetectionModel, beside: dict[str, nn.Module], optimizer: torch.optim.Optimizer, progress: TrainerState
     ) -> None:
         """Everything that the run needs to go on as if nothing had been; the former is replaced only by a whole new one.
 
         `beside` is what learns beside the model, by names of its own.
         """
-        with replaced_folder(self.last) as new:
+        with atomic_folder(self.last) as new:
             native.write(model, new)
             tensors = {
                 f"{i}.{key}": value.contiguous()
@@ -148,11 +148,11 @@ class RunFolder:
         recover(self.last)
         return native.read(self.last).build()
 
-    def load_last(self, beside: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> Progress:
+    def load_last(self, beside: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> TrainerState:
         """Put back as it was what learns beside the model, and the optimiser."""
         try:
             content = json.loads((self.last / STATE).read_bytes())
-            progress = Progress(**{**content, **{key: tuple(content[key]) for key in ("best", "evaluations")}})
+            progress = TrainerState(**{**content, **{key: tuple(content[key]) for key in ("best", "evaluations")}})
             tensors = load_file(self.last / OPTIMIZER)
             for name, module in beside.items():
                 module.load_state_dict({key: tensors.pop(f"{name}.{key}") for key in module.state_dict()})

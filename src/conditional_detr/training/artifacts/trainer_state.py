@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass
-class Progress:
+class TrainerState:
     """Where a run is.
 
     Attributes
@@ -19,7 +19,7 @@ class Progress:
     best : the highest AP so far and its epoch
     spent : seconds of the whole run so far, with its evaluations
     evaluations : seconds that went into evaluations, and into the last of them
-    accumulate : in how many parts a batch is worked through, where memory asked for more than the recipe does
+    grad_accum_steps : in how many parts a batch is worked through, where memory asked for more than the recipe does
     """
 
     epoch: int = 0
@@ -33,7 +33,7 @@ class Progress:
     best: tuple[float, int] = (-1.0, 0)
     spent: float = 0.0
     evaluations: tuple[float, float] = (0.0, 0.0)
-    accumulate: int = 1
+    grad_accum_steps: int = 1
 
     def count(self, losses: dict[str, float]) -> None:
         """A step is done, with these losses and "gradient_norm"."""

@@ -11,7 +11,7 @@ from conditional_detr.model.detr import DETR
 
 
 @contextmanager
-def recomputing(model: DETR) -> Iterator[None]:
+def activation_checkpointing(model: DETR) -> Iterator[None]:
     """Within it only the inputs of the backbone's blocks and of the layers of encoder and decoder are kept.
 
     Gradients are the same, dropout included; a step takes up to a third longer.

@@ -29,7 +29,7 @@ def launched(what: str) -> int | None:
     return int(said[0]) if said else None
 
 
-class Processes:
+class Distributed:
     """What the processes of one run have to agree on.
 
     Attributes
@@ -50,7 +50,7 @@ class Processes:
             self.device = self.accelerator.device
             self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
 
-    def __enter__(self) -> "Processes":
+    def __enter__(self) -> "Distributed":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -10,9 +10,9 @@ from conditional_detr.errors import ConfigError, did_you_mean
 from conditional_detr.model.detr import DetectionOutput
 from conditional_detr.training.objective.losses import CLASS_LOSSES, Totals, giou_loss, l1_loss, sum_by
 from conditional_detr.training.objective.matcher import CLASS_COSTS, match
-from conditional_detr.training.objective.objectness import heat_loss
+from conditional_detr.training.objective.objectness import objectness_loss
 
-MOST_OF_A_PICTURE = 2.0  # no box that is meant in [0, 1] comes near it
+MOST_OF_A_IMAGE = 2.0  # no box that is meant in [0, 1] comes near it
 
 
 class Weights(NamedTuple):
@@ -82,7 +82,7 @@ class SetCriterion(nn.Module):
         Returns
         -------
         "loss": the weighted total over all layers, and unweighted "loss_ce", "loss_bbox", "loss_giou" of the last layer,
-        "loss_ce_0", … of the earlier ones; "loss_heat" where reference points come from the picture (in "loss" with weight 1);
+        "loss_ce_0", … of the earlier ones; "loss_heat" where reference points come from the image (in "loss" with weight 1);
         scalars
 
         Raises
@@ -99,7 +99,7 @@ class SetCriterion(nn.Module):
                 "loss": torch.as_tensor(sum(getattr(self.weights, name) * values.sum() for name, values in terms.items()))
             }
             if output.memory is not None and output.memory.heat is not None:
-                losses["loss_heat"] = heat_loss(output.memory, targets) / counted.objects
+                losses["loss_heat"] = objectness_loss(output.memory, targets) / counted.num_boxes
                 losses["loss"] = losses["loss"] + losses["loss_heat"]
         for name, values in terms.items():
             losses[name] = values[-1]
@@ -118,15 +118,15 @@ class SetCriterion(nn.Module):
         matched_boxes = boxes[layer, image, query]
         labels = torch.full(logits.shape[:-1], self.num_classes, device=logits.device)
         labels[layer, image, query] = torch.cat([t["labels"] for t in targets])[target]
-        told: list[Any] = [labels, counted]
+        arguments: list[Any] = [labels, counted]
         if self.aligned:
             fits = torch.zeros_like(logits[..., 0])
             fits[layer, image, query] = iou(cxcywh_to_xyxy(matched_boxes.detach()), cxcywh_to_xyxy(target_boxes))
-            told.append(fits)
+            arguments.append(fits)
         return {
-            "loss_ce": CLASS_LOSSES[self.classification](logits, *told),
-            "loss_bbox": sum_by(l1_loss(matched_boxes, target_boxes), layer, layers) / counted.objects,
-            "loss_giou": sum_by(giou_loss(matched_boxes, target_boxes), layer, layers) / counted.objects,
+            "loss_ce": CLASS_LOSSES[self.classification](logits, *arguments),
+            "loss_bbox": sum_by(l1_loss(matched_boxes, target_boxes), layer, layers) / counted.num_boxes,
+            "loss_giou": sum_by(giou_loss(matched_boxes, target_boxes), layer, layers) / counted.num_boxes,
         }
 
     def _check(self, logits: Tensor, targets: list[dict[str, Tensor]]) -> None:
@@ -142,9 +142,9 @@ class SetCriterion(nn.Module):
             if not {"labels", "boxes"} <= set(t):
                 raise ConfigError(f"a target must have 'labels' and 'boxes'; target {i} has {', '.join(map(repr, t))}")
             labels = t["labels"]
-            if len(labels) and float(t["boxes"].max()) > MOST_OF_A_PICTURE:
+            if len(labels) and float(t["boxes"].max()) > MOST_OF_A_IMAGE:
                 raise ConfigError(
-                    f"boxes must be (cx, cy, w, h) in [0, 1] of the picture; target {i} has up to {float(t['boxes'].max()):g}: "
+                    f"boxes must be (cx, cy, w, h) in [0, 1] of the image; target {i} has up to {float(t['boxes'].max()):g}: "
                     "are they in pixels?"
                 )
             if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < self.num_classes):
@@ -165,8 +165,8 @@ def stack_layers(output: DetectionOutput) -> tuple[Tensor, Tensor]:
 
 def layers_of_groups(x: Tensor, groups: int) -> Tensor:
     """[L, B, G·Q, …] → [L·G, B, Q, …]: to the losses a group is a layer more."""
-    layers, pictures, queries = x.shape[:3]
-    return x.view(layers, pictures, groups, queries // groups, -1).transpose(1, 2).flatten(0, 1)
+    layers, images, queries = x.shape[:3]
+    return x.view(layers, images, groups, queries // groups, -1).transpose(1, 2).flatten(0, 1)
 
 
 def batch_totals(targets: list[dict[str, Tensor]], num_queries: int, device: torch.device) -> Totals:

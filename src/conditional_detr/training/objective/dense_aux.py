@@ -32,8 +32,8 @@ class DenseClassifier(nn.Module):
         is_padding: Bool[Tensor, "B N"] | None,
         targets: list[dict[str, Tensor]],
     ) -> Float[Tensor, ""]:
-        """Focal loss over a picture's cells that are no padding, divided by the number of its cells inside boxes; the mean
-        of the pictures, so that a batch may be worked through in parts.
+        """Focal loss over an image's cells that are no padding, divided by the number of its cells inside boxes; the mean
+        of the images, so that a batch may be worked through in parts.
 
         Parameters
         ----------

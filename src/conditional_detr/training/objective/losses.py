@@ -11,7 +11,7 @@ from conditional_detr.boxes import cxcywh_to_xyxy, generalized_iou
 
 NO_OBJECT_WEIGHT = 0.1
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
-ALIGNED_ALPHA, LEAST_TARGET = 0.25, 0.01
+IA_BCE_ALPHA, LEAST_TARGET = 0.25, 0.01
 
 
 class Totals(NamedTuple):
@@ -19,14 +19,14 @@ class Totals(NamedTuple):
 
     Attributes
     ----------
-    objects : in all images, at least 1
-    answers : queries that a layer matches with an object
-    queries : in all images
+    num_boxes : in all images, at least 1
+    num_matched : queries that a layer matches with an object
+    num_queries : in all images
     """
 
-    objects: Tensor
-    answers: Tensor
-    queries: Tensor
+    num_boxes: Tensor
+    num_matched: Tensor
+    num_queries: Tensor
 
 
 def sigmoid_focal_loss(
@@ -48,7 +48,7 @@ def sigmoid_focal_loss(
     return alpha_t * (1 - p_t) ** gamma * cross_entropy
 
 
-def aligned_loss(logits: Float[Tensor, " P"], iou: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+def ia_bce_loss(logits: Float[Tensor, " P"], iou: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
     """Cross-entropy with t = p^α · IoU^(1−α), α = 0.25, of logits that answer for an object: sure only of boxes that fit.
 
     Source: Align-DETR (Cai et al., 2023), its IA-BCE loss.
@@ -58,7 +58,7 @@ def aligned_loss(logits: Float[Tensor, " P"], iou: Float[Tensor, " P"]) -> Float
     logits : of the object's class
     iou : of the predicted box with the object's, in [0, 1]
     """
-    target = logits.detach().sigmoid() ** ALIGNED_ALPHA * iou ** (1 - ALIGNED_ALPHA)
+    target = logits.detach().sigmoid() ** IA_BCE_ALPHA * iou ** (1 - IA_BCE_ALPHA)
     return F.binary_cross_entropy_with_logits(logits, target.clamp(min=LEAST_TARGET), reduction="none")
 
 
@@ -78,14 +78,14 @@ def focal_class_loss(
     logits : of K classes
     labels : the class that each query answers for; K where it answers for none
     totals : of the batch
-    iou : of each query's box with its object's; given, a query that answers learns `aligned_loss` instead
+    iou : of each query's box with its object's; given, a query that answers learns `ia_bce_loss` instead
     """
     background = (1 - FOCAL_ALPHA) * (logits.sigmoid() ** FOCAL_GAMMA * F.softplus(logits)).sum((1, 2, 3))
     layer, image, query = answers = (labels < logits.shape[-1]).nonzero(as_tuple=True)
     answering = logits[layer, image, query, labels[answers]]
-    wanted = sigmoid_focal_loss(answering, torch.ones_like(answering)) if iou is None else aligned_loss(answering, iou[answers])
+    wanted = sigmoid_focal_loss(answering, torch.ones_like(answering)) if iou is None else ia_bce_loss(answering, iou[answers])
     correction = wanted - sigmoid_focal_loss(answering, torch.zeros_like(answering))
-    return (background + sum_by(correction, layer, len(logits))) / totals.objects
+    return (background + sum_by(correction, layer, len(logits))) / totals.num_boxes
 
 
 def softmax_class_loss(logits: Float[Tensor, "L B Q K"], labels: Int64[Tensor, "L B Q"], totals: Totals) -> Float[Tensor, " L"]:
@@ -99,7 +99,7 @@ def softmax_class_loss(logits: Float[Tensor, "L B Q K"], labels: Int64[Tensor, "
     weight = logits.new_ones(logits.shape[-1])
     weight[-1] = NO_OBJECT_WEIGHT
     lost = F.cross_entropy(logits.movedim(-1, 1), labels, weight, reduction="none")
-    return lost.sum((1, 2)) / (totals.answers + NO_OBJECT_WEIGHT * (totals.queries - totals.answers))
+    return lost.sum((1, 2)) / (totals.num_matched + NO_OBJECT_WEIGHT * (totals.num_queries - totals.num_matched))
 
 
 CLASS_LOSSES = {"focal": focal_class_loss, "softmax": softmax_class_loss}

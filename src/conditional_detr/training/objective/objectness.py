@@ -1,4 +1,4 @@
-"""What the reference points that are taken from the picture are learned by: how near a cell is to the centre of an object."""
+"""What the reference points that are taken from the image are learned by: how near a cell is to the centre of an object."""
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from conditional_detr.model.encoder import Memory
 WIDTH = 0.4  # of the hill over an object, in halves of its sides
 
 
-def heat_loss(memory: Memory, targets: list[dict[str, Tensor]]) -> Float[Tensor, ""]:
+def objectness_loss(memory: Memory, targets: list[dict[str, Tensor]]) -> Float[Tensor, ""]:
     """|t − p|² times the cross-entropy of p with t, summed over all cells that are no padding.
 
     Source: quality focal loss (Li et al., NeurIPS 2020), with a hill over each object as CenterNet has it (Zhou et al., 2019).
@@ -22,14 +22,14 @@ def heat_loss(memory: Memory, targets: list[dict[str, Tensor]]) -> Float[Tensor,
     """
     assert memory.heat is not None
     heat, centres = memory.heat.float(), memory.centres.expand(len(targets), -1, -1)
-    wanted = torch.stack([hills(c, t["boxes"]) for c, t in zip(centres, targets, strict=True)])
+    wanted = torch.stack([gaussian_targets(c, t["boxes"]) for c, t in zip(centres, targets, strict=True)])
     lost = (wanted - heat.sigmoid()).square() * F.binary_cross_entropy_with_logits(heat, wanted, reduction="none")
     if memory.is_padding is not None:
         lost = lost.masked_fill(memory.is_padding, 0)
     return lost.sum()
 
 
-def hills(centres: Float[Tensor, "N 2"], boxes_cxcywh: Float[Tensor, "M 4"]) -> Float[Tensor, " N"]:
+def gaussian_targets(centres: Float[Tensor, "N 2"], boxes_cxcywh: Float[Tensor, "M 4"]) -> Float[Tensor, " N"]:
     """1 at the cell nearest to a box's centre, falling to nothing at its sides; where boxes overlap the higher hill."""
     if not len(boxes_cxcywh):
         return centres.new_zeros(len(centres))

@@ -52,16 +52,16 @@ def freeze_stages(backbone: Backbone, stages: int) -> None:
 def lr_factor(step: int, share_done: float, recipe: RecipeConfig) -> float:
     """What the learning rates are multiplied by at an optimisation step.
 
-    A linear warm-up, over a tenth of the run at most; then "step": a tenth after `drop_at` of the run (the paper's), or
+    A linear warm-up, over a tenth of the run at most; then "step": a tenth after `lr_drop_at` of the run (the paper's), or
     "cosine": half a cosine down to 2 %.
 
     Parameters
     ----------
     step : steps before this one
     share_done : of the run, in [0, 1]
-    recipe : `warmup_steps`, `schedule` and `drop_at` are read
+    recipe : `warmup_steps`, `schedule` and `lr_drop_at` are read
     """
     warmup = min(1.0, max((step + 1) / recipe.warmup_steps, share_done / LONGEST_WARMUP)) if recipe.warmup_steps else 1.0
     if recipe.schedule == "step":
-        return warmup * (0.1 if share_done >= recipe.drop_at else 1.0)
+        return warmup * (0.1 if share_done >= recipe.lr_drop_at else 1.0)
     return warmup * (FINAL_COSINE + (1 - FINAL_COSINE) * (1 + math.cos(math.pi * share_done)) / 2)

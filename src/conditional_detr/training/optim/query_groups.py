@@ -32,16 +32,16 @@ class FurtherQueries(nn.Module):
         return self.queries
 
 
-def build_helpers(model: DetectionModel, recipe: RecipeConfig) -> nn.ModuleDict:
+def auxiliary_modules(model: DetectionModel, recipe: RecipeConfig) -> nn.ModuleDict:
     """The helpers that a recipe has, on the model's device: "dense" and "further_queries"."""
     config = model.config
     helpers = nn.ModuleDict()
-    if recipe.dense_weight:
+    if recipe.dense_aux_weight:
         helpers["dense"] = DenseClassifier(config.hidden_dim, config.num_classes)
-    if recipe.groups > 1:
-        further = FurtherQueries(recipe.groups - 1, config.num_queries, config.hidden_dim)
-        if recipe.start:  # what is learned already would be unlearned by groups that know nothing
-            own = model.object_query.detach().cpu().repeat(recipe.groups - 1, 1)
+    if recipe.query_groups > 1:
+        further = FurtherQueries(recipe.query_groups - 1, config.num_queries, config.hidden_dim)
+        if recipe.init_from:  # what is learned already would be unlearned by groups that know nothing
+            own = model.object_query.detach().cpu().repeat(recipe.query_groups - 1, 1)
             further.queries.data = own + APART * own.std() * torch.randn_like(own)
         helpers["further_queries"] = further
     return helpers.to(next(model.parameters()).device)

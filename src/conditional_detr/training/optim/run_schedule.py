@@ -1,16 +1,16 @@
 """How a run spends its epochs, or its minutes."""
 
 from conditional_detr.config.recipes import RecipeConfig
-from conditional_detr.training.artifacts.trainer_state import Progress
+from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.training.optim.progressive_resize import mean_cost
 
 MOST_EVALUATING = 0.1  # of the time of a run that ends by the clock
-EVALUATED_PER_LEARNED = 0.5  # cost of a picture that is judged, in pictures that are learned from
+EVALUATED_PER_LEARNED = 0.5  # cost of an image that is judged, in images that are learned from
 MOST_KEPT_BACK = 1 / 3  # of the time: the first steps are slow, and a guess from them would be high
 CLOSING_SECONDS = 5.0  # of a run: its report, beside evaluations
 
 
-class Plan:
+class RunSchedule:
     """What share of a run is done, and what there is time for. Everything follows from the progress alone.
 
     A run of so many epochs evaluates after each; one of so many minutes where evaluations cost no more than a tenth, and at
@@ -20,32 +20,32 @@ class Plan:
     ----------
     recipe : `epochs` and `minutes` are read
     steps : of an epoch
-    pictures : to validate on
+    images : to validate on
     """
 
-    def __init__(self, recipe: RecipeConfig, steps: int, pictures: int) -> None:
-        self.recipe, self.steps, self.pictures = recipe, steps, pictures
+    def __init__(self, recipe: RecipeConfig, steps: int, images: int) -> None:
+        self.recipe, self.steps, self.images = recipe, steps, images
         self.epochs = recipe.epochs
         self.by_clock = recipe.minutes > 0
 
-    def share_done(self, progress: Progress) -> float:
+    def share_done(self, progress: TrainerState) -> float:
         """Of the run, in [0, 1]. The paper's schedule of steps changes between epochs only."""
         if self.by_clock:
             return min(1.0, progress.spent / max(self._seconds_to_learn(progress), 1e-9))
         done = progress.epoch * self.steps + (progress.position if self.recipe.schedule == "cosine" else 0)
         return min(1.0, done / (self.steps * self.epochs))
 
-    def is_out_of_time(self, progress: Progress) -> bool:
+    def is_out_of_time(self, progress: TrainerState) -> bool:
         """Whether an epoch must end where it is."""
         return self.by_clock and self.share_done(progress) >= 1
 
-    def has_time_to_evaluate(self, progress: Progress) -> bool:
+    def has_time_to_evaluate(self, progress: TrainerState) -> bool:
         """Whether a finished epoch is judged."""
         if not self.by_clock or self.is_out_of_time(progress):
             return True
         return progress.evaluations[0] + self._evaluation_seconds(progress) <= MOST_EVALUATING * progress.spent
 
-    def seconds_left(self, progress: Progress, steps: int, seconds: float) -> float:
+    def seconds_left(self, progress: TrainerState, steps: int, seconds: float) -> float:
         """Until the end, where the last so many steps took so many seconds."""
         if self.by_clock:
             return self._seconds_to_learn(progress) - progress.spent
@@ -53,17 +53,17 @@ class Plan:
         cost = mean_cost((done - steps) / whole, done / whole, self.recipe)
         return (whole - done) * seconds / steps * mean_cost(done / whole, 1.0, self.recipe) / cost
 
-    def _seconds_to_learn(self, progress: Progress) -> float:
+    def _seconds_to_learn(self, progress: TrainerState) -> float:
         """What is left of the minutes when the last evaluation and the one for the report are taken away."""
         whole, closing = self.recipe.minutes * 60, 2 * self._evaluation_seconds(progress) + CLOSING_SECONDS
         return whole - min(closing, MOST_KEPT_BACK * whole)
 
-    def _evaluation_seconds(self, progress: Progress) -> float:
+    def _evaluation_seconds(self, progress: TrainerState) -> float:
         """What the last one took, or a guess from the steps so far."""
         total, last = progress.evaluations
         if last:
             return last
         steps = progress.epoch * self.steps + progress.position
-        a_picture = (progress.spent - total) / max(1, steps) / self.recipe.batch
+        a_image = (progress.spent - total) / max(1, steps) / self.recipe.batch
         cost = mean_cost(0.0, progress.spent / (self.recipe.minutes * 60), self.recipe)
-        return EVALUATED_PER_LEARNED * self.pictures * a_picture / cost
+        return EVALUATED_PER_LEARNED * self.images * a_image / cost

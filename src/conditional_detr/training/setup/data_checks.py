@@ -1,17 +1,17 @@
 """What must hold of the data before the first step."""
 
 from conditional_detr.config.run import RunConfig
-from conditional_detr.data.index import CocoIndex, match_categories
+from conditional_detr.data.index import SplitIndex, match_categories
 from conditional_detr.errors import DataError
 from conditional_detr.factory.build import DetectionModel
 
 
-def check_data(train: CocoIndex, valid: CocoIndex, strict: bool, max_bad: float) -> None:
+def check_data(train: SplitIndex, valid: SplitIndex, strict: bool, max_bad: float) -> None:
     """What would otherwise be noticed after an hour.
 
     Raises
     ------
-    DataError : nothing to learn, too many pictures that cannot be used, no class in common; with `strict` any fault
+    DataError : nothing to learn, too many images that cannot be used, no class in common; with `strict` any fault
     """
     if not len(train.labels):
         raise DataError(f"{train.file} has no usable box: there is nothing to learn. " + "; ".join(train.report))
@@ -19,26 +19,26 @@ def check_data(train: CocoIndex, valid: CocoIndex, strict: bool, max_bad: float)
     for index in (train, valid):
         if strict and index.report:
             raise DataError(f"{index.file} has faults (--strict): " + "; ".join(index.report))
-        bad = index.lost
+        bad = index.missing
         if len(bad) > max_bad * (len(bad) + len(index)):
             raise DataError(
-                f"{len(bad)} of {len(bad) + len(index)} pictures that {index.file} lists cannot be used, more than "
+                f"{len(bad)} of {len(bad) + len(index)} images that {index.file} lists cannot be used, more than "
                 f"{max_bad:.0%} (--max-bad): {', '.join(bad[:3])}. `cdetr doctor` names them all"
             )
 
 
-def opening(train: CocoIndex, valid: CocoIndex, model: DetectionModel, config: RunConfig, where: str) -> list[str]:
+def opening(train: SplitIndex, valid: SplitIndex, model: DetectionModel, config: RunConfig, where: str) -> list[str]:
     """The lines that say what is about to be trained, on what and where."""
     lines = [
-        f"data: {len(train)} pictures, {len(train.labels)} boxes, {len(train.categories)} classes; "
-        f"{len(valid)} pictures to validate on",
+        f"data: {len(train)} images, {len(train.labels)} boxes, {len(train.categories)} classes; "
+        f"{len(valid)} images to validate on",
     ]
     for index in (train, valid):
         lines += [f"  {index.file}: {line}" for line in index.report]
     most = int((train.first[1:] - train.first[:-1]).max())
     if most > model.config.num_queries:
         lines.append(
-            f"  a picture has {most} objects, more than the model's {model.config.num_queries} queries can find: "
+            f"  an image has {most} objects, more than the model's {model.config.num_queries} queries can find: "
             f"--set model.num_queries={most + most // 2}"
         )
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -6,19 +6,19 @@ from conditional_detr.config.messages import updated
 from conditional_detr.config.run import RunConfig
 from conditional_detr.config.schema import ModelConfig
 from conditional_detr.data.clean import some
-from conditional_detr.data.index import CocoIndex
+from conditional_detr.data.index import SplitIndex
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
 from conditional_detr.weights.discovery import find_checkpoint, load_model, shipped, with_new_class_head
 
 
-def build_model(config: RunConfig, data: CocoIndex) -> tuple[DetectionModel, list[str]]:
+def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, list[str]]:
     """The model that a run begins with, for the classes of its data, and what is to be said of it."""
     names, ids = [c.name for c in data.categories], [c.id for c in data.categories]
     if "num_classes" in config.model_overrides:
         raise ConfigError(f"model.num_classes cannot be set: {data.file} has {len(names)} classes")
-    if find_checkpoint(config.model) is None and (source := config.training.start):
+    if find_checkpoint(config.model) is None and (source := config.training.init_from):
         model = create_model(config.model, len(names), False, names, ids, **config.model_overrides)
         same = take_weights(model, load_model(source), source)
         whose = f"{source}, which comes with the package" if source in shipped() else source
@@ -47,7 +47,7 @@ def build_model(config: RunConfig, data: CocoIndex) -> tuple[DetectionModel, lis
     return model, notes
 
 
-def differing_parts(model: ModelConfig, other: ModelConfig) -> list[str]:
+def differing_fields(model: ModelConfig, other: ModelConfig) -> list[str]:
     """Fields for which one's weights are not the other's; the numbers of classes and of queries are none."""
     return [
         field
@@ -66,9 +66,9 @@ def take_weights(model: DetectionModel, source: DetectionModel, name: str) -> bo
     ------
     ConfigError : they are not made of the same parts
     """
-    if differ := differing_parts(model.config, source.config):
+    if differ := differing_fields(model.config, source.config):
         raise ConfigError(
-            f"start = {name!r} has other parts than the model: {', '.join(differ)} differ. Give it the same ones, or no start"
+            f"init_from = {name!r} has other parts than the model: {', '.join(differ)} differ. Give the model the same"
         )
     same = model.class_names == source.class_names
     state = {key: value for key, value in source.state_dict().items() if same or not key.startswith("class_head.")}
@@ -78,7 +78,7 @@ def take_weights(model: DetectionModel, source: DetectionModel, name: str) -> bo
     return same
 
 
-def check_classes(model: DetectionModel, train: CocoIndex) -> None:
+def check_classes(model: DetectionModel, train: SplitIndex) -> None:
     """A run goes on with the classes that it began with.
 
     Raises

@@ -10,7 +10,7 @@ from conditional_detr.factory.build import DetectionModel, preprocessing_for
 
 
 def kept_bytes(config: ModelConfig, height: int, width: int) -> int:
-    """What a forward pass over one picture keeps for the backward pass, counted without computing anything."""
+    """What a forward pass over one image keeps for the backward pass, counted without computing anything."""
     kept: dict[int, int] = {}  # storages: views share one
 
     def note(value: Tensor) -> Tensor:
