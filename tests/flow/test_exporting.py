@@ -104,7 +104,7 @@ def exports(tmp_path_factory, digits_folder) -> Path:
     model.class_names, model.category_ids = [str(i) for i in range(10)], list(range(1, 11))
     save_model(model, folder / "model")
     parts = {"encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "reference_points": "encoder"}
-    parts |= {"backbone_stride": 16, "finer": True, "pixel_aligned_positions": True}
+    parts |= {"strides": [16], "neck": "space_to_depth", "pixel_aligned_positions": True}
     any_size = perturbed(small("conditional-detr-r18", **parts))
     any_size.preprocessor = any_size.preprocessor.model_copy(update={"imgsz": 64})
     save_model(any_size, folder / "any-size")

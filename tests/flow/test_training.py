@@ -374,7 +374,7 @@ def test_fine_tuning_keeps_the_classes_or_says_that_the_head_starts_anew(finishe
 def test_a_variant_trains_goes_on_and_its_weights_come_back_by_way_of_the_releases_format(digits_folder, tmp_path, capsys):
     parts = {**OPTIONS["model_overrides"], "cross_attention": "additive", "classification": "softmax", "box_offset": False}
     parts["pixel_aligned_positions"] = False  # which releases have no room for
-    options = {**OPTIONS, "model_overrides": {**parts, "backbone": "resnet18.tv_in1k", "backbone_stride": 32}}
+    options = {**OPTIONS, "model_overrides": {**parts, "backbone": "resnet18.tv_in1k", "strides": [32]}}
     run = train(digits_folder, output=tmp_path / "r", epochs=1, **options)
     shutil.rmtree(tmp_path / "r" / "best")
     run = train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **options)

@@ -312,10 +312,10 @@ def test_a_repository_on_the_hub_is_fetched_whole_and_of_one_revision(saved, mon
         ("conditional-detr-r18", {"box_offset": False}, "cannot hold box_offset = False"),
         ("conditional-detr-r18", {"classification": "softmax"}, "cannot hold classification = 'softmax'"),
         ("detr-r18", {"classification": "focal"}, "cannot hold classification = 'focal'"),
-        ("conditional-detr-r18", {"backbone_stride": 16}, "cannot hold backbone_stride = 16"),
+        ("conditional-detr-r18", {"strides": [16]}, r"cannot hold strides = \(16,\)"),
         ("conditional-detr-r18", {"finer": True}, "cannot hold finer = True"),
         ("conditional-detr-r18", {"pixel_aligned_positions": True}, "cannot hold pixel_aligned_positions = True"),
-        ("detr-tiny", {"backbone_stride": 32}, "cannot hold backbone = 'tf_efficientnet_lite0.in1k'"),
+        ("detr-tiny", {"strides": [32]}, "cannot hold backbone = 'tf_efficientnet_lite0.in1k'"),
     ],
 )
 def test_a_format_refuses_what_it_has_no_room_for_and_names_the_field(

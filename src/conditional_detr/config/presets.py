@@ -27,7 +27,7 @@ DETR_CHOICES = {
 
 TINY = ModelConfig(
     backbone="tf_efficientnet_lite0.in1k",
-    backbone_stride=16,
+    strides=(16,),
     num_queries=100,
     hidden_dim=128,
     encoder_layers=2,
@@ -39,7 +39,9 @@ TINY = ModelConfig(
 
 
 def _paper(backbone: str, dilation: bool = False) -> Preset:
-    return Preset(model=ModelConfig(backbone=backbone, dilation=dilation), imgsz=800, recipe="paper")
+    return Preset(
+        model=ModelConfig(backbone=backbone, strides=(16,) if dilation else (32,), dilation=dilation), imgsz=800, recipe="paper"
+    )
 
 
 _SYSTEMS = {

@@ -28,7 +28,10 @@ class RecipeConfig(Settings):
     query_groups: int = Field(
         1, ge=1, le=100, description="groups of queries that learn beside each other; inference has the first"
     )
-    aligned: bool = Field(False, description="sigmoid scores of matched queries learn how well their box fits, instead of 1")
+    class_loss: Literal["model", "ia_bce"] = Field(
+        "model",
+        description="model: that of the model's classification; ia_bce: matched queries learn how well their box fits, not 1",
+    )
     weight_average: float = Field(
         0.0, ge=0, lt=1, description="share of the steps so far that weights are averaged over; 0 = none"
     )
@@ -62,7 +65,7 @@ RECIPES = {
         schedule="cosine",
         dense_aux_weight=4.0,
         query_groups=3,
-        aligned=True,
+        class_loss="ia_bce",
         freeze=2,
         progressive_resize_from=0.5,
         scales=(0.8, 1.2),

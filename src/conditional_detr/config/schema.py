@@ -20,9 +20,16 @@ class ModelConfig(Settings):
     """What the network is made of. The first value of each choice is the paper's."""
 
     backbone: str = Field("resnet50.tv_in1k", description="timm name of the backbone")
-    backbone_stride: Literal[8, 16, 32] = Field(32, description="stride of the stage that is used, before any dilation")
-    dilation: bool = Field(False, description="dilate that stage instead of striding it: half its stride (DC5)")
-    finer: bool = Field(False, description="each cell also holds the four cells of the stage before it, at half the stride")
+    strides: tuple[Literal[8, 16, 32], ...] = Field(
+        (32,),
+        min_length=1,
+        description="pixels a cell of each level of the memory, the finest first: the backbone's stage of that stride",
+    )
+    dilation: bool = Field(False, description="dilate the backbone's last stage, which halves its stride to 16 (DC5)")
+    neck: Literal["last", "space_to_depth"] = Field(
+        "last",
+        description="last: a 1 x 1 convolution of the last map; space_to_depth: beside it the 2 x 2 finer cells in each cell",
+    )
     pixel_aligned_positions: bool = Field(
         False, description="cells lie where they are in the image, also where it ends within one"
     )
@@ -34,6 +41,7 @@ class ModelConfig(Settings):
     decoder_layers: int = Field(6, ge=1, le=100)
     feedforward_dim: int = Field(2048, ge=1, le=65_536)
     dropout: float = Field(0.1, ge=0, lt=1)
+    encoder_attention: Literal["dense"] = "dense"
     cross_attention: Literal["conditional", "additive"] = "conditional"
     spatial_query: Literal["conditional", "intermediate", "point", "lambda", "content"] = "conditional"
     lambda_q: Literal["diagonal", "identity", "scalar", "block", "full"] = "diagonal"
@@ -50,10 +58,18 @@ class ModelConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _strides_rise(self) -> "ModelConfig":
+        if list(self.strides) != sorted(set(self.strides)):
+            raise ValueError(f"strides must rise, the finest level first, not {list(self.strides)}")
+        if self.dilation and self.strides != (16,):
+            raise ValueError(f"dilation = true halves the last stage's stride: strides must be [16], not {list(self.strides)}")
+        return self
+
     @property
-    def stride(self) -> int:
-        """Pixels a cell of the feature map."""
-        return self.backbone_stride // 2 if self.dilation else self.backbone_stride
+    def finest_stride(self) -> int:
+        """Pixels a cell of the finest level."""
+        return self.strides[0]
 
 
 class PreprocessorConfig(Settings):

@@ -127,7 +127,7 @@ def _for_a_model(split: Examined, config: ModelConfig, preprocessor: Preprocesso
             text = f"has {number} objects, more than the model's {config.num_queries} queries can find"
             findings.append(Finding("too-many-objects", _name(split), images[i]["file_name"], None, text))
     scales = [preprocessor.size_hw((image["height"], image["width"]))[0] / image["height"] for image in images]
-    least = SMALL_CELLS * config.stride
+    least = SMALL_CELLS * config.finest_stride
     small = [row for row in rows if min(row["bbox"][2:]) * scales[row["image"]] < least]
     if rows and len(small) >= SMALL_SHARE * len(rows):
         text = (

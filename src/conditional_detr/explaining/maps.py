@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from conditional_detr.images.postprocessing import best_pairs, boxes_in_pixels
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.inference.batching import TOP_K
 from conditional_detr.inference.detector import check_conf
-from conditional_detr.model.attention.kernels import attention_weights
-from conditional_detr.model.decoder import CrossAttention, Decoder
+from conditional_detr.model.decoder import Decoder
+from conditional_detr.model.memory import Memory
+from conditional_detr.model.queries import Queries
 from conditional_detr.weights.discovery import load_model
 
 
@@ -99,24 +101,24 @@ def explain_image(model: DetectionModel, rgb: Tensor, conf: float) -> list[Expla
     preprocessor = Preprocessor(model.preprocessor)
     prepared = preprocessor(rgb)
     images, padding_mask = preprocessor.collate([prepared])
-    with captured(model) as (inputs, grid, looked_from):
+    with captured(model) as inputs:
         output = model(images.to(where), None if padding_mask is None else padding_mask.to(where), aux=False)
     pairs = best_pairs(output.pred_logits, TOP_K, model.config.classification)
     kept = pairs.scores[0] >= conf
     if not kept.any():
         return []
     queries = pairs.queries[0][kept]
-    spatial, content, combined = maps_of_layers(model.decoder, inputs, queries, grid)
+    maps = maps_of_layers(model.decoder, inputs, queries)
 
     size_hw = torch.tensor(rgb.shape[-2:])
     boxes = clip_boxes_to_image(boxes_in_pixels(output.pred_boxes[0, queries].cpu(), size_hw), tuple(rgb.shape[-2:])).numpy()
-    points = (looked_from[0].sigmoid().expand(1, -1, -1)[0, queries].cpu() * size_hw.flip(0)).numpy()
+    points = (inputs[0][0].reference[0, queries, :2].cpu() * size_hw.flip(0)).numpy()
     has_points = "reference_points" not in idle_fields(model.config)
     sides = zip(rgb.shape[-2:], prepared.shape[-2:], strict=True)
-    height, width = (model.config.stride * original / resized for original, resized in sides)
+    height, width = (model.config.finest_stride * original / resized for original, resized in sides)
     return [
         Explanation(
-            spatial[i], content[i], combined[i], boxes[i], points[i] if has_points else None,
+            maps["spatial"][i], maps["content"][i], maps["combined"][i], boxes[i], points[i] if has_points else None,
             score, label, model.class_names[label], query, (width, height),
         )
         for i, (score, label, query) in enumerate(
@@ -126,49 +128,24 @@ def explain_image(model: DetectionModel, rgb: Tensor, conf: float) -> list[Expla
 
 
 @contextmanager
-def captured(model: DetectionModel) -> Iterator[tuple[list[tuple[Tensor, ...]], list[int], list[Tensor]]]:
-    """A context in which are noted: the inputs of every layer's cross-attention, in order; the memory's height and width; the
-    reference points before their sigmoid.
-    """
-    inputs: list[tuple[Tensor, ...]] = []
-    grid: list[int] = []
-    hooks = [model.input_projection.register_forward_hook(lambda _, __, features: grid.extend(features.shape[-2:]))]
-    looked_from: list[Tensor] = []
-    hooks.append(model.reference_points.register_forward_hook(lambda _, __, points: looked_from.append(points)))
-    hooks += [
+def captured(model: DetectionModel) -> Iterator[list[tuple[Queries, Memory]]]:
+    """A context in which the inputs of every layer's cross-attention are noted, in order."""
+    inputs: list[tuple[Queries, Memory]] = []
+    hooks = [
         layer.cross_attention.register_forward_pre_hook(lambda _, given: inputs.append(given))  # type: ignore[union-attr]
         for layer in model.decoder.layers
     ]
     try:
-        yield inputs, grid, looked_from
+        yield inputs
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def maps_of_layers(
-    decoder: Decoder, inputs: list[tuple[Tensor, ...]], queries: Tensor, grid: list[int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Spatial, content and combined maps [k, L, H, h, w] of k queries of the first image."""
-    layers = [
-        maps_of(layer.cross_attention, given, queries)  # type: ignore[arg-type]
-        for layer, given in zip(decoder.layers, inputs, strict=True)
-    ]
-    spatial, content, combined = (torch.stack(part, dim=1) for part in zip(*layers, strict=True))
-    return tuple(x.view(*x.shape[:3], *grid).cpu().numpy() for x in (spatial, content, combined))  # type: ignore[return-value]
-
-
-def maps_of(attention: CrossAttention, inputs: tuple[Tensor, ...], queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Spatial, content and combined weights [k, H, N] of the given k queries of the first image."""
-    *compared, is_padding = inputs
-    parts = attention.parts(*compared)
-    parts = parts._replace(content_query=parts.content_query[:, :, queries], spatial_query=parts.spatial_query[:, :, queries])
-    query, key = attention.join(parts)
-    width = key.shape[-1]
-    weights = (
-        attention_weights(parts.spatial_query, parts.spatial_key, is_padding, width),
-        attention_weights(parts.content_query, parts.content_key, is_padding, width),
-        attention_weights(query, key, is_padding, width),
-    )
-    spatial, content, combined = (each[0].transpose(0, 1) for each in weights)
-    return spatial, content, combined
+def maps_of_layers(decoder: Decoder, inputs: list[tuple[Queries, Memory]], queries: Tensor) -> dict[str, np.ndarray]:
+    """What each layer's cross-attention says of itself, as maps [k, L, H, h, w] of k queries of the first image."""
+    attentions: list[Any] = [layer.cross_attention for layer in decoder.layers]
+    layers = [attention.explain(*given, queries) for attention, given in zip(attentions, inputs, strict=True)]
+    (height, width), *_ = inputs[0][1].shapes
+    stacked = {name: torch.stack([layer[name] for layer in layers], dim=1) for name in layers[0]}
+    return {name: x.view(*x.shape[:3], height, width).cpu().numpy() for name, x in stacked.items()}

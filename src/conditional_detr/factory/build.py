@@ -1,21 +1,26 @@
 """A model from its configuration: the only place where names become objects."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import timm
 import torch
 
-from conditional_detr.config.parts import check_parts
+from conditional_detr.config.parts import check_parts, idle_fields
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.errors import ConfigError
+from conditional_detr.model.attention import CROSS_ATTENTION, ENCODER_ATTENTION
+from conditional_detr.model.backbone.neck import NECKS
 from conditional_detr.model.backbone.timm_backbone import Backbone, check_network
-from conditional_detr.model.decoder import CROSS_ATTENTIONS, Decoder, DecoderLayer
+from conditional_detr.model.decoder import Decoder, DecoderLayer
 from conditional_detr.model.detr import DETR
-from conditional_detr.model.encoder import Encoder
-from conditional_detr.model.heads.box import BOX_HEADS, CLASS_HEADS
+from conditional_detr.model.encoder import Encoder, EncoderLayer
+from conditional_detr.model.heads.box import BOX_HEADS
+from conditional_detr.model.heads.classification import CLASS_HEADS
 from conditional_detr.model.initialisation import init_local_spatial_attention, initialise_transformer
-from conditional_detr.model.spatial_query import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_QUERIES, SpatialQuery
+from conditional_detr.model.positional import EXTENTS, Grid
+from conditional_detr.model.query_init import REFERENCE_POINTS
+from conditional_detr.model.spatial_query import LAMBDA_Q, SPATIAL_QUERIES, SpatialQuery
 
 SAME_PADDING_MULTIPLE = 32
 
@@ -44,26 +49,8 @@ class DetectionModel(DETR):
         thresholds: Sequence[float] | None = None,
     ) -> None:
         check_parts(config)
-        dim, heads, width, dropout = config.hidden_dim, config.num_heads, config.feedforward_dim, config.dropout
-        among_queries, first, later = CROSS_ATTENTIONS[config.cross_attention]
-        layers = [
-            DecoderLayer(among_queries(dim, heads, dropout), to_memory(dim, heads, dropout), dim, width, dropout)
-            for to_memory in (first, *[later] * (config.decoder_layers - 1))
-        ]
-        # DETR's attention adds the object query itself; without parameters of its own a place is ignored there.
-        kind = SPATIAL_QUERIES["point" if config.cross_attention == "additive" else config.spatial_query]
-        super().__init__(
-            backbone=Backbone(config.backbone, config.backbone_stride, config.dilation, config.finer),
-            encoder=Encoder(config.encoder_layers, dim, heads, width, dropout),
-            decoder=Decoder(layers, kind(LAMBDA_Q[config.lambda_q](dim, heads)), dim),
-            reference_points=REFERENCE_POINTS[config.reference_points](dim, config.num_queries),
-            class_head=CLASS_HEADS[config.classification](dim, config.num_classes),
-            box_head=BOX_HEADS[config.box_offset](dim),
-            num_queries=config.num_queries,
-            dim=dim,
-            pixel_aligned_positions=config.pixel_aligned_positions,
-        )
-        if config.decoder_layers == 1 and kind.first is SpatialQuery.first:
+        super().__init__(**parts_of(config))
+        if config.decoder_layers == 1 and type(self.decoder.spatial_query).first is SpatialQuery.first:
             self.decoder.spatial_query.requires_grad_(False)  # for later layers, of which there is none
         initialise_transformer(self.encoder, self.decoder, self.reference_points)
         if config.spatial_init == "local":
@@ -119,6 +106,47 @@ class DetectionModel(DETR):
             _check_length("thresholds", self._thresholds, self.config.num_classes)
             if not all(0 <= score <= 1 for score in self._thresholds):
                 raise ConfigError("thresholds must be scores in [0, 1]")
+
+
+def parts_of(config: ModelConfig) -> dict[str, Any]:
+    """The parts of a `DETR` by the names of its parameters."""
+    dim, num_heads = config.hidden_dim, config.num_heads
+    decoder_layers = list(decoder_layers_of(config))
+    neck = NECKS[config.neck]
+    backbone = Backbone(config.backbone, neck.backbone_strides(config.strides, config.dilation), config.dilation)
+    encoder = Encoder(encoder_layers_of(config))
+    spatial_query = SPATIAL_QUERIES["none" if "spatial_query" in idle_fields(config) else config.spatial_query]
+    decoder = Decoder(decoder_layers, spatial_query(LAMBDA_Q[config.lambda_q](dim, num_heads)), dim)
+    reference_points = REFERENCE_POINTS[config.reference_points](dim, config.num_queries)
+    heads = {
+        "class_head": CLASS_HEADS[config.classification](dim, config.num_classes),
+        "box_head": BOX_HEADS[config.box_offset](dim),
+    }
+    projection = neck(backbone.channels, dim)
+    projection.check(backbone, config.strides)
+    grid = Grid(config.strides, EXTENTS[config.pixel_aligned_positions])
+    return {
+        "backbone": backbone, "neck": projection, "grid": grid, "encoder": encoder, "reference_points": reference_points,
+        "decoder": decoder, "heads": heads,
+    }  # fmt: skip
+
+
+def encoder_layers_of(config: ModelConfig) -> Iterator[EncoderLayer]:
+    """With the attention that the configuration names."""
+    attention = ENCODER_ATTENTION[config.encoder_attention]
+    for _ in range(config.encoder_layers):
+        self_attention = attention(config.hidden_dim, config.num_heads, config.dropout)
+        yield EncoderLayer(self_attention, config.hidden_dim, config.feedforward_dim, config.dropout)
+
+
+def decoder_layers_of(config: ModelConfig) -> Iterator[DecoderLayer]:
+    """With the attention that the configuration names; the first layer may have another one than the later."""
+    attention = CROSS_ATTENTION[config.cross_attention]
+    sizes = config.hidden_dim, config.num_heads, config.dropout
+    for layer in range(config.decoder_layers):
+        self_attention = attention.self_attention(*sizes)
+        cross_attention = (attention.cross_attention if layer else attention.first_cross_attention)(*sizes)
+        yield DecoderLayer(self_attention, cross_attention, config.hidden_dim, config.feedforward_dim, config.dropout)
 
 
 def _check_length(what: str, values: list[Any], num_classes: int) -> None:

@@ -1,24 +1,27 @@
 """The detector, put together from its parts, and the record that it returns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.export import register_dataclass
-from torch.nn import functional as F
 
 from conditional_detr.model.backbone.timm_backbone import Backbone
 from conditional_detr.model.decoder import Decoder
-from conditional_detr.model.encoder import Encoder, Memory
-from conditional_detr.model.positional import extent_in_cells, grid_points, sine_embedding
+from conditional_detr.model.encoder import Encoder
+from conditional_detr.model.heads.box import BoxHead
+from conditional_detr.model.memory import Memory, memory_of
+from conditional_detr.model.positional import Grid
 from conditional_detr.model.precision import float32_region
-from conditional_detr.model.spatial_query import ReferencePoints
+from conditional_detr.model.queries import in_groups
+from conditional_detr.model.query_init import QueryInit
 
 
 @dataclass(frozen=True)
 class DetectionOutput:
-    """What a detector says of a batch.
+    """What a detector predicts for a batch. What a further head predicts has two fields more, `pred_…` and `aux_…`.
 
     Attributes
     ----------
@@ -26,6 +29,7 @@ class DetectionOutput:
     pred_boxes : [B, Q, 4], its boxes (cx, cy, w, h) in [0, 1] of the unpadded image
     aux_logits, aux_boxes : [L−1, B, Q, K or 4], the same of the earlier layers, or None where they were not asked for
     memory : the encoder's output and where its cells lie, likewise
+    objectness : [B, N], logits of how near each of its cells is to the centre of an object, if reference points are chosen so
     """
 
     pred_logits: Float[Tensor, "B Q K"]
@@ -33,46 +37,60 @@ class DetectionOutput:
     aux_logits: Float[Tensor, "A B Q K"] | None = None
     aux_boxes: Float[Tensor, "A B Q 4"] | None = None
     memory: Memory | None = None
+    objectness: Float[Tensor, "B N"] | None = None
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Each head's predictions of all layers, [L, B, Q, …] with the last layer at the end: "logits", "boxes", …"""
+        named = {key.removeprefix("pred_"): value for key, value in vars(self).items() if key.startswith("pred_")}
+        earlier = {name: getattr(self, f"aux_{name}") for name in named}
+        return {
+            name: last[None] if earlier[name] is None else torch.cat([earlier[name], last[None]])
+            for name, last in named.items()
+            if last is not None
+        }
 
 
 register_dataclass(DetectionOutput, serialized_type_name="conditional_detr.DetectionOutput")  # exporters return it whole
 
 
 class DETR(nn.Module):
-    """Backbone, encoder, decoder and heads; which decoder and which heads decides whose DETR it is.
+    """Backbone, neck, encoder, decoder and heads; which they are decides whose DETR it is.
 
     Parameters
     ----------
-    backbone, encoder, decoder : the network's three parts
-    reference_points : object queries [Q, D] and memory → unnormalised points [Q, 2], or [B, Q, 2] where they are the image's
-    class_head : [..., D] → [..., K] logits
-    box_head : ([..., Q, D], reference points in [0, 1]) → [..., Q, 4]
-    num_queries, dim : Q and D
-    pixel_aligned_positions : cells lie where they are in the image, also where it ends within one
+    backbone : images → feature maps
+    neck : feature maps → the levels of the memory
+    grid : where the cells of these levels lie
+    encoder : Memory → Memory
+    reference_points : (object queries [Q, D], Memory) → the queries before the first layer
+    decoder : (Queries, Memory) → Decoded
+    heads : by their names as modules; each is (Decoded, Memory) → [L, B, Q, …] and says in `predicts` what that is. One of
+        them is the "box_head", which may also refine the reference points from layer to layer
     """
+
+    box_head: BoxHead
 
     def __init__(
         self,
         backbone: Backbone,
+        neck: nn.Module,
+        grid: Grid,
         encoder: Encoder,
+        reference_points: QueryInit,
         decoder: Decoder,
-        reference_points: ReferencePoints,
-        class_head: nn.Module,
-        box_head: nn.Module,
-        num_queries: int,
-        dim: int,
-        pixel_aligned_positions: bool = False,
+        heads: Mapping[str, nn.Module],
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.pixel_aligned_positions = pixel_aligned_positions
-        self.input_projection = nn.Conv2d(backbone.channels, dim, kernel_size=1)
+        self.input_projection = neck
+        self.grid = grid
         self.encoder = encoder
-        self.object_query = nn.Parameter(torch.randn(num_queries, dim))
+        self.object_query = nn.Parameter(torch.randn(reference_points.num_queries, reference_points.dim))
         self.reference_points = reference_points
         self.decoder = decoder
-        self.class_head = class_head
-        self.box_head = box_head
+        self.head_names = list(heads)
+        for name, head in heads.items():
+            self.add_module(name, head)
 
     def forward(
         self,
@@ -80,7 +98,7 @@ class DETR(nn.Module):
         padding_mask: Bool[Tensor, "B H W"] | None = None,
         *,
         aux: bool | None = None,
-        further_queries: Float[Tensor, "_ D"] | None = None,
+        extra_queries: Float[Tensor, "G Q D"] | None = None,
     ) -> DetectionOutput:
         """Detect.
 
@@ -89,37 +107,25 @@ class DETR(nn.Module):
         images : float32 [B, 3, H, W], normalised as the backbone was trained
         padding_mask : bool [B, H, W], True where an image of the batch was padded at its bottom or right
         aux : whether earlier layers' predictions are returned too; None = while training
-        further_queries : object queries of further groups, as many each as the model has; they and the model's own do not
-            see each other (training only)
+        extra_queries : object queries of further groups, as many each as the model has; groups do not see each other
+            (training only)
         """
-        features = self.input_projection(self.backbone(images))
-        cell_is_padding = shrink_mask(padding_mask, features)
-        extent = extent_in_cells(images, padding_mask, self.backbone.stride) if self.pixel_aligned_positions else None
-        points = grid_points(cell_is_padding, features.shape[-2], features.shape[-1], features.device, extent)
-        position = sine_embedding(points, features.shape[1]).flatten(1, 2)
-        is_padding = None if cell_is_padding is None else cell_is_padding.flatten(1)
-
-        tokens = self.encoder(features.flatten(2).transpose(1, 2), position, is_padding)
-        object_query = self.object_query if further_queries is None else torch.cat([self.object_query, further_queries])
-        groups = len(object_query) // len(self.object_query)
-        with float32_region(images):  # places and boxes lose whole pixels in 16 bits
-            memory = Memory(tokens, points.flatten(1, 2), is_padding, self.reference_points.heat(tokens.float()))
-            reference_points = self.reference_points(object_query, memory).sigmoid()
-            object_query = self.reference_points.tell(object_query, reference_points)
-        decoded = self.decoder(object_query, reference_points, tokens, position, is_padding, groups)
+        maps = self.input_projection(self.backbone(images))
+        memory = self.encoder(memory_of(maps, images, padding_mask, self.grid))
+        with float32_region(images):  # points and boxes lose whole pixels in 16 bits
+            queries, objectness = self.reference_points(self.object_query, memory)
+            if extra_queries is not None:
+                queries = in_groups([queries, *(self.reference_points(group, memory).queries for group in extra_queries)])
+        decoded = self.decoder(queries, memory, self.box_head.refine)
 
         with_aux = self.training if aux is None else aux
-        decoded = decoded if with_aux else decoded[-1:]
+        decoded = decoded if with_aux else decoded.last
         with float32_region(images):
-            logits = self.class_head(decoded.float())
-            boxes = self.box_head(decoded.float(), reference_points)
-        if with_aux:
-            return DetectionOutput(logits[-1], boxes[-1], logits[:-1], boxes[:-1], memory)
-        return DetectionOutput(logits[-1], boxes[-1])
-
-
-def shrink_mask(padding_mask: Bool[Tensor, "B H W"] | None, features: Float[Tensor, "B D h w"]) -> Bool[Tensor, "B h w"] | None:
-    """The mask at the feature map's size: each cell takes the pixel at its top left corner (nearest)."""
-    if padding_mask is None:
-        return None
-    return F.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])[:, 0].bool()
+            decoded = decoded._replace(embeddings=decoded.embeddings.float())
+            heads = [self.get_submodule(name) for name in self.head_names]
+            predicted = {head.predicts: head(decoded, memory) for head in heads}
+        last = {f"pred_{name}": layers[-1] for name, layers in predicted.items()}
+        if not with_aux:
+            return DetectionOutput(**last)
+        earlier = {f"aux_{name}": layers[:-1] for name, layers in predicted.items()}
+        return DetectionOutput(**last, **earlier, memory=memory, objectness=objectness)

@@ -1,14 +1,13 @@
 """Where the weights start."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from conditional_detr.model.decoder import AdditiveCrossAttention, ConditionalCrossAttention, Decoder
-from conditional_detr.model.encoder import AdditiveAttention
+from conditional_detr.model.decoder import Decoder
 from conditional_detr.model.positional import sine_embedding
-from conditional_detr.model.spatial_query import ConditionalSpatialQuery
 
 PEAK_LOGIT = 10.0
 WIDTH, RADIUS = 0.15, 0.1  # of the kernel and of the heads' circle, in image sizes
@@ -23,12 +22,7 @@ def initialise_transformer(*parts: nn.Module) -> None:
     starts their biases at zero.
     """
     for part in parts:
-        joint = {
-            projection
-            for module in part.modules()
-            if isinstance(module, AdditiveAttention | AdditiveCrossAttention)
-            for projection in (module.q, module.k, module.v)
-        }
+        joint = {projection for module in part.modules() for projection in getattr(module, "joint_projections", ())}
         for name, module in part.named_modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, gain=2**-0.5 if module in joint else 1.0)
@@ -49,14 +43,12 @@ def init_local_spatial_attention(decoder: Decoder) -> None:
     Source: engineering, after the offsets that Deformable DETR's heads start with; measured in docs/experiments.md.
     """
     for layer in decoder.layers:
-        attention = layer.cross_attention
-        assert isinstance(attention, ConditionalCrossAttention)
+        attention: Any = layer.cross_attention
         weights = local_projections(attention.q_spatial.in_features, attention.num_heads)
         for projection, weight in zip((attention.q_spatial, attention.k_spatial), weights, strict=True):
             projection.weight.copy_(weight)
             projection.bias.zero_()
-    if isinstance(decoder.spatial_query, ConditionalSpatialQuery):
-        decoder.spatial_query.lambda_q.init_identity()  # type: ignore[operator]
+    decoder.spatial_query.init_identity()
 
 
 def local_projections(dim: int, num_heads: int) -> tuple[Tensor, Tensor]:

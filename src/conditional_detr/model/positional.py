@@ -1,12 +1,28 @@
 """The one sine embedding, for the grid of the memory and for reference points alike."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 TEMPERATURE = 10_000.0
+
+
+class Grid(NamedTuple):
+    """Where the cells of a memory's levels lie.
+
+    Attributes
+    ----------
+    strides : px a cell, of each level
+    extent : (`cell_counts` [B or 1, h, w, 2], images, padding mask, stride) → width and height of each unpadded image in cells,
+        [B or 1, 2]
+    """
+
+    strides: tuple[int, ...]
+    extent: Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
 
 
 def sine_embedding(points_xy: Float[Tensor, "*shape 2"], dim: int) -> Float[Tensor, "*shape {dim}"]:
@@ -33,22 +49,16 @@ def sine_embedding(points_xy: Float[Tensor, "*shape 2"], dim: int) -> Float[Tens
     return torch.cat([pairs[..., 1, :], pairs[..., 0, :]], dim=-1)
 
 
-def grid_points(
-    is_padding: Bool[Tensor, "B h w"] | None,
-    height: int,
-    width: int,
-    device: torch.device,
-    extent_wh: Float[Tensor, "_ 2"] | None = None,
+def cell_counts(
+    is_padding: Bool[Tensor, "B h w"] | None, height: int, width: int, device: torch.device
 ) -> Float[Tensor, "_ h w 2"]:
-    """Where the lower right corner of each cell of the feature map lies, relative to its unpadded image.
+    """How many valid cells there are up to each cell of a feature map, itself among them, along x and along y.
 
     Parameters
     ----------
     is_padding : bool [B, h, w], or None where nothing is padded
     height, width : h and w
     device : of the result
-    extent_wh : [B or 1, 2], cells over the unpadded image, fractions of them too: the last corners may lie outside; None =
-        whole ones, so that the last valid row and column are at 1: DETR's convention, which released weights depend on
 
     Returns
     -------
@@ -58,16 +68,29 @@ def grid_points(
         ones = torch.ones(1, height, width, device=device)
     else:
         ones = (~is_padding).float()
-    y, x = ones.cumsum(1), ones.cumsum(2)
-    if extent_wh is not None:
-        return torch.stack([x, y], dim=-1) / extent_wh[:, None, None]
-    return torch.stack([x / (x[:, :, -1:] + 1e-6), y / (y[:, -1:, :] + 1e-6)], dim=-1)
+    return torch.stack([ones.cumsum(2), ones.cumsum(1)], dim=-1)
 
 
-def extent_in_cells(
-    images: Float[Tensor, "B _ H W"], padding_mask: Bool[Tensor, "B H W"] | None, stride: int
+def whole_cells(
+    counts: Float[Tensor, "_ h w 2"],
+    images: Float[Tensor, "B _ H W"],
+    padding_mask: Bool[Tensor, "B H W"] | None,
+    stride: int,
 ) -> Float[Tensor, "_ 2"]:
-    """Width and height of each unpadded image, in cells of so many px, [B or 1, 2]."""
+    """Width and height of each unpadded image in cells, whole ones: the last valid row and column are its end.
+
+    DETR's convention, which released weights depend on; also that it is larger by 1e-6.
+    """
+    return torch.stack([counts[:, 0, -1, 0], counts[:, -1, 0, 1]], dim=-1) + 1e-6
+
+
+def pixel_aligned(
+    counts: Float[Tensor, "_ h w 2"],
+    images: Float[Tensor, "B _ H W"],
+    padding_mask: Bool[Tensor, "B H W"] | None,
+    stride: int,
+) -> Float[Tensor, "_ 2"]:
+    """Width and height of each unpadded image in cells, fractions too: the corners of the last cells may lie outside."""
     if padding_mask is None:
         sizes = torch.tensor([[images.shape[-1], images.shape[-2]]], device=images.device)
     else:
@@ -79,3 +102,6 @@ def inverse_sigmoid(probability: Float[Tensor, "*shape"]) -> Float[Tensor, "*sha
     """logit(p) with both p and 1 − p kept at or above 1e-5, as the reference release does."""
     p = probability.clamp(0, 1)
     return torch.log(p.clamp(min=1e-5) / (1 - p).clamp(min=1e-5))
+
+
+EXTENTS = {False: whole_cells, True: pixel_aligned}  # by `pixel_aligned_positions`

@@ -1,7 +1,11 @@
-"""What is computed in float32 where autocast is on."""
+"""What is computed in float32 where autocast is on, and what an export may not round."""
 
 import torch
 from torch import Tensor
+
+# `export_precision` of a module: what its products may be rounded to when a model is exported. Without it: to 8-bit integers.
+NO_INTEGERS = "bf16"  # 16 bits are enough
+FLOAT32 = "fp32"  # the last digits count: a box's are pixels
 
 
 def float32_region(like: Tensor) -> torch.autocast:

@@ -78,7 +78,7 @@ class TrainStep:
         self.model: nn.Module = model if accelerator is None else accelerator.prepare_model(model)
         self.criterion, self.optimizer, self.recipe, self.accelerator = criterion, optimizer, recipe, accelerator
         self.helpers = nn.ModuleDict() if helpers is None else helpers
-        self.dense, self.further_queries = (self._prepared(name) for name in ("dense", "further_queries"))
+        self.dense, self.extra_queries = (self._prepared(name) for name in ("dense", "extra_queries"))
         self.dtype = autocast_dtype(amp, self.device)
         self.amp = "off" if self.dtype is None else "bf16"
         self.grad_accum_steps, self.say = recipe.grad_accum_steps, say
@@ -190,8 +190,8 @@ class TrainStep:
     ) -> dict[str, Tensor]:
         """Of a part of a batch of so many images, to be added to those of the other parts."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            further = {} if self.further_queries is None else {"further_queries": self.further_queries()}
-            output = self.model(images, padding_mask, **further)
+            extra = {} if self.extra_queries is None else {"extra_queries": self.extra_queries()}
+            output = self.model(images, padding_mask, **extra)
         losses: dict[str, Tensor] = self.criterion(output, targets, totals, self.recipe.query_groups)
         if self.dense is not None and (memory := output.memory) is not None:
             dense = self.dense(memory.tokens, memory.centres, memory.is_padding, targets)
@@ -234,7 +234,7 @@ class TrainStep:
     def _synchronised(self, last: bool) -> Any:
         stack = ExitStack()
         if not last and self.accelerator is not None:
-            for model in (self.model, self.dense, self.further_queries):
+            for model in (self.model, self.dense, self.extra_queries):
                 stack.enter_context(nullcontext() if model is None else self.accelerator.no_sync(model))
         return stack
 
@@ -298,5 +298,12 @@ def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | N
 
 
 def build_criterion(model: DetectionModel, recipe: RecipeConfig) -> SetCriterion:
-    """What a model loses with a recipe."""
-    return SetCriterion(model.config.num_classes, model.config.classification, aligned=recipe.aligned)
+    """The losses of a model with a recipe."""
+    return SetCriterion(model.config.num_classes, class_loss_of(model, recipe))
+
+
+def class_loss_of(model: DetectionModel, recipe: RecipeConfig) -> str:
+    """The loss of classes: the recipe's, unless it is made for another classification than the model's."""
+    if recipe.class_loss == "ia_bce" and model.config.classification == "focal":
+        return recipe.class_loss
+    return model.config.classification

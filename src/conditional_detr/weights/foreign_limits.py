@@ -54,7 +54,8 @@ def check_can_be_held(config: ModelConfig, format: str) -> None:
     ------
     CheckpointError : names the first field that it has no room for
     """
-    wanted = {**ROWS[config.cross_attention], "backbone_stride": 32, "finer": False, "pixel_aligned_positions": False}
+    fixed = {"encoder_attention": "dense", "neck": "last", "pixel_aligned_positions": False}
+    wanted = {**ROWS[config.cross_attention], **fixed, "strides": (16,) if config.dilation else (32,)}
     for field, value in wanted.items():
         if getattr(config, field) != value:
             raise CheckpointError(

@@ -181,11 +181,13 @@ def _config(
         if encoder != decoder:
             raise CheckpointError(f"{file} has {encoder!r} encoder_{field} and {decoder!r} decoder_{field}: they must be equal")
     options = _backbone_options(content, file)
+    dilation = _is_dilated(content, options, file)
     values = {
         **ROWS[cross_attention],
         "cross_attention": cross_attention,
         "backbone": named(backbone_of(state, BACKBONE, file.parent), options.get("backbone", content.get("backbone"))),
-        "dilation": _is_dilated(content, options, file),
+        "dilation": dilation,
+        "strides": [16] if dilation else [32],
         "num_classes": classes,
         "num_queries": content.get("num_queries", QUERIES[cross_attention]),
         "hidden_dim": content.get("d_model", DEFAULTS["d_model"]),

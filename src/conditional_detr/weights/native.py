@@ -14,7 +14,7 @@ from conditional_detr.storage.json import read_json_object
 from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, read_weights, weights_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def claims(path: Path) -> bool:
@@ -47,11 +47,10 @@ def read_description(folder: Path) -> dict[str, Any]:
     if "format_version" not in content:
         raise CheckpointError(f"{file} does not describe a checkpoint of this library: it has no format_version")
     version = content["format_version"]
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
-        raise CheckpointError(
-            f"{file} has format_version {str(version)[:40]}; this version of the library reads 1 to {FORMAT_VERSION}. "
-            "Upgrade conditional-detr"
-        )
+    if not isinstance(version, int) or version != FORMAT_VERSION:
+        older = isinstance(version, int) and 1 <= version < FORMAT_VERSION
+        advice = "it is from before the first release: train it again" if older else "upgrade conditional-detr"
+        raise CheckpointError(f"{file} has format_version {str(version)[:40]}; this version reads {FORMAT_VERSION}: {advice}")
     kinds = {"model": dict, "preprocessor": dict, "class_names": list, "category_ids": list}
     for key, kind in kinds.items():
         if not isinstance(content.get(key), kind):

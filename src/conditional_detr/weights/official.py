@@ -110,6 +110,7 @@ def _config(file: Path, state: dict[str, Tensor], args: dict[str, Any], cross_at
         "cross_attention": cross_attention,
         "backbone": named(backbone_of(state, BACKBONE, file), args["timm_backbone"]),
         "dilation": dilation,
+        "strides": [16] if dilation else [32],
         "num_classes": len(state["class_embed.weight"]) - (cross_attention == "additive"),
         "num_queries": queries,
         "hidden_dim": dim,

@@ -77,7 +77,7 @@ def test_the_papers_models_have_the_papers_parts():
         queries = 100 if name.startswith("detr") else 300
         assert (model.feedforward_dim, model.num_queries, model.dropout, chosen.imgsz) == (2048, queries, 0.1, 800)
         assert model.spatial_init == "xavier"
-        assert model.stride == (16 if "dc5" in name else 32)
+        assert model.finest_stride == (16 if "dc5" in name else 32)
 
 
 CONFLICTS = [

@@ -183,7 +183,7 @@ def test_only_the_papers_form_of_reference_points_is_exchanged(overrides: dict):
     [
         ("conditional-detr-tiny", {}, True),
         ("detr-tiny", {}, True),
-        ("conditional-detr-r18", {"backbone_stride": 16}, True),
+        ("conditional-detr-r18", {"strides": [16]}, True),
         ("conditional-detr-r18", {}, None),  # the paper's
         ("conditional-detr-dc5-r50", {}, None),
     ],

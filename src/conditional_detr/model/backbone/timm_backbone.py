@@ -1,5 +1,6 @@
-"""A timm network as a detector's backbone: images in, one feature map out."""
+"""A timm network as a detector's backbone: images in, feature maps out."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -8,50 +9,40 @@ import torch
 from jaxtyping import Float
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from conditional_detr.errors import ConfigError, did_you_mean
 from conditional_detr.model.backbone.frozen_norm import FROZEN_NORMS, fold_frozen_norms
-from conditional_detr.model.precision import autocast_on_cpu, float32_region
 
 # The stem and the first stage of the ResNets stay as ImageNet left them (Conditional DETR and DETR, released code).
 FROZEN_PREFIXES = ("conv1.", "layer1.")
 
 
 class Backbone(nn.Module):
-    """One feature map of a timm network whose BatchNorm is frozen.
+    """Feature maps of a timm network whose BatchNorm is frozen, the finest first.
 
     Every BatchNorm becomes an affine map by its stored statistics, with that layer's own epsilon and activation.
 
     Parameters
     ----------
     name : a timm model that offers `features_only`
-    stride : pixels a cell of the deepest stage that is used, 32 for a whole ResNet; later stages are not built
-    dilation : that stage is dilated instead of strided (DC5), which halves its stride
-    finer : a cell also holds the 2 × 2 cells of the stage before that lie in it, side by side: where things end within it
+    strides : px a cell of each map, rising; stages after the last of them are not built
+    dilation : the last stage is dilated instead of strided, which halves its stride (DC5)
+
+    Attributes
+    ----------
+    channels : of each map
     """
 
-    def __init__(self, name: str, stride: int, dilation: bool = False, finer: bool = False) -> None:
+    def __init__(self, name: str, strides: Sequence[int], dilation: bool = False) -> None:
         super().__init__()
-        strides = strides_of(name)
-        if stride not in strides:
-            raise ConfigError(f"{name} has no stage of stride {stride}; it has {', '.join(map(str, strides))}")
-        stage = strides.index(stride)
-        if finer and (dilation or stride // 2 not in strides[:stage][-1:]):
-            raise ConfigError(
-                "finer = true needs a stage before the one that is used, of half its stride, undilated. Else leave it off"
-            )
-        self.stride = stride // 2 if dilation else stride
-        options = {"output_stride": self.stride} if dilation else {}
+        stages = stages_of(name, strides, dilation)
+        options = {"output_stride": strides[-1]} if dilation else {}
         try:
-            body = feature_network(name, out_indices=(stage - 1, stage) if finer else (stage,), **options)
-            *before, channels = body.feature_info.channels()
-            self.channels: int = channels + 4 * sum(before)
+            body = feature_network(name, out_indices=stages, **options)
+            self.channels: list[int] = body.feature_info.channels()
             self.body: nn.Module = freeze_batch_norm_2d(body)  # type: ignore[no-untyped-call]
             drop_unused(self.body)
             init_zero_gain_norms(self.body)
-            if finer:
-                self(torch.zeros(1, 3, 2 * stride + 1, 3 * stride + 1))  # both stages must round odd sizes alike
         except (AssertionError, NotImplementedError, RuntimeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             how = "dilated " if dilation else ""
@@ -61,21 +52,19 @@ class Backbone(nn.Module):
             if key.startswith(FROZEN_PREFIXES):
                 parameter.requires_grad_(False)
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        *before, features = self.body(images)
-        return torch.cat([features, *map(space_to_depth, before)], dim=1)
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
+        maps: list[Tensor] = self.body(images)
+        return maps
 
 
-def space_to_depth(finer: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 4*C _ _"]:
-    """The 2 × 2 cells of a map at half the stride in one; at odd sizes the last ones are zeros.
-
-    A convolution, which rounds odd sizes as the stage after does, and which exporters know for any size.
-    """
-    if autocast_on_cpu(finer):
-        with float32_region(finer):
-            return space_to_depth(finer.float())
-    places = torch.eye(4, dtype=finer.dtype, device=finer.device).view(4, 1, 2, 2)
-    return F.conv2d(F.pad(finer, (0, 1, 0, 1)), places.repeat(finer.shape[1], 1, 1, 1), stride=2, groups=finer.shape[1])
+def stages_of(name: str, strides: Sequence[int], dilation: bool) -> tuple[int, ...]:
+    """Which stages of a network have these strides, by number."""
+    available = strides_of(name)
+    undilated = [2 * stride for stride in strides] if dilation else list(strides)
+    for stride in undilated:
+        if stride not in available:
+            raise ConfigError(f"{name} has no stage of stride {stride}; it has {', '.join(map(str, available))}")
+    return tuple(available.index(stride) for stride in undilated)
 
 
 def feature_network(name: str, **options: Any) -> Any:

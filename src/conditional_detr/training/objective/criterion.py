@@ -1,36 +1,22 @@
 """The set criterion: matching, then the loss of every decoder layer."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from conditional_detr.boxes import cxcywh_to_xyxy, iou
-from conditional_detr.errors import ConfigError, did_you_mean
+from conditional_detr.errors import ConfigError
 from conditional_detr.model.detr import DetectionOutput
-from conditional_detr.training.objective.losses import CLASS_LOSSES, Totals, giou_loss, l1_loss, sum_by
-from conditional_detr.training.objective.matcher import CLASS_COSTS, match
+from conditional_detr.training.objective.losses import Totals
+from conditional_detr.training.objective.matcher import hungarian_match
 from conditional_detr.training.objective.objectness import objectness_loss
+from conditional_detr.training.objective.terms import Matched, Term, box_detection_terms
 
-MOST_OF_A_IMAGE = 2.0  # no box that is meant in [0, 1] comes near it
-
-
-class Weights(NamedTuple):
-    """Of the class, L1 and GIoU terms: first in the matching cost, then in the loss."""
-
-    cost_class: float
-    cost_bbox: float
-    cost_giou: float
-    loss_ce: float
-    loss_bbox: float
-    loss_giou: float
-
-
-PAPER_WEIGHTS = {"focal": Weights(2.0, 5.0, 2.0, 2.0, 5.0, 2.0), "softmax": Weights(1.0, 5.0, 2.0, 1.0, 5.0, 2.0)}
+LARGEST_RELATIVE_BOX = 2.0  # no box that is meant in [0, 1] comes near it
 
 
 class SetCriterion(nn.Module):
-    """Match queries with objects and add up what is lost, over all decoder layers.
+    """Match queries with objects and add up the losses of all decoder layers.
 
     Everything is computed in float32, whatever the model runs in. Each term is divided by the number of objects in the
     batch (over all processes, at least 1), so images without objects are ordinary: they teach what is background. DETR's
@@ -44,9 +30,9 @@ class SetCriterion(nn.Module):
     Parameters
     ----------
     num_classes : K
-    classification : "focal" (logits of K classes) or "softmax" (K + 1, the last is no object)
-    weights : of costs and losses; None = the paper's for that classification
-    aligned : "focal" classes of matched queries learn how well their box fits, not 1 (Align-DETR)
+    classification : "focal" (logits of K classes), "softmax" (K + 1, the last is no object), or "ia_bce" (focal, and matched
+        queries learn how well their box fits, not 1; Align-DETR)
+    terms : what is matched by and lost; None = the paper's for that classification
 
     Examples
     --------
@@ -56,16 +42,11 @@ class SetCriterion(nn.Module):
     ['loss', 'loss_bbox', 'loss_ce', 'loss_giou']
     """
 
-    def __init__(
-        self, num_classes: int, classification: str = "focal", weights: Weights | None = None, aligned: bool = False
-    ) -> None:
+    def __init__(self, num_classes: int, classification: str = "focal", terms: Sequence[Term] | None = None) -> None:
         super().__init__()
-        if classification not in CLASS_COSTS:
-            raise ConfigError(f"there is no classification {classification!r}. {did_you_mean(classification, CLASS_COSTS)}")
         self.num_classes = num_classes
         self.classification = classification
-        self.aligned = aligned and classification == "focal"
-        self.weights = PAPER_WEIGHTS[classification] if weights is None else weights
+        self.terms = box_detection_terms(classification) if terms is None else list(terms)
 
     def forward(
         self, output: DetectionOutput, targets: list[dict[str, Tensor]], totals: Totals | None = None, groups: int = 1
@@ -82,52 +63,41 @@ class SetCriterion(nn.Module):
         Returns
         -------
         "loss": the weighted total over all layers, and unweighted "loss_ce", "loss_bbox", "loss_giou" of the last layer,
-        "loss_ce_0", … of the earlier ones; "loss_heat" where reference points come from the image (in "loss" with weight 1);
-        scalars
+        "loss_ce_0", … of the earlier ones; "loss_objectness" where reference points come from the image (in "loss" with
+        weight 1); scalars
 
         Raises
         ------
         ConfigError : a label outside 0…K−1, boxes in pixels, a key that is missing, or not one target an image
         """
         with torch.autocast(output.pred_logits.device.type, enabled=False):
-            logits, boxes = (layers_of_groups(x, groups) for x in stack_layers(output))
-            self._check(logits, targets)
-            counted = batch_totals(targets, logits.shape[2], logits.device) if totals is None else totals
-            terms = self._terms(logits, boxes, targets, counted)
-            terms = {name: values.view(-1, groups).mean(1) for name, values in terms.items()}
-            losses = {
-                "loss": torch.as_tensor(sum(getattr(self.weights, name) * values.sum() for name, values in terms.items()))
-            }
-            if output.memory is not None and output.memory.heat is not None:
-                losses["loss_heat"] = objectness_loss(output.memory, targets) / counted.num_boxes
-                losses["loss"] = losses["loss"] + losses["loss_heat"]
+            pred = {name: layers_of_groups(layers.float(), groups) for name, layers in output.by_name().items()}
+            self._check(pred["logits"], targets)
+            _, _, num_queries, _ = pred["logits"].shape
+            counted = batch_totals(targets, num_queries, output.pred_logits.device) if totals is None else totals
+            matched = self._matched(pred, targets)
+            terms = {term.name: term.loss(matched, counted).view(-1, groups).mean(1) for term in self.terms}
+            losses = {"loss": torch.as_tensor(sum(term.weight * terms[term.name].sum() for term in self.terms))}
+            if output.memory is not None and output.objectness is not None:
+                losses["loss_objectness"] = objectness_loss(output.objectness, output.memory, targets) / counted.num_boxes
+                losses["loss"] = losses["loss"] + losses["loss_objectness"]
         for name, values in terms.items():
             losses[name] = values[-1]
             losses |= {f"{name}_{i}": value for i, value in enumerate(values[:-1])}
         return losses
 
-    def _terms(self, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]], counted: Totals) -> dict[str, Tensor]:
-        """Each term of every layer, unweighted."""
-        layers = len(logits)
-        w = self.weights
-        layer, image, query, target = match(
-            logits, boxes, targets,
-            cost_class=w.cost_class, cost_bbox=w.cost_bbox, cost_giou=w.cost_giou, classification=self.classification,
-        )  # fmt: skip
-        target_boxes = torch.cat([t["boxes"] for t in targets]).float()[target]
-        matched_boxes = boxes[layer, image, query]
-        labels = torch.full(logits.shape[:-1], self.num_classes, device=logits.device)
-        labels[layer, image, query] = torch.cat([t["labels"] for t in targets])[target]
-        arguments: list[Any] = [labels, counted]
-        if self.aligned:
-            fits = torch.zeros_like(logits[..., 0])
-            fits[layer, image, query] = iou(cxcywh_to_xyxy(matched_boxes.detach()), cxcywh_to_xyxy(target_boxes))
-            arguments.append(fits)
-        return {
-            "loss_ce": CLASS_LOSSES[self.classification](logits, *arguments),
-            "loss_bbox": sum_by(l1_loss(matched_boxes, target_boxes), layer, layers) / counted.num_boxes,
-            "loss_giou": sum_by(giou_loss(matched_boxes, target_boxes), layer, layers) / counted.num_boxes,
-        }
+    def _matched(self, pred: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> Matched:
+        """Predictions and targets, and which query answers for which object."""
+        targets = [{key: value.float() if value.is_floating_point() else value for key, value in t.items()} for t in targets]
+
+        def cost(image: int) -> Tensor:
+            mine = {name: layers[:, image] for name, layers in pred.items()}
+            costs = ((term.cost_weight, term.cost(mine, targets[image])) for term in self.terms)
+            return torch.as_tensor(sum(weight * each for weight, each in costs if each is not None))
+
+        layer, image, query, target = hungarian_match(cost, [len(t["labels"]) for t in targets], pred["logits"].device)
+        objects = {key: torch.cat([t[key] for t in targets])[target] for key in targets[0]}
+        return Matched(layer, image, query, pred, objects)
 
     def _check(self, logits: Tensor, targets: list[dict[str, Tensor]]) -> None:
         if len(targets) != logits.shape[1]:
@@ -142,7 +112,7 @@ class SetCriterion(nn.Module):
             if not {"labels", "boxes"} <= set(t):
                 raise ConfigError(f"a target must have 'labels' and 'boxes'; target {i} has {', '.join(map(repr, t))}")
             labels = t["labels"]
-            if len(labels) and float(t["boxes"].max()) > MOST_OF_A_IMAGE:
+            if len(labels) and float(t["boxes"].max()) > LARGEST_RELATIVE_BOX:
                 raise ConfigError(
                     f"boxes must be (cx, cy, w, h) in [0, 1] of the image; target {i} has up to {float(t['boxes'].max()):g}: "
                     "are they in pixels?"
@@ -154,19 +124,10 @@ class SetCriterion(nn.Module):
                 )
 
 
-def stack_layers(output: DetectionOutput) -> tuple[Tensor, Tensor]:
-    """Logits [L, B, Q, K] and boxes [L, B, Q, 4] of all layers, the last at the end, in float32."""
-    logits, boxes = output.pred_logits[None], output.pred_boxes[None]
-    if output.aux_logits is not None and output.aux_boxes is not None:
-        logits = torch.cat([output.aux_logits, logits])
-        boxes = torch.cat([output.aux_boxes, boxes])
-    return logits.float(), boxes.float()
-
-
 def layers_of_groups(x: Tensor, groups: int) -> Tensor:
     """[L, B, G·Q, …] → [L·G, B, Q, …]: to the losses a group is a layer more."""
     layers, images, queries = x.shape[:3]
-    return x.view(layers, images, groups, queries // groups, -1).transpose(1, 2).flatten(0, 1)
+    return x.view(layers, images, groups, queries // groups, *x.shape[3:]).transpose(1, 2).flatten(0, 1)
 
 
 def batch_totals(targets: list[dict[str, Tensor]], num_queries: int, device: torch.device) -> Totals:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from conditional_detr.model.heads.box import FocalClassHead
+from conditional_detr.model.heads.classification import PRIOR_LOGIT
 from conditional_detr.training.objective.losses import sigmoid_focal_loss
 
 
@@ -23,7 +23,8 @@ class DenseClassifier(nn.Module):
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__()
-        self.head = FocalClassHead(dim, num_classes)
+        self.head = nn.Linear(dim, num_classes)
+        nn.init.constant_(self.head.bias, PRIOR_LOGIT)
 
     def forward(
         self,

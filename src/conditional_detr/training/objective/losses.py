@@ -102,9 +102,6 @@ def softmax_class_loss(logits: Float[Tensor, "L B Q K"], labels: Int64[Tensor, "
     return lost.sum((1, 2)) / (totals.num_matched + NO_OBJECT_WEIGHT * (totals.num_queries - totals.num_matched))
 
 
-CLASS_LOSSES = {"focal": focal_class_loss, "softmax": softmax_class_loss}
-
-
 def l1_loss(boxes_cxcywh: Float[Tensor, "P 4"], targets_cxcywh: Float[Tensor, "P 4"]) -> Float[Tensor, " P"]:
     """Sum of the four absolute differences, in the boxes' unit."""
     return (boxes_cxcywh - targets_cxcywh).abs().sum(-1)

@@ -1,6 +1,6 @@
 """Which query answers for which object: costs and the Hungarian assignment."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -27,28 +27,18 @@ def softmax_class_cost(logits: Float[Tensor, "*shape Q K"], labels: Int64[Tensor
     return -logits.softmax(-1)[..., labels]
 
 
-CLASS_COSTS = {"focal": focal_class_cost, "softmax": softmax_class_cost}
-
-
-def matching_cost(
-    logits: Float[Tensor, "*shape Q K"],
-    boxes_cxcywh: Float[Tensor, "*shape Q 4"],
-    labels: Int64[Tensor, " M"],
-    target_boxes_cxcywh: Float[Tensor, "M 4"],
-    *,
-    cost_class: float,
-    cost_bbox: float,
-    cost_giou: float,
-    classification: str,
+def l1_cost(
+    boxes_cxcywh: Float[Tensor, "*shape Q 4"], target_boxes_cxcywh: Float[Tensor, "M 4"]
 ) -> Float[Tensor, "*shape Q M"]:
-    """What it would cost that a query answers for an object: class, L1 and −GIoU, weighted.
+    """Sum of the four absolute differences."""
+    return (boxes_cxcywh[..., :, None, :] - target_boxes_cxcywh).abs().sum(-1)
 
-    Source: DETR, eq. 1, with weights 1, 5, 2 and the softmax class cost; Conditional DETR has 2, 5, 2 and the focal one.
-    Only the objects of one image: blocks between images are never computed.
-    """
-    distance = (boxes_cxcywh[..., :, None, :] - target_boxes_cxcywh).abs().sum(-1)
-    overlap = generalized_iou(cxcywh_to_xyxy(boxes_cxcywh)[..., :, None, :], cxcywh_to_xyxy(target_boxes_cxcywh))
-    return cost_class * CLASS_COSTS[classification](logits, labels) + cost_bbox * distance - cost_giou * overlap
+
+def giou_cost(
+    boxes_cxcywh: Float[Tensor, "*shape Q 4"], target_boxes_cxcywh: Float[Tensor, "M 4"]
+) -> Float[Tensor, "*shape Q M"]:
+    """−GIoU."""
+    return -generalized_iou(cxcywh_to_xyxy(boxes_cxcywh)[..., :, None, :], cxcywh_to_xyxy(target_boxes_cxcywh))
 
 
 def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -61,36 +51,34 @@ def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.no_grad()
-def match(
-    logits: Float[Tensor, "L B Q K"],
-    boxes_cxcywh: Float[Tensor, "L B Q 4"],
-    targets: list[dict[str, Tensor]],
-    **weights: Any,
+def hungarian_match(
+    cost: Callable[[int], Float[Tensor, "L Q M"]], num_objects: Sequence[int], device: torch.device
 ) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P"], Int64[Tensor, "P"], Int64[Tensor, "P"]]:
-    """Match every layer of every image.
+    """Match every layer of every image. All costs leave the device in one transfer.
 
-    All costs are computed in float32 and leave the device in one transfer.
+    Source: DETR, eq. 1. Only costs within an image are computed, never blocks between images.
+
+    Parameters
+    ----------
+    cost : number of an image → what it would cost that each of its queries answers for each of its objects
+    num_objects : of each image
+    device : of the result
 
     Returns
     -------
     layer, image, query, target : int64 [P] each, one entry a matched pair; `target` counts over the whole batch
     """
-    counts = [len(t["labels"]) for t in targets]
-    blocks = [
-        matching_cost(logits[:, b].float(), boxes_cxcywh[:, b].float(), t["labels"], t["boxes"].float(), **weights)
-        for b, t in enumerate(targets)
-        if counts[b]
-    ]
+    blocks = [cost(image) for image, count in enumerate(num_objects) if count]
     if not blocks:
-        nothing = torch.zeros(0, dtype=torch.int64, device=logits.device)
+        nothing = torch.zeros(0, dtype=torch.int64, device=device)
         return nothing, nothing, nothing, nothing
     costs = torch.cat(blocks, dim=-1).cpu().numpy()  # [L, Q, all objects]
     pairs = []
     start = 0
-    for image, count in enumerate(counts):
+    for image, count in enumerate(num_objects):
         for layer in range(len(costs) if count else 0):
             query, target = assign(costs[layer, :, start : start + count])
             pairs.append(np.stack([np.full_like(query, layer), np.full_like(query, image), query, target + start]))
         start += count
-    layer, image, query, target = torch.from_numpy(np.concatenate(pairs, axis=1)).to(logits.device)
+    layer, image, query, target = torch.from_numpy(np.concatenate(pairs, axis=1)).to(device)
     return layer, image, query, target

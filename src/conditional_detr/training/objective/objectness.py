@@ -1,29 +1,29 @@
-"""What the reference points that are taken from the image are learned by: how near a cell is to the centre of an object."""
+"""The loss that cells are chosen as reference points by: how near each one is to the centre of an object."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from conditional_detr.model.encoder import Memory
+from conditional_detr.model.memory import Memory
 
 WIDTH = 0.4  # of the hill over an object, in halves of its sides
 
 
-def objectness_loss(memory: Memory, targets: list[dict[str, Tensor]]) -> Float[Tensor, ""]:
+def objectness_loss(objectness: Float[Tensor, "B N"], memory: Memory, targets: list[dict[str, Tensor]]) -> Float[Tensor, ""]:
     """|t − p|² times the cross-entropy of p with t, summed over all cells that are no padding.
 
     Source: quality focal loss (Li et al., NeurIPS 2020), with a hill over each object as CenterNet has it (Zhou et al., 2019).
 
     Parameters
     ----------
-    memory : with "heat" [B, N], logits
+    objectness : logits of each cell
+    memory : where the cells lie
     targets : as `SetCriterion` wants them
     """
-    assert memory.heat is not None
-    heat, centres = memory.heat.float(), memory.centres.expand(len(targets), -1, -1)
+    logits, centres = objectness.float(), memory.centres.expand(len(targets), -1, -1)
     wanted = torch.stack([gaussian_targets(c, t["boxes"]) for c, t in zip(centres, targets, strict=True)])
-    lost = (wanted - heat.sigmoid()).square() * F.binary_cross_entropy_with_logits(heat, wanted, reduction="none")
+    lost = (wanted - logits.sigmoid()).square() * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
     if memory.is_padding is not None:
         lost = lost.masked_fill(memory.is_padding, 0)
     return lost.sum()

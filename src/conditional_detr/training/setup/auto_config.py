@@ -22,7 +22,7 @@ from conditional_detr.weights import native
 from conditional_detr.weights.discovery import SHIPPED, find_checkpoint, read_checkpoint, shipped
 
 USUAL_START = "conditional-detr-tiny-shapes"  # of those that come with the package
-PARTS = ("reference_points", "finer", "pixel_aligned_positions")  # of a new model, that are decided here; its queries are too
+PARTS = ("reference_points", "neck", "pixel_aligned_positions")  # of a new model, that are decided here; its queries are too
 FEWEST_QUERIES, MOST_QUERIES, HEADROOM = 20, 1000, 2.0
 SMALL = 0.1  # share of the objects, every class counting alike, that may be smaller than the input's size is chosen for
 FEW = 10  # objects: a class of fewer counts less than another
@@ -89,7 +89,7 @@ def resolve_auto(
         for part in parts(config):
             decide(part)
         decide(queries(train))
-        decide(input_size(train, model_of(config).stride))
+        decide(input_size(train, model_of(config).finest_stride))
         decide(beginning(config, names))
         decide(batch(config, free_bytes(choose_device(config.device))))
     decide(growth(config))
@@ -156,9 +156,9 @@ def places(model: ModelConfig) -> Choice | None:
 
 def edges(model: ModelConfig) -> Choice | None:
     """Features of half the stride too; None where there are none, or where the stride is the paper's."""
-    if model.dilation or model.backbone_stride >= 32 or model.backbone_stride // 2 not in strides_of(model.backbone):
+    if model.dilation or model.finest_stride >= 32 or model.finest_stride // 2 not in strides_of(model.backbone):
         return None
-    return Choice("model.finer", True, "the stage before tells where in a cell of the feature map an object ends")
+    return Choice("model.neck", "space_to_depth", "the stage before shows where in a cell of the feature map an object ends")
 
 
 def beginning(config: RunConfig, names: list[str]) -> Choice | None:

@@ -1,0 +1,97 @@
+"""Conditional DETR's attention: content and space are compared separately."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from conditional_detr.model.attention.kernels import attend, attention_weights, blocked_keys, split_heads
+from conditional_detr.model.memory import Memory
+from conditional_detr.model.precision import NO_INTEGERS
+from conditional_detr.model.queries import Queries
+
+
+class SpatialProjection(nn.Linear):
+    """A linear map of positions."""
+
+    export_precision = NO_INTEGERS  # 8 bits are too few to say where a query looks
+
+
+class ContentSpatial(NamedTuple):
+    """What is compared in cross-attention, [B, H, Q or N, d] each."""
+
+    content_query: Tensor
+    content_key: Tensor
+    spatial_query: Tensor
+    spatial_key: Tensor
+
+
+class ConditionalSelfAttention(nn.Module):
+    """Queries attend to each other: content and object query have projections of their own, and are added."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.q_content, self.q_position, self.k_content, self.k_position, self.v, self.out = (
+            nn.Linear(dim, dim) for _ in range(6)
+        )
+
+    def forward(self, queries: Queries) -> Float[Tensor, "_ Q D"]:
+        query = self.q_content(queries.content) + self.q_position(queries.position)
+        key = self.k_content(queries.content) + self.k_position(queries.position)
+        query, key, value = (split_heads(x, self.num_heads) for x in (query, key, self.v(queries.content)))
+        return self.out(attend(query, key, value, queries.blocked, self.dropout if self.training else 0.0))
+
+
+class ConditionalCrossAttention(nn.Module):
+    """softmax((c_q·c_k + p_q·p_k) / √2d) v: content and space are compared separately, head by head (eq. 5)."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        maps = nn.Linear, SpatialProjection, nn.Linear, SpatialProjection, nn.Linear, nn.Linear
+        self.q_content, self.q_spatial, self.k_content, self.k_spatial, self.v, self.out = (kind(dim, dim) for kind in maps)
+
+    def forward(self, queries: Queries, memory: Memory) -> Float[Tensor, "B Q D"]:
+        c_q, c_k, p_q, p_k = self.project(queries, memory)
+        query, key = torch.cat([c_q, p_q], dim=-1), torch.cat([c_k, p_k], dim=-1)  # in each head: q·k = c_q·c_k + p_q·p_k
+        value = split_heads(self.v(memory.tokens), self.num_heads)
+        blocked = blocked_keys(memory.is_padding)
+        return self.out(attend(query, key, value, blocked, self.dropout if self.training else 0.0))
+
+    def project(self, queries: Queries, memory: Memory) -> ContentSpatial:
+        """c_q, c_k, p_q and p_k, by heads."""
+        p_q, p_k = self.q_spatial(queries.spatial), self.k_spatial(memory.position).expand_as(memory.tokens)
+        c_q, c_k = self.content(queries, memory, p_k)
+        return ContentSpatial(*(split_heads(x, self.num_heads) for x in (c_q, c_k, p_q, p_k)))
+
+    def content(self, queries: Queries, memory: Memory, p_k: Tensor) -> tuple[Tensor, Tensor]:
+        """c_q and c_k."""
+        return self.q_content(queries.content), self.k_content(memory.tokens)
+
+    def explain(self, queries: Queries, memory: Memory, chosen: Tensor) -> Mapping[str, Tensor]:
+        """Attention of the chosen queries of the first image, [k, H, N] each.
+
+        Both parts are divided by the same √2d as their sum, so that spatial · content, normalised, is combined.
+        """
+        c_q, c_k, p_q, p_k = self.project(queries, memory)
+        c_q, p_q = c_q[:, :, chosen], p_q[:, :, chosen]
+        both = torch.cat([c_q, p_q], dim=-1), torch.cat([c_k, p_k], dim=-1)
+        blocked, width = blocked_keys(memory.is_padding), both[1].shape[-1]
+        compared = {"spatial": (p_q, p_k), "content": (c_q, c_k), "combined": both}
+        return {
+            name: attention_weights(query, key, blocked, width)[0].transpose(0, 1) for name, (query, key) in compared.items()
+        }
+
+
+class FirstConditionalCrossAttention(ConditionalCrossAttention):
+    """The first layer's: nothing is decoded yet, so the object query and the position also join the content."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__(dim, num_heads, dropout)
+        self.q_position = nn.Linear(dim, dim)
+
+    def content(self, queries: Queries, memory: Memory, p_k: Tensor) -> tuple[Tensor, Tensor]:
+        return self.q_content(queries.content) + self.q_position(queries.position), self.k_content(memory.tokens) + p_k

@@ -1,0 +1,91 @@
+"""From the backbone's feature maps to the levels of the memory. A variant is a class and a line in the table below."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conditional_detr.errors import ConfigError
+from conditional_detr.model.backbone.timm_backbone import Backbone
+from conditional_detr.model.precision import autocast_on_cpu, float32_region
+
+Map = Float[Tensor, "B _ _ _"]
+
+
+class Neck(Protocol):
+    """A module that makes the levels of the memory, [B, D, h, w] each, the finest first."""
+
+    def __init__(self, channels: Sequence[int], dim: int) -> None:
+        """For the backbone's maps of so many channels."""
+
+    @staticmethod
+    def backbone_strides(strides: Sequence[int], dilation: bool) -> list[int]:
+        """The strides of the backbone's maps that levels of these strides are made of."""
+
+    def check(self, backbone: Backbone, strides: Sequence[int]) -> None:
+        """Refuse a backbone whose maps do not fit."""
+
+    def __call__(self, maps: list[Map]) -> list[Map]: ...
+
+
+class LastMap(nn.Conv2d):
+    """One level: a 1 × 1 convolution of the last map (the paper's)."""
+
+    def __init__(self, channels: Sequence[int], dim: int) -> None:
+        super().__init__(channels[-1], dim, kernel_size=1)
+
+    @staticmethod
+    def backbone_strides(strides: Sequence[int], dilation: bool) -> list[int]:
+        if len(strides) > 1:
+            raise ConfigError(f"neck = 'last' makes one level: strides must have one entry, not {list(strides)}")
+        return list(strides)
+
+    def check(self, backbone: Backbone, strides: Sequence[int]) -> None:
+        """Any map will do."""
+
+    def forward(self, maps: list[Map]) -> list[Map]:  # type: ignore[override]
+        return [super().forward(maps[-1])]
+
+
+class SpaceToDepth(nn.Conv2d):
+    """One level: a 1 × 1 convolution of the last map and, for each of its cells, the 2 × 2 cells of the map before.
+
+    The finer map shows where in a cell an object ends.
+    """
+
+    def __init__(self, channels: Sequence[int], dim: int) -> None:
+        finer, last = channels
+        super().__init__(last + 4 * finer, dim, kernel_size=1)
+
+    @staticmethod
+    def backbone_strides(strides: Sequence[int], dilation: bool) -> list[int]:
+        if len(strides) > 1 or dilation:
+            raise ConfigError("neck = 'space_to_depth' makes one level, of an undilated backbone")
+        return [strides[0] // 2, strides[0]]
+
+    def check(self, backbone: Backbone, strides: Sequence[int]) -> None:
+        finer, last = backbone(torch.zeros(1, 3, 2 * strides[0] + 1, 3 * strides[0] + 1))
+        if space_to_depth(finer).shape[-2:] != last.shape[-2:]:
+            raise ConfigError("neck = 'space_to_depth' needs a backbone whose stages round odd sizes in the same way")
+
+    def forward(self, maps: list[Map]) -> list[Map]:  # type: ignore[override]
+        finer, last = maps
+        return [super().forward(torch.cat([last, space_to_depth(finer)], dim=1))]
+
+
+def space_to_depth(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 4*C _ _"]:
+    """2 × 2 cells in one; at odd sizes the last ones are zeros.
+
+    A convolution, which rounds odd sizes as the stage after does, and which exporters know for any size.
+    """
+    if autocast_on_cpu(x):
+        with float32_region(x):
+            return space_to_depth(x.float())
+    corners = torch.eye(4, dtype=x.dtype, device=x.device).view(4, 1, 2, 2)
+    return F.conv2d(F.pad(x, (0, 1, 0, 1)), corners.repeat(x.shape[1], 1, 1, 1), stride=2, groups=x.shape[1])
+
+
+NECKS: dict[str, type[LastMap] | type[SpaceToDepth]] = {"last": LastMap, "space_to_depth": SpaceToDepth}

@@ -1,0 +1,92 @@
+"""What queries look at: the cells of one or more feature maps, and where they lie."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from conditional_detr.model.positional import Grid, cell_counts, sine_embedding
+
+
+class Memory(NamedTuple):
+    """The cells of all levels, one level after the other, the finest first; N of them in all.
+
+    Attributes
+    ----------
+    tokens : [B, N, D]
+    position : [B or 1, N, D], the sine embedding of `points`
+    points : [B or 1, N, 2], lower right corner of each cell, relative to the unpadded image; it may lie outside
+    is_padding : bool [B, N], or None where nothing is padded
+    shapes : (h, w) of each of S levels
+    extents : [B or 1, S, 2], width and height of the unpadded image in the cells of each level
+    """
+
+    tokens: Tensor
+    position: Tensor
+    points: Tensor
+    is_padding: Tensor | None
+    shapes: tuple[tuple[int, int], ...]
+    extents: Tensor
+
+    def levels(self, x: Float[Tensor, "_ N C"]) -> list[Float[Tensor, "_ n C"]]:
+        """What belongs to each level, of something that every cell has."""
+        return list(torch.split(x, [height * width for height, width in self.shapes], dim=1))
+
+    def maps(self, x: Float[Tensor, "B N C"]) -> list[Float[Tensor, "B C h w"]]:
+        """A map of each level, of something that every cell has."""
+        levels = zip(self.levels(x), self.shapes, strict=True)
+        return [level.transpose(1, 2).reshape(*level.shape[::2], *shape) for level, shape in levels]
+
+    @property
+    def centres(self) -> Float[Tensor, "_ N 2"]:
+        """Of each cell, as far as it lies in the unpadded image."""
+        sizes = joined([level[:, :1].expand_as(level) for level in self.levels(self.points)])
+        return (self.points - sizes + self.points.clamp(max=1)) / 2
+
+
+def memory_of(
+    maps: Sequence[Float[Tensor, "B D _ _"]],
+    images: Float[Tensor, "B 3 H W"],
+    padding_mask: Bool[Tensor, "B H W"] | None,
+    grid: Grid,
+) -> Memory:
+    """Feature maps as a memory, before the encoder.
+
+    Parameters
+    ----------
+    maps : of each level, the finest first
+    images, padding_mask : what they were made of, as `DETR.forward` takes them
+    grid : where the cells of the levels lie
+    """
+    points, padding, extents = [], [], []
+    for x, stride in zip(maps, grid.strides, strict=True):
+        is_padding = shrink_mask(padding_mask, x)
+        counts = cell_counts(is_padding, x.shape[-2], x.shape[-1], x.device)
+        size = grid.extent(counts, images, padding_mask, stride)
+        points.append((counts / size[:, None, None]).flatten(1, 2))
+        extents.append(size)
+        padding.append(None if is_padding is None else is_padding.flatten(1))
+    corners = joined(points)
+    return Memory(
+        tokens=joined([x.flatten(2).transpose(1, 2) for x in maps]),
+        position=sine_embedding(corners, maps[0].shape[1]),
+        points=corners,
+        is_padding=None if padding_mask is None else joined([mask for mask in padding if mask is not None]),
+        shapes=tuple((x.shape[-2], x.shape[-1]) for x in maps),
+        extents=torch.stack(extents, dim=1),
+    )
+
+
+def joined(levels: list[Tensor]) -> Tensor:
+    """The cells of all levels, [_, n, …] each; those of a single one are not copied."""
+    return levels[0] if len(levels) == 1 else torch.cat(levels, dim=1)
+
+
+def shrink_mask(padding_mask: Bool[Tensor, "B H W"] | None, features: Float[Tensor, "B D h w"]) -> Bool[Tensor, "B h w"] | None:
+    """The mask at the feature map's size: each cell takes the pixel at its top left corner (nearest)."""
+    if padding_mask is None:
+        return None
+    return F.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])[:, 0].bool()

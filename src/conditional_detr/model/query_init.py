@@ -1,0 +1,122 @@
+"""Where queries begin: their reference points. A variant is a class and a line in the table below."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from conditional_detr.model.heads.classification import PRIOR_LOGIT
+from conditional_detr.model.memory import Memory
+from conditional_detr.model.mlp import MLP
+from conditional_detr.model.positional import inverse_sigmoid, sine_embedding
+from conditional_detr.model.precision import FLOAT32
+from conditional_detr.model.queries import Queries
+
+FILLER_SCORE = -1e4  # of slots beyond the cells: above padding (−inf), below every real cell
+
+
+class Initial(NamedTuple):
+    """The queries before the first layer.
+
+    Attributes
+    ----------
+    queries : without content
+    objectness : [B, N], logits of how near each cell is to the centre of an object, where points are chosen by it; else None
+    """
+
+    queries: Queries
+    objectness: Tensor | None = None
+
+
+class QueryInit(nn.Module):
+    """(object queries o_q [Q, D], memory) → the queries before the first layer.
+
+    Parameters
+    ----------
+    dim, num_queries : D and Q
+    """
+
+    export_precision = FLOAT32
+
+    def __init__(self, dim: int, num_queries: int) -> None:
+        super().__init__()
+        self.dim, self.num_queries = dim, num_queries
+
+    def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory) -> Initial:
+        reference = self.reference_logits(object_query).sigmoid()
+        return Initial(Queries.start(object_query[None], reference[None]))
+
+    def reference_logits(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
+        """s, the reference points before their sigmoid."""
+        raise NotImplementedError
+
+
+class PredictedReferencePoints(QueryInit):
+    """s = MLP(o_q): each object query's reference point, before the sigmoid (section 3.3, eq. 4)."""
+
+    def __init__(self, dim: int, num_queries: int) -> None:
+        super().__init__(dim, num_queries)
+        self.mlp = MLP(dim, dim, 2, num_layers=2)
+
+    def reference_logits(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
+        return self.mlp(object_query)
+
+
+class LearnedReferencePoints(QueryInit):
+    """s is a free parameter of each query; at first the points lie evenly over the image (section 4.3)."""
+
+    def __init__(self, dim: int, num_queries: int) -> None:
+        super().__init__(dim, num_queries)
+        self.points = nn.Parameter(torch.rand(num_queries, 2).logit(eps=0.01))
+
+    def reference_logits(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
+        return self.points
+
+
+class OriginReferencePoints(QueryInit):
+    """s = (0, 0) for all queries: none has a place of its own (section 4.3)."""
+
+    def reference_logits(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
+        return object_query.new_zeros(object_query.shape[0], 2)
+
+
+class EncoderReferencePoints(QueryInit):
+    """Points are the centres of the Q cells whose tokens look most like the centre of an object, the highest score first.
+
+    So an image's queries start at its objects, and need not be spread over all places that objects have in any image. As a
+    point is no function of its object query any more, its embedding is added to it: queries must know where the others look.
+    Where an image has fewer cells than there are queries, the rest look from its middle.
+
+    Source: the idea of Conditional DETR V2 (Chen et al., 2022) and of DINO's mixed query selection (Zhang et al., ICLR 2023).
+    """
+
+    def __init__(self, dim: int, num_queries: int) -> None:
+        super().__init__(dim, num_queries)
+        self.scorer = MLP(dim, dim, 1, num_layers=2)
+        self.place = nn.Linear(dim, dim)
+        nn.init.constant_(self.scorer.last.bias, PRIOR_LOGIT)
+
+    def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory) -> Initial:
+        objectness = self.scorer(memory.tokens.float())[..., 0]
+        reference = inverse_sigmoid(self.highest_cells(objectness.detach(), memory)).sigmoid()
+        position = object_query + self.place(sine_embedding(reference, self.dim))
+        return Initial(Queries.start(position, reference), objectness)
+
+    def highest_cells(self, scores: Float[Tensor, "B N"], memory: Memory) -> Float[Tensor, "B Q 2"]:
+        """Centres of the cells with the highest scores; the middle of the image where there are no more cells."""
+        centres = memory.centres.expand(scores.shape[0], -1, -1)
+        if memory.is_padding is not None:
+            scores = scores.masked_fill(memory.is_padding, -torch.inf)
+        scores = torch.cat([scores, scores.new_full((scores.shape[0], self.num_queries), FILLER_SCORE)], dim=1)
+        centres = torch.cat([centres, centres.new_full((centres.shape[0], self.num_queries, 2), 0.5)], dim=1)
+        highest = scores.topk(self.num_queries, dim=1).indices
+        return centres.gather(1, highest[..., None].expand(-1, -1, 2))
+
+
+REFERENCE_POINTS: dict[str, type[QueryInit]] = {
+    "predicted": PredictedReferencePoints,
+    "learned": LearnedReferencePoints,
+    "origin": OriginReferencePoints,
+    "encoder": EncoderReferencePoints,
+}
