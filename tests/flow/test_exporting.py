@@ -412,10 +412,11 @@ def test_places_and_boxes_stay_in_32_bits(exports):
 def test_what_chooses_places_by_the_image_may_compute_in_16_bits(exports):
     """The places stay in 32 bits, the encoder that they were chosen by does not."""
     script = (
-        "import json, sys; from conditional_detr.exporting import graph, sixteen_bits; "
+        "import json, sys; from conditional_detr.exporting import graph, mixed_precision, rounding; "
         "from conditional_detr.weights.discovery import load_model; model = load_model(sys.argv[1]); "
         "program = graph.traced(model); modules = graph.modules_of(program); "
-        "names = sixteen_bits.places_and_boxes(graph.to_openvino(model, program), modules); "
+        "in_float32 = rounding.modules_in_float32(model); "
+        "names = mixed_precision.nodes_in_float32(graph.to_openvino(model, program), modules, in_float32); "
         "print(json.dumps([[name, modules.get(name.split('/')[0], '')] for name in sorted(names)]))"
     )
     marked = json.loads(run("-c", script, exports / "any-size").stdout)

@@ -21,8 +21,9 @@ from conditional_detr.errors import (
     did_you_mean,
 )
 from conditional_detr.exporting import graph
-from conditional_detr.exporting.mixed_precision import keep_in_float32, places_and_boxes
+from conditional_detr.exporting.mixed_precision import keep_in_float32, nodes_in_float32
 from conditional_detr.exporting.quantisation import Calibration, quantised_onnx, quantised_openvino
+from conditional_detr.exporting.rounding import modules_in_float32, modules_not_in_integers
 from conditional_detr.exporting.verification import Found, agreement, average_precision, found_by, latencies_ms
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.images.decoding import ImageInput
@@ -187,12 +188,14 @@ class Exporter:
         if self.format == "openvino":
             made = self.converted
             if precision == "int8":
-                made = quantised_openvino(made, self.program, Calibration(self.model, self.calibration))
+                made = quantised_openvino(
+                    made, self.program, Calibration(self.model, self.calibration), modules_not_in_integers(self.model)
+                )
             graph.write_openvino(made, file, half=precision != "fp32")
             if precision != "fp32":
-                keep_in_float32(file, places_and_boxes(made, graph.modules_of(self.program)))
+                keep_in_float32(file, nodes_in_float32(made, graph.modules_of(self.program), modules_in_float32(self.model)))
         elif precision == "int8":
-            quantised_onnx(self.converted, Calibration(self.model, self.calibration), file)
+            quantised_onnx(self.converted, Calibration(self.model, self.calibration), modules_not_in_integers(self.model), file)
         else:
             graph.write_onnx(graph.with_16_bit_weights(self.converted) if precision == "bf16" else self.converted, file)
 

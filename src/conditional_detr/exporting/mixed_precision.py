@@ -4,27 +4,29 @@ OpenVINO turns a whole graph to bfloat16 but for nodes that are marked. Marked a
 pixels, and the sines of the position with all that leads to them, because an angle of 16 bits is another place.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-OUTSIDE = (".backbone.", ".input_projection", ".encoder.", ".decoder.")  # where products may be of 16 bits
+from conditional_detr.exporting.rounding import is_within
+
 MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:dynamic"}  # from any type to any
 
 
-def places_and_boxes(converted: Any, modules: dict[str, str]) -> set[str]:
+def nodes_in_float32(converted: Any, modules: dict[str, str], in_float32: Collection[str]) -> set[str]:
     """The names of the nodes of an `openvino.Model` that stay in float32.
 
     Parameters
     ----------
     converted : the model
     modules : see `modules_of`
+    in_float32 : see `modules_in_float32`
     """
     nodes = converted.get_ops()
     sines = [node for node in nodes if node.get_type_name() in ("Sin", "Cos")]
     products = [node for node in nodes if node.get_type_name() == "MatMul" and node.get_friendly_name().startswith("linear")]
-    heads = [node for node in products if not any(part in modules.get(_operation(node), "") for part in OUTSIDE)]
+    heads = [node for node in products if is_within(modules.get(_operation(node), ""), in_float32)]
     return {node.get_friendly_name() for node in (*_with_ancestors(sines), *heads)}
 
 

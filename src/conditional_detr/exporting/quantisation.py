@@ -7,7 +7,7 @@ spatial projections. With those in integers a model of AP 0.73 on digits has AP 
 
 import ast
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from torch.export import ExportedProgram
 
 from conditional_detr.errors import DataError, ExportError, ImageError
 from conditional_detr.exporting.graph import modules_of, quiet
+from conditional_detr.exporting.rounding import IN_GRAPH, is_within
 from conditional_detr.images.decoding import ImageInput, decode
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.inference.batching import Model
 from conditional_detr.inference.engines import INPUTS, import_openvino, import_package
 
 CALIBRATION_IMAGES = 128
-IN_INTEGERS = (".backbone.", ".input_projection", ".encoder.", ".decoder.")
-IN_FLOAT = ("spatial_query", "q_spatial", "k_spatial")
+BACKBONE = f"{IN_GRAPH}backbone."
 ONNX_KINDS = ["Conv", "Gemm", "MatMul", "Clip", "Relu"]  # an activation cuts the range of the convolution before it
 SCOPES = "pkg.torch.onnx.name_scopes"  # where an ONNX node says which modules it is of
 
@@ -62,8 +62,15 @@ def _is_readable(image: ImageInput) -> bool:
     return True
 
 
-def quantised_openvino(converted: Any, program: ExportedProgram, calibration: Calibration) -> Any:
-    """An `openvino.Model` in int8."""
+def quantised_openvino(converted: Any, program: ExportedProgram, calibration: Calibration, in_float: Collection[str]) -> Any:
+    """An `openvino.Model` in int8.
+
+    Parameters
+    ----------
+    converted, program : the model, and the graph that it was converted from
+    calibration : images
+    in_float : see `modules_not_in_integers`
+    """
     import_openvino()  # before NNCF, which would bring it in with its reports
     nncf = import_package("nncf")
     advanced = import_package("nncf.quantization.advanced_parameters")
@@ -76,7 +83,7 @@ def quantised_openvino(converted: Any, program: ExportedProgram, calibration: Ca
             continue
         operation = name.split("/")[0]
         is_bias = operation.startswith("linear") and kind == "Add"
-        if is_bias or stays_in_float(modules.get(operation, ""), operation):
+        if is_bias or stays_in_float(modules.get(operation, ""), operation, in_float):
             kept.append(name)
         else:
             products += kind == "MatMul"
@@ -95,7 +102,7 @@ def quantised_openvino(converted: Any, program: ExportedProgram, calibration: Ca
         )
 
 
-def quantised_onnx(proto: Any, calibration: Calibration, file: Path) -> None:
+def quantised_onnx(proto: Any, calibration: Calibration, in_float: Collection[str], file: Path) -> None:
     """Write an `onnx.ModelProto` in int8, by ONNX Runtime's own tool: quantised and restored around every product.
 
     The tool changes the graph that it is given, so it gets a copy.
@@ -104,7 +111,7 @@ def quantised_onnx(proto: Any, calibration: Calibration, file: Path) -> None:
     kept, products = [], 0
     for node in proto.graph.node:
         scopes = next((ast.literal_eval(entry.value) for entry in node.metadata_props if entry.key == SCOPES), [""])
-        if stays_in_float(".".join(scopes[-2:-1]), scopes[-1]):
+        if stays_in_float(".".join(scopes[-2:-1]), scopes[-1], in_float):
             kept.append(node.name)
         else:
             products += node.op_type in ("MatMul", "Gemm")
@@ -130,12 +137,11 @@ def _check_found(products: int) -> None:
         raise ExportError("int8: no product of encoder or decoder was found in the graph, so all would stay in floating point")
 
 
-def stays_in_float(module: str, operation: str) -> bool:
+def stays_in_float(module: str, operation: str, in_float: Collection[str]) -> bool:
     """Whether a node does, by the module that it is of and the name of PyTorch's operation that it was recorded from.
 
     In the backbone the sums between its convolutions are in integers too; elsewhere only linear maps are.
     """
-    if ".backbone." in f"{module}.":
+    if f"{module}.".startswith(BACKBONE):
         return False
-    is_map = operation.startswith(("linear", "conv2d"))
-    return not (is_map and any(part in module for part in IN_INTEGERS)) or any(part in module for part in IN_FLOAT)
+    return not operation.startswith(("linear", "conv2d")) or is_within(module, in_float)

@@ -20,7 +20,7 @@ CHOICES = (
     "spatial_query",
     "lambda_q",
     "reference_points",
-    "finer",
+    "neck",
     "pixel_aligned_positions",
     "box_offset",
     "classification",

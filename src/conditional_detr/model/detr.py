@@ -122,7 +122,7 @@ class DETR(nn.Module):
         decoded = decoded if with_aux else decoded.last
         with float32_region(images):
             decoded = decoded._replace(embeddings=decoded.embeddings.float())
-            heads = [self.get_submodule(name) for name in self.head_names]
+            heads = [getattr(self, name) for name in self.head_names]
             predicted = {head.predicts: head(decoded, memory) for head in heads}
         last = {f"pred_{name}": layers[-1] for name, layers in predicted.items()}
         if not with_aux:

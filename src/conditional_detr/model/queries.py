@@ -1,6 +1,6 @@
 """What a decoder works on, and what it returns."""
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -30,12 +30,12 @@ class Queries(NamedTuple):
     blocked: Tensor | None = None
 
     @classmethod
-    def start(cls, object_query: Float[Tensor, "_ Q D"], reference: Float[Tensor, "_ Q R"]) -> Self:
+    def start(cls, object_query: Float[Tensor, "_ Q D"], reference: Float[Tensor, "_ Q R"]) -> "Queries":
         """Before the first layer: nothing is decoded yet, the content is zero."""
         embedded = sine_embedding(reference[..., :2], object_query.shape[-1])
         return cls(torch.zeros_like(object_query), object_query, reference, embedded)
 
-    def looking_from(self, reference: Float[Tensor, "_ Q R"]) -> Self:
+    def looking_from(self, reference: Float[Tensor, "_ Q R"]) -> "Queries":
         """The same queries with other reference points or boxes."""
         return self._replace(reference=reference, embedded=sine_embedding(reference[..., :2], self.position.shape[-1]))
 

@@ -57,8 +57,8 @@ class SpaceToDepth(nn.Conv2d):
     """
 
     def __init__(self, channels: Sequence[int], dim: int) -> None:
-        finer, last = channels
-        super().__init__(last + 4 * finer, dim, kernel_size=1)
+        previous, last = channels
+        super().__init__(last + 4 * previous, dim, kernel_size=1)
 
     @staticmethod
     def backbone_strides(strides: Sequence[int], dilation: bool) -> list[int]:
@@ -67,13 +67,13 @@ class SpaceToDepth(nn.Conv2d):
         return [strides[0] // 2, strides[0]]
 
     def check(self, backbone: Backbone, strides: Sequence[int]) -> None:
-        finer, last = backbone(torch.zeros(1, 3, 2 * strides[0] + 1, 3 * strides[0] + 1))
-        if space_to_depth(finer).shape[-2:] != last.shape[-2:]:
+        previous, last = backbone(torch.zeros(1, 3, 2 * strides[0] + 1, 3 * strides[0] + 1))
+        if space_to_depth(previous).shape[-2:] != last.shape[-2:]:
             raise ConfigError("neck = 'space_to_depth' needs a backbone whose stages round odd sizes in the same way")
 
     def forward(self, maps: list[Map]) -> list[Map]:  # type: ignore[override]
-        finer, last = maps
-        return [super().forward(torch.cat([last, space_to_depth(finer)], dim=1))]
+        previous, last = maps
+        return [super().forward(torch.cat([last, space_to_depth(previous)], dim=1))]
 
 
 def space_to_depth(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 4*C _ _"]:

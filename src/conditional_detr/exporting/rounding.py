@@ -1,0 +1,29 @@
+"""Which modules an export may round: they say so themselves, by `export_precision` (see `model.precision`)."""
+
+from collections.abc import Collection
+
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.model.precision import FLOAT32, NO_INTEGERS
+
+IN_GRAPH = "model."  # paths in a graph are those in `DetectionGraph`
+NO_MODULE = ("", "model")  # of a node whose module the recording does not know
+
+
+def modules_not_in_integers(model: DetectionModel) -> list[str]:
+    """Paths in the graph of the modules whose products stay out of 8-bit integers."""
+    return _marked(model, {NO_INTEGERS, FLOAT32})
+
+
+def modules_in_float32(model: DetectionModel) -> list[str]:
+    """Paths in the graph of the modules whose products stay in float32."""
+    return _marked(model, {FLOAT32})
+
+
+def is_within(module: str, marked: Collection[str]) -> bool:
+    """Whether a module is one of the marked ones, or a part of one; an unknown one counts, to be on the safe side."""
+    return module in NO_MODULE or any(f"{module}.".startswith(f"{path}.") for path in marked)
+
+
+def _marked(model: DetectionModel, precisions: set[str]) -> list[str]:
+    modules = model.named_modules()
+    return [IN_GRAPH + name for name, module in modules if getattr(module, "export_precision", "") in precisions]
