@@ -1,0 +1,41 @@
+"""Modules say themselves what an export may round."""
+
+from torch import nn
+
+from conditional_detr.exporting.quantisation import stays_in_float
+from conditional_detr.exporting.rounding import is_within, modules_in_float32, modules_not_in_integers
+from conditional_detr.model.precision import NO_INTEGERS
+from models import small
+
+
+class Careful(nn.Linear):
+    export_precision = NO_INTEGERS
+
+
+def test_positions_and_heads_say_that_they_are_not_rounded():
+    model = small()
+    kept = modules_not_in_integers(model)
+    assert set(modules_in_float32(model)) == {"model.class_head", "model.box_head", "model.reference_points"}
+    assert set(kept) - set(modules_in_float32(model)) == {
+        "model.decoder.spatial_query",
+        *(f"model.decoder.layers.{i}.cross_attention.{which}_spatial" for i in range(3) for which in "qk"),
+    }
+
+
+def test_a_module_of_ones_own_is_kept_with_all_of_its_parts():
+    model = small()
+    model.encoder.layers[0].feedforward.linear1 = Careful(128, 64)
+    kept = modules_not_in_integers(model)
+    assert "model.encoder.layers.0.feedforward.linear1" in kept
+    assert stays_in_float("model.encoder.layers.0.feedforward.linear1.inner", "linear_3", kept)
+    assert not stays_in_float("model.encoder.layers.0.feedforward.linear2", "linear_4", kept)
+    assert not stays_in_float("model.encoder.layers.0.feedforward.linear10", "linear_5", kept)  # only its name begins so
+
+
+def test_of_the_graph_only_known_linear_maps_and_the_backbone_are_rounded():
+    kept = modules_not_in_integers(small())
+    assert not stays_in_float("model.backbone.body.conv_stem", "add_1", kept)
+    assert stays_in_float("model.encoder.layers.0", "add_1", kept)
+    assert stays_in_float("", "linear_1", kept)
+    assert stays_in_float("model", "linear_1", kept)
+    assert not is_within("model.input_projection", kept)
