@@ -30,34 +30,33 @@ KINDS = {
 def fill(model: nn.Module, seed: int = 0) -> nn.Module:
     """Random weights with peaked attention and varied feature maps, so that a fault in any part moves the output."""
     generator = torch.Generator().manual_seed(seed)
-
-    def noise(t: Tensor) -> Tensor:
-        return torch.randn(t.shape, generator=generator)
-
     for key, buffer in model.named_buffers():
-        if key.endswith("running_var"):
-            buffer.copy_(1 + 0.1 * noise(buffer).abs())
-        elif key.endswith("running_mean"):
-            buffer.copy_(0.05 * noise(buffer))
-        elif key.endswith("weight"):
-            buffer.copy_(0.7 * (1 + 0.1 * noise(buffer)))
-        elif key.endswith("bias"):
-            buffer.copy_(0.02 * noise(buffer))
+        if key.endswith(("running_var", "running_mean", "weight", "bias")):
+            buffer.copy_(filled_buffer(key, torch.randn(buffer.shape, generator=generator)))
     for key, parameter in model.named_parameters():
-        if parameter.dim() == 1 and key.endswith("weight"):
-            parameter.copy_((1 + 0.1 * noise(parameter)) * (0.7 if "backbone" in key else 1.0))
-        elif parameter.dim() == 1:
-            parameter.copy_(0.02 * noise(parameter))
-        elif "query_position" in key:
-            parameter.copy_(noise(parameter))
-        else:
-            weight = noise(parameter)
-            if weight.dim() == 4 and weight.shape[1] > 3:
-                weight -= weight.mean((1, 2, 3), keepdim=True)
-            default = 1.4 if weight.dim() == 4 else 1.0
-            gain = next((g for part, g in GAINS.items() if part in key), default)
-            parameter.copy_(gain * weight / weight[0].numel() ** 0.5)
+        parameter.copy_(filled_parameter(key, torch.randn(parameter.shape, generator=generator)))
     return model
+
+
+def filled_buffer(key: str, noise: Tensor) -> Tensor:
+    if key.endswith("running_var"):
+        return 1 + 0.1 * noise.abs()
+    if key.endswith("running_mean"):
+        return 0.05 * noise
+    return 0.7 * (1 + 0.1 * noise) if key.endswith("weight") else 0.02 * noise
+
+
+def filled_parameter(key: str, noise: Tensor) -> Tensor:
+    if noise.dim() == 1 and key.endswith("weight"):
+        return (1 + 0.1 * noise) * (0.7 if "backbone" in key else 1.0)
+    if noise.dim() == 1:
+        return 0.02 * noise
+    if "query_position" in key:
+        return noise
+    if noise.dim() == 4 and noise.shape[1] > 3:
+        noise = noise - noise.mean((1, 2, 3), keepdim=True)
+    gain = next((g for part, g in GAINS.items() if part in key), 1.4 if noise.dim() == 4 else 1.0)
+    return gain * noise / noise[0].numel() ** 0.5
 
 
 def build_oracle(kind: str, num_labels: int = 7, **config: object) -> PreTrainedModel:

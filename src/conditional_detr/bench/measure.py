@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from conditional_detr.bench.runners import STAGES, Times, serve
+from conditional_detr.bench.runners import STAGES, Execution, Times, serve
 from conditional_detr.errors import ConfigError, ImageError, UnavailableError
 from conditional_detr.images.decoding import decode, is_url
 from conditional_detr.images.synthetic import synthetic_images
@@ -21,6 +22,7 @@ from conditional_detr.weights import huggingface
 from conditional_detr.weights.discovery import find_checkpoint
 
 BATCHED_ROUNDS = 3
+USUAL_EXECUTION = Execution()
 
 
 class Measured(NamedTuple):
@@ -72,7 +74,7 @@ class _Subject(NamedTuple):
 
 
 @contextmanager
-def _subjects(sources: Sequence[str], runtime: str, device: str, threads: int) -> Iterator[list[_Subject]]:
+def _subjects(sources: Sequence[str], execution: Execution) -> Iterator[list[_Subject]]:
     """A process a source, and one more for transformers where a source is a folder of its."""
     context = multiprocessing.get_context("spawn")
     subjects = []
@@ -80,7 +82,7 @@ def _subjects(sources: Sequence[str], runtime: str, device: str, threads: int) -
     try:
         for kind, source in wanted:
             here, there = context.Pipe()
-            process = context.Process(target=serve, args=(there, kind, source, runtime, device, threads), daemon=True)
+            process = context.Process(target=serve, args=(there, kind, source, execution), daemon=True)
             process.start()
             there.close()
             subjects.append(_Subject(source, kind, process, here))
@@ -117,9 +119,7 @@ def bench(
     images: Sequence[str] = (),
     rounds: int = 20,
     batch: int = 8,
-    runtime: str = "auto",
-    device: str = "auto",
-    threads: int = 0,
+    execution: Execution = USUAL_EXECUTION,
 ) -> list[Measured]:
     """Measure several sources side by side.
 
@@ -129,36 +129,45 @@ def bench(
     images : files; without any, made ones of 640 x 480 px
     rounds : images one by one, the sources taking turns; a first round is not counted
     batch : images a batch while images per second are measured
-    threads : of each; 0 = as many as there are
+    execution : of each source
     """
     if not sources:
         raise ConfigError("bench needs a source or more")
     if rounds < 1 or batch < 1:
         raise ConfigError(f"rounds and batch must be at least 1, not {rounds} and {batch}")
-    with tempfile.TemporaryDirectory() as folder, _subjects(sources, runtime, device, threads) as subjects:
+    with tempfile.TemporaryDirectory() as folder, _subjects(sources, execution) as subjects:
         files = list(images) or _made_files(Path(folder))
         _check(files)
         subjects, engines = _started(subjects)
-        turns: list[list[Times]] = [[] for _ in subjects]
-        for i in range(rounds + 1):
-            for subject, times in zip(subjects, turns, strict=True):
-                times.append(subject.ask(files[i % len(files)]))
-        many = [files[i % len(files)] for i in range(max(rounds, 2 * batch))]
-        tries = [[subject.ask((many, batch)) for subject in subjects] for _ in range(1 + BATCHED_ROUNDS)]
-        rates = [len(many) / median(seconds) for seconds in zip(*tries[1:], strict=True)]
+        times = _stage_times(subjects, files, rounds)
+        rates = _images_per_second(subjects, list(islice(cycle(files), max(rounds, 2 * batch))), batch)
         peaks = [subject.ask(None) for subject in subjects]
-    return [
-        Measured(
-            subject.source,
-            engine,
-            1e3 * median(map(sum, times[1:])),
-            1e3 * float(np.percentile([sum(each) for each in times[1:]], 95)),
-            tuple(1e3 * median(stage) for stage in zip(*times[1:], strict=True)),
-            rate,
-            peak,
-        )
-        for subject, engine, times, rate, peak in zip(subjects, engines, turns, rates, peaks, strict=True)
-    ]
+    return [_measured(*of_subject) for of_subject in zip(subjects, engines, times, rates, peaks, strict=True)]
+
+
+def _stage_times(subjects: Sequence[_Subject], files: Sequence[str], rounds: int) -> list[list[Times]]:
+    """For each source what each round took; the sources take turns, and a first round is not counted."""
+    turns = [[subject.ask(file) for subject in subjects] for file in islice(cycle(files), rounds + 1)]
+    return [list(times) for times in zip(*turns[1:], strict=True)]
+
+
+def _images_per_second(subjects: Sequence[_Subject], files: list[str], batch: int) -> list[float]:
+    """For each source the median of some rounds; a first one is not counted."""
+    tries = [[subject.ask((files, batch)) for subject in subjects] for _ in range(1 + BATCHED_ROUNDS)]
+    return [len(files) / median(seconds) for seconds in zip(*tries[1:], strict=True)]
+
+
+def _measured(subject: _Subject, engine: str, times: list[Times], rate: float, peak_mb: float | None) -> Measured:
+    totals = [sum(stages) for stages in times]
+    return Measured(
+        source=subject.source,
+        engine=engine,
+        latency_ms=1e3 * median(totals),
+        latency_p95_ms=1e3 * float(np.percentile(totals, 95)),
+        stages_ms=tuple(1e3 * median(stage) for stage in zip(*times, strict=True)),
+        images_per_second=rate,
+        peak_mb=peak_mb,
+    )
 
 
 def _check(files: Sequence[str]) -> None:

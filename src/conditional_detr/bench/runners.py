@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,14 @@ from conditional_detr.inference.engines import first_line
 
 STAGES = ("decode", "prepare", "model", "finish")
 Times = tuple[float, ...]  # seconds of each stage
+
+
+class Execution(NamedTuple):
+    """How a source is run: see `Detector`; `threads` of the processor, 0 = as many as there are."""
+
+    runtime: str = "auto"
+    device: str = "auto"
+    threads: int = 0
 
 
 class LibraryRunner:
@@ -124,13 +132,13 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def serve(pipe: Connection, kind: str, source: str, runtime: str, device: str, threads: int) -> None:
+def serve(pipe: Connection, kind: str, source: str, execution: Execution) -> None:
     """A process: load, then measure what it is asked for, until it is asked for nothing more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     try:
-        set_threads(threads)
+        set_threads(execution.threads)
         before = _resident_mb("VmRSS")
-        subject = KINDS[kind](source, runtime, device)
+        subject = KINDS[kind](source, execution.runtime, execution.device)
         pipe.send(subject.engine)
         while (task := pipe.recv()) is not None:
             if isinstance(task, str):

@@ -36,9 +36,10 @@ def bench(
         raise ConfigError("bench needs sources: cdetr bench SOURCE…")
     from conditional_detr.bench.measure import bench as run_bench
     from conditional_detr.bench.measure import table
+    from conditional_detr.bench.runners import Execution
     from conditional_detr.inference.predict import find_images
 
     files = find_images(images) if images else []
-    print_table(*table(run_bench(sources, files, rounds, batch, runtime, device, threads)))
+    print_table(*table(run_bench(sources, files, rounds, batch, Execution(runtime, device, threads))))
     shown = f"{len(files)} images" if files else "synthetic images of 640 x 480 px"
     print(f"median of {rounds} turns on {shown}, from file to boxes; images/s in batches of {batch}")

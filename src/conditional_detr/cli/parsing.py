@@ -3,7 +3,9 @@
 import re
 from collections.abc import Callable
 from inspect import Parameter, signature
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from cyclopts import CycloptsError
 from cyclopts.exceptions import CoercionError, MissingArgumentError
@@ -32,53 +34,93 @@ def lists_of(verb: Callable[..., None]) -> set[str]:
     return {"--" + name.strip("_").replace("_", "-") for name, parameter in parameters if "list[" in str(parameter.annotation)}
 
 
+class Signature(NamedTuple):
+    """What a verb takes.
+
+    Attributes
+    ----------
+    path : the words that call it
+    options : "--name" → whether it takes a value
+    repeatable : options that may be given several times
+    room : how many words that are no options
+    """
+
+    path: tuple[str, ...]
+    options: dict[str, bool]
+    repeatable: set[str]
+    room: float
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.path)
+
+
 def normalised(tokens: list[str], verbs: Verbs) -> list[str]:
     """Tokens as the parser wants them: `epochs=50` becomes `--epochs=50`; an unknown word names the nearest one.
 
     `name=value` is rewritten for options of the verb only, and never where a file of that name exists.
     """
-    if not tokens or tokens[0].startswith("-"):
+    if not tokens or tokens[0].startswith("-") or _is_data_alone(tokens):
         return tokens
-    path = next((p for p in verbs if tuple(tokens[: len(p)]) == p), None)
-    if path is None:
-        if tokens[0] == "data":
-            rest = tokens[1:2]
-            if not rest or rest[0].startswith("-"):
-                return tokens
-            raise ConfigError(
-                f"there is no command 'data {rest[0]}'. {did_you_mean(rest[0], [p[1] for p in verbs if p[0] == 'data'])}"
-            )
-        raise ConfigError(f"there is no command {tokens[0]!r}. {did_you_mean(tokens[0], [p[0] for p in verbs])}")
-    options, room, repeated = options_of(verbs[path]), places_of(verbs[path]), lists_of(verbs[path])
-    seen: set[str] = set()
-    out, takes_value = list(path), False
-    for i, token in enumerate(tokens[len(path) :], len(path)):
-        if token == "--" and not takes_value:  # what follows are names of files
-            return out + tokens[i:]
-        name = token.split("=")[0]
-        option = "--" + name.lstrip("-").replace("_", "-")
-        if takes_value:
-            takes_value = False
-        elif token.startswith("--") and token not in ("--", "--help"):
-            if option not in options:
-                raise ConfigError(unknown_option(path, name, options))
-            takes_value = options[option] and "=" not in token
-            token = option + token[len(name) :]
-        elif re.match(r"[A-Za-z_][\w.-]*=", token) and not Path(token).exists() and (option in options or not room):
-            if option not in options:
-                raise ConfigError(unknown_option(path, name, options))
-            token = option + token[len(name) :]
-        elif not token.startswith("-"):
+    path = _path_of(tokens, verbs)
+    verb = Signature(path, options_of(verbs[path]), lists_of(verbs[path]), places_of(verbs[path]))
+    return [*path, *_normalised_arguments(tokens[len(path) :], verb)]
+
+
+def _is_data_alone(tokens: list[str]) -> bool:
+    return tokens[0] == "data" and (len(tokens) == 1 or tokens[1].startswith("-"))
+
+
+def _path_of(tokens: list[str], verbs: Verbs) -> tuple[str, ...]:
+    """The verb that the first tokens name."""
+    for path in verbs:
+        if tuple(tokens[: len(path)]) == path:
+            return path
+    if tokens[0] == "data":
+        known = [path[1] for path in verbs if path[0] == "data"]
+        raise ConfigError(f"there is no command 'data {tokens[1]}'. {did_you_mean(tokens[1], known)}")
+    raise ConfigError(f"there is no command {tokens[0]!r}. {did_you_mean(tokens[0], [path[0] for path in verbs])}")
+
+
+def _normalised_arguments(tokens: list[str], verb: Signature) -> list[str]:
+    out: list[str] = []
+    room, given, rest = verb.room, set[str](), iter(tokens)
+    for token in rest:
+        if token == "--":  # what follows are names of files
+            return [*out, token, *rest]
+        option = _as_option(token, verb, room)
+        if option is None and not token.startswith("-"):
             if not room:
-                raise ConfigError(f"{' '.join(path)} has no place for {token!r}: options are --name value or name=value")
+                raise ConfigError(f"{verb.name} has no place for {token!r}: options are --name value or name=value")
             room -= 1
-        if token.startswith("--"):
-            option = token.split("=")[0]
-            if option in seen and option not in repeated:
-                raise ConfigError(f"{option} is given twice")
-            seen.add(option)
-        out.append(token)
+        words = [option or token]
+        if option is not None and verb.options.get(option):
+            words += islice(rest, 1)  # its value, whatever it looks like
+        for word in words:
+            _refuse_repetition(word, given, verb)
+        out += words
     return out
+
+
+def _as_option(token: str, verb: Signature, room: float) -> str | None:
+    """A token as `--name` or `--name=value`; None if it is no option."""
+    name = token.split("=")[0]
+    option = "--" + name.lstrip("-").replace("_", "-")
+    is_assignment = re.match(r"[A-Za-z_][\w.-]*=", token) and not Path(token).exists() and (option in verb.options or not room)
+    if token == "--help" or not (token.startswith("--") or is_assignment):
+        return None
+    if option not in verb.options:
+        raise ConfigError(unknown_option(verb.path, name, verb.options))
+    return option + token[len(name) :]
+
+
+def _refuse_repetition(word: str, given: set[str], verb: Signature) -> None:
+    """Adds an option to those that are given already."""
+    if word.startswith("--"):
+        option = word.split("=")[0]
+        if option in given and option not in verb.repeatable:
+            raise ConfigError(f"{option} is given twice")
+        given.add(option)
 
 
 def places_of(verb: Callable[..., None]) -> float:

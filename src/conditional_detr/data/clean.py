@@ -15,6 +15,7 @@ from conditional_detr.errors import DataError
 from conditional_detr.images.header import size_of
 
 Row = dict[str, Any]
+Fault = tuple[str, str]  # code and message
 MANY_UNKNOWN = 0.1  # of a file's annotations
 
 
@@ -86,47 +87,88 @@ def clean(content: dict[str, Any], location: SplitLocation, elsewhere: str = COC
     findings: list[Finding] = []
     categories, category_of = categories_of(content["categories"], location, findings)
     images, image_of = _images(content["images"], location, findings)
-    listed = {str(row.get("id")) for row in content["images"]}
-    written = _written(content["annotations"], images, image_of, elsewhere)
-    shift, misread = _shift(content["annotations"], category_of, location)
+    rows = content["annotations"]
+    written = _written(rows, images, image_of, elsewhere)
+    shift, misread = _shift(rows, category_of, location)
     if written.message and written.layout != COCO:
         misread = [*misread, Finding("box-format", location.split, location.file.name, None, written.message)]
     elif written.message:
         findings.append(
             Finding("box-format", location.split, location.file.name, None, written.message, fix="they are clipped")
         )
+    listed = {str(row.get("id")) for row in content["images"]}
+    owned = _owned(rows, image_of, listed, {None if k is None else k - shift: v for k, v in category_of.items()})
+    annotations, faulty = _annotations(owned, images, written.layout, _Ids(rows))
+    for row, image, code, message in faulty:
+        file = location.file.name if image is None else images[image]["file_name"]
+        findings.append(Finding(code, location.split, file, row.get("id"), message))
+    return Clean(images, annotations, categories, _ground_truth(owned), [*misread, *findings], misread, written.layout)
+
+
+class _Owned(NamedTuple):
+    """An annotation, the position of its image and its category's id; None where that is not listed."""
+
+    row: Row
+    image: int | None
+    category: int | None
+
+
+def _owned(
+    rows: list[Row], image_of: dict[int | None, int | None], listed: set[str], category_of: dict[int | None, int]
+) -> list[_Owned]:
+    """Every annotation but those of an image that is listed and was left out, which is a finding already."""
+    owned = []
+    for row in rows:
+        owner = as_id(row.get("image_id"))
+        image = image_of.get(owner)
+        if image is not None or (owner not in image_of and str(row.get("image_id")) not in listed):
+            owned.append(_Owned(row, image, category_of.get(as_id(row.get("category_id")))))
+    return owned
+
+
+def _ground_truth(owned: list[_Owned]) -> list[tuple[float, ...]]:
+    """As `Clean.ground_truth_rows`."""
+    found: list[tuple[float, ...]] = []
+    for row, image, category in owned:
+        box = box_of(row)
+        if image is not None and category is not None and box is not None:
+            area = numbers([row.get("area")], 1)
+            found.append((image, category, *box, area[0] if area else box[2] * box[3], is_crowd(row)))
+    return found
+
+
+def _annotations(
+    owned: list[_Owned], images: list[Row], layout: str, ids: "_Ids"
+) -> tuple[list[Row], list[tuple[Row, int | None, str, str]]]:
+    """Those that can be used, as in `Clean`, and each fault: its annotation, the position of its image, code and message."""
     annotations: list[Row] = []
-    truth: list[tuple[float, ...]] = []
-    seen: set[Any] = set()
-    ids = _Ids(content["annotations"])
-    for row in content["annotations"]:
-        owner, number = as_id(row.get("image_id")), as_id(row.get("category_id"))
-        category = category_of.get(None if number is None else number + shift)
-        i = image_of.get(owner)
-        if i is None and (owner in image_of or str(row.get("image_id")) in listed):  # the image is left out, which was said
-            continue
-        file = location.file.name if i is None else images[i]["file_name"]
-        box, faults = None, []
-        if i is None:
-            faults = [("annotation-orphan", f"belongs to image {row.get('image_id')!r}, which is not listed")]
-        elif category is None:
-            faults = [("category-unknown", f"is of category {row.get('category_id')!r}, which is not listed")]
-        else:
-            box, faults = box_inside(row, images[i], written.layout)
-            if (whole := box_of(row)) is not None:
-                area = numbers([row.get("area")], 1)
-                truth.append((i, category, *whole, area[0] if area else whole[2] * whole[3], is_crowd(row)))
-        key = (i, category, tuple(box or ()), is_crowd(row))
-        if box is not None and key in seen:
+    faulty: list[tuple[Row, int | None, str, str]] = []
+    boxes: set[Any] = set()
+    for each in owned:
+        row, image, category = each
+        box, faults = _box(each, images, layout)
+        key = (image, category, tuple(box or ()), is_crowd(row))
+        if box is not None and key in boxes:
             box, faults = None, [("box-duplicate", "is the same box of the same category as one before")]
         if box is not None:
-            seen.add(key)
+            boxes.add(key)
             id_, is_new = ids.of(row)
             if not is_new:
                 faults = [*faults, ("annotation-id-duplicate", f"the annotation id {row.get('id')} is used twice")]
-            annotations.append(row | {"id": id_, "image": i, "category_id": category, "bbox": box, "written": row.get("bbox")})
-        findings += [Finding(code, location.split, file, row.get("id"), message) for code, message in faults]
-    return Clean(images, annotations, categories, truth, [*misread, *findings], misread, written.layout)
+            changed = {"id": id_, "image": image, "category_id": category, "bbox": box, "written": row.get("bbox")}
+            annotations.append(row | changed)
+        faulty += [(row, image, *fault) for fault in faults]
+    return annotations, faulty
+
+
+def _box(owned: _Owned, images: list[Row], layout: str) -> tuple[list[float] | None, list[Fault]]:
+    """As `box_inside`; None too where image or category are not listed."""
+    row, image, category = owned
+    if image is None:
+        return None, [("annotation-orphan", f"belongs to image {row.get('image_id')!r}, which is not listed")]
+    if category is None:
+        return None, [("category-unknown", f"is of category {row.get('category_id')!r}, which is not listed")]
+    return box_inside(row, images[image], layout)
 
 
 class _Ids:
@@ -239,16 +281,13 @@ def _image_fault(row: Row, file: str, path: Path, location: SplitLocation) -> Fi
     return None if size else fault("image-empty-file", "is an empty file")
 
 
-Fault = tuple[str, str]  # code and message
-
-
-def box_inside(row: Row, image: Row, how: str = COCO) -> tuple[list[float] | None, list[Fault]]:
+def box_inside(row: Row, image: Row, layout: str = COCO) -> tuple[list[float] | None, list[Fault]]:
     """An annotation's box as x, y, w, h px inside its image, or None; and what was wrong with it."""
     values = box_of(row)
     if values is None:
         return None, [("box-not-finite", f"must be four finite numbers, not {str(row.get('bbox'))[:80]}")]
     width, height = image["width"], image["height"]
-    x, y, w, h = values if how == COCO else to_xywh(np.array([values]), how, np.array([[width, height]]))[0].tolist()
+    x, y, w, h = values if layout == COCO else to_xywh(np.array([values]), layout, np.array([[width, height]]))[0].tolist()
     if w <= 0 or h <= 0:
         return None, [("box-degenerate", f"has no area: {values}")]
     x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))

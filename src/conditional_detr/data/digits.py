@@ -6,6 +6,7 @@ the left three quarters of both photographs, validation scenes the rest: they sh
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ SPLIT_SHARE = 0.75
 SMALLEST, LARGEST = 0.2, 0.5  # height of a digit's canvas, in scene sizes
 MOST_OVERLAP = 0.15  # of the smaller box, between any two digits
 INK = 0.25  # a pixel belongs to a digit where at least this much of its ink is
+
+Scene = tuple[np.ndarray, list[tuple[int, int, int, int]], list[int]]  # see `draw_scene`
 
 
 def make_digits(folder: Path, train: int, valid: int, size: int = 128, seed: int = 0) -> None:
@@ -48,10 +51,10 @@ def make_digits(folder: Path, train: int, valid: int, size: int = 128, seed: int
         ("valid", valid, order[cut:], slice(SPLIT_SHARE, 1), 1),
     ):
         regions = [p[:, int(part.start * p.shape[1]) : int(part.stop * p.shape[1])] for p in photographs]
+        rng = np.random.default_rng([seed, stream])
+        scenes = (draw_scene(digits[chosen], labels[chosen], regions, size, rng) for _ in range(number))
         try:
-            _write_split(
-                folder / split, number, digits[chosen], labels[chosen], regions, size, np.random.default_rng([seed, stream])
-            )
+            _write_split(folder / split, scenes)
         except OSError as error:
             raise DataError(f"{folder / split} cannot be written: {error.strerror or error}") from None
 
@@ -68,23 +71,14 @@ def _sources() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     return bunch.images / 16.0, bunch.target, list(load_sample_images().images)
 
 
-def _write_split(
-    folder: Path,
-    number: int,
-    digits: np.ndarray,
-    labels: np.ndarray,
-    regions: list[np.ndarray],
-    size: int,
-    rng: np.random.Generator,
-) -> None:
+def _write_split(folder: Path, scenes: Iterable[Scene]) -> None:
     folder.mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id in range(1, number + 1):
-        scene, boxes, classes = draw_scene(digits, labels, regions, size, rng)
+    for image_id, (scene, boxes, classes) in enumerate(scenes, 1):
         name = f"{image_id:05d}.png"
         Image.fromarray(scene).save(folder / name, compress_level=1)
-        images.append({"id": image_id, "file_name": name, "width": size, "height": size})
+        images.append({"id": image_id, "file_name": name, "width": scene.shape[1], "height": scene.shape[0]})
         for (x, y, w, h), label in zip(boxes, classes, strict=True):
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": image_id, "category_id": int(label) + 1,
@@ -95,9 +89,7 @@ def _write_split(
     (folder / "_annotations.coco.json").write_text(text, encoding="utf-8")
 
 
-def draw_scene(
-    digits: np.ndarray, labels: np.ndarray, regions: list[np.ndarray], size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, list[tuple[int, int, int, int]], list[int]]:
+def draw_scene(digits: np.ndarray, labels: np.ndarray, regions: list[np.ndarray], size: int, rng: np.random.Generator) -> Scene:
     """One scene: uint8 [size, size, 3], its boxes (x, y, w, h) in whole px, tight around the ink, and their digits."""
     canvas = _background(regions, size, rng)
     boxes: list[tuple[int, int, int, int]] = []

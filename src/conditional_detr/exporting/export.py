@@ -39,7 +39,7 @@ from conditional_detr.weights.exported import GRAPHS, PRECISIONS, PROOF, write_d
 MAX_DROP = {"fp32": 0.005, "bf16": 0.005, "int8": 0.01}  # of AP
 
 
-def export(
+def export(  # noqa: PLR0913 · public interface
     source: str | Path | DetectionModel,
     folder: str | Path,
     format: str = "openvino",
