@@ -46,7 +46,8 @@ def predict(
 
     files = find_images(images)
     from conditional_detr.device.threads import set_threads
-    from conditional_detr.inference.detector import Detector, lowest_score
+    from conditional_detr.inference.detector import Detector
+    from conditional_detr.inference.results import lowest_score
 
     note_doubts(source)
     set_threads(threads)

@@ -18,6 +18,7 @@ from conditional_detr.errors import ConditionalDETRError, DataError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.detector import Detector
+from conditional_detr.inference.results import rows_of
 
 Result = dict[str, Any]
 
@@ -246,9 +247,8 @@ def detections_of(
 
 def coco_results(result: dict[str, Tensor], image_id: int, category_of: dict[int, int]) -> list[Result]:
     """`postprocess`'s record of one image as COCO results; classes that the data does not know are left out."""
-    rows = zip(result["scores"].tolist(), result["labels"].tolist(), result["boxes"].tolist(), strict=True)
     return [
-        {"image_id": image_id, "category_id": category_of[label], "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
-        for score, label, (x0, y0, x1, y1) in rows
-        if label in category_of
+        {"image_id": image_id, "category_id": category_of[row.label], "bbox": row.bbox, "score": row.score}
+        for row in rows_of(result)
+        if row.label in category_of
     ]

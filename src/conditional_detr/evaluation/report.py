@@ -15,14 +15,14 @@ from conditional_detr.evaluation.coco import Evaluation, mean_precision
 from conditional_detr.evaluation.error_analysis import ImageErrors, image_errors, most_right, most_wrong, truth_and_prediction
 from conditional_detr.evaluation.greedy_matching import Matches, Thresholds, confusion, match, thresholds
 from conditional_detr.evaluation.pages import duration, embedded, versions, write_page
+from conditional_detr.inference.results import USUAL_CONF
 
 WORST, GOOD = 8, 4
 LONGEST_SIDE = 640  # of an image in the report, px
-SURE = 0.9  # share of detections that are right
+SURE_PRECISION = 0.9  # share of detections that are right
 HARDLY = 0.1  # F1
-USUAL_CONF = 0.3  # where no score is better than another
 MOST_CLASSES = 20  # in the confusion matrix
-FIGURES = {
+FIGURE_MEANINGS = {
     "AP": "IoU 0.50–0.95",
     "AP50": "IoU 0.50",
     "AP75": "IoU 0.75",
@@ -89,7 +89,7 @@ def write_report(
         "split": evaluation.split,
         "best_epoch": rows[int(np.argmax(aps))]["epoch"] if rows else None,
         "facts": facts | {"versions": versions(), "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")},
-        "figures": FIGURES,
+        "figures": FIGURE_MEANINGS,
         "history": rows,
         "columns": [name for name in COLUMNS if rows and name in rows[-1]],
         "curves": [_learning(rows, what) for what in LEARNING] if rows else [],
@@ -166,7 +166,7 @@ def _advice(curves: Thresholds, best: float | None, objects: int) -> list[str]:
     sentences = [f"F1 is highest, {curves.f1.max():.2f}, at {at(best)}."]
     if curves.f1.max() < HARDLY:
         return [*sentences, "So far hardly anything is found: the model has to learn longer before a threshold means much."]
-    sure = curves.for_precision(SURE)
+    sure = curves.for_precision(SURE_PRECISION)
     if sure is None:
         sentences.append("At no score are nine in ten detections right.")
     elif curves.recall[sure] < 0.01:

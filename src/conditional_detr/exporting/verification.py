@@ -14,7 +14,7 @@ from conditional_detr.evaluation.coco import coco_metrics, coco_results
 from conditional_detr.images.decoding import ImageInput, decode
 from conditional_detr.inference.batching import Model, detect
 
-SURE = 0.3  # boxes of a lower score are not compared one by one
+LOWEST_COMPARED = 0.3  # boxes of a lower score are not compared one by one
 SAME_BOX = 0.9  # IoU
 TIMED_IMAGES = 20
 Found = dict[int, dict[str, torch.Tensor]]  # `postprocess`'s records by the place of their image
@@ -26,7 +26,7 @@ class Agreement:
 
     Attributes
     ----------
-    original, exported : how many boxes each has with a score of `SURE` or more
+    original, exported : how many boxes each has with a score of `LOWEST_COMPARED` or more
     ious, score_differences : of those of the original's that have a box of the same class in the other with an IoU of
         `SAME_BOX` or more
     rank_difference : the largest difference of two scores of the same rank, whatever the scores
@@ -41,7 +41,7 @@ class Agreement:
     def to_dict(self) -> dict[str, Any]:
         differences = self.score_differences
         return {
-            "score": SURE, "iou": SAME_BOX, "original": self.original, "exported": self.exported, "matched": len(self.ious),
+            "score": LOWEST_COMPARED, "iou": SAME_BOX, "original": self.original, "exported": self.exported, "matched": len(self.ious),
             "least_iou": min(self.ious, default=None),
             "score_difference": {"mean": mean(differences), "max": max(differences)} if differences else None,
             "rank_difference": self.rank_difference,
@@ -73,9 +73,9 @@ def agreement(original: Found, exported: Found) -> Agreement:
     counts, ious, differences, ranks = [0, 0], [], [], [0.0]
     for position, ours in original.items():
         theirs, taken = exported[position], set()
-        sure = ours["scores"] >= SURE
+        sure = ours["scores"] >= LOWEST_COMPARED
         counts[0] += int(sure.sum())
-        counts[1] += int((theirs["scores"] >= SURE).sum())
+        counts[1] += int((theirs["scores"] >= LOWEST_COMPARED).sum())
         ranks.append(float((ours["scores"] - theirs["scores"]).abs().max()))
         overlaps = box_iou(ours["boxes"][sure], theirs["boxes"])
         same = ours["labels"][sure][:, None] == theirs["labels"][None]

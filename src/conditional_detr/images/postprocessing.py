@@ -66,9 +66,10 @@ def postprocess(
 
     Returns
     -------
-    a dict an image: "scores" [k] in [0, 1], falling; "labels" int64 [k], class indices; "boxes" [k, 4], xyxy px
+    a dict an image: "scores" [k] in [0, 1], falling; "labels" int64 [k], class indices; "boxes" [k, 4], xyxy px; "queries"
+    int64 [k], the query that each is from, by which what other heads predict can be read
     """
     scores, queries, labels = best_pairs(output.pred_logits, top_k, classification)
     boxes = output.pred_boxes.float().gather(1, queries[..., None].expand(-1, -1, 4))
     boxes = boxes_in_pixels(boxes, sizes_hw[:, None])
-    return [{"scores": s, "labels": label, "boxes": b} for s, label, b in zip(scores, labels, boxes, strict=True)]
+    return [{"scores": scores[i], "labels": labels[i], "boxes": boxes[i], "queries": queries[i]} for i in range(len(scores))]

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
 
 from conditional_detr.device.choose import choose_device
 from conditional_detr.errors import ConfigError
@@ -15,6 +13,7 @@ from conditional_detr.factory.build import DetectionModel
 from conditional_detr.images.decoding import ImageInput
 from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.engines import ENGINES, EngineModel, best_engine
+from conditional_detr.inference.results import above_threshold, clip_to_image, to_detections
 from conditional_detr.weights import exported
 from conditional_detr.weights.discovery import find_checkpoint, load_model
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 
 RUNTIMES = ("auto", "torch", *ENGINES)
-USUAL_CONF = 0.3  # where a model has learned no thresholds
 
 
 def check_conf(conf: float | None) -> None:
@@ -94,8 +92,11 @@ class Detector:
         check_conf(conf)
         is_list = isinstance(images, Sequence) and not isinstance(images, str)
         inputs: list[ImageInput] = list(images) if is_list else [images]  # type: ignore[arg-type,list-item]
-        results = {position: clip_to_image(rgb, result) for position, rgb, result in detect(self.model, inputs, batch)}
-        return [to_detections(results[i], self.model, conf) for i in range(len(inputs))]
+        detections = {
+            position: to_detections(above_threshold(clip_to_image(rgb, result), self.model, conf), self.model)
+            for position, rgb, result in detect(self.model, inputs, batch)
+        }
+        return [detections[i] for i in range(len(inputs))]
 
 
 def _engine_model(folder: Path, runtime: str, device: str) -> EngineModel:
@@ -106,43 +107,3 @@ def _engine_model(folder: Path, runtime: str, device: str) -> EngineModel:
     if device not in ("auto", "cpu"):
         raise ConfigError(f"{folder} is an export and runs on the processor: device must be auto or cpu, not {device}")
     return EngineModel(export, best_engine(export) if runtime == "auto" else runtime)
-
-
-def clip_to_image(rgb: Tensor, result: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`postprocess`'s record with its boxes cut at the edges of their image [3, H, W], for people and their crops.
-
-    Evaluation takes them as they are, as the released code does.
-    """
-    return result | {"boxes": clip_boxes_to_image(result["boxes"], (rgb.shape[-2], rgb.shape[-1]))}
-
-
-def above_threshold(result: dict[str, Tensor], model: Model, conf: float | None) -> Tensor:
-    """Which rows of `postprocess`'s record are kept: bool [k]. `conf` as `Detector` takes it."""
-    if conf is None and model.thresholds is not None:
-        return result["scores"] >= torch.tensor(model.thresholds)[result["labels"]]
-    return result["scores"] >= (USUAL_CONF if conf is None else conf)
-
-
-def lowest_score(model: Model, conf: float | None) -> str:
-    """What `above_threshold` asks for, in words."""
-    if conf is not None or model.thresholds is None:
-        return f"score {USUAL_CONF if conf is None else conf} or more"
-    low, high = min(model.thresholds), max(model.thresholds)
-    return f"score {low:.2f} or more" if f"{low:.2f}" == f"{high:.2f}" else f"score {low:.2f} to {high:.2f} or more, by class,"
-
-
-def to_detections(result: dict[str, Tensor], model: Model, conf: float | None) -> "sv.Detections":
-    """`postprocess`'s record of one image, from score `conf` on, as supervision's."""
-    import supervision as sv
-
-    kept = above_threshold(result, model, conf)
-    labels = result["labels"][kept].numpy().astype(int)
-    return sv.Detections(
-        xyxy=result["boxes"][kept].numpy().astype(np.float32),
-        confidence=result["scores"][kept].numpy().astype(np.float32),
-        class_id=labels,
-        data={
-            "class_name": np.array([model.class_names[i] for i in labels], dtype=str),
-            "category_id": np.array([model.category_ids[i] for i in labels], dtype=int),
-        },
-    )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,7 +16,7 @@ from conditional_detr.weights import exported
 from conditional_detr.weights.discovery import find_checkpoint, read_checkpoint
 
 LANDSCAPE = (480, 640)
-CHOICES = (
+VARIANT_FIELDS = (
     "cross_attention",
     "spatial_query",
     "lambda_q",
@@ -49,7 +50,7 @@ def describe(source: str | Path) -> dict[str, str]:
         "kind": origin,
         "network": f"{config.backbone} at stride {config.finest_stride}, width {config.hidden_dim}, "
         f"{config.num_heads} heads, {config.encoder_layers} encoder and {config.decoder_layers} decoder layers",
-        "choices": ", ".join(f"{field} {str(getattr(config, field)).lower()}" for field in CHOICES if field not in idle),
+        "choices": ", ".join(f"{field} {str(getattr(config, field)).lower()}" for field in VARIANT_FIELDS if field not in idle),
         "queries": str(config.num_queries),
         "classes": str(len(model.class_names)) if path is None else _some_names(model.class_names),
         "input": _input(image),
@@ -87,6 +88,9 @@ def _input(image: PreprocessorConfig) -> str:
 def multiply_adds(model: DetectionModel, height: int, width: int) -> int:
     """Multiply-adds of one image of that size in px, counted by PyTorch."""
     images = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
+    detached = {
+        name: parameter.detach() for name, parameter in model.named_parameters()
+    }  # the counter hooks what has gradients
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(images)
+        functional_call(model, detached, (images,))
     return int(counter.get_total_flops()) // 2

@@ -10,8 +10,9 @@ from typing import Any
 from conditional_detr.errors import ConfigError, ImageError, RunError
 from conditional_detr.images.decoding import IMAGE_SUFFIXES, is_url
 from conditional_detr.inference.batching import detect
-from conditional_detr.inference.detector import Detector, above_threshold, check_conf, clip_to_image, to_detections
+from conditional_detr.inference.detector import Detector, check_conf
 from conditional_detr.inference.drawing import draw, save_image, score_labels
+from conditional_detr.inference.results import above_threshold, clip_to_image, rows_of, to_detections
 
 PREDICTIONS = "predictions.json"
 
@@ -73,25 +74,19 @@ def predict(
     names = _output_names(images, output)
     rows: dict[int, list[dict[str, Any]]] = {}
     for position, rgb, found in detect(model, images, batch, on_unreadable=errors.__setitem__):
-        result = clip_to_image(rgb, found)
-        detections = to_detections(result, model, conf)
+        result = above_threshold(clip_to_image(rgb, found), model, conf)
+        detections = to_detections(result, model)
         save_image(draw(rgb.permute(1, 2, 0).numpy(), detections, score_labels(detections)), output / names[position])
-        kept = above_threshold(result, model, conf)
         rows[position] = [
             {
                 "image_id": position,
                 "file_name": str(images[position]),
-                "category_id": model.category_ids[label],
-                "category_name": model.class_names[label],
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "score": score,
+                "category_id": model.category_ids[row.label],
+                "category_name": model.class_names[row.label],
+                "bbox": row.bbox,
+                "score": row.score,
             }
-            for score, label, (x0, y0, x1, y1) in zip(
-                result["scores"][kept].tolist(),
-                result["labels"][kept].tolist(),
-                result["boxes"][kept].tolist(),
-                strict=True,
-            )
+            for row in rows_of(result)
         ]
     flat = [row for position in sorted(rows) for row in rows[position]]
     try:

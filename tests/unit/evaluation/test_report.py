@@ -15,7 +15,7 @@ from conditional_detr.evaluation import plots
 from conditional_detr.evaluation.coco import Evaluation, coco_evaluate
 from conditional_detr.evaluation.greedy_matching import Thresholds
 from conditional_detr.evaluation.pages import duration
-from conditional_detr.evaluation.report import FIGURES, _advice, _classes, _most_confused, facts, typed, write_report
+from conditional_detr.evaluation.report import FIGURE_MEANINGS, _advice, _classes, _most_confused, facts, typed, write_report
 
 HISTORY = [
     {"epoch": i + 1, "loss": 9.0 - i, "loss_ce": 1.0, "loss_bbox": 0.5, "loss_giou": 0.7, "lr": 1e-4, "seconds": 2.0}
@@ -65,7 +65,7 @@ def test_a_page_asks_for_nothing_and_runs_nothing(digits_folder, small_model, tm
     assert all(link.startswith("data:image/") for link in page.links)
     assert not {"script", "link", "iframe", "object", "form"} & set(page.tags)
     assert page.tags.count("img") >= 3 + 2 + 1 + 2 * 4
-    for name in FIGURES:
+    for name in FIGURE_MEANINGS:
         assert name in page.words
     assert "the best of 3 epochs (epoch 2)" in page.words
     assert "All epochs" in page.words

@@ -154,6 +154,7 @@ def test_postprocess_takes_the_best_pairs_of_query_and_class_and_scales_to_the_o
         torch.testing.assert_close(results[j]["scores"], best.values)
         torch.testing.assert_close(results[j]["boxes"], expected)
         assert results[j]["labels"].equal(best.indices % 4)
+        assert results[j]["queries"].equal(best.indices // 4)
 
 
 def test_trap_a_query_may_appear_with_several_classes():
@@ -178,6 +179,7 @@ def test_softmax_gives_each_query_once_with_its_best_class_and_never_no_object()
         order = scores.argsort(descending=True)
         torch.testing.assert_close(result["scores"], scores[order])
         assert result["labels"].equal(labels[order])
+        assert result["queries"].equal(order)
         expected = box_convert(boxes[j], "cxcywh", "xyxy")[order] * torch.tensor([20, 10, 20, 10])
         torch.testing.assert_close(result["boxes"], expected)
 

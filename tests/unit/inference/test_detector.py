@@ -12,7 +12,7 @@ from conditional_detr.errors import CheckpointError, ConfigError, ImageError
 from conditional_detr.evaluation.coco import evaluate, evaluation_of
 from conditional_detr.factory.create import create_model
 from conditional_detr.inference.batching import detect
-from conditional_detr.inference.detector import Detector, lowest_score
+from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.predict import find_images, predict
 from conditional_detr.weights.save import save_model
 
@@ -91,13 +91,6 @@ def test_thresholds_that_are_none_are_refused(detector, tmp_path, thresholds):
     (folder / "config.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="describes no model that can be built"):
         Detector(folder)
-
-
-def test_the_lowest_score_is_said_in_words(detector):
-    assert lowest_score(detector.model, None) == "score 0.3 or more"
-    detector.model.thresholds = [0.25, 0.4, 0.3]
-    assert lowest_score(detector.model, None) == "score 0.25 to 0.40 or more, by class,"
-    assert lowest_score(detector.model, 0.5) == "score 0.5 or more"
 
 
 def test_wrong_wishes_are_refused(detector, small_model):

@@ -1,0 +1,70 @@
+"""What was found in one image, a record of `postprocess`: clipped, filtered by score, as rows and as supervision's detections."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
+
+from conditional_detr.inference.batching import Model
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+USUAL_CONF = 0.3  # where a model has learned no thresholds
+
+
+class Row(NamedTuple):
+    """One detection: class index, box (x, y, w, h, px) and score."""
+
+    label: int
+    bbox: list[float]
+    score: float
+
+
+def rows_of(result: dict[str, Tensor]) -> list[Row]:
+    """A record as rows, best first, for files and for COCO's evaluation."""
+    found = zip(result["labels"].tolist(), result["boxes"].tolist(), result["scores"].tolist(), strict=True)
+    return [Row(label, [x0, y0, x1 - x0, y1 - y0], score) for label, (x0, y0, x1, y1), score in found]
+
+
+def clip_to_image(rgb: Tensor, result: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A record with its boxes cut at the edges of their image [3, H, W], for people and their crops.
+
+    Evaluation takes them as they are, as the released code does.
+    """
+    return result | {"boxes": clip_boxes_to_image(result["boxes"], (rgb.shape[-2], rgb.shape[-1]))}
+
+
+def above_threshold(result: dict[str, Tensor], model: Model, conf: float | None) -> dict[str, Tensor]:
+    """The part of a record that is shown. `conf` as `Detector` takes it."""
+    lowest: float | Tensor = USUAL_CONF if conf is None else conf
+    if conf is None and model.thresholds is not None:
+        lowest = torch.tensor(model.thresholds)[result["labels"]]
+    kept = result["scores"] >= lowest
+    return {key: value[kept] for key, value in result.items()}
+
+
+def lowest_score(model: Model, conf: float | None) -> str:
+    """What `above_threshold` asks for, in words."""
+    if conf is not None or model.thresholds is None:
+        return f"score {USUAL_CONF if conf is None else conf} or more"
+    low, high = min(model.thresholds), max(model.thresholds)
+    return f"score {low:.2f} or more" if f"{low:.2f}" == f"{high:.2f}" else f"score {low:.2f} to {high:.2f} or more, by class,"
+
+
+def to_detections(result: dict[str, Tensor], model: Model) -> "sv.Detections":
+    """A record as supervision's, with the names and ids of the model's classes."""
+    import supervision as sv
+
+    labels = result["labels"].numpy().astype(int)
+    return sv.Detections(
+        xyxy=result["boxes"].numpy().astype(np.float32),
+        confidence=result["scores"].numpy().astype(np.float32),
+        class_id=labels,
+        data={
+            "class_name": np.array([model.class_names[i] for i in labels], dtype=str),
+            "category_id": np.array([model.category_ids[i] for i in labels], dtype=int),
+        },
+    )
