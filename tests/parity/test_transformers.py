@@ -8,7 +8,7 @@ import pytest
 import torch
 from oracle import build_oracle, ours_like, random_images
 
-from conditional_detr.weights.key_mapping import HUGGINGFACE, VERSION_5, VERSION_5_CONDITIONAL, from_foreign, renamed
+from conditional_detr.weights.key_mapping import VERSION_5, VERSION_5_CONDITIONAL, KeyTable, renamed
 
 LOGITS, BOXES, GRADIENTS = 3e-4, 5e-5, 5e-3
 SIZES = {
@@ -52,7 +52,7 @@ def test_the_gradient_of_every_parameter(kind: str, tmp_path):
     gradients = renamed({key: p.grad for key, p in oracle.named_parameters() if p.grad is not None}, *tables)
     mine = {key: p.grad for key, p in ours.named_parameters() if p.grad is not None}
     assert len(mine) == len([p for p in ours.parameters() if p.requires_grad])
-    reference = from_foreign(gradients, mine, HUGGINGFACE, ours.config.cross_attention)
+    reference = KeyTable("huggingface", ours.config.cross_attention).from_foreign(gradients, mine)
     scale = max(float(gradient.norm()) for gradient in reference.values())
     for key, gradient in mine.items():
         # Keys' biases do nothing behind a softmax: where the true gradient is zero both sides have noise.

@@ -10,7 +10,7 @@ from torch import Tensor
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.errors import CheckpointError, ConfigError
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.weights.key_mapping import from_foreign, to_foreign
+from conditional_detr.weights.key_mapping import KeyTable
 
 
 class Checkpoint(NamedTuple):
@@ -23,7 +23,7 @@ class Checkpoint(NamedTuple):
     config, preprocessor : what the model is made of, and its preprocessing
     class_names, category_ids : an entry a class; None = the classes' numbers
     state : the weights by the names that they have there
-    column : whose names these are, a column of `weights.names`; None = ours
+    keys : whose names these are; None = ours
     thresholds : a score a class, or None
     """
 
@@ -35,7 +35,7 @@ class Checkpoint(NamedTuple):
     class_names: Sequence[Any] | None
     category_ids: Sequence[Any] | None
     state: dict[str, Tensor]
-    column: int | None = None
+    keys: KeyTable | None = None
     thresholds: Sequence[Any] | None = None
 
     def build(self) -> DetectionModel:
@@ -48,20 +48,15 @@ class Checkpoint(NamedTuple):
         try:
             with torch.device("meta"):
                 ours = DetectionModel(self.config, self.preprocessor).state_dict()
-            check_state(self.state, self._foreign(ours), self.file, self.description)
+            expected = ours if self.keys is None else self.keys.to_foreign(ours)
+            check_state(self.state, expected, self.file, self.description)
             model = DetectionModel(self.config, self.preprocessor, self.class_names, self.category_ids, self.thresholds)
-            state = self.state
-            if self.column is not None:
-                state = from_foreign(state, ours, self.column, self.config.cross_attention)
-            model.load_state_dict(state)
+            model.load_state_dict(self.state if self.keys is None else self.keys.from_foreign(self.state, ours))
         except CheckpointError:
             raise
         except (ConfigError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise CheckpointError(f"{self.description} describes no model that can be built: {error}") from None
         return model.eval()
-
-    def _foreign(self, ours: dict[str, Tensor]) -> dict[str, Tensor]:
-        return ours if self.column is None else to_foreign(ours, self.column, self.config.cross_attention)
 
 
 def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], file: Path, description: Path) -> None:

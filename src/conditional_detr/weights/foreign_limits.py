@@ -19,9 +19,9 @@ RESNETS = {
 }
 BASIC_BLOCKS = ("resnet18", "resnet34")  # torchvision, which the releases build on, cannot dilate these
 # What a foreign detector is, apart from its sizes: our fields, by the one that decides.
-CHOICES = ("spatial_query", "lambda_q", "reference_points", "box_offset", "classification")
-ROWS: dict[str, dict[str, Any]] = {
-    model.cross_attention: {field: getattr(model, field) for field in CHOICES}
+DECIDED = ("spatial_query", "lambda_q", "reference_points", "box_offset", "classification")
+FOREIGN_CHOICES: dict[str, dict[str, Any]] = {
+    model.cross_attention: {field: getattr(model, field) for field in DECIDED}
     for model in (PRESETS[name].model for name in ("conditional-detr-r50", "detr-r50"))
 }
 
@@ -55,7 +55,7 @@ def check_can_be_held(config: ModelConfig, format: str) -> None:
     CheckpointError : names the first field that it has no room for
     """
     fixed = {"encoder_attention": "dense", "neck": "last", "pixel_aligned_positions": False}
-    wanted = {**ROWS[config.cross_attention], **fixed, "strides": (16,) if config.dilation else (32,)}
+    wanted = {**FOREIGN_CHOICES[config.cross_attention], **fixed, "strides": (16,) if config.dilation else (32,)}
     for field, value in wanted.items():
         if getattr(config, field) != value:
             raise CheckpointError(

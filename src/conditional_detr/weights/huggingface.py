@@ -15,14 +15,13 @@ from conditional_detr.storage.json import read_json_object
 from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.coco_names import NOT_A_CATEGORY, names_of
 from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, load_tensors, read_weights, weights_of
-from conditional_detr.weights.foreign_limits import ROWS, backbone_of, check_can_be_held, named
+from conditional_detr.weights.foreign_limits import FOREIGN_CHOICES, backbone_of, check_can_be_held, named
 from conditional_detr.weights.key_mapping import (
-    HUGGINGFACE,
     OWN_RESNET,
     VERSION_5,
     VERSION_5_CONDITIONAL,
+    KeyTable,
     renamed,
-    to_foreign,
 )
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -78,7 +77,8 @@ def read(path: Path) -> Checkpoint:
     if "category_ids" not in content and all(name == f"{PLACEHOLDER}{i}" for i, name in enumerate(names)):
         names = names_of(len(names)) or [str(i) for i in range(len(names))]
     ids = content.get("category_ids")
-    return Checkpoint(f"Hugging Face folder ({kind})", file, weights, config, preprocessor, names, ids, state, HUGGINGFACE)
+    keys = KeyTable("huggingface", cross_attention)
+    return Checkpoint(f"Hugging Face folder ({kind})", file, weights, config, preprocessor, names, ids, state, keys)
 
 
 def write(model: DetectionModel, folder: Path) -> None:
@@ -129,7 +129,7 @@ def write(model: DetectionModel, folder: Path) -> None:
         "do_pad": True,
         "format": "coco_detection",
     }
-    foreign = to_foreign(weights_of(model), HUGGINGFACE, config.cross_attention)
+    foreign = KeyTable("huggingface", config.cross_attention).to_foreign(weights_of(model))
     save_file(foreign, folder / WEIGHTS, metadata={"format": "pt"})
     for name, values in ((DESCRIPTION, content), (PREPROCESSOR, preprocessing)):
         (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -183,7 +183,7 @@ def _config(
     options = _backbone_options(content, file)
     dilation = _is_dilated(content, options, file)
     values = {
-        **ROWS[cross_attention],
+        **FOREIGN_CHOICES[cross_attention],
         "cross_attention": cross_attention,
         "backbone": named(backbone_of(state, BACKBONE, file.parent), options.get("backbone", content.get("backbone"))),
         "dilation": dilation,

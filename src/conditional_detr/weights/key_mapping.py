@@ -7,9 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-RELEASE, HUGGINGFACE = 0, 1  # columns: the reference releases (Conditional DETR's and DETR's), transformers' files
-
-# A number in brackets: the tensor is that third of the rows of a joint projection of query, key and value.
+# Ours: the reference releases' (Conditional DETR's and DETR's), transformers'. A number in brackets: the tensor is that chunk
+# of a joint projection of query, key and value.
 ONCE = {
     "backbone.body.": ("backbone.0.body.", "model.backbone.conv_encoder.model."),
     "input_projection.": ("input_proj.", "model.input_projection."),
@@ -67,7 +66,8 @@ DECODERS = {
         "cross_attention.out.": ("multihead_attn.out_proj.", "encoder_attn.out_proj."),
     },
 }
-LAYERS = {RELEASE: "transformer.{}.layers.{}.", HUGGINGFACE: "model.{}.layers.{}."}
+LAYER = ("transformer.{}.layers.{}.", "model.{}.layers.{}.")
+FORMATS = ("official", "huggingface")  # in the order of the names above
 
 # Checkpoints' own ways of saying the same, each undone before anything is looked up.
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
@@ -95,45 +95,58 @@ OWN_RESNET = [  # transformers' ResNet in torchvision's names, which timm shares
 
 
 class ForeignKey(NamedTuple):
-    """Where a tensor lies: under a name, whole or as one third of the rows."""
+    """Where a tensor lies: under a name, whole or as one of three chunks of its rows."""
 
     name: str
-    third: int | None = None
+    chunk: int | None = None
 
 
-def place(key: str, column: int, cross_attention: str) -> ForeignKey:
-    """Where a tensor of ours lies in a foreign checkpoint."""
-    for start, theirs in ONCE.items():
-        if key.startswith(start):
-            return ForeignKey(theirs[column] + key.removeprefix(start))
-    part, _, layer, rest = key.split(".", 3)
-    table = ENCODER if part == "encoder" else DECODERS[cross_attention]
-    start = next(start for start in table if rest.startswith(start))
-    name, bracket, number = table[start][column].partition("[")
-    name = LAYERS[column].format(part, layer) + name + rest.removeprefix(start)
-    return ForeignKey(name, int(number[0]) if bracket else None)
+class KeyTable:
+    """Our names and those of one foreign format.
 
+    Parameters
+    ----------
+    format : one of `FORMATS`
+    cross_attention : of the model
+    """
 
-def to_foreign(state: dict[str, Tensor], column: int, cross_attention: str) -> dict[str, Tensor]:
-    """Our tensors under foreign names; chunk are joined."""
-    foreign: dict[str, Tensor] = {}
-    chunk: dict[str, list[Tensor]] = {}
-    for key, value in state.items():
-        name, third = place(key, column, cross_attention)
-        if third is None:
-            foreign[name] = value
-        else:
-            chunk.setdefault(name, []).append(value)  # query, key and value follow each other in this order
-    return foreign | {name: torch.cat(values) for name, values in chunk.items()}
+    def __init__(self, format: str, cross_attention: str) -> None:
+        column = FORMATS.index(format)
+        tables = (ONCE, ENCODER, DECODERS[cross_attention])
+        self.once, self.encoder, self.decoder = ({key: names[column] for key, names in table.items()} for table in tables)
+        self.layer = LAYER[column]
 
+    def foreign_key(self, key: str) -> ForeignKey:
+        """Where a tensor of ours lies."""
+        for start, name in self.once.items():
+            if key.startswith(start):
+                return ForeignKey(name + key.removeprefix(start))
+        part, _, layer, rest = key.split(".", 3)
+        table = self.encoder if part == "encoder" else self.decoder
+        start = next(start for start in table if rest.startswith(start))
+        name, bracket, number = table[start].partition("[")
+        name = self.layer.format(part, layer) + name + rest.removeprefix(start)
+        return ForeignKey(name, int(number[0]) if bracket else None)
 
-def from_foreign(foreign: dict[str, Tensor], keys: Iterable[str], column: int, cross_attention: str) -> dict[str, Tensor]:
-    """The tensors of the given names of ours out of a foreign checkpoint."""
-    ours = {}
-    for key in keys:
-        name, third = place(key, column, cross_attention)
-        ours[key] = foreign[name] if third is None else foreign[name].chunk(3)[third]
-    return ours
+    def to_foreign(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Our tensors under foreign names; chunks are joined."""
+        foreign: dict[str, Tensor] = {}
+        chunks: dict[str, list[Tensor]] = {}
+        for key, value in state.items():
+            name, chunk = self.foreign_key(key)
+            if chunk is None:
+                foreign[name] = value
+            else:
+                chunks.setdefault(name, []).append(value)  # query, key and value follow each other in this order
+        return foreign | {name: torch.cat(values) for name, values in chunks.items()}
+
+    def from_foreign(self, foreign: dict[str, Tensor], keys: Iterable[str]) -> dict[str, Tensor]:
+        """The tensors of the given names of ours out of a foreign checkpoint."""
+        ours = {}
+        for key in keys:
+            name, chunk = self.foreign_key(key)
+            ours[key] = foreign[name] if chunk is None else foreign[name].chunk(3)[chunk]
+        return ours
 
 
 def renamed(foreign: dict[str, Tensor], *tables: list) -> dict[str, Tensor]:  # type: ignore[type-arg]

@@ -14,8 +14,8 @@ from conditional_detr.factory.build import DetectionModel
 from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.coco_names import names_of
 from conditional_detr.weights.files import load_tensors, weights_of
-from conditional_detr.weights.foreign_limits import ROWS, backbone_of, check_can_be_held, named
-from conditional_detr.weights.key_mapping import RELEASE, renamed, to_foreign
+from conditional_detr.weights.foreign_limits import FOREIGN_CHOICES, backbone_of, check_can_be_held, named
+from conditional_detr.weights.key_mapping import KeyTable, renamed
 
 FILE = "model.pth"
 SUFFIXES = (".pth", ".pt")
@@ -58,7 +58,8 @@ def read(path: Path) -> Checkpoint:
     preprocessor = build(PreprocessorConfig, content.get("preprocessor") or {}, str(file))
     names = content.get("class_names") or names_of(config.num_classes)
     kind = f"checkpoint of {'Conditional DETR' if cross_attention == 'conditional' else 'DETR'}'s reference release"
-    return Checkpoint(kind, file, file, config, preprocessor, names, content.get("category_ids"), state, RELEASE)
+    keys = KeyTable("official", cross_attention)
+    return Checkpoint(kind, file, file, config, preprocessor, names, content.get("category_ids"), state, keys)
 
 
 def write(model: DetectionModel, folder: Path) -> None:
@@ -85,7 +86,7 @@ def write(model: DetectionModel, folder: Path) -> None:
         "masks": False,
     }
     content = {
-        "model": to_foreign(weights_of(model), RELEASE, config.cross_attention),
+        "model": KeyTable("official", config.cross_attention).to_foreign(weights_of(model)),
         "args": args,
         "timm_backbone": config.backbone,
         "class_names": model.class_names,
@@ -106,7 +107,7 @@ def _config(file: Path, state: dict[str, Tensor], args: dict[str, Any], cross_at
     dilation = args.get("dilation", "dc5" in file.name.lower())
     queries, dim = state["query_embed.weight"].shape
     values = {
-        **ROWS[cross_attention],
+        **FOREIGN_CHOICES[cross_attention],
         "cross_attention": cross_attention,
         "backbone": named(backbone_of(state, BACKBONE, file), args["timm_backbone"]),
         "dilation": dilation,

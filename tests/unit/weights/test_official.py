@@ -18,7 +18,7 @@ from conditional_detr.errors import CheckpointError, SourceError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
 from conditional_detr.weights.discovery import find_checkpoint, load_model, read_checkpoint
-from conditional_detr.weights.key_mapping import RELEASE, to_foreign
+from conditional_detr.weights.key_mapping import KeyTable
 from conditional_detr.weights.save import save_model
 
 SMALL = {"encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 64, "feedforward_dim": 96, "num_queries": 12}
@@ -34,7 +34,7 @@ def small(kind: str, size: str = "r18", **overrides: object) -> DetectionModel:
 
 
 def release_state(model: DetectionModel) -> dict[str, torch.Tensor]:
-    return to_foreign(model.state_dict(), RELEASE, model.config.cross_attention)
+    return KeyTable("official", model.config.cross_attention).to_foreign(model.state_dict())
 
 
 def same(a: DetectionModel, b: DetectionModel) -> bool:
