@@ -41,7 +41,8 @@ class Agreement:
     def to_dict(self) -> dict[str, Any]:
         differences = self.score_differences
         return {
-            "score": LOWEST_COMPARED, "iou": SAME_BOX, "original": self.original, "exported": self.exported, "matched": len(self.ious),
+            "score": LOWEST_COMPARED, "iou": SAME_BOX,
+            "original": self.original, "exported": self.exported, "matched": len(self.ious),
             "least_iou": min(self.ious, default=None),
             "score_difference": {"mean": mean(differences), "max": max(differences)} if differences else None,
             "rank_difference": self.rank_difference,

@@ -3,15 +3,13 @@
 import numpy as np
 from PIL import Image
 
-from conditional_detr.images.decoding import ImageInput
-
 NUM_IMAGES, IMAGE_HW = 8, (480, 640)
 
 
-def synthetic_images() -> list[ImageInput]:
+def synthetic_images() -> list[np.ndarray]:
     """Patches of colour under noise, the same at each call."""
     random = np.random.default_rng(0)
-    images: list[ImageInput] = []
+    images: list[np.ndarray] = []
     for i in range(NUM_IMAGES):
         coarse = random.integers(0, 256, (2 + i, 3 + i, 3), dtype=np.uint8)
         enlarged = np.asarray(Image.fromarray(coarse).resize(IMAGE_HW[::-1], Image.Resampling.BICUBIC), dtype=np.int16)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from conditional_detr.device.choose import choose_device
@@ -43,6 +42,7 @@ class Detector:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from conditional_detr.factory.create import create_model
     >>> detector = Detector(create_model("conditional-detr-tiny", num_classes=2, pretrained_backbone=False))
     >>> detections = detector(np.zeros((48, 64, 3), dtype=np.uint8), conf=0.9)

@@ -1,4 +1,4 @@
-"""What was found in one image, a record of `postprocess`: clipped, filtered by score, as rows and as supervision's detections."""
+"""Records of `postprocess`, what was found in an image: clipped, filtered by score, as rows, as supervision's detections."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
