@@ -64,3 +64,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"Did you mean {near[0]}?" if near else f"Known: {', '.join(names)}."
+
+
+def shortened_list(names: Iterable[str], most: int = 3) -> str:
+    """The first few names, and a sign that there are more.
+
+    >>> shortened_list(["cat", "dog", "cow", "hen"])
+    'cat, dog, cow, …'
+    """
+    names = list(names)
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])

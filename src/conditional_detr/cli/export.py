@@ -66,15 +66,15 @@ def export(
 def _told(proof: dict[str, Any], data: str | None, split: str) -> dict[str, str]:
     """What a proof says, for people."""
     ap, boxes, latency = proof["AP"], proof["boxes"], proof["latency_ms"]
-    seen = f"{proof['images']} {'synthetic images' if data is None else f'images of {data}, {split}'}"
+    compared = f"{proof['images']} {'synthetic images' if data is None else f'images of {data}, {split}'}"
     if data is None:
-        judged = f"not judged on {seen}; --data FOLDER judges it on yours"
+        judged = f"not judged on {compared}; --data FOLDER judges it on yours"
     elif ap["original"] is None:
-        judged = f"not judged: there are no objects in {seen}"
+        judged = f"not judged: there are no objects in {compared}"
     elif not ap["original"]:
-        judged = f"not judged: the original finds nothing in {seen}"
+        judged = f"not judged: the original finds nothing in {compared}"
     else:
-        judged = f"{ap['original']:.4f} → {ap['exported']:.4f} on {seen}"
+        judged = f"{ap['original']:.4f} → {ap['exported']:.4f} on {compared}"
     if proof["unreadable"]:
         judged += f"; {proof['unreadable']} more cannot be read"
     found = f"none with a score of {boxes['score']} or more to compare"

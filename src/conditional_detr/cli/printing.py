@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from conditional_detr.errors import ConfigError
+from conditional_detr.storage.writing import writing
 
 ENDLESS = 1000  # columns: a file or a pipe has room for whole lines
 
@@ -34,11 +35,9 @@ def make_folder(output: Path) -> None:
 def write_json(file: Path, content: Any) -> None:
     import json
 
-    try:
+    with writing(file, ConfigError):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror or error}") from None
 
 
 def print_metrics(metrics: Any) -> None:

@@ -38,10 +38,10 @@ class BoxFormat(NamedTuple):
     message: str | None = None
 
 
-def to_xywh(boxes: Boxes, how: str, sizes: Boxes) -> Boxes:
+def to_xywh(boxes: Boxes, layout: str, sizes: Boxes) -> Boxes:
     """Boxes [N, 4] as they are written, of images of sizes [N, 2] (width, height, px) → x, y, w, h px."""
-    unit, _, layout = how.rpartition(" ")
-    boxes = np.stack(LAYOUTS[layout](boxes.T), axis=1)
+    unit, _, order = layout.rpartition(" ")
+    boxes = np.stack(LAYOUTS[order](boxes.T), axis=1)
     return boxes * np.tile(sizes, 2) if unit else boxes
 
 
@@ -73,15 +73,15 @@ def detect_box_format(boxes: Boxes, sizes: Boxes, elsewhere: str = COCO) -> BoxF
         return BoxFormat()
     names = [f"normalised {layout}" for layout in UPRIGHT] if normalised else list(LAYOUTS)
     shares = {name: float(fits(to_xywh(boxes, name, sizes), sizes).mean()) for name in names}
-    best = max(shares.values())
-    good = [name for name in names if shares[name] >= max(NEARLY_ALL, best - AS_GOOD)]
+    highest = max(shares.values())
+    good = [name for name in names if shares[name] >= max(NEARLY_ALL, highest - AS_GOOD)]
     if not good and normalised:
         good = [max(names, key=lambda name: shares[name])]
     if good:
-        how = min(good, key=lambda name: lopsided(to_xywh(boxes, name, sizes), sizes))
-        others = "".join(f"; {name} would fit too: look at the copy" for name in good if name != how)
+        best = min(good, key=lambda name: lopsided(to_xywh(boxes, name, sizes), sizes))
+        others = "".join(f"; {name} would fit too: look at the copy" for name in good if name != best)
         return BoxFormat(
-            how, f"boxes are written as {how}, not as x, y, w, h in px: {shares[how]:.0%} of {count} fit so{others}"
+            best, f"boxes are written as {best}, not as x, y, w, h in px: {shares[best]:.0%} of {count} fit so{others}"
         )
     if outside >= TOO_MANY_OUTSIDE and count >= MANY:
         text = f"{outside:.0%} of {count} boxes do not lie inside their images: if that is not meant, they are written"

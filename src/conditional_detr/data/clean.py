@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -353,9 +352,3 @@ def is_inside(path: Path, root: Path) -> bool:
     """By what is written, so that a folder of images may be a link to elsewhere; or by where it truly is."""
     written, top = (Path(os.path.abspath(p)) for p in (path, root))  # noqa: PTH100
     return written.is_relative_to(top) or path.resolve().is_relative_to(root.resolve())
-
-
-def some(names: Iterable[str]) -> str:
-    """The first three."""
-    names = list(names)
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from conditional_detr.errors import ConfigError, DataError, UnavailableError
+from conditional_detr.storage.writing import writing
 
 CATEGORIES = [{"id": i + 1, "name": str(i), "supercategory": "digit"} for i in range(10)]
 SPLIT_SHARE = 0.75
@@ -53,10 +54,8 @@ def make_digits(folder: Path, train: int, valid: int, size: int = 128, seed: int
         regions = [p[:, int(part.start * p.shape[1]) : int(part.stop * p.shape[1])] for p in photographs]
         rng = np.random.default_rng([seed, stream])
         scenes = (draw_scene(digits[chosen], labels[chosen], regions, size, rng) for _ in range(number))
-        try:
+        with writing(folder / split, DataError):
             _write_split(folder / split, scenes)
-        except OSError as error:
-            raise DataError(f"{folder / split} cannot be written: {error.strerror or error}") from None
 
 
 def _sources() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:

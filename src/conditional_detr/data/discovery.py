@@ -65,11 +65,11 @@ def find_source(folder: str | Path, split: str) -> SplitSource:
 
 def sources(root: Path) -> dict[str, SplitSource]:
     """Every split of a data set, in the first format of which there is any; of a YAML file, YOLO's."""
-    place = Path(os.path.abspath(root))  # noqa: PTH100 · names in it may go up a folder
-    if _is_yaml(place):
-        return _yolo(place.parent, place)
+    path = Path(os.path.abspath(root))  # noqa: PTH100 · names in it may go up a folder
+    if _is_yaml(path):
+        return _yolo(path.parent, path)
     for find in (_coco, _yolo, _voc, _imagefolder):
-        if found := find(place):
+        if found := find(path):
             return found
     return {}
 
@@ -102,15 +102,15 @@ def check_lists(content: Content, origin: str) -> None:
 
 def _coco(root: Path) -> dict[str, SplitSource]:
     """``SPLIT/_annotations.coco.json`` beside the images (Roboflow), or ``annotations/instances_SPLIT*.json`` (classic)."""
-    places = {file.parent.name: (file, file.parent) for file in sorted(root.glob(f"*/{ROBOFLOW_FILE}"))}
+    found = {file.parent.name: (file, file.parent) for file in sorted(root.glob(f"*/{ROBOFLOW_FILE}"))}
     for file in sorted((root / "annotations").glob("instances_*.json")):
         stem = file.stem.removeprefix("instances_")
         folders = [root / stem, root / "images" / stem, root / "images", root]
         name = stem.rstrip("0123456789") or stem
-        places[stem if name in places else name] = (file, next(f for f in folders if f.is_dir()))
+        found[stem if name in found else name] = (file, next(f for f in folders if f.is_dir()))
     return {
         name: SplitSource("COCO", SplitLocation(name, file, images, root), partial(_read_coco, file))
-        for name, (file, images) in places.items()
+        for name, (file, images) in found.items()
     }
 
 
@@ -123,8 +123,8 @@ def _yolo(root: Path, file: Path | None = None) -> dict[str, SplitSource]:
     if file is None:
         return {}
     return {  # `path` may point beside the folder
-        name: SplitSource("YOLO", SplitLocation(name, file, root, root.parent), partial(yolo.read, file, places))
-        for name, places in yolo.splits(file).items()
+        name: SplitSource("YOLO", SplitLocation(name, file, root, root.parent), partial(yolo.read, file, image_sources))
+        for name, image_sources in yolo.splits(file).items()
     }
 
 

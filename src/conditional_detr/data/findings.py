@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from conditional_detr.errors import shortened_list
+
 ERROR, WARNING = "error", "warning"
 MOST_LETTERS = 300  # of a name
 
@@ -92,8 +94,7 @@ def counted(findings: Iterable[Finding], named: int = 3) -> list[str]:
     lines = []
     for code, found in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
         names = list(dict.fromkeys(where(finding) for finding in found))
-        some = ", ".join(names[:named]) + (", …" if len(names) > named else "")
-        lines.append(f"{code}: {len(found)} ({some}): {found[0].fix}")
+        lines.append(f"{code}: {len(found)} ({shortened_list(names, named)}): {found[0].fix}")
     return lines
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from conditional_detr.data.clean import Category, as_id, clean, is_crowd, some
+from conditional_detr.data.clean import Category, as_id, clean, is_crowd
 from conditional_detr.data.discovery import check_lists, find_source, read_json, sources
 from conditional_detr.data.findings import Finding, counted
-from conditional_detr.errors import DataError
+from conditional_detr.errors import DataError, shortened_list
 
 __all__ = ["Category", "SplitIndex", "as_id", "check_lists", "load_split", "match_categories", "read_json", "sources"]
 
@@ -58,16 +58,16 @@ class SplitIndex:
         """Images that are listed but cannot be used, as could be told without opening them."""
         return sorted({str(finding.file) for finding in self.findings if finding.loses_image})
 
-    def without(self, places: Collection[int]) -> "SplitIndex":
-        """The same without some images, by their places.
+    def without(self, positions: Collection[int]) -> "SplitIndex":
+        """The same without some images, by their positions.
 
         Raises
         ------
         DataError : no image is left
         """
-        if not places:
+        if not positions:
             return self
-        kept = np.setdiff1d(np.arange(len(self)), list(places))
+        kept = np.setdiff1d(np.arange(len(self)), list(positions))
         if not len(kept):
             raise DataError(f"none of the {len(self)} images that {self.file} lists can be used")
         owners = np.repeat(np.arange(len(self)), np.diff(self.first))
@@ -111,11 +111,11 @@ class SplitIndex:
         ------
         DataError
         """
-        said = tuple(int(side) for side in self.sizes_hw[i])
+        stated_wh = tuple(int(side) for side in self.sizes_hw[i])
         if not self.has_size(i, size_hw):
             raise DataError(
                 f"{self.paths[i]} is {size_hw[1]} x {size_hw[0]} px after EXIF rotation, but {self.file} says "
-                f"{said[1]} x {said[0]}: its boxes cannot be trusted"
+                f"{stated_wh[1]} x {stated_wh[0]}: its boxes cannot be trusted"
             )
 
 
@@ -177,8 +177,8 @@ def match_categories(names: list[str], ids: list[int], categories: Iterable[Cate
         mapping = {i: id_ for i, id_ in enumerate(ids) if id_ in known}
     if not mapping:
         raise DataError(
-            f"no class of the model is a category of {origin}: the model has {some(names)}; the data has "
-            f"{some(list(by_name))}. "
+            f"no class of the model is a category of {origin}: the model has {shortened_list(names)}; the data has "
+            f"{shortened_list(by_name)}. "
             "If they are the same under other names, set the model's class_names (or rename the categories)"
         )
     return mapping

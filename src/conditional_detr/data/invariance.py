@@ -55,8 +55,8 @@ def edge_profiles(index: SplitIndex) -> EdgeProfiles:
                     objects.setdefault(int(label), []).append(where_edges_lie(cut, OBJECT_PX, OBJECT_GRID))
     extent = torch.from_numpy(index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2])
     aspects = (extent[:, 0] / extent[:, 1]).log()
-    seen = torch.stack(images) if images else torch.zeros(0, IMAGE_GRID, IMAGE_GRID)
-    return EdgeProfiles(seen, [torch.stack(each) for each in objects.values()], aspects)
+    stacked = torch.stack(images) if images else torch.zeros(0, IMAGE_GRID, IMAGE_GRID)
+    return EdgeProfiles(stacked, [torch.stack(each) for each in objects.values()], aspects)
 
 
 def some_images(index: SplitIndex, rng: np.random.Generator) -> list[int]:
@@ -110,11 +110,11 @@ def upright_evidence(profiles: EdgeProfiles, turn: str) -> float | None:
 
     Of objects counts what holds for all of them, or for a class: its share less its standard error by chance, 1 / 2√n.
     """
-    seen = sum(map(len, profiles.objects))
-    if min(len(profiles.images), seen) < FEWEST:
+    num_objects = sum(map(len, profiles.objects))
+    if min(len(profiles.images), num_objects) < FEWEST:
         return None
     shares = [(separability(each, TURNS[turn]), len(each)) for each in profiles.objects]
-    of_all = sum(share * number for share, number in shares) / seen
+    of_all = sum(share * number for share, number in shares) / num_objects
     of_a_class = max(share - 0.5 / number**0.5 for share, number in shares)
     leaning = profiles.aspects[profiles.aspects.abs() > SQUARE].sign()
     wide = 0.5 + float(leaning.sum()) / len(profiles.aspects) / 2 if turn == "transpose" else 0.5

@@ -14,6 +14,7 @@ from conditional_detr.doctor.examine import Examined, is_turned
 from conditional_detr.doctor.image_scan import ImageScan
 from conditional_detr.errors import ConfigError, DataError
 from conditional_detr.storage.atomic import atomic_folder
+from conditional_detr.storage.writing import writing
 
 LOG = "changes.json"
 Box = list[float]
@@ -38,17 +39,14 @@ def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output:
         raise ConfigError(f"{folder} is not empty: the copy needs a new folder")
     unused = {finding.category for finding in findings if finding.code == "category-unused"}
     counts = {}
-    try:
-        with atomic_folder(folder) as new:
-            for name, split in splits.items():
-                if len(split.skipped) < len(split.clean.images):
-                    counts[name] = _write_split(split, new / name, unused)
-            log = [finding.to_dict() for finding in findings if not finding.fix.startswith("nothing")]
-            (new / LOG).write_text(json.dumps(log, indent=1, ensure_ascii=False), encoding="utf-8")
-            if not counts:
-                raise DataError("no image is left that could be used: nothing was written")
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written: {error.strerror or error}") from None
+    with writing(folder, ConfigError), atomic_folder(folder) as new:
+        for name, split in splits.items():
+            if len(split.skipped) < len(split.clean.images):
+                counts[name] = _write_split(split, new / name, unused)
+        log = [finding.to_dict() for finding in findings if not finding.fix.startswith("nothing")]
+        (new / LOG).write_text(json.dumps(log, indent=1, ensure_ascii=False), encoding="utf-8")
+        if not counts:
+            raise DataError("no image is left that could be used: nothing was written")
     return counts
 
 
@@ -57,13 +55,13 @@ def _write_split(split: Examined, folder: Path, unused: set[str | None]) -> tupl
     images: list[dict[str, Any]] = []
     new_id: dict[int, int] = {}
     names: set[str] = set()
-    for i, (image, seen) in enumerate(zip(split.clean.images, split.scans, strict=True)):
+    for i, (image, scan) in enumerate(zip(split.clean.images, split.scans, strict=True)):
         if i in split.skipped:
             continue
         name = _free(Path(image["file_name"]).name, names)
         shutil.copyfile(image["path"], folder / name)
         new_id[i] = image["id"]
-        images.append({"id": image["id"], "file_name": name, "width": seen.width, "height": seen.height})
+        images.append({"id": image["id"], "file_name": name, "width": scan.width, "height": scan.height})
     annotations = []
     for row in split.clean.annotations:
         i = row["image"]
@@ -90,11 +88,11 @@ def _free(name: str, names: set[str]) -> str:
     return free
 
 
-def moved(bbox: Box, image: dict[str, Any], seen: ImageScan) -> Box:
+def moved(bbox: Box, image: dict[str, Any], scan: ImageScan) -> Box:
     """A box of the image that was annotated, in the image as it is now: turned or resized with it."""
-    if is_turned(image, seen):
-        return turned(bbox, seen)
-    across, down = seen.width / image["width"], seen.height / image["height"]
+    if is_turned(image, scan):
+        return turned(bbox, scan)
+    across, down = scan.width / image["width"], scan.height / image["height"]
     return bbox if across == down == 1 else [bbox[0] * across, bbox[1] * down, bbox[2] * across, bbox[3] * down]
 
 
@@ -102,12 +100,12 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def turned(bbox: Box, seen: ImageScan) -> Box:
+def turned(bbox: Box, scan: ImageScan) -> Box:
     """A box of the image as it is stored, x, y, w, h px, in the image turned as its EXIF orientation (5 to 8) says."""
     x, y, w, h = bbox
     # A point (x, y) goes to (y, x) for 5, (W − y, x) for 6, (W − y, H − x) for 7, (y, H − x) for 8; W, H of the turned image.
-    left = seen.width - y - h if seen.orientation in (6, 7) else y
-    top = seen.height - x - w if seen.orientation in (7, 8) else x
+    left = scan.width - y - h if scan.orientation in (6, 7) else y
+    top = scan.height - x - w if scan.orientation in (7, 8) else x
     return [left, top, h, w]
 
 

@@ -61,8 +61,8 @@ def as_written(folder: str | Path) -> tuple[dict[str, Examined], list[Finding]]:
     splits: dict[str, Examined] = {}
     findings: list[Finding] = []
     read = {name: (source, *source.read()) for name, source in by_usual_name(_sources(folder)).items()}
-    hows = [clean(content, source.location).layout for source, content, _ in read.values()]
-    elsewhere = next((how for how in hows if how != COCO), COCO)
+    layouts = [clean(content, source.location).layout for source, content, _ in read.values()]
+    elsewhere = next((layout for layout in layouts if layout != COCO), COCO)
     for name, (source, content, faults) in read.items():
         cleaned = clean(content, source.location, elsewhere)
         split = Examined(source, cleaned, scan_images([image["path"] for image in cleaned.images]), set())
@@ -89,17 +89,17 @@ def _image_faults(split: Examined) -> list[Finding]:
     """
     findings = []
     fit = not any(finding.code in ("box-outside", "box-partly-outside") for finding in split.clean.findings)
-    for i, (image, seen) in enumerate(zip(split.clean.images, split.scans, strict=True)):
+    for i, (image, scan) in enumerate(zip(split.clean.images, split.scans, strict=True)):
         file = image["file_name"]
-        if seen.fault is not None:
+        if scan.fault is not None:
             split.skipped.add(i)
-            findings.append(Finding("image-unreadable", _name(split), file, None, seen.fault))
-        elif (said := (image["width"], image["height"])) != (seen.width, seen.height):
-            text, fix = f"is {seen.width} x {seen.height} px, but its annotations say {said[0]} x {said[1]}", ""
-            if is_turned(image, seen):
-                text += f": they are from before its EXIF rotation (orientation {seen.orientation})"
+            findings.append(Finding("image-unreadable", _name(split), file, None, scan.fault))
+        elif (listed_size := (image["width"], image["height"])) != (scan.width, scan.height):
+            text, fix = f"is {scan.width} x {scan.height} px, but its annotations say {listed_size[0]} x {listed_size[1]}", ""
+            if is_turned(image, scan):
+                text += f": they are from before its EXIF rotation (orientation {scan.orientation})"
                 fix = "its boxes are turned with it"
-            elif fit and is_resized(image, seen):
+            elif fit and is_resized(image, scan):
                 text += ": it looks resized since"
                 fix = "its boxes are resized with it"
             else:
@@ -108,14 +108,14 @@ def _image_faults(split: Examined) -> list[Finding]:
     return findings
 
 
-def is_turned(image: dict[str, Any], seen: ImageScan) -> bool:
+def is_turned(image: dict[str, Any], scan: ImageScan) -> bool:
     """Whether an image's annotations are from before its EXIF rotation."""
-    return (image["width"], image["height"]) == (seen.height, seen.width) and seen.orientation in TURNED
+    return (image["width"], image["height"]) == (scan.height, scan.width) and scan.orientation in TURNED
 
 
-def is_resized(image: dict[str, Any], seen: ImageScan) -> bool:
+def is_resized(image: dict[str, Any], scan: ImageScan) -> bool:
     """Whether an image has another size than its annotations say, but the same shape, to a pixel."""
-    return abs(image["width"] * seen.height / image["height"] - seen.width) < 1 and not is_turned(image, seen)
+    return abs(image["width"] * scan.height / image["height"] - scan.width) < 1 and not is_turned(image, scan)
 
 
 def _for_a_model(split: Examined, config: ModelConfig, preprocessor: Preprocessor) -> list[Finding]:
@@ -157,12 +157,12 @@ def _duplicates(splits: dict[str, Examined]) -> list[Finding]:
     for split in splits.values():
         images, boxes = split.clean.images, Counter(row["image"] for row in split.clean.annotations)
         same: dict[bytes, list[int]] = {}
-        for i, seen in enumerate(split.scans):
+        for i, scan in enumerate(split.scans):
             if i not in split.skipped:
-                same.setdefault(seen.digest, []).append(i)
-        for places in same.values():
-            kept = max(places, key=lambda i: (boxes[i], -i))
-            for i in (i for i in places if i != kept):
+                same.setdefault(scan.digest, []).append(i)
+        for copies in same.values():
+            kept = max(copies, key=lambda i: (boxes[i], -i))
+            for i in (i for i in copies if i != kept):
                 split.skipped.add(i)
                 text = f"is the same file as {images[kept]['file_name']}"
                 text += f", which has {boxes[kept]} boxes and this {boxes[i]}" if boxes[i] != boxes[kept] else ""
@@ -183,9 +183,9 @@ def _leaks(splits: dict[str, Examined]) -> list[Finding]:
 
 def _leaks_between(early: Examined, late: Examined) -> list[Finding]:
     findings = []
-    place_of = {seen.digest: i for i, seen in enumerate(early.scans) if i not in early.skipped}
-    for j, (image, seen) in enumerate(zip(late.clean.images, late.scans, strict=True)):
-        if j not in late.skipped and (i := place_of.get(seen.digest)) is not None:
+    position_of = {scan.digest: i for i, scan in enumerate(early.scans) if i not in early.skipped}
+    for j, (image, scan) in enumerate(zip(late.clean.images, late.scans, strict=True)):
+        if j not in late.skipped and (i := position_of.get(scan.digest)) is not None:
             early.skipped.add(i)
             text = f"is the same file as {early.clean.images[i]['file_name']} in {_name(early)}"
             fix = f"the image is left out of {_name(early)}"
@@ -199,7 +199,7 @@ def _leaks_between(early: Examined, late: Examined) -> list[Finding]:
 
 def _left(split: Examined) -> list[ImageScan]:
     """The looks at its images, but for those that are left out."""
-    return [ImageScan("left out") if i in split.skipped else seen for i, seen in enumerate(split.scans)]
+    return [ImageScan("left out") if i in split.skipped else scan for i, scan in enumerate(split.scans)]
 
 
 def _classes(splits: dict[str, Examined]) -> list[Finding]:

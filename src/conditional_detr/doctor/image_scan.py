@@ -93,4 +93,4 @@ def near_pairs(left: Sequence[ImageScan], right: Sequence[ImageScan]) -> list[tu
 
 
 def _known(images: Sequence[ImageScan]) -> list[int]:
-    return [i for i, seen in enumerate(images) if seen.fault is None and seen.thumbnail.std() >= FLAT]
+    return [i for i, scan in enumerate(images) if scan.fault is None and scan.thumbnail.std() >= FLAT]

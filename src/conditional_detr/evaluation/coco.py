@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conditional_detr.data.clean import is_crowd
 from conditional_detr.data.index import SplitIndex, as_id, check_lists, load_split, match_categories, read_json
-from conditional_detr.errors import ConditionalDETRError, DataError
+from conditional_detr.errors import ConditionalDETRError, DataError, shortened_list
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.detector import Detector
@@ -154,9 +154,9 @@ class Evaluation:
     ----------
     model, index, split : what was evaluated on what
     detections : COCO results, the 100 best of every image
-    judgement : their figures and curves
+    coco : their figures and curves
     seconds : of detecting in all images
-    skipped : images that could not be used, by their place in the split, and why; they are not in `index`
+    skipped : images that could not be used, by their position in the split, and why; they are not in `index`
     """
 
     model: Model
@@ -181,8 +181,8 @@ class Evaluation:
         if not {category.name for category in categories} & set(model.class_names):
             notes.append("The model's classes have no names but numbers: they were taken for the data's by their ids.")
         if lacking:
-            some = ", ".join(lacking[:5]) + (", …" if len(lacking) > 5 else "")
-            notes.append(f"{len(lacking)} of {len(categories)} classes are unknown to the model and count as AP 0: {some}.")
+            names = shortened_list(lacking, 5)
+            notes.append(f"{len(lacking)} of {len(categories)} classes are unknown to the model and count as AP 0: {names}.")
         return " ".join(notes)
 
 
@@ -225,7 +225,7 @@ def detections_of(
 
     Returns
     -------
-    the results, and the places of images that cannot be used, with the reason
+    the results, and the positions of images that cannot be used, with the reason
     """
     category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     results: list[Result] = []

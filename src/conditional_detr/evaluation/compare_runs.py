@@ -82,22 +82,22 @@ def read_groups(folders: list[Path]) -> list[Group]:
     ConfigError : a folder that is no run, or one that is given twice
     RunError : a run without a finished epoch, or with rows that make no sense
     """
-    places = [folder.resolve() for folder in folders]
-    for folder, place in zip(folders, places, strict=True):
-        if not (place / CONFIG).is_file():
+    resolved = [folder.resolve() for folder in folders]
+    for folder, path in zip(folders, resolved, strict=True):
+        if not (path / CONFIG).is_file():
             raise ConfigError(f"{folder} is no run folder: it has no {CONFIG}. compare wants folders that train left")
-        if places.count(place) > 1:
+        if resolved.count(path) > 1:
             raise ConfigError(f"{folder} is given twice")
     found: dict[str, tuple[dict[str, Any], list[Path], list[Rows], str]] = {}
-    seen: list[tuple[dict[str, Any], int]] = []
-    for folder in places:
+    earlier: list[tuple[dict[str, Any], int]] = []
+    for folder in resolved:
         config = build(RunConfig, read_toml(folder / CONFIG), str(folder / CONFIG))
         rows = read_rows(folder / METRICS)
         settings = {key: value for key, value in flat(config.model_dump()).items() if key not in SAME}
         wanted = config.training.epochs
         stopped = f" (stopped: {len(rows)} of {wanted})" if len(rows) < wanted and not config.training.patience else ""
-        again = sum(other == (settings, config.seed) for other in seen)
-        seen.append((settings, config.seed))
+        again = sum(other == (settings, config.seed) for other in earlier)
+        earlier.append((settings, config.seed))
         key = json.dumps([settings, stopped and str(folder), again], sort_keys=True)
         _, paths, runs, _ = found.setdefault(key, (settings, [], [], stopped))
         paths.append(folder)

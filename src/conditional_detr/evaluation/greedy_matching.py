@@ -85,9 +85,9 @@ def match(index: SplitIndex, detections: list[Result]) -> Matches:
 def _crowds(index: SplitIndex, label_of: dict[Any, int]) -> dict[tuple[int, int], np.ndarray]:
     """Boxes [C, 4] xyxy of crowds, by image and label."""
     found: dict[tuple[int, int], list[list[float]]] = {}
-    for place, category, x, y, width, height, _, is_crowd in index.ground_truth_rows.tolist():
+    for position, category, x, y, width, height, _, is_crowd in index.ground_truth_rows.tolist():
         if is_crowd:
-            found.setdefault((int(place), label_of[int(category)]), []).append([x, y, x + width, y + height])
+            found.setdefault((int(position), label_of[int(category)]), []).append([x, y, x + width, y + height])
     return {key: np.array(boxes, dtype=np.float64) for key, boxes in found.items()}
 
 
@@ -147,8 +147,8 @@ def thresholds_by_class(index: SplitIndex, matches: Matches) -> tuple[float, lis
     for label in range(len(index.categories)):
         objects = int((index.labels == label).sum())
         curves = thresholds(matches.only(matches.labels == label, objects))
-        place = curves.best() if objects >= ENOUGH_OBJECTS else None
-        scores.append(usual if place is None else float(curves.scores[place]))
+        position = curves.best() if objects >= ENOUGH_OBJECTS else None
+        scores.append(usual if position is None else float(curves.scores[position]))
     return usual, scores
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from conditional_detr.errors import RunError
 from conditional_detr.explaining.maps import Explanation
 from conditional_detr.inference.drawing import save_image
+from conditional_detr.storage.writing import writing
 
 TILE, SHORTEST, LONGEST = 168, 88, 420  # longer side of one map, px, unless its shorter side would be too small
 GAP, MARGIN, LINE, LABELS = 6, 12, 22, 84
@@ -138,7 +139,7 @@ def write_explanations(rgb: np.ndarray, explanations: Sequence[Explanation], fol
     RunError : the folder cannot be written
     """
     folder = Path(folder)
-    try:
+    with writing(folder, RunError):
         folder.mkdir(parents=True, exist_ok=True)
         remove_earlier(folder)
         for number, explanation in enumerate(explanations, 1):
@@ -150,8 +151,6 @@ def write_explanations(rgb: np.ndarray, explanations: Sequence[Explanation], fol
             arrays = {**vars(explanation), "reference_point": np.full(2, np.nan, np.float32) if point is None else point}
             np.savez_compressed(folder / f"{name}.npz", **arrays)
             yield folder / f"{name}.png"
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
 def remove_earlier(folder: Path) -> None:

@@ -246,10 +246,10 @@ class Exporter:
         there = "The earlier export is left as it was" if exported.claims(folder) else "It is there to be looked at"
         better = PRECISIONS[: PRECISIONS.index(precision)][::-1]
         for other in better:
-            with tempfile.TemporaryDirectory() as place:
+            with tempfile.TemporaryDirectory() as scratch:
                 try:
-                    self.write(Path(place), other)
-                    drop = self.judge(Path(place))[2]["drop"]
+                    self.write(Path(scratch), other)
+                    drop = self.judge(Path(scratch))[2]["drop"]
                 except (CheckpointError, ExportError):
                     continue
             if drop is not None and drop <= (MAX_DROP[other] if max_drop is None else max_drop):

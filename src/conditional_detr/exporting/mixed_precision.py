@@ -51,12 +51,12 @@ def _operation(node: Any) -> str:
 
 def _with_ancestors(nodes: Iterable[Any]) -> Iterator[Any]:
     """Nodes and all before them, each once, up to what is no computation of floats, as which cells were chosen."""
-    waiting, seen = [node.output(0) for node in nodes], set()
+    waiting, visited = [node.output(0) for node in nodes], set()
     while waiting:
         port = waiting.pop()
         node = port.get_node()
-        if node.get_friendly_name() in seen or not port.get_element_type().is_real():
+        if node.get_friendly_name() in visited or not port.get_element_type().is_real():
             continue
-        seen.add(node.get_friendly_name())
+        visited.add(node.get_friendly_name())
         yield node
         waiting += [node.input_value(i) for i in range(node.get_input_size())]

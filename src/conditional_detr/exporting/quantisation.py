@@ -39,8 +39,8 @@ class Calibration:
 
     def __init__(self, model: Model, images: Sequence[ImageInput]) -> None:
         self.preprocessor = Preprocessor(model.preprocessor)
-        places = np.linspace(0, len(images) - 1, min(len(images), CALIBRATION_IMAGES)).round().astype(int)
-        self.images = [image for image in (images[i] for i in places) if _is_readable(image)]
+        chosen = np.linspace(0, len(images) - 1, min(len(images), CALIBRATION_IMAGES)).round().astype(int)
+        self.images = [image for image in (images[i] for i in chosen) if _is_readable(image)]
         if not self.images:
             raise DataError("none of the images for calibration can be read")
 

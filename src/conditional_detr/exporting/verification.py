@@ -62,8 +62,8 @@ def average_precision(model: Model, found: Found, index: SplitIndex) -> float | 
     """COCO's AP of what was found, over the images that could be read; None where there is nothing to find."""
     category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     results = [row for i, result in found.items() for row in coco_results(result, int(index.image_ids[i]), category_of)]
-    seen = index.without(set(range(len(index))) - found.keys())
-    return coco_metrics(seen.ground_truth(), results).AP
+    read = index.without(set(range(len(index))) - found.keys())
+    return coco_metrics(read.ground_truth(), results).AP
 
 
 def agreement(original: Found, exported: Found) -> Agreement:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from conditional_detr.errors import RunError
+from conditional_detr.storage.writing import writing
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -53,7 +54,5 @@ def score_labels(detections: "sv.Detections") -> list[str]:
 
 def save_image(rgb: np.ndarray, file: Path) -> None:
     """Write an image in the format of its suffix."""
-    try:
+    with writing(file, RunError):
         Image.fromarray(rgb).save(file, quality=92)
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error.strerror or error}") from None

@@ -13,6 +13,7 @@ from conditional_detr.inference.batching import detect
 from conditional_detr.inference.detector import Detector, check_conf
 from conditional_detr.inference.drawing import draw, save_image, score_labels
 from conditional_detr.inference.results import above_threshold, clip_to_image, rows_of, to_detections
+from conditional_detr.storage.writing import writing
 
 PREDICTIONS = "predictions.json"
 
@@ -89,10 +90,8 @@ def predict(
             for row in rows_of(result)
         ]
     flat = [row for position in sorted(rows) for row in rows[position]]
-    try:
+    with writing(output / PREDICTIONS, RunError):
         (output / PREDICTIONS).write_text(json.dumps(flat, ensure_ascii=False), encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{output / PREDICTIONS} cannot be written: {error.strerror or error}") from None
     return Prediction(flat, len(rows), [str(errors[position]) for position in sorted(errors)])
 
 

@@ -11,7 +11,7 @@ from conditional_detr.config.presets import PRESETS
 from conditional_detr.errors import CheckpointError, ConfigError, SourceError, UnavailableError, did_you_mean
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
-from conditional_detr.storage.atomic import atomic_folder
+from conditional_detr.storage.atomic import backup_of
 from conditional_detr.storage.hub import fetch, fetch_if_there
 from conditional_detr.weights import exported, huggingface, native
 from conditional_detr.weights import official as release
@@ -43,7 +43,7 @@ def find_checkpoint(source: str | Path) -> Path | None:
 def _look_at(path: Path, name: str) -> Path | None:
     if path.is_dir():
         # A kill while a run replaces its best/ leaves the former one beside it.
-        for folder in (path, path / "best", atomic_folder(path / "best").old, path / "last"):
+        for folder in (path, path / "best", backup_of(path / "best"), path / "last"):
             if any(each.claims(folder) for each in FORMATS):
                 return folder
         raise SourceError(f"{path} is a folder, but holds no model: neither {DESCRIPTION} nor {release.FILE} nor a run's best/")

@@ -42,9 +42,9 @@ def backbone_of(state: dict[str, Tensor], prefix: str, file: object) -> str:
     return RESNETS[depths, bottleneck]
 
 
-def named(resnet: str, said: object) -> str:
+def named(resnet: str, stated: object) -> str:
     """timm's full name of a ResNet: what a checkpoint says it is, if that is this network, else the one of torchvision."""
-    return said if isinstance(said, str) and said.split(".")[0] == resnet and "." in said else f"{resnet}.tv_in1k"
+    return stated if isinstance(stated, str) and stated.split(".")[0] == resnet and "." in stated else f"{resnet}.tv_in1k"
 
 
 def check_can_be_held(config: ModelConfig, format: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from conditional_detr.config.messages import build
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
-from conditional_detr.errors import CheckpointError
+from conditional_detr.errors import CheckpointError, shortened_list
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.coco_names import names_of
@@ -132,5 +132,4 @@ def _unknown(file: Path, state: dict[str, Tensor]) -> str:
     wanted = "a detector of Conditional DETR's or DETR's reference release (transformer.decoder.layers.0.*, class_embed.*)"
     if any(key.startswith(("detr.", "mask_head.", "bbox_attention.")) for key in state):
         return f"{file} must hold {wanted}; it is a segmentation model, which is not read"
-    found = ", ".join(sorted(state)[:3]) or "no tensor at all"
-    return f"{file} must hold {wanted}; found {found}{', …' if len(state) > 3 else ''}"
+    return f"{file} must hold {wanted}; found {shortened_list(sorted(state)) or 'no tensor at all'}"

@@ -41,11 +41,11 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def listed_images(place: Path) -> list[Path]:
+def listed_images(source: Path) -> list[Path]:
     """The images below a folder, or those that a text file lists, a path a line, relative to the file."""
-    if place.is_dir():
-        return sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return [place.parent / line.strip() for line in text_of(place).splitlines() if line.strip()]
+    if source.is_dir():
+        return sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return [source.parent / line.strip() for line in text_of(source).splitlines() if line.strip()]
 
 
 def content_of(
@@ -53,7 +53,7 @@ def content_of(
     rows: Callable[[Path, int, int], list[dict[str, Any]]],
     categories: list[dict[str, Any]],
     root: Path,
-    said: Callable[[Path], tuple[int, int] | None] = lambda image: None,
+    stated_size: Callable[[Path], tuple[int, int] | None] = lambda image: None,
 ) -> dict[str, Any]:
     """A COCO content.
 
@@ -63,7 +63,7 @@ def content_of(
     rows : (image, its width, its height) → annotations with "category_id" and "bbox" x, y, w, h px
     categories : "id" and "name" each
     root : nothing outside of it is opened; it is judged later
-    said : image → the width and the height, px, that its annotations were made for, where they say it
+    stated_size : image → the width and the height, px, that its annotations were made for, where they say it
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ def content_of(
         true_size = (
             size_of(image) if may_be_opened and is_file(image) else None
         )  # what cannot be read is named when it is decoded
-        width, height = (said(image) if true_size else None) or true_size or (1, 1)
+        width, height = (stated_size(image) if true_size else None) or true_size or (1, 1)
         images.append({"id": number, "file_name": str(image), "width": width, "height": height})
         for row in rows(image, width, height) if true_size else []:
             w, h = row["bbox"][2:]

@@ -42,14 +42,14 @@ def splits(root: Path) -> dict[str, Path]:
     return found
 
 
-def read(root: Path, place: Path) -> tuple[dict[str, Any], list[Fault]]:
+def read(root: Path, source: Path) -> tuple[dict[str, Any], list[Fault]]:
     """One split as a COCO content, classes in the order of their names, and what could not be read.
 
     VOC's boxes count pixels from 1 and include their last one.
     """
     faults: list[Fault] = []
-    found = {each.image: each for each in _read_split(root, place, faults)}
-    others = [each for other in splits(root).values() if other != place for each in _read_split(root, other, [])]
+    found = {each.image: each for each in _read_split(root, source, faults)}
+    others = [each for other in splits(root).values() if other != source for each in _read_split(root, other, [])]
     every = sorted({thing.name for each in (*found.values(), *others) for thing in each.objects})
     number = {name: i for i, name in enumerate(every)}
 
@@ -65,12 +65,12 @@ def read(root: Path, place: Path) -> tuple[dict[str, Any], list[Fault]]:
     return content_of(found, rows, categories, root, lambda image: found[image].size), faults
 
 
-def _read_split(root: Path, place: Path, faults: list[Fault]) -> list[Annotated]:
-    if place.is_dir():  # an image without a file of annotations has no objects, as in YOLO
-        images = [path for path in sorted(place.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+def _read_split(root: Path, source: Path, faults: list[Fault]) -> list[Annotated]:
+    if source.is_dir():  # an image without a file of annotations has no objects, as in YOLO
+        images = [path for path in sorted(source.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
         return [_annotated(path, path.with_suffix(".xml"), faults) for path in images]
     found = []
-    for line in text_of(place).splitlines():
+    for line in text_of(source).splitlines():
         if not line.strip():
             continue
         name = line.strip()

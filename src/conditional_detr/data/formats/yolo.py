@@ -38,13 +38,13 @@ def splits(file: Path) -> dict[str, list[Path]]:
     return found
 
 
-def read(file: Path, places: list[Path]) -> tuple[dict[str, Any], list[Fault]]:
+def read(file: Path, sources: list[Path]) -> tuple[dict[str, Any], list[Fault]]:
     """One split as a COCO content, and what could not be read of its labels. File names are absolute."""
     names = class_names(file)
     faults = [
-        Fault(str(file), f"{place} is not there", "nothing: it is left out", "split-missing")
-        for place in places
-        if not place.exists()
+        Fault(str(file), f"{source} is not there", "nothing: it is left out", "split-missing")
+        for source in sources
+        if not source.exists()
     ]
 
     around = file.absolute().parent.parent
@@ -54,15 +54,15 @@ def read(file: Path, places: list[Path]) -> tuple[dict[str, Any], list[Fault]]:
         labels = label_file(image)
         return _boxes(labels, width, height, is_pose, faults) if is_inside(labels, around) else []
 
-    images = [image for place in places if place.exists() for image in listed_images(place)]
-    faults += _labels_alone(places, images)
+    images = [image for source in sources if source.exists() for image in listed_images(source)]
+    faults += _labels_alone(sources, images)
     categories = [{"id": i, "name": name} for i, name in sorted(names.items())]
     return content_of(images, rows, categories, around), faults
 
 
-def _labels_alone(places: list[Path], images: list[Path]) -> list[Fault]:
+def _labels_alone(sources: list[Path], images: list[Path]) -> list[Fault]:
     """Label files of images that are not there."""
-    folders = {label_file(place / "x").parent for place in places if place.is_dir()}
+    folders = {label_file(source / "x").parent for source in sources if source.is_dir()}
     known = {label_file(image) for image in images}
     return [
         Fault(str(file), "there is no image for these labels", "they are left out", "annotation-orphan")
@@ -160,7 +160,7 @@ def _located(name: str, base: Path, file: Path) -> Path:
     candidates = [base / name, file.parent / name, file.parent / name.removeprefix("../")]
     if "\0" in name:
         raise DataError(f"{file}: {name[:60]!r} can be no path")
-    place = next((place for place in candidates if place.exists()), candidates[0])
-    if not is_inside(place, file.parent.parent):
+    source = next((source for source in candidates if source.exists()), candidates[0])
+    if not is_inside(source, file.parent.parent):
         raise DataError(f"{file}: {name!r} leaves the folder {file.parent.parent}; it is not read")
-    return place
+    return source

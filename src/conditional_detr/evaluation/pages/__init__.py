@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from conditional_detr.errors import RunError
+from conditional_detr.storage.writing import writing
 
 
 def write_page(file: Path, template: str, content: dict[str, Any]) -> None:
@@ -16,11 +17,9 @@ def write_page(file: Path, template: str, content: dict[str, Any]) -> None:
     pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     pages.filters |= {"ap": ap, "number": number, "counted": counted}
     text = pages.get_template(f"{template}.html.jinja").render(content)
-    try:
+    with writing(file, RunError):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error.strerror or error}") from None
 
 
 def embedded(content: bytes) -> str:

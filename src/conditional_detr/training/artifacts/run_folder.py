@@ -15,7 +15,7 @@ from conditional_detr.config.run import RunConfig
 from conditional_detr.config.toml import flat, read_toml, to_toml
 from conditional_detr.errors import RunError
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.storage.atomic import atomic_folder, recover
+from conditional_detr.storage.atomic import atomic_folder, backup_of, recover
 from conditional_detr.storage.run_files import BEST_FIGURES, CONFIG, METRICS, REPORT
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.weights import native
@@ -35,7 +35,7 @@ class RunFolder:
     @property
     def has_begun(self) -> bool:
         """Whether there is a state to go on from; a kill may have left it beside its place."""
-        return any((folder / STATE).is_file() for folder in (atomic_folder(self.last).old, self.last))
+        return any((folder / STATE).is_file() for folder in (backup_of(self.last), self.last))
 
     def check(self, config: RunConfig, resume: bool) -> bool:
         """Whether there is a state to go on from; looks only.

@@ -5,9 +5,8 @@ import torch
 from conditional_detr.config.messages import updated
 from conditional_detr.config.run import RunConfig
 from conditional_detr.config.schema import ModelConfig
-from conditional_detr.data.clean import some
 from conditional_detr.data.index import SplitIndex
-from conditional_detr.errors import ConfigError, RunError
+from conditional_detr.errors import ConfigError, RunError, shortened_list
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
 from conditional_detr.weights.discovery import find_checkpoint, load_model, shipped, with_new_class_head
@@ -88,6 +87,6 @@ def check_classes(model: DetectionModel, train: SplitIndex) -> None:
     had, now = list(zip(model.category_ids, model.class_names, strict=True)), [(c.id, c.name) for c in train.categories]
     if had != now:
         raise RunError(
-            f"the classes of {train.file} are not those that the run began with: then {some(map(str, had))}; now "
-            f"{some(map(str, now))}. Begin in another folder"
+            f"the classes of {train.file} are not those that the run began with: then {shortened_list(map(str, had))}; now "
+            f"{shortened_list(map(str, now))}. Begin in another folder"
         )
