@@ -180,8 +180,6 @@ def test_a_finished_runs_own_config_repeats_it(capsys, tmp_path):
 
 
 def test_unreadable_inputs_are_named_counted_and_survived(capsys, small_model, tmp_path):
-    from PIL import Image
-
     save_model(small_model, tmp_path / "m")
     (tmp_path / "in").mkdir()
     Image.new("RGB", (40, 30)).save(tmp_path / "in" / "good.png")
@@ -196,9 +194,7 @@ def test_unreadable_inputs_are_named_counted_and_survived(capsys, small_model, t
     assert "none of the inputs could be read" in err
 
 
-def test_a_model_name_is_said_to_be_untrained(capsys, tmp_path, monkeypatch):
-    from PIL import Image
-
+def test_a_model_name_is_said_to_be_untrained(capsys, tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     code, _, err = run(capsys, "predict", "conditional-detr-tiny", tmp_path / "a.png", "--output", tmp_path / "p")
     assert code == 0
@@ -225,8 +221,6 @@ def test_tables_of_a_settings_file_must_be_tables(capsys, tmp_path):
 
 
 def test_what_follows_two_dashes_is_a_file(capsys, tmp_path, monkeypatch, small_model):
-    from PIL import Image
-
     monkeypatch.chdir(tmp_path)
     save_model(small_model, "m")
     Image.new("RGB", (40, 30)).save("--conf=1.png")

@@ -8,7 +8,7 @@ the left three quarters of both photographs, validation scenes the rest: they sh
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -44,18 +44,27 @@ def make_digits(folder: Path, train: int, valid: int, size: int = 128, seed: int
         raise ConfigError(f"seed must be 0 or more, not {seed}")
     if not 32 <= size <= 2048:
         raise ConfigError(f"size must be 32 to 2048 px, not {size}")
+    for stream, (split, number, material) in enumerate(zip(("train", "valid"), (train, valid), materials(), strict=True)):
+        rng = np.random.default_rng([seed, stream])
+        with writing(folder / split, DataError):
+            _write_split(folder / split, (draw_scene(*material, size, rng) for _ in range(number)))
+
+
+class Material(NamedTuple):
+    """What scenes are made of: digits float [N, 8, 8] in [0, 1], their labels, parts of photographs uint8 [H, W, 3]."""
+
+    digits: np.ndarray
+    labels: np.ndarray
+    regions: list[np.ndarray]
+
+
+def materials() -> tuple[Material, Material]:
+    """For training and for validation; they share nothing."""
     digits, labels, photographs = _sources()
     order = np.random.default_rng(0).permutation(len(digits))  # which digits are for training never depends on the seed
-    cut = int(SPLIT_SHARE * len(digits))
-    for split, number, chosen, part, stream in (
-        ("train", train, order[:cut], slice(0, SPLIT_SHARE), 0),
-        ("valid", valid, order[cut:], slice(SPLIT_SHARE, 1), 1),
-    ):
-        regions = [p[:, int(part.start * p.shape[1]) : int(part.stop * p.shape[1])] for p in photographs]
-        rng = np.random.default_rng([seed, stream])
-        scenes = (draw_scene(digits[chosen], labels[chosen], regions, size, rng) for _ in range(number))
-        with writing(folder / split, DataError):
-            _write_split(folder / split, scenes)
+    train, valid = np.split(order, [int(SPLIT_SHARE * len(digits))])
+    left, right = zip(*(np.split(p, [int(SPLIT_SHARE * p.shape[1])], axis=1) for p in photographs), strict=True)
+    return Material(digits[train], labels[train], list(left)), Material(digits[valid], labels[valid], list(right))
 
 
 def _sources() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:

@@ -248,7 +248,7 @@ def test_boxes_from_before_an_exif_rotation_are_turned_with_the_image(data, orie
 
     bright = (decode(index.paths[4]).float().mean(0) > 128).nonzero()
     (top, left), (bottom, right) = bright.min(0).values.tolist(), bright.max(0).values.tolist()
-    np.testing.assert_allclose(index.objects(4)[0][0], [left, top, right + 1, bottom + 1], atol=1)
+    assert index.objects(4)[0][0].tolist() == [left, top, right + 1, bottom + 1]
 
 
 def test_a_turned_box_lies_inside_its_turned_image():
