@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name, stride, dilation, batch, side in CASES:
-        ours = Backbone(name, stride, dilation)
+        ours = Backbone(name, [stride // 2 if dilation else stride], dilation)
         index = feature_network(name).feature_info.reduction().index(stride)
         extra = {"output_stride": stride // 2} if dilation else {}
         plain = freeze_batch_norm_2d(feature_network(name, out_indices=(index,), **extra))

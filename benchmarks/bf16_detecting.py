@@ -22,7 +22,7 @@ from conditional_detr.data.index import load_split
 from conditional_detr.exporting.verification import average_precision, found_by
 from conditional_detr.model import detr
 
-POSITION = ((detr, "grid_points"), (detr, "sine_embedding"))
+POSITION = ((detr, "memory_of"),)
 
 
 class Rounded(TorchDispatchMode):

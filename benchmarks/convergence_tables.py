@@ -11,7 +11,7 @@ from convergence import Job, Study, smooth
 from scipy.stats import spearmanr
 
 from conditional_detr.evaluation import plots
-from conditional_detr.evaluation.compare_runs import epochs_to, told
+from conditional_detr.evaluation.compare_runs import epochs_to, format_range
 from conditional_detr.evaluation.pages import ap
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -83,7 +83,7 @@ def count(value: float) -> str:
 
 
 def shown(values: list[float], form: Callable[[float], str] = ap) -> str:
-    return told(list(values), [], form) if values else NOT_RUN
+    return format_range(list(values), [], form) if values else NOT_RUN
 
 
 def sweep_table(study: Study) -> str:
@@ -125,7 +125,7 @@ def main_table(study: Study, rows: list[tuple[str, str, float | None]]) -> str:
             f"{runs[0][0].lr:g}",
             shown(aps(study, row, own)),
             shown(aps(study, row, study.settings["epochs"])),
-            told(list(at), list(limits), count),
+            format_range(list(at), list(limits), count),
             "1" if row == ours else ratio(at, limits, base),
             f"{len(runs)}, {minutes:.0f}",
         ]

@@ -11,7 +11,7 @@ import torch
 
 from conditional_detr import create_model, make_step
 
-FAST = {"finer": True, "pixel_aligned_positions": True, "reference_points": "encoder"}  # as the recipe `fast` has it
+FAST = {"neck": "space_to_depth", "pixel_aligned_positions": True, "reference_points": "encoder"}  # as the recipe `fast` has it
 CASES = [
     ("conditional-detr-tiny", FAST, 160, 224),
     ("conditional-detr-tiny", FAST, 320, 416),

@@ -33,7 +33,7 @@ def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(ta
 
     younger = {
         "query_groups": 1,
-        "aligned": False,
+        "class_loss": "model",
         "weight_average": 0.0,
         "freeze": 0,
         "init_from": "",
@@ -43,18 +43,20 @@ def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(ta
         "transpose": 0.0,
     }  # than the curves; off unless asked for
     assert {key: getattr(RecipeConfig(), key) for key in younger} == younger
-    younger_parts = {"finer", "pixel_aligned_positions"}  # all else is frozen: nothing is left to defaults
-    assert not any(getattr(ModelConfig(), field) for field in younger_parts)
+    # All else is frozen: nothing is left to defaults.
+    younger_parts = {"neck": "last", "pixel_aligned_positions": False, "encoder_attention": "dense"}
+    assert {key: getattr(ModelConfig(), key) for key in younger_parts} == younger_parts
     for name in ("digits", "blood-cells"):
         settings = tables.Study(name).settings
-        assert set(settings["model"]) == set(ModelConfig.model_fields) - {"num_classes"} - younger_parts
+        assert set(settings["model"]) == set(ModelConfig.model_fields) - {"num_classes"} - set(younger_parts)
         moves_no_result = {"gradient_checkpointing"}
         assert set(settings["training"]) == set(RecipeConfig.model_fields) - {"epochs", "lr"} - moves_no_result - set(younger)
         for row, options in settings["rows"].items():
             model = settings["model"] | options.get("model", {})
             idle = idle_fields(ModelConfig(**model))
             built = with_overrides(TINY, {key: value for key, value in model.items() if key not in idle}, row)
-            assert {key: getattr(built, key) for key in model} == model | {key: IDLE[key] for key in idle}
+            expected = ModelConfig(**model | {key: IDLE[key] for key in idle})
+            assert {key: getattr(built, key) for key in model} == {key: getattr(expected, key) for key in model}
             assert options.get("rate_of", row) in settings["rows"]
             assert options.get("baseline", row) in settings["rows"]
     rows = tables.Study("digits").settings["rows"]
