@@ -1,8 +1,8 @@
 """The traps that implementations of this paper fall into: each test fails if its trap is fallen into.
 
-More of them stand where they belong: in test_attention.py (parts are joined head by head), test_positional.py (y comes
-first, a cell's coordinate), test_preprocessing.py (a query may appear with several classes), test_convolution.py (norms),
-test_release.py and parity/test_huggingface_folders.py (labels, transformers' own faults).
+More of them stand where they belong: in test_attention.py (content and space are joined head by head), test_positional.py
+(y comes first, a cell's coordinate), test_preprocessing.py (a query may appear with several classes), test_frozen_norm.py
+(norms), test_official.py and parity/test_huggingface_folders.py (labels, transformers' own faults).
 """
 
 import math
@@ -13,16 +13,23 @@ from torch import Tensor
 
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
-from conditional_detr.model.decoder import CROSS_ATTENTIONS
-from conditional_detr.model.detr import shrink_mask
-from conditional_detr.model.encoder import AdditiveAttention
-from models import perturbed, small
+from conditional_detr.model.attention import CROSS_ATTENTION
+from conditional_detr.model.attention.dense import DenseAttention
+from conditional_detr.model.memory import shrink_mask
+from conditional_detr.model.queries import Queries
+from models import memory_like, perturbed, random_memory, small
 
 
 def decoded(model: DetectionModel, images: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         output = model(images, aux=True)
     return torch.cat([output.aux_logits, output.pred_logits[None]])
+
+
+def queries_of(content: Tensor, position: Tensor, spatial: Tensor | None = None) -> Queries:
+    """Queries in the middle of the image."""
+    start = Queries.start(position, torch.full((1, position.shape[1], 2), 0.5))
+    return start._replace(content=content, spatial=spatial)
 
 
 def test_trap_the_first_layer_uses_the_plain_point_and_all_later_ones_share_one_lambda():
@@ -40,10 +47,10 @@ def test_trap_the_first_layer_uses_the_plain_point_and_all_later_ones_share_one_
 def test_trap_lambda_reads_the_stream_before_the_shared_norm():
     model = perturbed(small())
     seen = []
-    model.decoder.spatial_query.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    model.decoder.spatial_query.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].content))
     streams = []
     for layer in model.decoder.layers:
-        layer.register_forward_hook(lambda _, __, output: streams.append(output))
+        layer.register_forward_hook(lambda _, __, output: streams.append(output.content))
     with torch.no_grad():
         model(torch.randn(1, 3, 64, 64))
     for lambda_input, stream in zip(seen, streams, strict=False):
@@ -52,17 +59,15 @@ def test_trap_lambda_reads_the_stream_before_the_shared_norm():
 
 
 def test_trap_only_the_first_layer_adds_the_object_query_and_the_position_to_the_content():
-    _, first, later = CROSS_ATTENTIONS["conditional"]
     torch.manual_seed(0)
-    embedding, spatial, memory = torch.randn(1, 4, 16), torch.randn(1, 4, 16), torch.randn(1, 6, 16)
-    queries, position = torch.randn(2, 4, 16), torch.randn(1, 6, 16)
+    kinds = CROSS_ATTENTION["conditional"]
+    first, later = kinds.first_cross_attention(16, 2, 0.0), kinds.cross_attention(16, 2, 0.0)
+    memory = random_memory(cells=6, dim=16)
+    some = queries_of(torch.randn(1, 4, 16), torch.randn(1, 4, 16), spatial=torch.randn(1, 4, 16))
+    others = some._replace(position=torch.randn(1, 4, 16))
     with torch.no_grad():
-        out = [
-            [layer(embedding, query, spatial, memory, position, None) for query in queries]
-            for layer in (first(16, 2, 0.0), later(16, 2, 0.0))
-        ]
-    assert (out[0][0] - out[0][1]).abs().max() > 1e-4
-    torch.testing.assert_close(out[1][0], out[1][1], atol=0, rtol=0)
+        assert (first(some, memory) - first(others, memory)).abs().max() > 1e-4
+        torch.testing.assert_close(later(some, memory), later(others, memory), atol=0, rtol=0)
     model = small()
     assert [hasattr(layer.cross_attention, "q_position") for layer in model.decoder.layers] == [True, False, False]
 
@@ -74,21 +79,24 @@ def test_trap_there_is_no_refinement_every_layer_offsets_the_same_reference_poin
         last = model.reference_points.mlp.layers[-1].bias
         (gradient,) = torch.autograd.grad(boxes[..., :2].sum(), last, retain_graph=True)
         assert (gradient.abs() > 1e-3).all()
+    memory = random_memory(cells=4, dim=128)
     with torch.no_grad():
-        points = model.reference_points(model.object_query).sigmoid()
-        for head_input in model.decoder(model.object_query, points, torch.randn(1, 4, 128), torch.randn(1, 4, 128), None):
-            boxes = model.box_head(head_input, points)
-            centre = torch.logit(boxes[..., :2]) - model.box_head.mlp(head_input)[..., :2]
-            torch.testing.assert_close(centre[0], torch.logit(points), atol=1e-4, rtol=1e-4)
+        queries = model.reference_points(model.object_query, memory).queries
+        found = model.decoder(queries, memory, model.box_head.refine)
+        assert all(reference.equal(queries.reference) for reference in found.references)
+        boxes = model.box_head(found, memory)
+        centre = torch.logit(boxes[..., :2]) - model.box_head.mlp(found.embeddings)[..., :2]
+    expected = torch.logit(queries.reference).expand_as(centre)
+    torch.testing.assert_close(centre, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_trap_the_position_never_enters_the_values():
     model = perturbed(small())
     attention = model.decoder.layers[1].cross_attention
-    memory = torch.randn(1, 1, 128).expand(1, 6, 128)  # the same content everywhere: only values could tell positions
-    arguments = torch.randn(1, 7, 128), model.object_query, torch.randn(1, 7, 128), memory
+    tokens = torch.randn(1, 1, 128).expand(1, 6, 128)  # the same content everywhere: only values could tell positions
+    queries = queries_of(torch.randn(1, 7, 128), model.object_query[None], spatial=torch.randn(1, 7, 128))
     with torch.no_grad():
-        a, b = (attention(*arguments, torch.randn(1, 6, 128), None) for _ in range(2))
+        a, b = (attention(queries, memory_like(tokens, torch.randn(1, 6, 128))) for _ in range(2))
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
@@ -106,35 +114,35 @@ def written_out(query: Tensor, key: Tensor, value: Tensor, divisor: float) -> Te
     return torch.einsum("bhqn,bhnd->bqhd", weights, value).flatten(2)
 
 
-@pytest.mark.parametrize("which", ["first", "later"])
+@pytest.mark.parametrize("which", ["first_cross_attention", "cross_attention"])
 def test_trap_cross_attention_divides_by_the_root_of_both_widths_and_values_stay_narrow(which: str):
-    attention = getattr(CROSS_ATTENTIONS["conditional"], which)(256, 8, 0.0).eval()
+    attention = getattr(CROSS_ATTENTION["conditional"], which)(256, 8, 0.0).eval()
     content, spatial, memory = torch.randn(2, 5, 256), torch.randn(2, 5, 256), torch.randn(2, 9, 256)
-    object_query, position = torch.randn(5, 256), torch.randn(1, 9, 256)
+    object_query, position = torch.randn(1, 5, 256), torch.randn(1, 9, 256)
     with torch.no_grad():
         query, key = attention.q_content(content), attention.k_content(memory)
         place_query, place_key = attention.q_spatial(spatial), attention.k_spatial(position)
-        if which == "first":  # the same spatial key serves both
+        if which == "first_cross_attention":  # the same spatial key serves both
             query, key = query + attention.q_position(object_query), key + place_key
         both = [torch.cat([by_heads(a), by_heads(b.expand_as(a))], -1) for a, b in ((query, place_query), (key, place_key))]
         value = by_heads(attention.v(memory))
         assert (both[0].shape[-1], value.shape[-1]) == (64, 32)
         expected = attention.out(written_out(*both, value, divisor=8))
-        result = attention(content, object_query, spatial, memory, position, None)
+        result = attention(queries_of(content, object_query, spatial), memory_like(memory, position))
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_trap_self_attention_divides_by_the_root_of_one_width():
-    tokens, position = torch.randn(2, 9, 256), torch.randn(9, 256)
-    among, encoder = CROSS_ATTENTIONS["conditional"].among_queries(256, 8, 0.0).eval(), AdditiveAttention(256, 8, 0.0).eval()
+    tokens, position = torch.randn(2, 9, 256), torch.randn(1, 9, 256)
+    among, encoder = CROSS_ATTENTION["conditional"].self_attention(256, 8, 0.0).eval(), DenseAttention(256, 8, 0.0).eval()
     with torch.no_grad():
         query = among.q_content(tokens) + among.q_position(position)
         key = among.k_content(tokens) + among.k_position(position)
         expected = among.out(written_out(by_heads(query), by_heads(key), by_heads(among.v(tokens)), math.sqrt(32)))
-        torch.testing.assert_close(among(tokens, position), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(among(queries_of(tokens, position)), expected, atol=1e-5, rtol=1e-4)
         query, key = encoder.q(tokens + position), encoder.k(tokens + position)
         expected = encoder.out(written_out(by_heads(query), by_heads(key), by_heads(encoder.v(tokens)), math.sqrt(32)))
-        torch.testing.assert_close(encoder(tokens, position), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(encoder(memory_like(tokens, position)), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_trap_behind_lambda_every_layer_projects_the_place_with_a_full_matrix_of_its_own():
@@ -151,10 +159,10 @@ def test_trap_the_stream_goes_on_unnormed_and_only_the_heads_see_the_shared_norm
     model = perturbed(small())
     into, out = [], []
     for layer in model.decoder.layers:
-        layer.register_forward_pre_hook(lambda _, inputs: into.append(inputs[0]))
-        layer.register_forward_hook(lambda _, __, output: out.append(output))
+        layer.register_forward_pre_hook(lambda _, inputs: into.append(inputs[0].content))
+        layer.register_forward_hook(lambda _, __, output: out.append(output.content))
     seen = []
-    model.class_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.class_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].embeddings))
     with torch.no_grad():
         model(torch.randn(1, 3, 64, 64), aux=True)
         assert into[0].eq(0).all()
@@ -167,17 +175,17 @@ def test_trap_the_encoder_adds_the_position_anew_in_every_layer_never_to_the_val
     model = perturbed(small())
     values, streams, placed = [], [], []
     for layer in model.encoder.layers:
-        layer.register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0]))
+        layer.register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0].tokens))
         layer.self_attention.v.register_forward_pre_hook(lambda _, inputs: values.append(inputs[0]))
         layer.self_attention.q.register_forward_pre_hook(lambda _, inputs: placed.append(inputs[0]))
-    memory, position = torch.randn(1, 6, 128), torch.randn(1, 6, 128)
+    memory = random_memory(cells=6, dim=128)
     last = []
     model.encoder.layers[-1].register_forward_hook(lambda _, __, output: last.append(output))
     with torch.no_grad():
-        out = model.encoder(memory, position, None)
+        out = model.encoder(memory)
     for value, stream, query in zip(values, streams, placed, strict=True):
         assert value is stream
-        torch.testing.assert_close(query, stream + position)
+        torch.testing.assert_close(query, stream + memory.position)
     assert out is last[0]
 
 
