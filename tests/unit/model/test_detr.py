@@ -7,8 +7,8 @@ import torch
 
 from conditional_detr.config.presets import PRESETS
 from conditional_detr.factory.create import create_model
-from conditional_detr.model.positional import sine_embedding
-from models import perturbed, small
+from conditional_detr.model.queries import Queries
+from models import memory_like, perturbed, small
 
 
 def test_r50_with_91_classes_has_the_papers_trainable_parameters():
@@ -25,9 +25,10 @@ def test_every_model_name_builds_runs_and_has_the_stride_it_says(name: str):
     model = small(name)
     with torch.no_grad():
         output = model(torch.randn(1, 3, 64, 96))
-        features = model.backbone(torch.randn(1, 3, 64, 96))
+        levels = model.input_projection(model.backbone(torch.randn(1, 3, 64, 96)))
     stride = 16 if name.endswith("-tiny") or "dc5" in name else 32
-    assert features.shape[-2:] == (64 // stride, 96 // stride)
+    assert model.config.strides == model.grid.strides == (stride,)
+    assert [x.shape[-2:] for x in levels] == [(64 // stride, 96 // stride)]
     assert output.pred_logits.shape == (1, 7, 6 if name.startswith("detr") else 5)
     assert output.pred_boxes.shape == (1, 7, 4)
     assert output.aux_logits is None
@@ -36,9 +37,10 @@ def test_every_model_name_builds_runs_and_has_the_stride_it_says(name: str):
 def test_at_the_start_boxes_are_reference_points_of_half_size_and_every_class_has_probability_one_percent():
     model = small()
     with torch.no_grad():
-        output = model(torch.randn(2, 3, 64, 64))
-        points = model.reference_points(model.object_query).sigmoid()
-    torch.testing.assert_close(output.pred_boxes[..., :2], points.expand(2, -1, -1), atol=1e-6, rtol=0)
+        output = model(torch.randn(2, 3, 64, 64), aux=True)
+        queries, objectness = model.reference_points(model.object_query, output.memory)
+    assert objectness is None
+    torch.testing.assert_close(output.pred_boxes[..., :2], queries.reference.expand(2, -1, -1), atol=1e-6, rtol=0)
     assert output.pred_boxes[..., 2:].eq(0.5).all()
     torch.testing.assert_close(model.class_head.bias.sigmoid(), torch.full((5,), 0.01))
 
@@ -64,15 +66,16 @@ def test_the_record_is_frozen():
 def test_what_lies_in_padding_does_not_reach_the_other_images_or_the_unpadded_part():
     model = perturbed(small())
     torch.manual_seed(1)
-    memory, position = torch.randn(1, 12, 128), torch.randn(1, 12, 128)
-    is_padding = torch.arange(12)[None] >= 8
-    points = torch.rand(7, 2)
-    with torch.no_grad():
-        short = model.encoder(memory[:, :8], position[:, :8], None)
-        short = model.decoder(model.object_query, points, short, position[:, :8], None)
-        long = model.encoder(memory, position, is_padding)
-        long = model.decoder(model.object_query, points, long, position, is_padding)
-    torch.testing.assert_close(long, short, atol=1e-5, rtol=1e-5)
+    tokens, position = torch.randn(1, 12, 128), torch.randn(1, 12, 128)
+    short = memory_like(tokens[:, :8], position[:, :8])
+    long = memory_like(tokens, position, is_padding=torch.arange(12)[None] >= 8)
+    decoded = []
+    for memory in (short, long):
+        with torch.no_grad():
+            encoded = model.encoder(memory)
+            queries = model.reference_points(model.object_query, encoded).queries
+            decoded.append(model.decoder(queries, encoded, model.box_head.refine).embeddings)
+    torch.testing.assert_close(*decoded, atol=1e-5, rtol=1e-5)
 
 
 def test_a_mask_without_padding_is_the_same_as_none():
@@ -114,6 +117,10 @@ def test_a_model_can_be_copied():
         torch.testing.assert_close(copy.deepcopy(model)(images).pred_boxes, model(images).pred_boxes)
 
 
-def test_points_and_grid_share_one_embedding():
-    points = torch.tensor([[[0.25, 0.5]]])
-    torch.testing.assert_close(sine_embedding(points, 16)[0, 0], sine_embedding(points[0, 0], 16))
+def test_the_memorys_position_and_the_queries_points_are_embedded_alike():
+    model = small()
+    with torch.no_grad():
+        memory = model(torch.randn(1, 3, 64, 96), aux=True).memory
+    queries = Queries.start(torch.zeros(1, 24, 128), memory.points)
+    assert memory.points.shape == (1, 24, 2)
+    assert memory.position.equal(queries.embedded)

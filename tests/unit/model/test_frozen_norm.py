@@ -8,15 +8,22 @@ from torch import nn
 
 from conditional_detr.errors import ConfigError
 from conditional_detr.model.backbone.frozen_norm import DilatedDepthwise, FoldedConv2d
+from conditional_detr.model.backbone.neck import space_to_depth
 from conditional_detr.model.backbone.timm_backbone import Backbone
 
-NETWORKS = [  # timm name, stride of the stage, dilated, its index among timm's feature maps
-    ("tf_efficientnet_lite0", 16, False, 3),
-    ("tf_efficientnet_lite0", 32, True, 4),
-    ("resnet18", 32, False, 4),
-    ("resnet50", 32, True, 4),
-    ("mobilenetv3_small_100", 16, False, 3),
+NETWORKS = [  # timm name, strides of the maps, dilated, their indices among timm's feature maps
+    ("tf_efficientnet_lite0", [16], False, (3,)),
+    ("tf_efficientnet_lite0", [8, 16], False, (2, 3)),
+    ("tf_efficientnet_lite0", [16], True, (4,)),
+    ("resnet18", [32], False, (4,)),
+    ("resnet18", [8, 16, 32], False, (2, 3, 4)),
+    ("resnet50", [16], True, (4,)),
+    ("mobilenetv3_small_100", [16], False, (3,)),
 ]
+
+
+def last_map(backbone: Backbone, images: torch.Tensor) -> torch.Tensor:
+    return backbone(images)[-1]
 
 
 def filled(network: nn.Module) -> nn.Module:
@@ -29,44 +36,47 @@ def filled(network: nn.Module) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize(("name", "stride", "dilation", "index"), NETWORKS)
-def test_backbone_is_timms_network_in_eval_mode_under_the_same_names(name: str, stride: int, dilation: bool, index: int):
+@pytest.mark.parametrize(("name", "strides", "dilation", "indices"), NETWORKS)
+def test_backbone_is_timms_network_in_eval_mode_under_the_same_names(
+    name: str, strides: list[int], dilation: bool, indices: tuple[int, ...]
+):
     torch.manual_seed(0)
-    theirs = timm.create_model(name, features_only=True, out_indices=(index,), output_stride=16 if dilation else 32)
+    theirs = timm.create_model(name, features_only=True, out_indices=indices, output_stride=16 if dilation else 32)
     theirs = filled(freeze_batch_norm_2d(theirs))
-    ours = Backbone(name, stride, dilation)
+    ours = Backbone(name, strides, dilation)
     stored = theirs.state_dict()
     ours.body.load_state_dict({key: stored[key] for key in ours.body.state_dict()})
     images = torch.randn(2, 3, 96, 128)
     with torch.no_grad():
-        expected, features = theirs.eval()(images)[0], ours.train()(images)
-    assert features.shape[1] == ours.channels
-    assert features.shape[-1] == 128 // (stride // 2 if dilation else stride)
-    torch.testing.assert_close(features, expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
+        expected, maps = theirs.eval()(images), ours.train()(images)
+    assert [x.shape[1] for x in maps] == ours.channels
+    assert [x.shape[-1] for x in maps] == [128 // stride for stride in strides]
+    for x, wanted in zip(maps, expected, strict=True):
+        torch.testing.assert_close(x, wanted, atol=1e-4 * float(wanted.abs().max()), rtol=1e-4)
     assert any(isinstance(m, FoldedConv2d) for m in ours.modules())
 
 
 def test_stages_behind_the_one_that_is_used_are_not_built():
-    shallow = Backbone("tf_efficientnet_lite0", 16)
+    shallow = Backbone("tf_efficientnet_lite0", [16])
     assert not [key for key in shallow.state_dict() if "blocks.5" in key or "blocks.6" in key]
-    shallow(torch.randn(1, 3, 64, 64)).sum().backward()
+    last_map(shallow, torch.randn(1, 3, 64, 64)).sum().backward()
     assert all(p.grad is not None for p in shallow.parameters())
 
 
 def test_trap_every_norm_keeps_its_own_epsilon():
-    lite = [m.eps for m in Backbone("tf_efficientnet_lite0", 16).modules() if hasattr(m, "eps")]
-    resnet = [m.eps for m in Backbone("resnet18", 32).modules() if hasattr(m, "eps")]
+    lite = [m.eps for m in Backbone("tf_efficientnet_lite0", [16]).modules() if hasattr(m, "eps")]
+    resnet = [m.eps for m in Backbone("resnet18", [32]).modules() if hasattr(m, "eps")]
     assert set(lite) == {1e-3}
     assert set(resnet) == {1e-5}
 
 
 def test_trap_norms_have_no_trainable_parameters_and_resnets_stem_and_first_stage_are_frozen():
-    backbone = Backbone("resnet18", 32)
+    backbone = Backbone("resnet18", [32])
     trainable = {name for name, p in backbone.body.named_parameters() if p.requires_grad}
     frozen = {name for name, p in backbone.body.named_parameters() if not p.requires_grad}
     assert frozen == {n for n, _ in backbone.body.named_parameters() if n.startswith(("conv1.", "layer1."))}
     assert not any("bn" in name for name in trainable | frozen)
-    assert all(p.requires_grad for p in Backbone("tf_efficientnet_lite0", 16).parameters())
+    assert all(p.requires_grad for p in Backbone("tf_efficientnet_lite0", [16]).parameters())
 
 
 @pytest.mark.parametrize(("kernel", "dilation", "size"), [(3, 2, (8, 6)), (5, 2, (8, 8)), (5, 3, (4, 9)), (3, 4, (3, 3))])
@@ -86,13 +96,13 @@ def test_the_depthwise_backward_equals_pytorchs(kernel: int, dilation: int, size
 
 
 def test_the_dilated_stage_trains_under_autocast():
-    backbone = Backbone("tf_efficientnet_lite0", 32, dilation=True)
+    backbone = Backbone("tf_efficientnet_lite0", [16], dilation=True)
     images = torch.randn(1, 3, 64, 64)
     gradients = []
     for enabled in (False, True):
         backbone.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            loss = backbone(images).float().square().mean()
+            loss = last_map(backbone, images).float().square().mean()
         loss.backward()
         gradients.append(backbone.body.blocks[5][1].conv_dw.weight.grad.clone())
     exact, rough = gradients
@@ -101,38 +111,39 @@ def test_the_dilated_stage_trains_under_autocast():
 
 def test_depthwise_convolutions_on_a_processor_stay_in_float32_under_autocast():
     """PyTorch's gradient for 16 bits takes ten times as long there; the others are faster in 16."""
-    backbone = Backbone("tf_efficientnet_lite0", 16, finer=True)
+    backbone = Backbone("tf_efficientnet_lite0", [8, 16])
     seen = set()
     for module in backbone.modules():
         if isinstance(module, FoldedConv2d):
             module.register_forward_hook(lambda m, _, output: seen.add((m.groups > 1, output.dtype)))
     with torch.autocast("cpu", torch.bfloat16):
-        assert backbone(torch.randn(1, 3, 64, 64)).dtype == torch.float32  # the finer cells are placed by one, too
+        finer, _ = backbone(torch.randn(1, 3, 64, 64))
+        assert space_to_depth(finer.bfloat16()).dtype == torch.float32  # it is one, too
     assert seen == {(True, torch.float32), (False, torch.bfloat16)}
 
 
 def test_a_network_or_a_stage_that_is_not_there_is_said():
     with pytest.raises(ConfigError, match="timm has no network 'resnet5'. Did you mean resnet50"):
-        Backbone("resnet5.tv_in1k", 32)
+        Backbone("resnet5.tv_in1k", [32])
     with pytest.raises(ConfigError, match="vit_tiny_patch16_224 has no stage of stride 32; it has 16"):
-        Backbone("vit_tiny_patch16_224", 32)
+        Backbone("vit_tiny_patch16_224", [32])
 
 
 def test_trap_no_branch_of_a_fresh_resnet_is_silenced_by_its_last_norm():
     """timm starts it with a scale of zero, which a frozen norm would keep."""
-    backbone = Backbone("resnet18", 32)
-    backbone(torch.randn(1, 3, 64, 64)).square().sum().backward()
+    backbone = Backbone("resnet18", [32])
+    last_map(backbone, torch.randn(1, 3, 64, 64)).square().sum().backward()
     assert all(parameter.grad.any() for parameter in backbone.parameters() if parameter.requires_grad)
 
 
 def test_gradients_of_the_folded_backbone_equal_those_of_the_unfolded_one():
     torch.manual_seed(0)
     theirs = freeze_batch_norm_2d(timm.create_model("resnet18", features_only=True, out_indices=(-1,)))
-    ours = Backbone("resnet18", 32)
+    ours = Backbone("resnet18", [32])
     ours.body.load_state_dict(theirs.state_dict())
     images = torch.randn(1, 3, 64, 64)
     theirs(images)[0].square().mean().backward()
-    ours(images).square().mean().backward()
+    last_map(ours, images).square().mean().backward()
     expected = dict(theirs.named_parameters())
     for name, parameter in ours.body.named_parameters():
         if parameter.requires_grad:
@@ -140,11 +151,11 @@ def test_gradients_of_the_folded_backbone_equal_those_of_the_unfolded_one():
 
 
 def test_a_copy_of_a_backbone_reads_its_own_norms():
-    backbone = Backbone("resnet18", 32)
+    backbone = Backbone("resnet18", [32])
     twin = copy.deepcopy(backbone)
     images = torch.randn(1, 3, 64, 64)
-    before = twin(images)
+    before = last_map(twin, images)
     with torch.no_grad():
         for buffer in backbone.buffers():
             buffer.mul_(2)
-    torch.testing.assert_close(twin(images), before)
+    torch.testing.assert_close(last_map(twin, images), before)

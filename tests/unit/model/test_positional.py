@@ -2,8 +2,23 @@ import math
 
 import torch
 
-from conditional_detr.model.encoder import Memory
-from conditional_detr.model.positional import extent_in_cells, grid_points, inverse_sigmoid, sine_embedding
+from conditional_detr.model.memory import Memory, memory_of
+from conditional_detr.model.positional import Grid, inverse_sigmoid, pixel_aligned, sine_embedding, whole_cells
+
+WHOLE, ALIGNED = Grid((16,), whole_cells), Grid((16,), pixel_aligned)
+
+
+def memory_at(padding_mask: torch.Tensor, grid: Grid, masked: bool = True) -> Memory:
+    """A memory of images whose pixels are padding where the mask [B, H, W] says so, at stride 16."""
+    batch, height, width = padding_mask.shape
+    images, features = torch.zeros(batch, 3, height, width), torch.zeros(batch, 4, height // 16, width // 16)
+    return memory_of([features], images, padding_mask if masked else None, grid)
+
+
+def points_of(height: int, width: int) -> torch.Tensor:
+    """Those of an image of so many whole cells without padding, [h, w, 2]."""
+    nothing = torch.zeros(1, 16 * height, 16 * width, dtype=torch.bool)
+    return memory_at(nothing, WHOLE, masked=False).points.view(height, width, 2)
 
 
 def brute_force(x: float, y: float, dim: int) -> list[float]:
@@ -42,34 +57,35 @@ def test_sine_embedding_stays_in_float32_under_autocast():
 
 
 def test_trap_the_first_cell_is_at_one_over_its_extent_and_the_last_at_one():
-    points = grid_points(None, 4, 5, torch.device("cpu"))[0]
+    points = points_of(4, 5)
     torch.testing.assert_close(points[0, 0], torch.tensor([1 / 5, 1 / 4]))
     torch.testing.assert_close(points[3, 4], torch.ones(2))
 
 
 def test_positions_are_relative_to_the_unpadded_extent():
-    is_padding = torch.zeros(2, 6, 8, dtype=torch.bool)
-    is_padding[1, 4:], is_padding[1, :, 5:] = True, True
-    points = grid_points(is_padding, 6, 8, torch.device("cpu"))
-    torch.testing.assert_close(points[0], grid_points(None, 6, 8, torch.device("cpu"))[0])
-    torch.testing.assert_close(points[1, :4, :5], grid_points(None, 4, 5, torch.device("cpu"))[0])
+    padding_mask = torch.zeros(2, 96, 128, dtype=torch.bool)
+    padding_mask[1, 64:], padding_mask[1, :, 80:] = True, True
+    memory = memory_at(padding_mask, WHOLE)
+    points = memory.points.view(2, 6, 8, 2)
+    torch.testing.assert_close(points[0], points_of(6, 8))
+    torch.testing.assert_close(points[1, :4, :5], points_of(4, 5))
+    torch.testing.assert_close(memory.extents, torch.tensor([[[8.0, 6.0]], [[5.0, 4.0]]]))
 
 
-def test_exact_positions_are_of_pixels_whatever_the_size_and_the_padding():
-    images, padding_mask = torch.zeros(2, 3, 96, 128), torch.zeros(2, 96, 128, dtype=torch.bool)
+def test_pixel_aligned_positions_are_of_pixels_whatever_the_size_and_the_padding():
+    padding_mask = torch.zeros(2, 96, 128, dtype=torch.bool)
     padding_mask[1, 40:], padding_mask[1, :, 70:] = True, True
-    extent = extent_in_cells(images, padding_mask, 16)
-    points = grid_points(padding_mask[:, ::16, ::16], 6, 8, torch.device("cpu"), extent)
+    memory = memory_at(padding_mask, ALIGNED)
+    points = memory.points.view(2, 6, 8, 2)
     torch.testing.assert_close(points[0, 2, 7] * torch.tensor([128, 96]), torch.tensor([128.0, 48.0]))
     torch.testing.assert_close(points[1, 1, 3] * torch.tensor([70, 40]), torch.tensor([64.0, 32.0]))
     torch.testing.assert_close(points[1, 2, 4] * torch.tensor([70, 40]), torch.tensor([80.0, 48.0]))  # ends outside
-    centres = Memory(torch.zeros(2, 48, 4), points.flatten(1, 2), None).centres.view(2, 6, 8, 2)
+    centres = memory.centres.view(2, 6, 8, 2)
     torch.testing.assert_close(centres[0, 2, 7] * torch.tensor([128, 96]), torch.tensor([120.0, 40.0]))
     torch.testing.assert_close(centres[1, 2, 4] * torch.tensor([70, 40]), torch.tensor([67.0, 36.0]))  # of what is inside
-    alone = grid_points(None, 6, 8, torch.device("cpu"), extent_in_cells(images[:1], None, 16))
-    torch.testing.assert_close(points[:1], alone)
-    whole = grid_points(None, 6, 8, torch.device("cpu"))  # where sides are whole cells, DETR's are exact
-    torch.testing.assert_close(points[:1], whole)
+    alone = memory_at(padding_mask[:1], ALIGNED, masked=False).points
+    torch.testing.assert_close(points[:1], alone.view(1, 6, 8, 2))
+    torch.testing.assert_close(points[0], points_of(6, 8))  # where sides are whole cells, DETR's are exact
 
 
 def test_inverse_sigmoid_inverts_and_is_clamped():
