@@ -22,7 +22,9 @@ def small(name: str = "conditional-detr-tiny", num_classes: int = 5, **overrides
     return create_model(name, num_classes, pretrained_backbone=False, **{**few, **overrides}).eval()
 
 
-def memory_like(tokens: torch.Tensor, position: torch.Tensor, height: int = 1, is_padding: torch.Tensor | None = None) -> Memory:
+def memory_like(
+    tokens: torch.Tensor, position: torch.Tensor, height: int = 1, is_padding: torch.Tensor | None = None
+) -> Memory:
     """A memory of one level whose cells are rows of the image; padding is taken to be whole columns at the right."""
     width = tokens.shape[1] // height
     within = width if is_padding is None else width - int(is_padding[0].view(height, width)[0].sum())

@@ -104,7 +104,7 @@ class SpatialQuery(nn.Module):
         super().__init__()
 
     def forward(self, queries: Queries, content: Content) -> Content | None:
-        """p_q [_, Q, D] from queries, whose content is still the decoder embedding f, and c, the content after attention."""
+        """p_q [_, Q, D], from queries whose content is still the decoder embedding f, and the content after self-attention."""
         raise NotImplementedError
 
     def first(self, queries: Queries, content: Content) -> Content | None:

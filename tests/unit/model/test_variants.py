@@ -1,4 +1,4 @@
-"""What holds of every variant of the model: a new one is tested by standing in a dict."""
+"""What holds of every variant of the model: a new one is tested by standing in a table."""
 
 from typing import get_args
 
@@ -10,20 +10,27 @@ from conditional_detr.config.schema import ModelConfig
 from conditional_detr.errors import ConfigError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
-from conditional_detr.model.decoder import CROSS_ATTENTIONS
-from conditional_detr.model.encoder import Memory
-from conditional_detr.model.heads.box import BOX_HEADS, CLASS_HEADS
-from conditional_detr.model.positional import grid_points, sine_embedding
-from conditional_detr.model.spatial_query import LAMBDA_Q, REFERENCE_POINTS, SPATIAL_QUERIES
+from conditional_detr.model.attention import CROSS_ATTENTION, ENCODER_ATTENTION
+from conditional_detr.model.backbone.neck import NECKS, space_to_depth
+from conditional_detr.model.heads.box import BOX_HEADS
+from conditional_detr.model.heads.classification import CLASS_HEADS
+from conditional_detr.model.memory import Memory, memory_of
+from conditional_detr.model.positional import EXTENTS, sine_embedding
+from conditional_detr.model.queries import Queries
+from conditional_detr.model.query_init import REFERENCE_POINTS
+from conditional_detr.model.spatial_query import LAMBDA_Q, SPATIAL_QUERIES, NoSpatialQuery
 from conditional_detr.training.objective.criterion import SetCriterion
 from conditional_detr.training.objective.objectness import gaussian_targets, objectness_loss
 from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.save import save_model
-from models import perturbed, small
+from models import memory_like, perturbed, random_memory, small
 
 PARTS = {
-    "cross_attention": CROSS_ATTENTIONS,
-    "spatial_query": SPATIAL_QUERIES,
+    "neck": NECKS,
+    "pixel_aligned_positions": EXTENTS,
+    "encoder_attention": ENCODER_ATTENTION,
+    "cross_attention": CROSS_ATTENTION,
+    "spatial_query": {name: part for name, part in SPATIAL_QUERIES.items() if name != "none"},  # which nobody chooses
     "lambda_q": LAMBDA_Q,
     "reference_points": REFERENCE_POINTS,
     "box_offset": BOX_HEADS,
@@ -32,9 +39,7 @@ PARTS = {
 VARIANTS = [("conditional-detr-tiny", {field: value}) for field, known in PARTS.items() for value in list(known)[1:]]
 VARIANTS += [
     ("conditional-detr-tiny", {}),
-    ("conditional-detr-tiny", {"finer": True}),
-    ("conditional-detr-tiny", {"pixel_aligned_positions": True}),
-    ("conditional-detr-r18", {"finer": True}),
+    ("conditional-detr-r18", {"neck": "space_to_depth"}),
     ("detr-tiny", {}),
     ("conditional-detr-r18", {}),
     ("conditional-detr-tiny", {"spatial_query": "intermediate", "lambda_q": "block"}),
@@ -64,10 +69,9 @@ def images_and_padding() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_every_part_has_its_value_in_the_configuration_and_the_papers_comes_first():
     for field, known in PARTS.items():
-        if field != "box_offset":
-            values = get_args(ModelConfig.model_fields[field].annotation)
-            assert values == tuple(known), field
-            assert ModelConfig.model_fields[field].default == values[0], field
+        kind = ModelConfig.model_fields[field].annotation
+        assert (set(known) == {True, False}) if kind is bool else (get_args(kind) == tuple(known)), field
+        assert ModelConfig.model_fields[field].default == next(iter(known)), field
 
 
 @every_variant
@@ -100,12 +104,21 @@ def test_a_batch_of_two_equals_two_singles(name: str, variant: dict):
 @every_variant
 def test_cells_of_padding_change_nothing(name: str, variant: dict):
     model = build(name, variant)
-    memory, position, points = torch.randn(1, 12, 32), torch.randn(1, 12, 32), torch.rand(7, 2)
-    is_padding = torch.arange(12)[None] >= 8
+    tokens, position = torch.randn(1, 12, 32), torch.randn(1, 12, 32)
+    short = memory_like(tokens[:, :8], position[:, :8])
+    long = memory_like(tokens, position, is_padding=torch.arange(12)[None] >= 8)
     with torch.no_grad():
-        short = model.decoder(model.object_query, points, memory[:, :8], position[:, :8], None)
-        long = model.decoder(model.object_query, points, memory, position, is_padding)
-    torch.testing.assert_close(long, short, atol=1e-4, rtol=1e-4)
+        short, long = (after_encoder(model, memory) for memory in (short, long))
+    for padded, alone in zip(long, short, strict=True):
+        torch.testing.assert_close(padded, alone, atol=1e-4, rtol=1e-4)
+
+
+def after_encoder(model: DetectionModel, memory: Memory) -> list[torch.Tensor]:
+    """What the heads predict of a memory; the way from there is the forward's."""
+    memory = model.encoder(memory)
+    queries, _ = model.reference_points(model.object_query, memory)
+    decoded = model.decoder(queries, memory, model.box_head.refine)
+    return [model.get_submodule(name)(decoded, memory) for name in model.head_names]
 
 
 @every_variant
@@ -118,7 +131,7 @@ def test_saved_and_loaded_it_is_the_same(name: str, variant: dict, tmp_path):
 
 
 @every_variant
-def test_the_decoder_can_be_exported_for_any_batch_and_any_size(name: str, variant: dict):
+def test_encoder_and_decoder_can_be_exported_for_any_batch_and_any_size(name: str, variant: dict):
     model = build(name, variant)
 
     class Decoding(torch.nn.Module):
@@ -126,27 +139,38 @@ def test_the_decoder_can_be_exported_for_any_batch_and_any_size(name: str, varia
             super().__init__()
             self.model = model
 
-        def forward(self, memory: torch.Tensor, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            places = self.model.reference_points
-            seen = Memory(memory, position[..., :2].sigmoid(), None, places.heat(memory))
-            points = places(self.model.object_query, seen).sigmoid()
-            query = places.tell(self.model.object_query, points)
-            decoded = self.model.decoder(query, points, memory, position, None)
-            return self.model.class_head(decoded), self.model.box_head(decoded, points)
+        def forward(self, tokens: torch.Tensor, position: torch.Tensor) -> list[torch.Tensor]:
+            points, extents = position[..., :2].sigmoid(), position.new_ones(1, 1, 2)
+            memory = Memory(tokens, position, points, None, ((1, tokens.shape[1]),), extents)
+            return after_encoder(self.model, memory)
 
-    batch, tokens = Dim("batch", min=1, max=64), Dim("tokens", min=2, max=4096)
-    shapes = {"memory": {0: batch, 1: tokens}, "position": {1: tokens}}
+    batch, cells = Dim("batch", min=1, max=64), Dim("cells", min=2, max=4096)
+    shapes = {"tokens": {0: batch, 1: cells}, "position": {1: cells}}
     program = export(Decoding(), (torch.randn(2, 12, 32), torch.randn(1, 12, 32)), dynamic_shapes=shapes)
     inputs = torch.randn(3, 20, 32), torch.randn(1, 20, 32)
     with torch.no_grad():
         for exported, eager in zip(program.module()(*inputs), Decoding()(*inputs), strict=True):
             torch.testing.assert_close(exported, eager, atol=1e-5, rtol=1e-5)
+            assert len(eager) == 3  # layers
+
+
+@every_variant
+def test_the_forward_goes_the_way_that_these_tests_go(name: str, variant: dict):
+    model = build(name, variant)
+    images, is_padding = images_and_padding()
+    with torch.no_grad():
+        output = model(images, is_padding, aux=True).by_name()
+        maps = model.input_projection(model.backbone(images))
+        for head, found in zip(
+            model.head_names, after_encoder(model, memory_of(maps, images, is_padding, model.grid)), strict=True
+        ):
+            assert output[model.get_submodule(head).predicts].equal(found)
 
 
 # What tells a variant from the others: what its queries look at, seen from the decoder alone.
-def decoded(model: DetectionModel, points: torch.Tensor, memory: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+def decoded(model: DetectionModel, points: torch.Tensor, memory: Memory) -> torch.Tensor:
     with torch.no_grad():
-        return model.decoder(model.object_query, points, memory, position, None)
+        return model.decoder(Queries.start(model.object_query[None], points[None]), memory).embeddings
 
 
 @pytest.mark.parametrize(
@@ -163,8 +187,8 @@ def decoded(model: DetectionModel, points: torch.Tensor, memory: torch.Tensor, p
 )
 def test_which_layers_look_from_the_reference_points(variant: dict, first_layer: bool, later_layers: bool):
     model = build("conditional-detr-tiny", variant)
-    memory, position = torch.randn(1, 12, 32), torch.randn(1, 12, 32)
-    a, b = (decoded(model, points, memory, position) for points in torch.rand(2, 7, 2))
+    memory = random_memory()
+    a, b = (decoded(model, points, memory) for points in torch.rand(2, 7, 2))
     assert ((a[0] - b[0]).abs().max() > 1e-4) == first_layer
     assert ((a[-1] - b[-1]).abs().max() > 1e-4) == later_layers
 
@@ -175,9 +199,9 @@ def test_lambda_comes_from_the_layer_before_or_from_this_layers_self_attention()
         seen, passed = [], []
         model.decoder.spatial_query.lambda_q.register_forward_pre_hook(lambda _, inputs, to=seen: to.append(inputs[0]))
         for layer in model.decoder.layers[1:]:
-            layer.register_forward_pre_hook(lambda _, inputs, to=passed: to.append([inputs[0]]))
+            layer.register_forward_pre_hook(lambda _, inputs, to=passed: to.append([inputs[0].content]))
             layer.norm1.register_forward_hook(lambda _, __, output, to=passed: to[-1].append(output))
-        decoded(model, torch.rand(7, 2), torch.randn(1, 12, 32), torch.randn(1, 12, 32))
+        decoded(model, torch.rand(7, 2), random_memory())
         assert len(seen) == 2
         for content, candidates in zip(seen, passed, strict=True):
             assert content is candidates[where]
@@ -186,8 +210,8 @@ def test_lambda_comes_from_the_layer_before_or_from_this_layers_self_attention()
 @pytest.mark.parametrize("value", LAMBDA_Q)
 def test_every_lambda_is_a_linear_map_of_the_embedded_point(value: str):
     lambda_q = LAMBDA_Q[value](32, 8)
-    content, points = torch.randn(2, 7, 32), torch.randn(7, 32)
-    basis = torch.stack([lambda_q(content, unit.expand(7, 32)) for unit in torch.eye(32)], dim=-1)  # [B, Q, D, D]
+    content, points = torch.randn(2, 7, 32), torch.randn(1, 7, 32)
+    basis = torch.stack([lambda_q(content, unit.expand(1, 7, 32)) for unit in torch.eye(32)], dim=-1)  # [B, Q, D, D]
     torch.testing.assert_close(lambda_q(content, points), (basis @ points[..., None])[..., 0], atol=1e-4, rtol=1e-4)
     off_diagonal = basis - torch.diag_embed(basis.diagonal(dim1=-2, dim2=-1))
     in_block = torch.block_diag(*[torch.ones(4, 4)] * 8).bool()
@@ -201,15 +225,17 @@ def test_every_lambda_is_a_linear_map_of_the_embedded_point(value: str):
     if value == "full":
         assert (off_diagonal[..., ~in_block].abs() > 0).any()
     lambda_q.init_identity()
-    torch.testing.assert_close(lambda_q(content, points), points.expand(2, 7, 32), atol=1.0, rtol=0)
+    basis = torch.stack([lambda_q(content, unit.expand(1, 7, 32)) for unit in torch.eye(32)], dim=-1)
+    assert (basis - torch.eye(32)).abs().max() < 0.2
+    assert value == "identity" or (basis[0] - basis[1]).abs().max() > 1e-4  # but it still listens to the content
 
 
 def test_at_the_origin_all_queries_look_from_the_middle_and_no_parameter_says_otherwise():
     model = build("conditional-detr-tiny", {"reference_points": "origin"})
-    points = model.reference_points(model.object_query).sigmoid()
-    assert points.eq(0.5).all()
+    queries, _ = model.reference_points(model.object_query, random_memory())
+    assert queries.reference.eq(0.5).all()
     assert not list(model.reference_points.parameters())
-    torch.testing.assert_close(sine_embedding(points, 8)[0], sine_embedding(points, 8)[6])
+    assert queries.embedded.equal(queries.embedded[:, :1].expand_as(queries.embedded))
 
 
 @pytest.mark.parametrize("variant", [{}, {"spatial_query": "intermediate"}, {"spatial_query": "lambda"}], ids=name_of)
@@ -222,7 +248,9 @@ def test_with_one_layer_nothing_waits_for_a_gradient_that_never_comes(variant: d
 
 
 def test_detr_has_no_parameters_of_points_or_places():
-    names = [key for key, _ in build("detr-tiny", {}).named_parameters()]
+    model = build("detr-tiny", {})
+    assert type(model.decoder.spatial_query) is NoSpatialQuery
+    names = [key for key, _ in model.named_parameters()]
     assert not [key for key in names if "reference" in key or "lambda" in key or "spatial" in key]
     assert sum("decoder.layers.1.cross_attention" in key for key in names) == 8
 
@@ -239,15 +267,35 @@ def test_detrs_heads_start_as_pytorch_starts_them():
     assert model.box_head.mlp.last.weight.abs().max() > 0.01
 
 
-def test_a_cell_also_holds_the_four_cells_of_the_stage_before_it():
-    model = build("conditional-detr-r18", {"finer": True})
-    images = torch.randn(1, 3, 70, 100)  # 5 × 7 cells of 16 px in 3 × 4 of 32
+@pytest.mark.parametrize("which", ["first", "later"])
+def test_with_additive_cross_attention_layers_get_no_spatial_query_and_ask_for_none(which: str):
+    model = build("conditional-detr-tiny", {"cross_attention": "additive"})  # which has points, for the boxes' offset
+    spatial_query, (queries, _) = model.decoder.spatial_query, model.reference_points(model.object_query, random_memory())
+    assert type(spatial_query) is NoSpatialQuery
+    assert not list(spatial_query.parameters())
+    assert not [key for key in model.state_dict() if "spatial" in key or "lambda" in key]
+    given = []
+    layer = model.decoder.layers[0 if which == "first" else 2]
+    layer.cross_attention.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     with torch.no_grad():
-        finer, last = model.backbone.body(images)
-        found = model.backbone(images)
-    assert found.shape == (1, 512 + 4 * 256, *last.shape[-2:])
-    assert torch.equal(found[:, :512], last)
-    four = found[0, 512:].view(256, 2, 2, *last.shape[-2:])
+        model.decoder(queries, random_memory(), model.box_head.refine)
+    assert [each.spatial for each in given] == [None]
+
+
+def test_a_cell_also_holds_the_four_cells_of_the_stage_before_it():
+    model = build("conditional-detr-r18", {"neck": "space_to_depth"})
+    images = torch.randn(1, 3, 70, 100)  # 5 × 7 cells of 16 px in 3 × 4 of 32
+    neck = model.input_projection
+    with torch.no_grad():
+        finer, last = model.backbone(images)
+        (found,) = neck([finer, last])
+        cells = space_to_depth(finer)
+        both = torch.cat([last, cells], dim=1)
+        torch.testing.assert_close(
+            found, torch.einsum("bchw,dc->bdhw", both, neck.weight[..., 0, 0]) + neck.bias[:, None, None]
+        )
+    assert (last.shape, cells.shape) == ((1, 512, 3, 4), (1, 4 * 256, 3, 4))
+    four = cells[0].view(256, 2, 2, 3, 4)
     for y, x in ((0, 0), (1, 2), (0, 1)):
         assert torch.equal(four[:, :, :, y, x], finer[0, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2])
     assert torch.equal(four[:, 0, 0, 2, 3], finer[0, :, 4, 6])  # the last cell has one of the four, the others lie outside
@@ -255,7 +303,7 @@ def test_a_cell_also_holds_the_four_cells_of_the_stage_before_it():
     assert not four[:, :, 1, :, 3].any()
 
 
-def test_exact_positions_do_not_depend_on_how_far_an_image_is_padded():
+def test_pixel_aligned_positions_do_not_depend_on_how_far_an_image_is_padded():
     model = build("conditional-detr-tiny", {"pixel_aligned_positions": True})
     for width in (80, 96, 128):
         is_padding = torch.ones(1, 64, width, dtype=torch.bool)
@@ -266,48 +314,67 @@ def test_exact_positions_do_not_depend_on_how_far_an_image_is_padded():
         torch.testing.assert_close(70 * x, torch.tensor([16.0, 32.0, 48.0, 64.0, 80.0]))
 
 
-def test_a_dilated_stage_has_no_finer_one_before_it():
-    with pytest.raises(ConfigError, match="finer = true needs a stage before"):
-        build("conditional-detr-dc5-r50", {"finer": True})
+def test_a_neck_of_one_level_refuses_what_it_cannot_make():
+    with pytest.raises(ConfigError, match="neck = 'space_to_depth' makes one level, of an undilated backbone"):
+        build("conditional-detr-dc5-r50", {"neck": "space_to_depth"})
+    with pytest.raises(ConfigError, match="neck = 'space_to_depth' makes one level"):
+        build("conditional-detr-r18", {"neck": "space_to_depth", "strides": [16, 32]})
+    with pytest.raises(ConfigError, match=r"neck = 'last' makes one level: strides must have one entry, not \[16, 32\]"):
+        build("conditional-detr-r18", {"strides": [16, 32]})
 
 
-def hot_cells(model: DetectionModel, cells: list[int]) -> Memory:
+class FirstEntry(torch.nn.Module):
+    """A scorer whose score is the first entry of a token."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens[..., :1]
+
+
+def from_the_encoder(num_queries: int) -> DetectionModel:
+    """A model whose reference points are the cells with the largest first entries."""
+    model = build("conditional-detr-tiny", {"reference_points": "encoder", "num_queries": num_queries})
+    model.reference_points.scorer = FirstEntry()
+    return model
+
+
+def with_objects(cells: list[int]) -> Memory:
     """A memory of 4 × 3 cells, some of which look like the centre of an object, the first the most."""
-    points = grid_points(None, 3, 4, torch.device("cpu")).flatten(1, 2)
-    heat = torch.full((2, 12), -5.0)
-    heat[0, cells] = torch.arange(len(cells), 0, -1.0)
-    heat[1, [11 - cell for cell in cells]] = torch.arange(len(cells), 0, -1.0)
-    return Memory(torch.randn(2, 12, 32), points, None, heat)
+    tokens = torch.randn(2, 12, 32)
+    tokens[..., 0] = -5
+    tokens[0, cells, 0] = torch.arange(len(cells), 0, -1.0)
+    tokens[1, [11 - cell for cell in cells], 0] = torch.arange(len(cells), 0, -1.0)
+    return memory_like(tokens, torch.randn(1, 12, 32), height=3)
 
 
-def test_points_from_the_encoder_are_the_centres_of_the_hottest_cells_of_each_image():
-    model = build("conditional-detr-tiny", {"reference_points": "encoder", "num_queries": 2})
-    memory = hot_cells(model, [5, 0])
-    points = model.reference_points(model.object_query, memory).sigmoid()
+def test_points_from_the_encoder_are_the_centres_of_the_cells_of_each_image_that_score_highest():
+    model, memory = from_the_encoder(num_queries=2), with_objects([5, 0])
+    queries, objectness = model.reference_points(model.object_query, memory)
     expected = torch.tensor([[[0.375, 0.5], [0.125, 1 / 6]], [[0.625, 0.5], [0.875, 5 / 6]]])
-    torch.testing.assert_close(points, expected, atol=1e-5, rtol=0)
-    further = model.reference_points(model.object_query.repeat(3, 1), memory).sigmoid()
-    torch.testing.assert_close(further, expected.repeat(1, 3, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(queries.reference, expected, atol=1e-5, rtol=0)
+    assert objectness.equal(memory.tokens[..., 0])
 
 
 def test_no_point_lies_on_padding_and_spare_queries_look_from_the_middle():
-    model = build("conditional-detr-tiny", {"reference_points": "encoder", "num_queries": 7})
-    memory = hot_cells(model, [5, 0])
+    model, memory = from_the_encoder(num_queries=7), with_objects([5, 0])
     is_padding = torch.zeros(2, 12, dtype=torch.bool)
     is_padding[0, 3:] = True  # three cells are left, and seven queries look for places
-    points = model.reference_points(model.object_query, memory._replace(is_padding=is_padding)).sigmoid()[0]
+    queries, _ = model.reference_points(model.object_query, memory._replace(is_padding=is_padding))
+    points = queries.reference[0]
     torch.testing.assert_close(points[0], memory.centres[0, 0], atol=1e-5, rtol=0)
+    left = {tuple(p) for p in memory.centres[0, :3].tolist()}
+    assert {tuple(round(x, 4) for x in p) for p in points[:3].tolist()} == {tuple(round(x, 4) for x in p) for p in left}
     assert {tuple(p) for p in points[3:].tolist()} == {(0.5, 0.5)}
 
 
 def test_queries_from_the_encoder_know_their_points():
-    model = build("conditional-detr-tiny", {"reference_points": "encoder", "num_queries": 2})
-    a, b = (model.reference_points.tell(model.object_query, points) for points in torch.rand(2, 1, 2, 2))
-    assert a.shape == (1, 2, 32)
-    assert (a - b).abs().max() > 1e-3
+    model = from_the_encoder(num_queries=2)
+    a, b = (model.reference_points(model.object_query, with_objects(cells)).queries for cells in ([5, 0], [2, 7]))
+    assert (a.position - b.position).abs().max() > 1e-3
+    added = model.reference_points.place(sine_embedding(a.reference, 32))
+    torch.testing.assert_close(a.position, model.object_query + added)
 
 
-def test_the_heat_learns_where_the_centres_are():
+def test_objectness_learns_where_the_centres_are():
     model = build("conditional-detr-tiny", {"reference_points": "encoder"})
     images, _ = images_and_padding()
     targets = [
@@ -315,13 +382,15 @@ def test_the_heat_learns_where_the_centres_are():
         {"labels": torch.zeros(0).long(), "boxes": torch.zeros(0, 4)},
     ]
     losses = SetCriterion(CLASSES)(model(images, aux=True), targets)
-    losses["loss_heat"].backward()
+    losses["loss_objectness"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.reference_points.scorer.parameters())
-    memory = hot_cells(model, [5])
+    memory = with_objects([5])
     wanted = gaussian_targets(memory.centres[0], targets[0]["boxes"])
     assert wanted.argmax() == 5
     assert wanted[5] == 1
     sure = torch.where(wanted > 0, wanted, 1e-6).clamp(max=1 - 1e-6).logit()
-    right = objectness_loss(Memory(memory.tokens[:1], memory.points, None, sure[None]), targets[:1])
-    wrong = objectness_loss(Memory(memory.tokens[:1], memory.points, None, -sure[None]), targets[:1])
+    right, wrong = (objectness_loss(logits[None], memory, targets[:1]) for logits in (sure, -sure))
     assert right < 1e-4 < 1 < wrong
+    is_padding = torch.arange(12)[None] >= 4  # the object's cell among it
+    nothing = objectness_loss(-sure[None], memory._replace(is_padding=is_padding), targets[:1])
+    assert nothing < wrong - 1
