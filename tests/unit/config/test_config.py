@@ -1,13 +1,17 @@
+from typing import get_args
+
 import pytest
+import torch
 
 from conditional_detr.config.messages import build, updated
-from conditional_detr.config.parts import check_parts, with_overrides
+from conditional_detr.config.parts import IDLE, USES, check_parts, idle_fields, with_overrides
 from conditional_detr.config.presets import PRESETS, preset
 from conditional_detr.config.recipes import RECIPES
 from conditional_detr.config.run import RunConfig
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.config.toml import read_toml, to_toml
 from conditional_detr.errors import ConfigError
+from conditional_detr.factory.create import create_model
 
 
 def test_an_unknown_model_name_is_answered_with_the_nearest():
@@ -124,3 +128,71 @@ def test_the_longer_sides_limit_follows_the_shorter_side():
 def test_scales_are_a_range_of_sizes(scales: tuple[float, float], text: str):
     with pytest.raises(ConfigError, match=text):
         updated(RECIPES["fast"], {"scales": scales}, "here")
+
+
+def idle_by_plain_rules(model: ModelConfig) -> dict[str, str]:
+    """Which fields mean nothing beside the others, and what makes it so, written out."""
+    idle = {}
+    additive = "cross_attention = 'additive'" if model.cross_attention == "additive" else ""
+    if additive:
+        idle["spatial_query"] = additive
+    if additive or model.spatial_query not in ("conditional", "intermediate"):
+        idle["lambda_q"] = additive or f"spatial_query = {model.spatial_query!r}"
+    if additive or model.spatial_query in ("lambda", "content"):  # nothing looks from the reference points
+        if not model.box_offset:
+            idle["reference_points"] = (additive or f"spatial_query = {model.spatial_query!r}") + " with box_offset = false"
+        idle["spatial_init"] = additive or f"spatial_query = {model.spatial_query!r}"
+    return idle
+
+
+CHOICES = {field: get_args(ModelConfig.model_fields[field].annotation) for field in ("cross_attention", "spatial_query")}
+
+
+@pytest.mark.parametrize("cross_attention", CHOICES["cross_attention"])
+@pytest.mark.parametrize("spatial_query", CHOICES["spatial_query"])
+@pytest.mark.parametrize("box_offset", [True, False])
+def test_what_is_idle_follows_from_what_each_part_uses(cross_attention: str, spatial_query: str, box_offset: bool):
+    model = ModelConfig(cross_attention=cross_attention, spatial_query=spatial_query, box_offset=box_offset)
+    expected = idle_by_plain_rules(model)
+    assert idle_fields(model) == expected
+    others = {"reference_points": "learned", "lambda_q": "scalar", "spatial_init": "local", "classification": "softmax"}
+    assert idle_fields(model.model_copy(update=others)) == expected  # these make nothing idle themselves
+
+
+def test_every_choice_of_a_part_says_what_it_uses():
+    for field, values in USES.items():
+        kind = ModelConfig.model_fields[field].annotation
+        assert set(values) == ({True, False} if kind is bool else set(get_args(kind))), field
+        assert set().union(*values.values()) <= set(IDLE)
+    for field, value in IDLE.items():
+        assert value in get_args(ModelConfig.model_fields[field].annotation)
+
+
+def test_a_field_that_is_idle_builds_nothing_and_one_that_is_not_is_heard():
+    sizes = {"num_queries": 3, "hidden_dim": 32, "encoder_layers": 1, "decoder_layers": 2, "feedforward_dim": 32}
+
+    def parameters(**overrides: object) -> dict[str, torch.Size]:
+        model = create_model("conditional-detr-tiny", 2, pretrained_backbone=False, **sizes, **overrides)
+        return {key: p.shape for key, p in model.named_parameters() if not key.startswith("backbone")}
+
+    learned = parameters(spatial_query="lambda", reference_points="learned")  # for the boxes' offset
+    assert learned["reference_points.points"] == (3, 2)
+    nothing = parameters(spatial_query="content", box_offset=False)
+    assert not [key for key in nothing if "reference_points" in key or "lambda_q" in key]
+
+
+def test_the_strides_of_the_levels_rise_and_dilation_has_one_level_of_16():
+    tiny = preset("conditional-detr-tiny").model
+    assert (tiny.strides, tiny.finest_stride) == ((16,), 16)
+    for strides in ([32, 16], [16, 16]):
+        with pytest.raises(
+            ConfigError, match=rf"strides must rise, the finest level first, not \[{strides[0]}, {strides[1]}\]"
+        ):
+            build(ModelConfig, {"strides": strides}, "here")
+    with pytest.raises(ConfigError, match=r"strides must be \[16\], not \[32\]"):
+        build(ModelConfig, {"dilation": True}, "here")
+    r50 = preset("conditional-detr-r50").model
+    dilated = with_overrides(r50, {"dilation": True}, "here")
+    assert dilated.strides == (16,)
+    assert with_overrides(dilated, {"dilation": False}, "here").strides == (32,)
+    assert with_overrides(r50, {"dilation": False}, "here") == r50

@@ -1,13 +1,17 @@
 """The whole detector: its size, its start, and what holds of it for any input."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from conditional_detr.config.presets import PRESETS
 from conditional_detr.factory.create import create_model
-from conditional_detr.model.queries import Queries
+from conditional_detr.model import detr
+from conditional_detr.model.detr import DETR, DetectionOutput
+from conditional_detr.model.memory import Memory
+from conditional_detr.model.queries import Decoded, Queries
 from models import memory_like, perturbed, small
 
 
@@ -61,6 +65,43 @@ def test_the_record_is_frozen():
     output = small()(torch.randn(1, 3, 64, 64))
     with pytest.raises(AttributeError):
         output.pred_boxes = None
+
+
+class Depth(torch.nn.Linear):
+    """A head that predicts a number a query."""
+
+    predicts = "depth"
+
+    def forward(self, decoded: Decoded, memory: Memory) -> torch.Tensor:
+        return super().forward(decoded.embeddings)[..., 0]
+
+
+@dataclass(frozen=True)
+class WithDepth(DetectionOutput):
+    pred_depth: torch.Tensor | None = None
+    aux_depth: torch.Tensor | None = None
+
+
+@torch.no_grad()
+def test_a_further_head_predicts_beside_the_others_under_its_own_name(monkeypatch):
+    monkeypatch.setattr(detr, "DetectionOutput", WithDepth)  # a further head needs two fields more in the record
+    names = ("backbone", "encoder", "reference_points", "decoder", "class_head", "box_head")
+    plain = perturbed(small())
+    parts = {name: getattr(plain, name) for name in names}
+    heads = {name: parts.pop(name) for name in ("class_head", "box_head")} | {"depth_head": Depth(128, 1)}
+    model = DETR(**parts, neck=plain.input_projection, grid=plain.grid, heads=heads).eval()
+    model.object_query.copy_(plain.object_query)
+    images = torch.randn(1, 3, 64, 64)
+    output, expected = model(images, aux=True), plain(images, aux=True)
+    assert {name: layers.shape for name, layers in output.by_name().items()} == {
+        "logits": (3, 1, 7, 5), "boxes": (3, 1, 7, 4), "depth": (3, 1, 7),
+    }  # fmt: skip
+    assert output.pred_boxes.equal(expected.pred_boxes)
+    assert output.aux_logits.equal(expected.aux_logits)
+    seen = []
+    model.class_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].embeddings))
+    torch.testing.assert_close(model(images).pred_depth, heads["depth_head"](Decoded(seen[-1], ()), output.memory)[-1])
+    assert any(key.startswith("depth_head.") for key in model.state_dict())
 
 
 def test_what_lies_in_padding_does_not_reach_the_other_images_or_the_unpadded_part():

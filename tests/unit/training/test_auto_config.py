@@ -13,7 +13,7 @@ from conditional_detr.weights.discovery import shipped
 from conditional_detr.weights.save import save_model
 from models import small
 
-CELLS = {"finer": True, "pixel_aligned_positions": True}
+CELLS = {"neck": "space_to_depth", "pixel_aligned_positions": True}
 
 
 def index(boxes: list[list[list[float]]], sizes_hw: list[tuple[int, int]], names: tuple[str, ...] = ("cell",)) -> SplitIndex:
@@ -114,11 +114,11 @@ def test_what_somebody_asked_for_stays():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
     asked = config(
         imgsz=96,
-        model_overrides={"num_queries": 7, "reference_points": "learned", "finer": False, "pixel_aligned_positions": False},
+        model_overrides={"num_queries": 7, "reference_points": "learned", "neck": "last", "pixel_aligned_positions": False},
     )
     assert resolve_auto(
         asked,
-        {"imgsz", "model.num_queries", "hflip", "model.finer", "model.pixel_aligned_positions", "progressive_resize_from"},
+        {"imgsz", "model.num_queries", "hflip", "model.neck", "model.pixel_aligned_positions", "progressive_resize_from"},
         data,
     ) == (
         asked,
@@ -181,16 +181,16 @@ def test_only_the_papers_form_of_reference_points_is_exchanged(overrides: dict):
 @pytest.mark.parametrize(
     ("name", "overrides", "expected"),
     [
-        ("conditional-detr-tiny", {}, True),
-        ("detr-tiny", {}, True),
-        ("conditional-detr-r18", {"strides": [16]}, True),
+        ("conditional-detr-tiny", {}, "space_to_depth"),
+        ("detr-tiny", {}, "space_to_depth"),
+        ("conditional-detr-r18", {"strides": [16]}, "space_to_depth"),
         ("conditional-detr-r18", {}, None),  # the paper's
         ("conditional-detr-dc5-r50", {}, None),
     ],
 )
-def test_a_stage_that_is_not_the_papers_gets_the_one_before_it(name: str, overrides: dict, expected: bool | None):
+def test_a_stage_that_is_not_the_papers_gets_the_one_before_it(name: str, overrides: dict, expected: str | None):
     chosen, _ = resolve_auto(config(model=name, model_overrides=overrides), set(), index([squares(30, 14)], [(480, 480)]))
-    assert chosen.model_overrides.get("finer") == expected
+    assert chosen.model_overrides.get("neck") == expected
     assert chosen.model_overrides["pixel_aligned_positions"]
 
 
@@ -200,7 +200,7 @@ def test_a_run_that_goes_on_keeps_what_was_decided_when_it_began():
     began = began.model_copy(
         update={
             "training": began.training.model_copy(
-                update={"batch": 1, "hflip": 0.0, "start": "x", "vflip": 0.3, "transpose": 0.2}
+                update={"batch": 1, "hflip": 0.0, "init_from": "x", "vflip": 0.3, "transpose": 0.2}
             )
         }
     )
@@ -213,11 +213,11 @@ def test_a_run_that_goes_on_keeps_what_was_decided_when_it_began():
 
 
 def test_who_begins_with_a_model_gets_its_parts(tmp_path):
-    save_model(small("conditional-detr-tiny", reference_points="learned", finer=True), tmp_path / "trained")
-    training = RECIPES["fast"].model_copy(update={"start": str(tmp_path / "trained")})
-    chosen, lines = resolve_auto(config(training=training), {"start"}, index([squares(30, 14)], [(480, 480)]))
-    assert chosen.model_overrides == {"reference_points": "learned", "finer": True, "num_queries": 30}
-    assert f"model.finer = true: as {tmp_path / 'trained'} has it" in lines
+    save_model(small("conditional-detr-tiny", reference_points="learned", neck="space_to_depth"), tmp_path / "trained")
+    training = RECIPES["fast"].model_copy(update={"init_from": str(tmp_path / "trained")})
+    chosen, lines = resolve_auto(config(training=training), {"init_from"}, index([squares(30, 14)], [(480, 480)]))
+    assert chosen.model_overrides == {"reference_points": "learned", "neck": "space_to_depth", "num_queries": 30}
+    assert f"model.neck = space_to_depth: as {tmp_path / 'trained'} has it" in lines
 
 
 @pytest.mark.parametrize(("names", "expected"), [(list("0123456789"), "digits"), (["0", "1"], "shapes"), (["cell"], "shapes")])
@@ -226,7 +226,7 @@ def test_a_model_with_the_parts_of_one_that_comes_with_the_package_begins_with_i
     alike = config(model_overrides={"reference_points": "encoder", **CELLS, "num_queries": 7})
     choice = beginning(alike, names)
     assert choice is not None
-    assert (choice.setting, choice.value) == ("start", f"conditional-detr-tiny-{expected}")
+    assert (choice.setting, choice.value) == ("init_from", f"conditional-detr-tiny-{expected}")
     assert beginning(config(model_overrides={**alike.model_overrides, "lambda_q": "scalar"}), names) is None
     assert beginning(alike.model_copy(update={"pretrained_backbone": False}), names) is None
     assert beginning(config(model="conditional-detr-r18"), names) is None

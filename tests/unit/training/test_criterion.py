@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torchvision.ops import box_convert, generalized_box_iou, generalized_box_io
 from conditional_detr.errors import ConfigError
 from conditional_detr.model.detr import DetectionOutput
 from conditional_detr.training.objective.criterion import SetCriterion, batch_totals
+from conditional_detr.training.objective.terms import Term, box_detection_terms
 
 LAYERS, BATCH, QUERIES, CLASSES = 3, 4, 40, 7
 
@@ -155,7 +157,7 @@ def test_aligned_scores_learn_how_well_their_box_fits():
     box = torch.tensor([[[0.5, 0.5, 0.4, 0.4]]])
     target = {"labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4]])}  # IoU 1/2
     logits = torch.tensor([[[-20.0, 0.4]]], requires_grad=True)
-    loss = SetCriterion(2, aligned=True)(DetectionOutput(logits, box), [target])["loss_ce"]
+    loss = SetCriterion(2, "ia_bce")(DetectionOutput(logits, box), [target])["loss_ce"]
     p = 1 / (1 + math.exp(-0.4))
     wanted = p**0.25 * 0.5**0.75
     assert float(loss.detach()) == pytest.approx(-wanted * math.log(p) - (1 - wanted) * math.log(1 - p), abs=1e-5)
@@ -163,9 +165,99 @@ def test_aligned_scores_learn_how_well_their_box_fits():
     assert float(logits.grad[0, 0, 1]) == pytest.approx(p - wanted, abs=1e-5)  # the target itself is no function of the logit
 
 
-def test_softmax_scores_cannot_be_aligned_and_are_not():
-    generator = torch.Generator().manual_seed(0)
-    output = DetectionOutput(torch.randn(1, 4, 3, generator=generator), torch.full((1, 4, 4), 0.5))
-    target = {"labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4]])}
-    losses = [SetCriterion(2, "softmax", aligned=aligned)(output, [target])["loss"] for aligned in (False, True)]
-    assert losses[0] == losses[1]
+def test_aligned_scores_are_matched_as_focal_ones_and_only_their_class_term_differs():
+    generator = torch.Generator().manual_seed(5)
+    targets = random_targets([3, 4], generator)
+    output = record(torch.randn(LAYERS, 2, QUERIES, CLASSES), torch.rand(LAYERS, 2, QUERIES, 4) * 0.3 + 0.2)
+    focal, aligned = (SetCriterion(CLASSES, kind)(output, targets) for kind in ("focal", "ia_bce"))
+    differ = {name for name in focal if not focal[name].equal(aligned[name])}
+    assert differ == {"loss", "loss_ce", "loss_ce_0", "loss_ce_1"}
+
+
+def test_the_loss_of_classes_is_that_of_the_models_logits_and_ia_bce_has_no_column_for_nothing():
+    output = DetectionOutput(torch.zeros(1, 5, 4), torch.full((1, 5, 4), 0.5))
+    nothing = {"labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)}
+    with pytest.raises(ConfigError, match="for 3 classes with ia_bce there must be 3 logits a query, not 4"):
+        SetCriterion(3, "ia_bce")(output, [nothing])
+
+
+@dataclass(frozen=True)
+class WithDepth(DetectionOutput):
+    """The record of a detector with a further head: one number a query."""
+
+    pred_depth: torch.Tensor | None = None
+    aux_depth: torch.Tensor | None = None
+
+
+class DepthTerm(Term):
+    name = "loss_depth"
+
+    def cost(self, pred, target):
+        return (pred["depth"][..., :, None] - target["depth"]).abs()
+
+    def loss(self, matched, totals):
+        return matched.sum_by_layer((matched.pairs("depth") - matched.target["depth"]).abs()) / totals.num_boxes
+
+
+def test_predictions_by_name_hold_all_layers_the_last_one_at_the_end():
+    logits, boxes, depth = torch.randn(3, 2, 5, 4), torch.rand(3, 2, 5, 4), torch.randn(3, 2, 5)
+    output = WithDepth(logits[-1], boxes[-1], logits[:-1], boxes[:-1], pred_depth=depth[-1], aux_depth=depth[:-1])
+    for name, layers in (("logits", logits), ("boxes", boxes), ("depth", depth)):
+        assert output.by_name()[name].equal(layers)
+    alone = dataclasses.replace(output, aux_logits=None, aux_boxes=None, aux_depth=None)
+    assert {name: layers.shape[0] for name, layers in alone.by_name().items()} == {"logits": 1, "boxes": 1, "depth": 1}
+    assert alone.by_name()["depth"].equal(depth[-1:])
+    assert set(dataclasses.replace(output, pred_depth=None).by_name()) == {"logits", "boxes"}
+    assert set(record(logits, boxes).by_name()) == {"logits", "boxes"}
+
+
+def with_depths(depth: torch.Tensor) -> tuple[WithDepth, list[dict[str, torch.Tensor]]]:
+    """Queries that differ in nothing but their depth, and two objects at 0.3 and 0.7, of a first image."""
+    layers, images, queries = depth.shape
+    logits, boxes = torch.zeros(layers, images, queries, 3), torch.full((layers, images, queries, 4), 0.5)
+    output = WithDepth(logits[-1], boxes[-1], logits[:-1], boxes[:-1], pred_depth=depth[-1], aux_depth=depth[:-1])
+    two = {"labels": torch.tensor([1, 1]), "boxes": torch.full((2, 4), 0.5), "depth": torch.tensor([0.3, 0.7])}
+    return output, [two, {key: value[:0] for key, value in two.items()}]
+
+
+def test_a_further_term_takes_part_in_matching_and_in_the_loss():
+    depth = torch.tensor([[[0.1, 0.72, 0.9, 0.31], [5.0] * 4], [[0.3, 5.0, 0.6, 5.0], [5.0] * 4]], requires_grad=True)
+    output, targets = with_depths(depth)
+    criterion = SetCriterion(3, terms=[*box_detection_terms("focal"), DepthTerm(weight=3.0, cost_weight=1.0)])
+    losses = criterion(output, targets)
+    assert float(losses["loss_depth_0"].detach()) == pytest.approx((0.02 + 0.01) / 2, abs=1e-6)
+    assert float(losses["loss_depth"].detach()) == pytest.approx((0.0 + 0.1) / 2, abs=1e-6)
+    plain = SetCriterion(3)(output, targets)["loss"]
+    torch.testing.assert_close(losses["loss"], plain + 3 * (losses["loss_depth"] + losses["loss_depth_0"]))
+    losses["loss"].backward()
+    assert depth.grad.ne(0).tolist() == [
+        [[False, True, False, True], [False] * 4],
+        [[False, False, True, False], [False] * 4],  # the first is right already
+    ]
+
+
+def test_a_further_term_is_the_mean_over_groups_of_queries():
+    depth = torch.tensor([[[0.3, 0.7, 0.4, 0.9], [5.0] * 4]])
+    output, targets = with_depths(depth)
+    criterion = SetCriterion(3, terms=[*box_detection_terms("focal"), DepthTerm(weight=1.0, cost_weight=1.0)])
+    assert float(criterion(output, targets, groups=2)["loss_depth"]) == pytest.approx((0.0 + 0.3) / 2 / 2, abs=1e-6)
+    assert float(criterion(output, targets)["loss_depth"]) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_term_without_a_cost_moves_no_match():
+    class Silent(DepthTerm):
+        def cost(self, pred, target):
+            return None
+
+    generator = torch.Generator().manual_seed(6)
+    targets = [t | {"depth": torch.zeros(len(t["labels"]))} for t in random_targets([3, 2], generator)]
+    logits, boxes = torch.randn(2, 2, 9, CLASSES), torch.rand(2, 2, 9, 4) * 0.3 + 0.2
+    depth = 100 * torch.rand(2, 2, 9)
+    output = WithDepth(logits[-1], boxes[-1], logits[:-1], boxes[:-1], pred_depth=depth[-1], aux_depth=depth[:-1])
+    silent, loud = (
+        SetCriterion(CLASSES, terms=[*box_detection_terms("focal"), kind(0.0, 1.0)])(output, targets)
+        for kind in (Silent, DepthTerm)
+    )
+    plain = SetCriterion(CLASSES)(output, targets)
+    assert all(silent[name].equal(value) for name, value in plain.items())
+    assert loud["loss_giou"] > plain["loss_giou"]

@@ -1,12 +1,18 @@
+import math
 from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
 
-from conditional_detr.training.objective.matcher import assign, match, matching_cost
-
-WEIGHTS = {"cost_class": 2.0, "cost_bbox": 5.0, "cost_giou": 2.0, "classification": "focal"}
+from conditional_detr.training.objective.matcher import (
+    assign,
+    focal_class_cost,
+    giou_cost,
+    hungarian_match,
+    l1_cost,
+    softmax_class_cost,
+)
 
 
 def random_batch(counts: list[int], layers: int = 2, queries: int = 6, classes: int = 4, seed: int = 0):
@@ -23,6 +29,19 @@ def random_batch(counts: list[int], layers: int = 2, queries: int = 6, classes: 
     return logits, boxes, targets
 
 
+def cost(logits: torch.Tensor, boxes: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The paper's, of one image."""
+    of_class, distance = focal_class_cost(logits, target["labels"]), l1_cost(boxes, target["boxes"])
+    return 2 * of_class + 5 * distance + 2 * giou_cost(boxes, target["boxes"])
+
+
+def match(logits: torch.Tensor, boxes: torch.Tensor, targets: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, ...]:
+    def of_image(image: int) -> torch.Tensor:
+        return cost(logits[:, image], boxes[:, image], targets[image])
+
+    return hungarian_match(of_image, [len(t["labels"]) for t in targets], logits.device)
+
+
 def test_the_assignment_is_the_cheapest_of_all():
     cost = np.random.default_rng(0).random((5, 3))
     query, target = assign(cost)
@@ -32,7 +51,7 @@ def test_the_assignment_is_the_cheapest_of_all():
 
 def test_every_object_of_every_layer_is_matched_once_within_its_own_image():
     logits, boxes, targets = random_batch([3, 0, 2])
-    layer, image, query, target = match(logits, boxes, targets, **WEIGHTS)
+    layer, image, query, target = match(logits, boxes, targets)
     owner = torch.tensor([0, 0, 0, 2, 2])
     assert image.equal(owner[target])
     for each in range(2):
@@ -43,42 +62,52 @@ def test_every_object_of_every_layer_is_matched_once_within_its_own_image():
 
 def test_each_block_is_matched_as_if_it_were_alone():
     logits, boxes, targets = random_batch([3, 1, 2])
-    layer, image, query, _ = match(logits, boxes, targets, **WEIGHTS)
+    layer, image, query, _ = match(logits, boxes, targets)
     for each in range(2):
         for b in range(3):
-            block = matching_cost(logits[each, b], boxes[each, b], targets[b]["labels"], targets[b]["boxes"], **WEIGHTS)
+            block = cost(logits[each, b], boxes[each, b], targets[b])
             assert query[(layer == each) & (image == b)].tolist() == assign(block.numpy())[0].tolist()
 
 
 def test_more_objects_than_queries_match_every_query():
     logits, boxes, targets = random_batch([9], layers=1)
-    _, _, query, target = match(logits, boxes, targets, **WEIGHTS)
+    _, _, query, target = match(logits, boxes, targets)
     assert sorted(query.tolist()) == list(range(6))
     assert len(set(target.tolist())) == 6
 
 
 def test_a_batch_without_objects_matches_nothing():
     logits, boxes, targets = random_batch([0, 0])
-    assert [len(part) for part in match(logits, boxes, targets, **WEIGHTS)] == [0, 0, 0, 0]
+    assert [len(part) for part in match(logits, boxes, targets)] == [0, 0, 0, 0]
 
 
 def test_a_query_that_is_not_finite_is_matched_last():
     logits, boxes, targets = random_batch([2], layers=1)
     boxes[0, 0, :3] = torch.nan
-    _, _, query, _ = match(logits, boxes, targets, **WEIGHTS)
+    _, _, query, _ = match(logits, boxes, targets)
     assert set(query.tolist()) <= {3, 4, 5}
 
 
-def test_the_class_cost_of_sure_and_right_is_lower_than_of_sure_and_wrong():
-    box = torch.full((3, 4), 0.5)
-    logits = torch.tensor([[6.0, -6.0], [-6.0, 6.0], [0.0, 0.0]])
-    cost = matching_cost(logits, box, torch.tensor([0]), box[:1], **WEIGHTS)[:, 0]
-    assert cost[0] < cost[2] < cost[1]
+def test_an_image_without_objects_is_not_asked_for_its_costs():
+    logits, boxes, targets = random_batch([0, 2])
+    asked = []
+
+    def of_image(image: int) -> torch.Tensor:
+        asked.append(image)
+        return cost(logits[:, image], boxes[:, image], targets[image])
+
+    _, image, _, target = hungarian_match(of_image, [0, 2], logits.device)
+    assert asked == [1]
+    assert image.tolist() == [1] * 4
+    assert sorted(target.tolist()) == [0, 0, 1, 1]
 
 
-def test_costs_are_float32_whatever_the_model_runs_in():
-    logits, boxes, targets = random_batch([4], layers=1)
-    rough_logits, rough_boxes = logits.bfloat16(), boxes.bfloat16()
-    a = match(rough_logits, rough_boxes, targets, **WEIGHTS)
-    b = match(rough_logits.float(), rough_boxes.float(), targets, **WEIGHTS)
-    assert all(x.equal(y) for x, y in zip(a, b, strict=True))
+@pytest.mark.parametrize("class_cost", [focal_class_cost, softmax_class_cost])
+def test_the_class_cost_of_sure_and_right_is_lower_than_of_sure_and_wrong(class_cost):
+    right, wrong, unsure = class_cost(torch.tensor([[6.0, -6.0], [-6.0, 6.0], [0.0, 0.0]]), torch.tensor([0]))[:, 0]
+    assert right < unsure < wrong
+
+
+def test_the_softmax_cost_is_minus_the_probability_among_all_columns():
+    logits = torch.tensor([[0.0, 0.0, math.log(2)]])
+    torch.testing.assert_close(softmax_class_cost(logits, torch.tensor([0, 2])), torch.tensor([[-0.25, -0.5]]))

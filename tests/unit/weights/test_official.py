@@ -17,9 +17,11 @@ from torch import nn
 from conditional_detr.errors import CheckpointError, SourceError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
+from conditional_detr.model.queries import Queries
 from conditional_detr.weights.discovery import find_checkpoint, load_model, read_checkpoint
 from conditional_detr.weights.key_mapping import KeyTable
 from conditional_detr.weights.save import save_model
+from models import memory_like
 
 SMALL = {"encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 64, "feedforward_dim": 96, "num_queries": 12}
 KINDS = ["conditional-detr", "detr"]
@@ -83,6 +85,7 @@ def test_the_joint_projections_are_pytorchs_own():
     model = small("detr")
     state = release_state(model)
     tokens, position, memory = torch.randn(2, 6, 64), torch.randn(1, 6, 64), torch.randn(2, 9, 64)
+    queries = Queries.start(position, torch.rand(1, 6, 2))._replace(content=tokens)
     for name, ours in (
         ("transformer.encoder.layers.0.self_attn.", model.encoder.layers[0].self_attention),
         ("transformer.decoder.layers.1.self_attn.", model.decoder.layers[1].self_attention),
@@ -94,10 +97,10 @@ def test_the_joint_projections_are_pytorchs_own():
             if "multihead" in name:
                 places = torch.randn(1, 9, 64)
                 expected = theirs(tokens + position, memory + places, memory, need_weights=False)[0]
-                result = ours(tokens, position[0], tokens, memory, places, None)
+                result = ours(queries, memory_like(memory, places))
             else:
                 expected = theirs(tokens + position, tokens + position, tokens, need_weights=False)[0]
-                result = ours(tokens, position)
+                result = ours(memory_like(tokens, position) if "encoder" in name else queries)
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
 
 

@@ -66,7 +66,12 @@ def test_what_is_no_source_is_said_with_both_readings(tmp_path, monkeypatch):
     ("change", "text"),
     [
         (lambda d: d.pop("format_version"), "has no format_version"),
-        (lambda d: d.update(format_version=99), "has format_version 99; this version of the library reads 1 to 1"),
+        (lambda d: d.update(format_version=99), "has format_version 99; this version reads 2: upgrade conditional-detr"),
+        (
+            lambda d: d.update(format_version=1),
+            "has format_version 1; this version reads 2: it is from before the first release",
+        ),
+        (lambda d: d.update(format_version="2"), "has format_version 2; this version reads 2"),
         (lambda d: d.update(model=[]), "'model' must be there and be a JSON dict"),
         (lambda d: d["model"].update(hidden_dim=10**12), "hidden_dim must be less than or equal to 16384"),
         (lambda d: d["model"].update(backbone="no-such-net"), "describes no model that can be built"),
