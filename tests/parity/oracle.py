@@ -1,7 +1,5 @@
 """transformers' Conditional DETR and DETR as oracles: weights that make faults visible, and our model with the same ones."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -13,7 +11,17 @@ from transformers import (
 )
 
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.weights.discovery import load_model
+from conditional_detr.factory.create import create_model
+from conditional_detr.weights.foreign_limits import backbone_of
+from conditional_detr.weights.huggingface import BACKBONE
+from conditional_detr.weights.key_mapping import (
+    HUGGINGFACE,
+    VERSION_5,
+    VERSION_5_CONDITIONAL,
+    from_foreign,
+    renamed,
+    to_foreign,
+)
 
 # Untrained weights hide faults: all queries come out alike. Gains by the part of the network that a parameter belongs to.
 GAINS = {
@@ -65,10 +73,24 @@ def build_oracle(kind: str, num_labels: int = 7, **config: object) -> PreTrained
     return fill(model(configuration(use_pretrained_backbone=False, num_labels=num_labels, **config))).eval()
 
 
-def ours_like(oracle: PreTrainedModel, folder: Path) -> DetectionModel:
-    """Our model with the oracle's weights, by way of the folder that transformers writes."""
-    oracle.save_pretrained(folder)
-    return load_model(folder)
+def ours_like(oracle: PreTrainedModel, dilation: bool = False) -> DetectionModel:
+    """Our model with the oracle's weights, handed over in memory, in eval mode."""
+    config, kind = oracle.config, "conditional" if oracle.config.model_type == "conditional_detr" else "detr"
+    tables = [VERSION_5, VERSION_5_CONDITIONAL if kind == "conditional" else []]
+    state = renamed(oracle.state_dict(), *tables)
+    ours = create_model(
+        "conditional-detr-r50" if kind == "conditional" else "detr-r50",
+        config.num_labels,
+        pretrained_backbone=False,
+        backbone=f"{backbone_of(state, BACKBONE, oracle)}.tv_in1k",
+        dilation=dilation,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+    )
+    keys = ours.state_dict()
+    assert set(to_foreign(keys, HUGGINGFACE, ours.config.cross_attention)) == set(state)
+    ours.load_state_dict(from_foreign(state, keys, HUGGINGFACE, ours.config.cross_attention))
+    return ours.eval()
 
 
 def random_images(height: int = 192, width: int = 256) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,10 @@ from conditional_detr.images.preprocessing import Preprocessor
 
 
 @pytest.mark.parametrize("kind", ["conditional", "detr"])
-def test_combined_maps_are_transformers_cross_attention(kind: str, tmp_path):
+def test_combined_maps_are_transformers_cross_attention(kind: str):
     oracle = build_oracle(kind, encoder_layers=1, decoder_layers=3)
     oracle.set_attn_implementation("eager")
-    ours = ours_like(oracle, tmp_path)
+    ours = ours_like(oracle)
     ours.preprocessor = ours.preprocessor.model_copy(update={"imgsz": 128, "max_size": 256})
     image = Image.fromarray(np.kron(np.random.default_rng(0).integers(0, 255, (4, 6, 3)), np.ones((32, 32, 1))).astype("uint8"))
     explanations = explain(ours, image, conf=0, device="cpu")

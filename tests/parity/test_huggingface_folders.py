@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from oracle import KINDS, build_oracle, ours_like, random_images
+from oracle import KINDS, build_oracle, random_images
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoImageProcessor, ConditionalDetrImageProcessor, DetrImageProcessor
@@ -135,8 +135,21 @@ def test_weights_in_other_files(kind: str, form: str, saved, tmp_path):
 @every_kind
 def test_transformers_own_resnet(kind: str, tmp_path):
     oracle = build_oracle(kind, use_timm_backbone=False, **PARTS)
-    ours = ours_like(oracle, tmp_path)
+    oracle.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
     assert ours.config.backbone == "resnet50.tv_in1k"
+    images, is_padding = random_images(128, 160)
+    with torch.no_grad():
+        a, b = oracle(images, (~is_padding).long()), ours(images, is_padding)
+    torch.testing.assert_close(a.logits, b.pred_logits, atol=3e-4, rtol=0)
+
+
+@every_kind
+def test_a_dilated_model_that_transformers_wrote(kind: str, tmp_path):
+    oracle = build_oracle(kind, dilation=True, **PARTS)
+    oracle.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    assert (ours.config.dilation, ours.config.strides) == (True, (16,))
     images, is_padding = random_images(128, 160)
     with torch.no_grad():
         a, b = oracle(images, (~is_padding).long()), ours(images, is_padding)

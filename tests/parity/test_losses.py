@@ -8,9 +8,9 @@ from conditional_detr.training.objective.criterion import SetCriterion
 
 
 @pytest.mark.parametrize(("kind", "classification"), [("conditional", "focal"), ("detr", "softmax")])
-def test_terms_of_the_last_layer(kind: str, classification: str, tmp_path):
+def test_terms_of_the_last_layer(kind: str, classification: str):
     oracle = build_oracle(kind, encoder_layers=1, decoder_layers=2)
-    ours = ours_like(oracle, tmp_path)
+    ours = ours_like(oracle)
     images, is_padding = random_images(128, 160)
     generator = torch.Generator().manual_seed(0)
     targets = [
