@@ -61,12 +61,6 @@ def test_the_earlier_layers_are_returned_while_training_or_when_asked_for():
     torch.testing.assert_close(asked.pred_boxes, model.eval()(images).pred_boxes)
 
 
-def test_the_record_is_frozen():
-    output = small()(torch.randn(1, 3, 64, 64))
-    with pytest.raises(AttributeError):
-        output.pred_boxes = None
-
-
 class Depth(torch.nn.Linear):
     """A head that predicts a number a query."""
 

@@ -37,12 +37,6 @@ def test_sine_embedding_is_the_formula():
     torch.testing.assert_close(sine_embedding(points, 32), expected, atol=2e-6, rtol=0)
 
 
-def test_at_the_origin_even_entries_are_zero_and_odd_ones_one():
-    embedding = sine_embedding(torch.zeros(2), 256)
-    assert embedding[0::2].eq(0).all()
-    assert embedding[1::2].eq(1).all()
-
-
 def test_trap_y_comes_first():
     below = sine_embedding(torch.tensor([0.0, 0.7]), 64)
     assert below[:32].ne(sine_embedding(torch.zeros(2), 64)[:32]).any()
