@@ -5,7 +5,7 @@ from collections.abc import Callable
 from inspect import Parameter, signature
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from cyclopts import CycloptsError
 from cyclopts.exceptions import CoercionError, MissingArgumentError
@@ -21,11 +21,17 @@ def options_of(verb: Callable[..., None]) -> dict[str, bool]:
     for name, parameter in signature(verb).parameters.items():
         if parameter.kind is Parameter.KEYWORD_ONLY:
             option = "--" + name.strip("_").replace("_", "-")
-            is_flag = parameter.annotation in (bool, bool | None) or isinstance(parameter.default, bool)
+            is_flag = _kind(parameter) in (bool, bool | None)
             options[option] = not is_flag
             if is_flag and parameter.default is not False:
                 options[f"--no-{option[2:]}"] = False
     return options
+
+
+def _kind(parameter: Parameter) -> Any:
+    """The type of an option's value, without what is noted beside it."""
+    annotation = parameter.annotation
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def lists_of(verb: Callable[..., None]) -> set[str]:

@@ -7,21 +7,36 @@ from pydantic import Field, model_validator
 from conditional_detr.config.schema import Scale, Settings
 
 
-class RecipeConfig(Settings):
+class RecipeOptions(Settings):
+    """Settings of a recipe that are options of `train`. The defaults are the paper's."""
+
+    epochs: int = Field(50, ge=1, le=100_000, description="Number of times that every image is seen.")
+    minutes: float = Field(
+        0.0,
+        ge=0,
+        le=100_000,
+        description="Length of the run in minutes, instead of --epochs; evaluations and the report are included. "
+        "0 = by epochs.",
+    )
+    batch: int = Field(16, ge=1, le=65_536, description="Batch size: images an optimisation step, over all processes.")
+    lr: float = Field(1e-4, gt=0, le=10, description="Learning rate; the backbone's moves in proportion.")
+    patience: int = Field(
+        0, ge=0, description="Number of epochs without a better AP, at full image size, after which the run stops; 0 = never."
+    )
+    freeze: int = Field(
+        0, ge=0, le=100, description="Number of leading backbone stages to freeze; the stem belongs to the first."
+    )
+
+
+class RecipeConfig(RecipeOptions):
     """How a model is trained. The defaults are the paper's."""
 
-    epochs: int = Field(50, ge=1, le=100_000)
-    batch: int = Field(16, ge=1, le=65_536, description="images an optimisation step, over all processes")
     grad_accum_steps: int = Field(1, ge=1, le=65_536, description="parts that a batch is worked through in")
     gradient_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory")
-    lr: float = Field(1e-4, gt=0, le=10)
     lr_backbone: float = Field(1e-5, ge=0, le=10, description="learning rate of the backbone; 0 freezes it")
     weight_decay: float = Field(1e-4, ge=0, le=1)
     clip_max_norm: float = Field(0.1, ge=0, description="largest norm of the gradient; 0 = unlimited")
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly")
-    patience: int = Field(
-        0, ge=0, description="stop after so many epochs without a better AP, not while images grow; 0 = never"
-    )
     schedule: Literal["step", "cosine"] = "step"
     lr_drop_at: float = Field(0.8, gt=0, le=1, description="share of the epochs after which `step` drops to a tenth")
     dense_aux_weight: float = Field(0.0, ge=0, description="weight of a helper loss on the memory's cells; 0 = none")
@@ -36,8 +51,6 @@ class RecipeConfig(Settings):
         0.0, ge=0, lt=1, description="share of the steps so far that weights are averaged over; 0 = none"
     )
     init_from: str = Field("", description="trained model that a new one takes its weights from; empty = none")
-    freeze: int = Field(0, ge=0, le=100, description="stages of the backbone that stay as they are, the first ones")
-    minutes: float = Field(0.0, ge=0, le=100_000, description="the run ends after so long, whatever `epochs`; 0 = by epochs")
     progressive_resize_from: float = Field(
         1.0, ge=0.1, le=1, description="share of their size that images begin a run with; 1 = all of it"
     )

@@ -17,55 +17,48 @@ from conditional_detr.data.loader import Batch
 from conditional_detr.device.choose import choose_device
 from conditional_detr.device.seeding import seed_generators
 from conditional_detr.errors import RunError
-from conditional_detr.factory.build import DetectionModel
 from conditional_detr.storage.atomic import atomic_folder
 from conditional_detr.storage.json import read_json_object
 from conditional_detr.training.artifacts.batch_preview import save_batch_preview
-from conditional_detr.training.optim.optimizer import build_optimizer
-from conditional_detr.training.optim.query_groups import auxiliary_modules
-from conditional_detr.training.train_step import TrainStep, build_criterion
+from conditional_detr.training.train_step import Trainable, build_step, trainable
 from conditional_detr.weights import native
 
 FOLDER, MOST = "flight", 3  # records a run: the first ones tell, the others fill the disk
 BATCH, HELPERS, RECORD = "batch.safetensors", "helpers.safetensors", "record.json"
 
 
-def dump_step(
-    folder: Path, name: str, step: TrainStep, model: DetectionModel, batch: Batch, facts: dict[str, Any]
-) -> Path | None:
+def dump_step(folder: Path, name: str, learning: Trainable, batch: Batch, facts: dict[str, Any]) -> Path | None:
     """Leave a folder with the batch, its images, the weights, their norms, and the facts; None where there are enough.
 
     Parameters
     ----------
     folder : the run folder
     name : of the record
-    step, model : after the step, which moved no weight
-    batch : what it saw
-    facts : "epoch", "step", "seed", "amp" and "losses"
+    learning : after the step, which moved no weight
+    batch : that the step was taken with
+    facts : "epoch", "step", "seed", "amp", "losses" and "recipe"
 
     Raises
     ------
     CheckpointError : it cannot be written
     """
-    place = folder / FOLDER
-    if place.is_dir() and len(list(place.iterdir())) >= MOST:
+    records, model = folder / FOLDER, learning.model
+    if records.is_dir() and len(list(records.iterdir())) >= MOST:
         return None
     images, padding_mask, targets = batch
     tensors = {"images": images} | ({} if padding_mask is None else {"padding_mask": padding_mask})
     for i, target in enumerate(targets):
         tensors |= {f"{key}.{i}": value for key, value in target.items()}
     norms = {key: float(parameter.detach().float().norm()) for key, parameter in model.named_parameters()}
-    with atomic_folder(place / name) as new:
+    with atomic_folder(records / name) as new:
         native.write(model, new)
         save_file({key: value.contiguous() for key, value in tensors.items()}, new / BATCH)
-        if len(step.helpers):
-            save_file(step.helpers.state_dict(), new / HELPERS)
-        recipe = step.recipe.model_dump(mode="json") | {"grad_accum_steps": step.grad_accum_steps}
-        content = facts | {"recipe": recipe, "weight_norms": norms}
-        (new / RECORD).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        if len(learning.auxiliaries):
+            save_file(learning.auxiliaries.state_dict(), new / HELPERS)
+        (new / RECORD).write_text(json.dumps(facts | {"weight_norms": norms}, indent=1), encoding="utf-8")
         if torch.isfinite(images).all():
             save_batch_preview(images, padding_mask, targets, model.preprocessor, model.class_names, new / "images.jpg")
-    return place / name
+    return records / name
 
 
 @dataclass(frozen=True)
@@ -93,23 +86,21 @@ def replay(folder: str | Path, device: str = "auto") -> Replay:
     ------
     RunError : the folder is no record, or is damaged
     """
-    place, where = Path(folder), choose_device(device)
-    if not (place / RECORD).is_file():
-        raise RunError(f"{place} is no record of a step: a run leaves them in its folder {FOLDER}/")
-    content = read_json_object(place / RECORD, RunError)
+    record, where = Path(folder), choose_device(device)
+    if not (record / RECORD).is_file():
+        raise RunError(f"{record} is no record of a step: a run leaves them in its folder {FOLDER}/")
+    content = read_json_object(record / RECORD, RunError)
     try:
-        model = native.read(place).build().to(where)
-        recipe = build(RecipeConfig, content["recipe"], str(place / RECORD))
-        helpers = auxiliary_modules(model, recipe)
-        if len(helpers):
-            helpers.load_state_dict(load_file(place / HELPERS))
-        batch = _batch(load_file(place / BATCH))
+        model = native.read(record).build().to(where)
+        recipe = build(RecipeConfig, content["recipe"], str(record / RECORD))
+        learning = trainable(model, recipe)
+        if len(learning.auxiliaries):
+            learning.auxiliaries.load_state_dict(load_file(record / HELPERS))
+        batch = _batch(load_file(record / BATCH))
         seed, amp, norms = int(content["seed"]), str(content["amp"]), dict(content["weight_norms"])
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
-        raise RunError(f"{place} is damaged: {str(error)[:200]}") from None
-    step = TrainStep(
-        model, build_criterion(model, recipe), build_optimizer(model, recipe, helpers), recipe, amp, helpers=helpers
-    )
+        raise RunError(f"{record} is damaged: {str(error)[:200]}") from None
+    step = build_step(learning, recipe, amp)
     broken: list[str] = []
     for name, module in model.named_modules():
         module.register_forward_hook(_watcher(name, broken))

@@ -15,21 +15,33 @@ LONGEST_WARMUP = 0.1  # of a run
 
 
 def build_optimizer(model: DetectionModel, recipe: RecipeConfig, helpers: nn.Module | None = None) -> torch.optim.AdamW:
-    """AdamW over two groups: everything but the backbone, and the backbone at its own rate (0 freezes it).
+    """AdamW over groups: everything but the backbone, the backbone at its own rate (0 freezes it), and modules with a rate of
+    their own: those whose class has an attribute `lr_scale`, the multiple of the learning rate.
 
-    `freeze` stages of the backbone are frozen, the first ones.
+    The first `freeze` stages of the backbone are frozen.
     """
     freeze_stages(model.backbone, recipe.freeze)
-    backbone = [(n, p) for n, p in model.named_parameters() if n.startswith("backbone.")]
     if recipe.lr_backbone == 0:
-        for _, parameter in backbone:
-            parameter.requires_grad_(False)
-    rest = [p for n, p in model.named_parameters() if not n.startswith("backbone.") and p.requires_grad]
-    rest += [] if helpers is None else list(helpers.parameters())
-    groups = [{"params": rest, "lr": recipe.lr, "base_lr": recipe.lr}]
-    if trainable := [p for _, p in backbone if p.requires_grad]:
-        groups.append({"params": trainable, "lr": recipe.lr_backbone, "base_lr": recipe.lr_backbone})
+        model.backbone.requires_grad_(False)
+    backbone = set(model.backbone.parameters())
+    scales = scaled_parameters(model)
+    parts: dict[str | float, list[nn.Parameter]] = {1.0: [], "backbone": []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parts.setdefault("backbone" if parameter in backbone else scales.get(parameter, 1.0), []).append(parameter)
+    parts[1.0] += [] if helpers is None else list(helpers.parameters())
+    rates = {part: recipe.lr_backbone if isinstance(part, str) else recipe.lr * part for part in parts}
+    groups = [{"params": parts[part], "lr": rate, "base_lr": rate} for part, rate in rates.items() if parts[part]]
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
+
+
+def scaled_parameters(model: nn.Module) -> dict[nn.Parameter, float]:
+    """Parameters of modules with an `lr_scale`, and the multiple: the innermost module's."""
+    scales: dict[nn.Parameter, float] = {}
+    for module in model.modules():  # outer ones come first
+        if (scale := getattr(module, "lr_scale", None)) is not None:
+            scales |= dict.fromkeys(module.parameters(), float(scale))
+    return scales
 
 
 def freeze_stages(backbone: Backbone, stages: int) -> None:

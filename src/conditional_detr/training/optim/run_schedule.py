@@ -2,7 +2,7 @@
 
 from conditional_detr.config.recipes import RecipeConfig
 from conditional_detr.training.artifacts.trainer_state import TrainerState
-from conditional_detr.training.optim.progressive_resize import mean_cost
+from conditional_detr.training.optim.progressive_resize import mean_cost, size_factor
 
 MOST_EVALUATING = 0.1  # of the time of a run that ends by the clock
 EVALUATED_PER_LEARNED = 0.5  # cost of an image that is judged, in images that are learned from
@@ -18,7 +18,7 @@ class RunSchedule:
 
     Parameters
     ----------
-    recipe : `epochs` and `minutes` are read
+    recipe : `epochs`, `minutes` and `patience` are read
     steps : of an epoch
     images : to validate on
     """
@@ -34,6 +34,12 @@ class RunSchedule:
             return min(1.0, progress.spent / max(self._seconds_to_learn(progress), 1e-9))
         done = progress.epoch * self.steps + (progress.position if self.recipe.schedule == "cosine" else 0)
         return min(1.0, done / (self.steps * self.epochs))
+
+    def is_over(self, progress: TrainerState) -> bool:
+        """Whether the run is done: its share is, or no better epoch came for `patience` epochs of images of their own size."""
+        share, waited = self.share_done(progress), progress.epoch - progress.best[1]
+        out_of_patience = bool(self.recipe.patience and progress.best[1]) and waited >= self.recipe.patience
+        return share >= 1 or (out_of_patience and size_factor(share, self.recipe) == 1)
 
     def is_out_of_time(self, progress: TrainerState) -> bool:
         """Whether an epoch must end where it is."""

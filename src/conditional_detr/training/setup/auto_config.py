@@ -2,6 +2,9 @@
 
 import math
 import re
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,13 +19,13 @@ from conditional_detr.data.invariance import edge_profiles, upright_evidence
 from conditional_detr.device.choose import choose_device
 from conditional_detr.factory.build import preprocessing_for
 from conditional_detr.model.backbone.timm_backbone import strides_of
+from conditional_detr.training.objective.objective import class_loss_fits
 from conditional_detr.training.setup.initial_weights import differing_fields
 from conditional_detr.training.setup.memory_estimate import free_bytes, kept_bytes
 from conditional_detr.weights import native
 from conditional_detr.weights.discovery import SHIPPED, find_checkpoint, read_checkpoint, shipped
 
 USUAL_START = "conditional-detr-tiny-shapes"  # of those that come with the package
-PARTS = ("reference_points", "neck", "pixel_aligned_positions")  # of a new model, that are decided here; its queries are too
 FEWEST_QUERIES, MOST_QUERIES, HEADROOM = 20, 1000, 2.0
 SMALL = 0.1  # share of the objects, every class counting alike, that may be smaller than the input's size is chosen for
 FEW = 10  # objects: a class of fewer counts less than another
@@ -54,71 +57,107 @@ class Choice(NamedTuple):
         return f"{self.setting} = {str(self.value).lower() if isinstance(self.value, bool) else value}: {self.reason}"
 
 
+@dataclass(frozen=True)
+class Sources:
+    """The training images, and the model that a run begins with; what several rules ask is found out once."""
+
+    index: SplitIndex
+    model_source: str
+
+    @property
+    def class_names(self) -> list[str]:
+        """In the order of their indices."""
+        return [category.name for category in self.index.categories]
+
+    @cached_property
+    def turns(self) -> dict[str, Choice]:
+        """By setting."""
+        return {choice.setting: choice for choice in turns(self.index)}
+
+    @cached_property
+    def trained(self) -> ModelConfig | None:
+        """What a trained model is made of; None for a model name."""
+        path = find_checkpoint(self.model_source)
+        return None if path is None else read_checkpoint(path).config
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a rule may go by: the settings with all choices so far, the data and the model."""
+
+    config: RunConfig
+    sources: Sources
+
+    @property
+    def model(self) -> ModelConfig | None:
+        """What the run's model is made of."""
+        return model_of(self.config) if self.is_new else self.sources.trained
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the model is built by name: a trained one keeps its parts and its size."""
+        return self.config.model in PRESETS
+
+
+Rule = Callable[[Context], Choice | None]
+
+
+def of_new_model(rule: Rule) -> Rule:
+    """The rule, for models that are built by name."""
+    return lambda context: rule(context) if context.is_new else None
+
+
+# Setting, as --set knows it → the rule that chooses it; None leaves it as it is. Later rules see the choices of earlier ones.
+# `--resume` keeps the value that a run began with for each of them.
+RULES: dict[str, Rule] = {
+    "hflip": lambda context: flips(context.sources.class_names),
+    "vflip": lambda context: turn(context, "vflip"),
+    "transpose": lambda context: turn(context, "transpose"),
+    "model.reference_points": of_new_model(lambda context: as_source_has(context, "reference_points", reference_points)),
+    "model.neck": of_new_model(lambda context: as_source_has(context, "neck", neck)),
+    "model.pixel_aligned_positions": of_new_model(
+        lambda context: as_source_has(context, "pixel_aligned_positions", pixel_aligned_positions)
+    ),
+    "model.num_queries": of_new_model(lambda context: queries(context.sources.index)),
+    "imgsz": of_new_model(lambda context: input_size(context.sources.index, model_of(context.config).finest_stride)),
+    "init_from": of_new_model(lambda context: beginning(context.config, context.sources.class_names)),
+    "batch": of_new_model(lambda context: batch(context.config, free_bytes(choose_device(context.config.device)))),
+    "progressive_resize_from": lambda context: growth(context.config, context.model),
+    "class_loss": lambda context: class_loss(context.config, context.model),
+}
+
+
 def resolve_auto(
-    config: RunConfig, asked_for: set[str], train: SplitIndex, saved: RunConfig | None = None
+    config: RunConfig, asked_for: Set[str], train: SplitIndex, saved: RunConfig | None = None
 ) -> tuple[RunConfig, list[str]]:
     """The settings of a run with what the data decide, and a line for each choice. Only the recipe `fast` leaves it to them.
-
-    A trained model keeps its queries and its size.
 
     Parameters
     ----------
     config : all settings
     asked_for : names of those that somebody chose; they stay
     train : the training images
-    saved : the settings that a run which goes on began with: what was decided then stays
+    saved : the settings that a run which goes on began with: what was decided then stays, memory may be another today
     """
     if config.recipe != "fast":
         return config, []
-    if saved is not None:
-        return with_those_of(config, asked_for, saved), []
-    made: list[Choice] = []
-
-    def decide(choice: Choice | None) -> None:
-        nonlocal config
-        if choice is not None and choice.setting not in asked_for:
+    sources, lines = Sources(train, config.model), []
+    for setting, rule in RULES.items():
+        if setting in asked_for:
+            continue
+        choice = rule(Context(config, sources)) if saved is None else choice_of(saved, setting)
+        if choice is not None:
             config = with_choice(config, choice)
-            made.append(choice)
-
-    names = [category.name for category in train.categories]
-    decide(flips(names))
-    if config.training.hflip and not asked_for >= set(TURNED):
-        for turn in turns(train):
-            decide(turn)
-    if config.model in PRESETS:
-        for part in parts(config):
-            decide(part)
-        decide(queries(train))
-        decide(input_size(train, model_of(config).finest_stride))
-        decide(beginning(config, names))
-        decide(batch(config, free_bytes(choose_device(config.device))))
-    decide(growth(config))
-    return config, [str(choice) for choice in made if choice.setting != "init_from"]  # of which the model's own line tells
+            lines += [] if setting == "init_from" or saved else [str(choice)]  # of "init_from" the model's own line tells
+    return config, lines
 
 
-def with_those_of(config: RunConfig, asked_for: set[str], saved: RunConfig) -> RunConfig:
-    """The settings of a run that goes on, with what was decided when it began: memory may be another today."""
-    decided = {
-        "imgsz": saved.imgsz,
-        "hflip": saved.training.hflip,
-        "vflip": saved.training.vflip,
-        "transpose": saved.training.transpose,
-        "init_from": saved.training.init_from,
-        "progressive_resize_from": saved.training.progressive_resize_from,
-        "batch": saved.training.batch,
-    }
-    decided |= {
-        f"model.{field}": saved.model_overrides[field] for field in (*PARTS, "num_queries") if field in saved.model_overrides
-    }
-    for setting, value in decided.items():
-        if setting not in asked_for:
-            config = with_choice(config, Choice(setting, value, ""))
-    return config
-
-
-def model_of(config: RunConfig) -> ModelConfig:
-    """What a new model of a run is made of."""
-    return with_overrides(PRESETS[config.model].model, config.model_overrides, "train")
+def choice_of(saved: RunConfig, setting: str) -> Choice | None:
+    """What a run began with; None where it left the setting of a model as it was."""
+    if setting.startswith("model."):
+        field = setting.removeprefix("model.")
+        return Choice(setting, saved.model_overrides[field], "") if field in saved.model_overrides else None
+    return Choice(setting, getattr(saved if setting in RunConfig.model_fields else saved.training, setting), "")
 
 
 def with_choice(config: RunConfig, choice: Choice) -> RunConfig:
@@ -126,24 +165,27 @@ def with_choice(config: RunConfig, choice: Choice) -> RunConfig:
     setting, value, _ = choice
     if setting.startswith("model."):
         return updated(config, {"model_overrides": config.model_overrides | {setting.removeprefix("model."): value}}, "train")
-    if setting == "imgsz":
+    if setting in RunConfig.model_fields:
         return updated(config, {setting: value}, "train")
     return updated(config, {"training": updated(config.training, {setting: value}, "train")}, "train")
 
 
-def parts(config: RunConfig) -> list[Choice | None]:
-    """What a new model has that the paper's have not: what the model has that somebody begins with, else what pays."""
-    model, source = model_of(config), config.training.init_from
+def model_of(config: RunConfig) -> ModelConfig:
+    """What a new model of a run is made of."""
+    return with_overrides(PRESETS[config.model].model, config.model_overrides, "train")
+
+
+def as_source_has(context: Context, field: str, rule: Callable[[ModelConfig], Choice | None]) -> Choice | None:
+    """A part of a new model: that of the trained model that it begins with, else what pays."""
+    model, source = model_of(context.config), context.config.training.init_from
     path = find_checkpoint(source) if source else None
-    if path is not None:
-        had = read_checkpoint(path).config
-        different = [field for field in PARTS if getattr(had, field) != getattr(model, field)]
-        return [Choice(f"model.{field}", getattr(had, field), f"as {source} has it") for field in different]
-    agree = Choice("model.pixel_aligned_positions", True, "images of different sizes then agree on where their cells lie")
-    return [places(model), edges(model), agree]
+    if path is None:
+        return rule(model)
+    had = getattr(read_checkpoint(path).config, field)
+    return None if had == getattr(model, field) else Choice(f"model.{field}", had, f"as {source} has it")
 
 
-def places(model: ModelConfig) -> Choice | None:
+def reference_points(model: ModelConfig) -> Choice | None:
     """Reference points from the image; None where the model has none, or a form that is not the paper's."""
     if (
         model.reference_points != "predicted"
@@ -154,11 +196,16 @@ def places(model: ModelConfig) -> Choice | None:
     return Choice("model.reference_points", "encoder", "queries start where the image seems to have objects, and learn sooner")
 
 
-def edges(model: ModelConfig) -> Choice | None:
+def neck(model: ModelConfig) -> Choice | None:
     """Features of half the stride too; None where there are none, or where the stride is the paper's."""
     if model.dilation or model.finest_stride >= 32 or model.finest_stride // 2 not in strides_of(model.backbone):
         return None
     return Choice("model.neck", "space_to_depth", "the stage before shows where in a cell of the feature map an object ends")
+
+
+def pixel_aligned_positions(model: ModelConfig) -> Choice:
+    """Cells lie where their pixels are."""
+    return Choice("model.pixel_aligned_positions", True, "images of different sizes then agree on where their cells lie")
 
 
 def beginning(config: RunConfig, names: list[str]) -> Choice | None:
@@ -175,7 +222,7 @@ def beginning(config: RunConfig, names: list[str]) -> Choice | None:
 
 
 def queries(train: SplitIndex) -> Choice:
-    """Twice as many as the fullest training image has objects: new images may be fuller, and queries share places."""
+    """Twice as many as the fullest training image has objects: new images may be fuller, and queries share objects."""
     most = int(np.diff(train.first).max())
     wanted = math.ceil(most * HEADROOM / 10) * 10
     value = min(max(FEWEST_QUERIES, wanted), max(MOST_QUERIES, most))
@@ -204,9 +251,9 @@ def input_size(train: SplitIndex, stride: int) -> Choice:
     return Choice("imgsz", value, reason)
 
 
-def growth(config: RunConfig) -> Choice:
+def growth(config: RunConfig, model: ModelConfig | None) -> Choice:
     """Images begin with a part of their size, but not with less than 160 px."""
-    if not has_exact_positions(config):
+    if model is None or not model.pixel_aligned_positions:
         return Choice(
             "progressive_resize_from", 1.0, "without pixel_aligned_positions what is learned at one size misleads at another"
         )
@@ -223,12 +270,15 @@ def growth(config: RunConfig) -> Choice:
     )
 
 
-def has_exact_positions(config: RunConfig) -> bool:
-    """Of a new model, or of the trained one that goes on learning."""
-    if config.model in PRESETS:
-        return model_of(config).pixel_aligned_positions
-    path = find_checkpoint(config.model)
-    return path is not None and read_checkpoint(path).config.pixel_aligned_positions
+def class_loss(config: RunConfig, model: ModelConfig | None) -> Choice | None:
+    """The model's own loss of classes where the recipe's is made for another classification."""
+    if model is None or class_loss_fits(config.training.class_loss, model.classification):
+        return None
+    return Choice(
+        "class_loss",
+        "model",
+        f"{config.training.class_loss} is for focal classification, the model's is {model.classification}",
+    )
 
 
 def flips(names: list[str]) -> Choice | None:
@@ -253,6 +303,11 @@ def turns(train: SplitIndex) -> list[Choice]:
             seen = f"images and objects {'look alike' if turned else 'do not look alike'} {how}"
             made.append(Choice(turn, 0.5 if turned else 0.0, f"{seen}: told apart at {sure:.0%}, 50% being chance"))
     return made
+
+
+def turn(context: Context, setting: str) -> Choice | None:
+    """As the images say; None where they may not even be mirrored."""
+    return context.sources.turns.get(setting) if context.config.training.hflip else None
 
 
 def batch(config: RunConfig, free: int) -> Choice | None:
