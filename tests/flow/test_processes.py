@@ -19,18 +19,24 @@ from conditional_detr.training.execution.distributed import PLACES, launched
 SCRIPT = """
 import sys
 from collections import Counter
-from conditional_detr.training import trainer as module
+from functools import partial
+from conditional_detr.evaluation.coco import coco_metrics
+from conditional_detr.training.execution.shared_evaluation import evaluate_together
+from conditional_detr.training.prepare import prepared_run
+from conditional_detr.training.setup.resolve import requested
+from conditional_detr.training.trainer import Trainer
 
-judged = module.coco_metrics
-def told(truth, results):
+def judge(truth, results):
     print("judged", sorted(Counter(result["image_id"] for result in results).items()))
-    return judged(truth, results)
-module.coco_metrics = told
+    return coco_metrics(truth, results)
 parts = {"num_queries": 12, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "feedforward_dim": 48}
-module.train(
-    sys.argv[1], output=sys.argv[2], epochs=2, batch=4, imgsz=64, device="cpu", workers=0, threads=1, amp="off", recipe="paper",
-    pretrained_backbone=False, model_overrides=parts | {"dropout": 0.0}, recipe_overrides={"crop": 0.0, "scales": (1.0, 1.0)},
+options = dict(
+    data=sys.argv[1], output=sys.argv[2], epochs=2, batch=4, imgsz=64, device="cpu", workers=0, threads=1, amp="off",
+    recipe="paper", pretrained_backbone=False, model_overrides=parts | {"dropout": 0.0},
+    recipe_overrides={"crop": 0.0, "scales": (1.0, 1.0)},
 )
+with prepared_run(requested(options)) as prepared:
+    Trainer(prepared, evaluate=partial(evaluate_together, judge=judge)).fit()
 """
 SMALL = (
     "--batch", 4, "--imgsz", 64, "--device", "cpu", "--workers", 0, "--threads", 1, "--no-pretrained-backbone",

@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +17,14 @@ from safetensors.torch import load_file
 from commands import run as run_command
 from conditional_detr.data.index import load_split
 from conditional_detr.errors import CheckpointError, ConditionalDETRError, ConfigError, DataError, RunError
-from conditional_detr.evaluation.coco import detections_of, evaluate
-from conditional_detr.training import trainer as run_module
+from conditional_detr.evaluation.coco import coco_metrics, detections_of, evaluate
 from conditional_detr.training.artifacts.nonfinite_dump import replay
-from conditional_detr.training.trainer import train
+from conditional_detr.training.artifacts.run_folder import RunFolder
+from conditional_detr.training.execution.shared_evaluation import evaluate_together
+from conditional_detr.training.prepare import Prepared, prepared_run
+from conditional_detr.training.setup.resolve import requested
+from conditional_detr.training.train_step import TrainStep
+from conditional_detr.training.trainer import Run, Trainer, train
 from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.save import save_model
 
@@ -37,13 +43,39 @@ def finished(digits_folder, tmp_path_factory):
     return train(digits_folder, output=tmp_path_factory.mktemp("run") / "a", epochs=3, **OPTIONS)
 
 
-@pytest.fixture
-def without_report(monkeypatch):
+def no_report(*_: object) -> None:
     """A report takes as long as these runs do: only `finished` has one."""
-    monkeypatch.setattr(run_module, "finalize_run", lambda *_: None)
 
 
-pytestmark = pytest.mark.usefixtures("without_report")
+def fit(
+    *paths: Any,
+    change: Callable[[Prepared], Prepared] = lambda prepared: prepared,
+    evaluate: Callable = evaluate_together,
+    finalize: Callable = no_report,
+    **options: Any,
+) -> Run:
+    """`train` with other collaborators than its own; the paths are data, model and output."""
+    given = dict(zip(("data", "model", "output"), paths, strict=False)) | options
+    with prepared_run(requested(given)) as prepared:
+        return Trainer(change(prepared), evaluate=evaluate, finalize=finalize).fit()
+
+
+class StepWith:
+    """A step before which something happens: it gets the step, its number from 1 on, and the images, and returns images."""
+
+    def __init__(self, step: TrainStep, before: Callable) -> None:
+        self.step, self.before, self.number = step, before, 0
+
+    def __call__(self, images, *rest):
+        self.number += 1
+        return self.step(self.before(self.step, self.number, images), *rest)
+
+    def __getattr__(self, name: str):
+        return getattr(self.step, name)
+
+
+def before_step(before: Callable) -> Callable[[Prepared], Prepared]:
+    return lambda prepared: dataclasses.replace(prepared, step=StepWith(prepared.step, before))
 
 
 def test_a_run_leaves_what_it_should(finished, digits_folder):
@@ -76,28 +108,29 @@ def test_a_run_leaves_what_it_should(finished, digits_folder):
     assert "fast: batch 4" in report
 
 
-def test_a_fault_of_the_report_is_said_and_costs_the_run_nothing(digits_folder, tmp_path, monkeypatch, capsys):
+def test_a_fault_of_the_report_is_said_and_costs_the_run_nothing(digits_folder, tmp_path, capsys):
     def fault(*_):
         raise RunError("an image has gone")
 
-    monkeypatch.setattr(run_module, "finalize_run", fault)
-    run = train(digits_folder, output=tmp_path / "r", epochs=1, **{**OPTIONS, "quiet": False})
+    run = fit(digits_folder, output=tmp_path / "r", epochs=1, finalize=fault, **{**OPTIONS, "quiet": False})
     assert len(run.metrics) == 1
     assert "no report: an image has gone" in capsys.readouterr().out
 
 
-def test_the_report_of_a_shorter_run_does_not_outlive_it(digits_folder, tmp_path, monkeypatch):
+def test_the_report_of_a_shorter_run_does_not_outlive_it(digits_folder, tmp_path):
     made = []
-    monkeypatch.setattr(
-        run_module, "finalize_run", lambda folder, *_: made.append((folder.path / "report.html").write_text("x"))
-    )
-    train(digits_folder, output=tmp_path / "r", epochs=1, **OPTIONS)
-    train(digits_folder, output=tmp_path / "r", epochs=1, resume=True, **OPTIONS)
+
+    def report(folder, *_):
+        made.append((folder.path / "report.html").write_text("x"))
+
+    options = {**OPTIONS, "output": tmp_path / "r", "finalize": report}
+    fit(digits_folder, epochs=1, **options)
+    fit(digits_folder, epochs=1, resume=True, **options)
     assert len(made) == 1
-    train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **OPTIONS)
+    fit(digits_folder, epochs=2, resume=True, **options)
     assert len(made) == 2
     (tmp_path / "r" / "report.html").unlink()
-    train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **OPTIONS)
+    fit(digits_folder, epochs=2, resume=True, **options)
     assert len(made) == 3
 
 
@@ -106,64 +139,53 @@ def same_weights(a, b) -> bool:
     return all((ours[key] - theirs[key]).abs().max() <= 1e-6 for key in ours)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_that_goes_on_equals_one_that_was_left_alone(finished, digits_folder, tmp_path, monkeypatch, number):
-    class Stopping(run_module.TrainStep):
-        calls = 0
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_that_goes_on_equals_one_that_was_left_alone(finished, digits_folder, tmp_path, signal_number):
+    def stop(step, number, images):
+        if number == 5:  # in the middle of the second epoch
+            os.kill(os.getpid(), signal_number)
+        return images
 
-        def __call__(self, *arguments):
-            Stopping.calls += 1
-            if Stopping.calls == 5:  # in the middle of the second epoch
-                os.kill(os.getpid(), number)
-            return super().__call__(*arguments)
-
-    monkeypatch.setattr(run_module, "TrainStep", Stopping)
-    handler = signal.getsignal(number)
+    handler = signal.getsignal(signal_number)
     with pytest.raises(KeyboardInterrupt):
-        train(digits_folder, output=tmp_path / "b", epochs=3, **OPTIONS)
+        fit(digits_folder, output=tmp_path / "b", epochs=3, change=before_step(stop), **OPTIONS)
     state = json.loads((tmp_path / "b" / "last" / "state.json").read_text())
     assert (state["epoch"], state["position"]) == (1, 2)
-    monkeypatch.undo()
-    assert signal.getsignal(number) is handler
+    assert signal.getsignal(signal_number) is handler
     torch.manual_seed(123)
-    run = train(digits_folder, output=tmp_path / "b", epochs=3, resume=True, **OPTIONS)
+    run = fit(digits_folder, output=tmp_path / "b", epochs=3, resume=True, **OPTIONS)
     assert same_weights(finished.folder, run.folder)
     for ours, theirs in zip(run.metrics, finished.metrics, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert ours["lr"] == theirs["lr"]
 
 
-def test_a_stop_while_evaluating_loses_nothing(finished, digits_folder, tmp_path, monkeypatch):
-    original = run_module.detections_of
+def test_a_stop_while_evaluating_loses_nothing(finished, digits_folder, tmp_path):
     calls = []
 
     def stopping(*arguments):
         calls.append(1)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments)
+        return evaluate_together(*arguments)
 
-    monkeypatch.setattr(run_module, "detections_of", stopping)
     with pytest.raises(KeyboardInterrupt):
-        train(digits_folder, output=tmp_path / "b", epochs=3, **OPTIONS)
-    monkeypatch.undo()
-    run = train(digits_folder, output=tmp_path / "b", epochs=3, resume=True, **OPTIONS)
+        fit(digits_folder, output=tmp_path / "b", epochs=3, evaluate=stopping, **OPTIONS)
+    run = fit(digits_folder, output=tmp_path / "b", epochs=3, resume=True, **OPTIONS)
     assert same_weights(finished.folder, run.folder)
     assert [row["lr"] for row in run.metrics] == [row["lr"] for row in finished.metrics]
 
 
-def test_a_fault_while_evaluating_costs_no_step(finished, digits_folder, tmp_path, monkeypatch):
+def test_a_fault_while_evaluating_costs_no_step(finished, digits_folder, tmp_path):
     def fall(*_):
         raise DataError("a validation image is broken")
 
-    monkeypatch.setattr(run_module, "detections_of", fall)
     with pytest.raises(DataError, match="is broken"):
-        train(digits_folder, output=tmp_path / "b", epochs=3, **OPTIONS)
+        fit(digits_folder, output=tmp_path / "b", epochs=3, evaluate=fall, **OPTIONS)
     state = json.loads((tmp_path / "b" / "last" / "state.json").read_text())
     assert (state["epoch"], state["position"]) == (0, 3)
     (tmp_path / "b" / "last" / ".DS_Store").touch()  # somebody looked
-    monkeypatch.undo()
-    run = train(digits_folder, output=tmp_path / "b", epochs=3, resume=True, **OPTIONS)
+    run = fit(digits_folder, output=tmp_path / "b", epochs=3, resume=True, **OPTIONS)
     assert same_weights(finished.folder, run.folder)
     assert [row["lr"] for row in run.metrics] == [row["lr"] for row in finished.metrics]
 
@@ -181,25 +203,25 @@ def test_processes_share_the_validation_images(finished, digits_folder):
 
 def test_more_epochs_go_on_and_a_finished_run_stays(digits_folder, tmp_path, capsys):
     options = {**OPTIONS, "quiet": False}
-    train(digits_folder, output=tmp_path / "r", epochs=1, resume=True, **options)
+    fit(digits_folder, output=tmp_path / "r", epochs=1, resume=True, **options)
     assert "holds no run yet: starting" in capsys.readouterr().out
-    assert len(train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **options).metrics) == 2
+    assert len(fit(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **options).metrics) == 2
     before = (tmp_path / "r" / "last" / "model.safetensors").stat().st_mtime_ns
-    assert len(train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **options).metrics) == 2
+    assert len(fit(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **options).metrics) == 2
     assert "is finished: 2 epochs" in capsys.readouterr().out
     assert (tmp_path / "r" / "last" / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_other_settings_on_resume_are_named(finished, digits_folder):
     with pytest.raises(RunError, match=r"begun with other settings: .*seed was 42, now 1.*only --epochs"):
-        train(digits_folder, output=finished.folder, epochs=3, resume=True, seed=1, **OPTIONS)
+        fit(digits_folder, output=finished.folder, epochs=3, resume=True, seed=1, **OPTIONS)
 
 
 def test_settings_that_were_taken_away_are_named_and_nothing_is_changed(digits_folder, tmp_path):
-    train(digits_folder, output=tmp_path / "r", epochs=1, **OPTIONS)
+    fit(digits_folder, output=tmp_path / "r", epochs=1, **OPTIONS)
     with pytest.raises(RunError, match=r"begun with other settings: model_overrides.decoder_layers was 2, now None"):
-        train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **{**OPTIONS, "model_overrides": {}})
-    run = train(str(digits_folder) + "/", output=tmp_path / "r", epochs=2, resume=True, **OPTIONS)
+        fit(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **{**OPTIONS, "model_overrides": {}})
+    run = fit(str(digits_folder) + "/", output=tmp_path / "r", epochs=2, resume=True, **OPTIONS)
     assert len(run.metrics) == 2
 
 
@@ -214,18 +236,26 @@ def test_settings_that_were_taken_away_are_named_and_nothing_is_changed(digits_f
 )
 def test_a_run_that_cannot_begin_leaves_nothing_behind(digits_folder, tmp_path, change: dict, text: str):
     with pytest.raises(ConditionalDETRError) as caught:
-        train(digits_folder, output=tmp_path / "r", epochs=1, **{**OPTIONS, **change})
+        fit(digits_folder, output=tmp_path / "r", epochs=1, **{**OPTIONS, **change})
     assert text in str(caught.value)
     assert not (tmp_path / "r").exists()
 
 
-def test_the_best_epoch_by_ap_is_kept(digits_folder, tmp_path, monkeypatch):
-    aps = iter([0.1, 0.3, 0.2])
-    original = run_module.coco_metrics
-    monkeypatch.setattr(run_module, "coco_metrics", lambda *a: dataclasses.replace(original(*a), AP=next(aps)))
-    monkeypatch.setattr(run_module.RunFolder, "save_best", lambda self, model: saved.append(weights_of(model)))
-    saved: list[torch.Tensor] = []
-    run = train(digits_folder, output=tmp_path / "r", epochs=3, **OPTIONS)
+def test_the_best_epoch_by_ap_is_kept(digits_folder, tmp_path):
+    aps, saved = iter([0.1, 0.3, 0.2]), []
+
+    def evaluate(*arguments):
+        metrics, skipped = evaluate_together(*arguments)
+        return dataclasses.replace(metrics, AP=next(aps)), skipped
+
+    class Folder(RunFolder):
+        def save_best(self, model):
+            saved.append(weights_of(model))
+
+    def with_folder(prepared):
+        return dataclasses.replace(prepared, folder=Folder(prepared.folder.path))
+
+    run = fit(digits_folder, output=tmp_path / "r", epochs=3, evaluate=evaluate, change=with_folder, **OPTIONS)
     assert [row["AP"] for row in run.metrics] == [0.1, 0.3, 0.2]
     assert len(saved) == 2
     assert not saved[1].equal(load_file(run.folder / "last" / "model.safetensors")["object_query"])
@@ -239,55 +269,49 @@ def test_validation_images_without_objects_end_well(digits_folder, tmp_path, cap
     shutil.copytree(digits_folder, tmp_path / "d")
     file = tmp_path / "d" / "valid" / "_annotations.coco.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
-    run = train(tmp_path / "d", output=tmp_path / "r", epochs=1, **{**OPTIONS, "quiet": False})
+    run = fit(tmp_path / "d", output=tmp_path / "r", epochs=1, **{**OPTIONS, "quiet": False})
     assert run.metrics[0]["AP"] is None
     assert "best: epoch 1, AP   n/a" in capsys.readouterr().out
     assert load_model(run.folder).class_names
 
 
-def test_steps_without_a_finite_gradient_are_counted_and_too_many_stop_the_run(digits_folder, tmp_path, monkeypatch, capsys):
-    class Astray(run_module.TrainStep):
-        calls, bad = 0, {2}
+def test_steps_without_a_finite_gradient_are_counted_and_too_many_stop_the_run(digits_folder, tmp_path, capsys):
+    bad = {2}
 
-        def __call__(self, images, *rest):
-            Astray.calls += 1
-            return super().__call__(images * torch.inf if Astray.calls in Astray.bad else images, *rest)
+    def infinite(step, number, images):
+        return images * torch.inf if number in bad else images
 
-    monkeypatch.setattr(run_module, "TrainStep", Astray)
-    run = train(digits_folder, output=tmp_path / "a", epochs=1, **{**OPTIONS, "quiet": False})
+    options = OPTIONS | {"change": before_step(infinite)}
+    run = fit(digits_folder, output=tmp_path / "a", epochs=1, **options | {"quiet": False})
     assert run.metrics[0]["skipped_steps"] == 1
     assert run.metrics[0]["loss"] > 0
-    told = capsys.readouterr().out
-    assert "(1 steps skipped: no finite gradient)" in told
+    said = capsys.readouterr().out
+    assert "(1 steps skipped: no finite gradient)" in said
     (left,) = (run.folder / "flight").iterdir()
-    assert f"moved no weight: cdetr replay {left}" in told
+    assert f"moved no weight: cdetr replay {left}" in said
     assert {p.name for p in left.iterdir()} == {
         "batch.safetensors", "config.json", "helpers.safetensors", "model.safetensors", "images.jpg", "record.json",
     }  # fmt: skip
-    Astray.bad = range(10_000)
+    bad = range(10_000)
     with pytest.raises(
         RunError, match=r"20 steps in a row had no finite gradient \(epoch 7, .*begin in another folder with a lower --lr"
     ):
-        train(digits_folder, output=tmp_path / "b", epochs=9, **OPTIONS)
+        fit(digits_folder, output=tmp_path / "b", epochs=9, **options)
     assert len(list((tmp_path / "b" / "flight").iterdir())) == 3
 
 
-def test_a_step_without_a_finite_gradient_can_be_taken_again(digits_folder, tmp_path, monkeypatch, capsys):
-    """Weights that are astray, not the images: the same losses, the place where they begin, by one command."""
+def test_a_step_without_a_finite_gradient_can_be_taken_again(digits_folder, tmp_path, capsys):
+    """Weights that are astray, not the images: the same losses, and the module where they begin, by one command."""
 
-    class Astray(run_module.TrainStep):
-        calls = 0
+    def astray(step, number, images):
+        if number == 3:
+            with torch.no_grad():
+                step.parameters[0].fill_(torch.nan)
+        return images
 
-        def __call__(self, *batch):
-            Astray.calls += 1
-            if Astray.calls == 3:
-                with torch.no_grad():
-                    self.parameters[0].fill_(torch.nan)
-            return super().__call__(*batch)
-
-    monkeypatch.setattr(run_module, "TrainStep", Astray)
+    options = OPTIONS | {"change": before_step(astray), "recipe_overrides": {"weight_average": 0.0}}
     with pytest.raises(CheckpointError, match="the model's scores are no numbers"):
-        train(digits_folder, output=tmp_path / "a", epochs=1, **OPTIONS | {"recipe_overrides": {"weight_average": 0.0}})
+        fit(digits_folder, output=tmp_path / "a", epochs=1, **options)
     (left,) = (tmp_path / "a" / "flight").iterdir()
     recorded = json.loads((left / "record.json").read_text())
     assert (recorded["epoch"], recorded["step"], recorded["rank"]) == (1, 3, 0)
@@ -308,9 +332,9 @@ def test_images_that_are_not_there_are_said_before_the_first_step(digits_folder,
     shutil.copytree(digits_folder, tmp_path / "d")
     (tmp_path / "d" / "valid" / "00002.png").unlink()
     with pytest.raises(DataError, match=r"1 of 6 images that .* lists cannot be used, more than 10% \(--max-bad\): 00002.png"):
-        train(tmp_path / "d", output=tmp_path / "r", epochs=1, max_bad=0.1, **OPTIONS)
+        fit(tmp_path / "d", output=tmp_path / "r", epochs=1, max_bad=0.1, **OPTIONS)
     with pytest.raises(DataError, match=r"has faults \(--strict\): image-missing: 1 \(00002.png\)"):
-        train(tmp_path / "d", output=tmp_path / "r", epochs=1, strict=True, **OPTIONS)
+        fit(tmp_path / "d", output=tmp_path / "r", epochs=1, strict=True, **OPTIONS)
     assert not (tmp_path / "r").exists()
 
 
@@ -320,22 +344,22 @@ def test_training_does_without_bad_images_and_names_each_once(digits_folder, tmp
         file = tmp_path / "d" / name
         file.write_bytes(file.read_bytes()[:200])
     options = {**OPTIONS, "quiet": False}
-    run = train(tmp_path / "d", output=tmp_path / "r", epochs=2, **options)
+    run = fit(tmp_path / "d", output=tmp_path / "r", epochs=2, **options)
     told = capsys.readouterr().out
     assert [told.count(f"left out: {tmp_path}/d/{name}") for name in ("train/00003.png", "valid/00001.png")] == [1, 1]
     assert pytest.approx(max(row["AP"] for row in run.metrics), abs=1e-9) == evaluate(run.folder, tmp_path / "d").AP
     with pytest.raises(DataError, match=r"00003.png cannot be read as an image: .* \(--strict\)"):
-        train(tmp_path / "d", output=tmp_path / "s", epochs=1, strict=True, **options)
+        fit(tmp_path / "d", output=tmp_path / "s", epochs=1, strict=True, **options)
     with pytest.raises(DataError, match=r"1 images of train cannot be used, more than 5% of 12 \(--max-bad\)"):
-        train(tmp_path / "d", output=tmp_path / "t", epochs=1, max_bad=0.05, **options)
+        fit(tmp_path / "d", output=tmp_path / "t", epochs=1, max_bad=0.05, **options)
 
 
 def test_a_folder_in_use_is_not_written_into(finished, digits_folder, tmp_path):
     with pytest.raises(RunError, match=r"is not empty. Add --resume to go on with it, or give another folder"):
-        train(digits_folder, output=finished.folder, epochs=1, **OPTIONS)
+        fit(digits_folder, output=finished.folder, epochs=1, **OPTIONS)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match=r"is not empty. Give another folder"):
-        train(digits_folder, output=tmp_path, epochs=1, **OPTIONS)
+        fit(digits_folder, output=tmp_path, epochs=1, **OPTIONS)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -343,12 +367,12 @@ def test_a_damaged_state_is_said(finished, digits_folder, tmp_path):
     shutil.copytree(finished.folder, tmp_path / "r")
     (tmp_path / "r" / "last" / "state.json").write_text("{")
     with pytest.raises(RunError, match=r"last is damaged"):
-        train(digits_folder, output=tmp_path / "r", epochs=4, resume=True, **OPTIONS)
+        fit(digits_folder, output=tmp_path / "r", epochs=4, resume=True, **OPTIONS)
 
 
 def test_fine_tuning_keeps_the_classes_or_says_that_the_head_starts_anew(finished, digits_folder, tmp_path, capsys):
     options = {**OPTIONS, "quiet": False, "model_overrides": {}}
-    same = train(digits_folder, finished.folder, tmp_path / "same", epochs=1, **options)
+    same = fit(digits_folder, finished.folder, tmp_path / "same", epochs=1, **options)
     assert "going on from" in (text := capsys.readouterr().out)
     assert "same classes" in text
     assert same.metrics[0]["loss"] < finished.metrics[0]["loss"]
@@ -360,46 +384,48 @@ def test_fine_tuning_keeps_the_classes_or_says_that_the_head_starts_anew(finishe
         for row in content["annotations"]:
             row["category_id"] = 1
         file.write_text(json.dumps(content))
-    other = train(tmp_path / "d", finished.folder, tmp_path / "other", epochs=1, **options)
+    other = fit(tmp_path / "d", finished.folder, tmp_path / "other", epochs=1, **options)
     assert "other classes (10 before, 1 now), so the class head starts anew" in capsys.readouterr().out
     model = load_model(other.folder)
     assert (model.class_names, model.category_ids) == (["digit"], [1])
     assert load_model(other.folder).preprocessor.imgsz == 64
-    unsaid = train(digits_folder, finished.folder, tmp_path / "unsaid", epochs=1, **{**options, "imgsz": None})
+    unsaid = fit(digits_folder, finished.folder, tmp_path / "unsaid", epochs=1, **{**options, "imgsz": None})
     assert load_model(unsaid.folder).preprocessor.imgsz == 64  # what the checkpoint was trained at
     with pytest.raises(ConfigError, match="is a trained model: its parts cannot be changed"):
-        train(digits_folder, finished.folder, tmp_path / "x", epochs=1, **OPTIONS)
+        fit(digits_folder, finished.folder, tmp_path / "x", epochs=1, **OPTIONS)
 
 
 def test_a_variant_trains_goes_on_and_its_weights_come_back_by_way_of_the_releases_format(digits_folder, tmp_path, capsys):
     parts = {**OPTIONS["model_overrides"], "cross_attention": "additive", "classification": "softmax", "box_offset": False}
     parts["pixel_aligned_positions"] = False  # which releases have no room for
     options = {**OPTIONS, "model_overrides": {**parts, "backbone": "resnet18.tv_in1k", "strides": [32]}}
-    run = train(digits_folder, output=tmp_path / "r", epochs=1, **options)
+    run = fit(digits_folder, output=tmp_path / "r", epochs=1, **options)
     shutil.rmtree(tmp_path / "r" / "best")
-    run = train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **options)
+    run = fit(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **options)
     assert len(run.metrics) == 2
     model = load_model(run.folder)
     save_model(model, tmp_path / "released", format="official")
     again = {**OPTIONS, "model_overrides": {}, "quiet": False}
-    run = train(digits_folder, tmp_path / "released" / "model.pth", tmp_path / "again", epochs=1, **again)
+    run = fit(digits_folder, tmp_path / "released" / "model.pth", tmp_path / "again", epochs=1, **again)
     assert "model.pth, same classes" in capsys.readouterr().out
     assert load_model(run.folder).config == model.config.model_copy(update={"spatial_init": "xavier"})
     with pytest.raises(ConfigError, match=r"model.num_classes cannot be set: .* has 10 classes"):
-        train(digits_folder, output=tmp_path / "x", **{**OPTIONS, "model_overrides": {"num_classes": 3}})
+        fit(digits_folder, output=tmp_path / "x", **{**OPTIONS, "model_overrides": {"num_classes": 3}})
 
 
 def test_a_run_goes_on_without_the_model_that_it_began_with(digits_folder, tmp_path, small_model):
     source = save_model(small_model, tmp_path / "source")
     options = {**OPTIONS, "model_overrides": {}, "recipe": "fast"}
-    train(digits_folder, source, tmp_path / "r", epochs=1, **options)
+    fit(digits_folder, source, tmp_path / "r", epochs=1, **options)
     shutil.rmtree(source)
-    assert len(train(digits_folder, source, tmp_path / "r", epochs=2, resume=True, **options).metrics) == 2
+    assert len(fit(digits_folder, source, tmp_path / "r", epochs=2, resume=True, **options).metrics) == 2
 
 
-def test_patience_stops_early(digits_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "detections_of", lambda *_: ([], {}))
-    run = train(digits_folder, output=tmp_path / "r", epochs=9, patience=2, **OPTIONS)
+def test_patience_stops_early(digits_folder, tmp_path):
+    def nothing_found(model, index, *_):
+        return coco_metrics(index.ground_truth(), []), {}
+
+    run = fit(digits_folder, output=tmp_path / "r", epochs=9, patience=2, evaluate=nothing_found, **OPTIONS)
     assert len(run.metrics) == 3
 
 
@@ -410,7 +436,7 @@ def test_images_without_objects_train_and_too_many_objects_are_said(digits_folde
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] > 6]
     file.write_text(json.dumps(content))
     options = {**OPTIONS, "quiet": False, "model_overrides": {**PARTS, "num_queries": 3}}
-    run = train(tmp_path / "d", output=tmp_path / "r", epochs=1, **options)
+    run = fit(tmp_path / "d", output=tmp_path / "r", epochs=1, **options)
     assert run.metrics[0]["loss"] > 0
     assert "more than the model's 3 queries can find: --set model.num_queries=" in capsys.readouterr().out
 
@@ -420,23 +446,23 @@ def test_data_without_a_box_or_without_validation_is_refused(digits_folder, tmp_
     file = tmp_path / "d" / "train" / "_annotations.coco.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     with pytest.raises(DataError, match="has no usable box: there is nothing to learn"):
-        train(tmp_path / "d", output=tmp_path / "r", epochs=1, **OPTIONS)
+        fit(tmp_path / "d", output=tmp_path / "r", epochs=1, **OPTIONS)
     shutil.rmtree(tmp_path / "d" / "valid")
     with pytest.raises(DataError, match="has no split 'valid'"):
-        train(tmp_path / "d", output=tmp_path / "r", epochs=1, **OPTIONS)
+        fit(tmp_path / "d", output=tmp_path / "r", epochs=1, **OPTIONS)
     assert not (tmp_path / "r").exists()
 
 
 def test_other_classes_on_resume_are_refused(digits_folder, tmp_path):
     shutil.copytree(digits_folder, tmp_path / "d")
-    train(tmp_path / "d", output=tmp_path / "r", epochs=1, **OPTIONS)
+    fit(tmp_path / "d", output=tmp_path / "r", epochs=1, **OPTIONS)
     for file in (tmp_path / "d").rglob("*.json"):
         content = json.loads(file.read_text())
         gone = content["categories"].pop(1)["id"]
         content["annotations"] = [row for row in content["annotations"] if row["category_id"] != gone]
         file.write_text(json.dumps(content))
     with pytest.raises(RunError, match="are not those that the run began with: .*Begin in another folder"):
-        train(tmp_path / "d", output=tmp_path / "r", epochs=2, resume=True, **OPTIONS)
+        fit(tmp_path / "d", output=tmp_path / "r", epochs=2, resume=True, **OPTIONS)
 
 
 def test_images_that_are_missing_and_such_that_cannot_be_read_count_together(digits_folder, tmp_path):
@@ -445,21 +471,23 @@ def test_images_that_are_missing_and_such_that_cannot_be_read_count_together(dig
         (tmp_path / "d" / "train" / f"0000{number}.png").unlink()
         (tmp_path / "d" / "train" / f"0000{number + 2}.png").write_text("no image")
     with pytest.raises(DataError, match=r"4 images of train cannot be used, more than 30% of 12 \(--max-bad\)"):
-        train(tmp_path / "d", output=tmp_path / "r", epochs=1, max_bad=0.3, **OPTIONS)
-    assert train(tmp_path / "d", output=tmp_path / "s", epochs=1, max_bad=4 / 12, **OPTIONS).metrics
+        fit(tmp_path / "d", output=tmp_path / "r", epochs=1, max_bad=0.3, **OPTIONS)
+    assert fit(tmp_path / "d", output=tmp_path / "s", epochs=1, max_bad=4 / 12, **OPTIONS).metrics
 
 
-def test_in_how_many_parts_a_batch_is_worked_through_is_kept(digits_folder, tmp_path, monkeypatch):
-    class Small(run_module.TrainStep):
-        def _gradients(self, images, *inputs):
-            if self.grad_accum_steps < 2:
-                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-            return super()._gradients(images, *inputs)
+def test_in_how_many_parts_a_batch_is_worked_through_is_kept(digits_folder, tmp_path):
+    def scarce(step, number, images):
+        if step.gradients.grad_accum_steps < 2:
+            step.gradients._split_further(len(images))
+        return images
 
-    monkeypatch.setattr(run_module, "TrainStep", Small)
-    train(digits_folder, output=tmp_path / "r", epochs=1, **OPTIONS)
-    monkeypatch.setattr(Small, "_split_further", lambda *_: pytest.fail("it was known"))
-    train(digits_folder, output=tmp_path / "r", epochs=2, resume=True, **OPTIONS)
+    fit(digits_folder, output=tmp_path / "r", epochs=1, change=before_step(scarce), **OPTIONS)
+    seen = []
+    fit(
+        digits_folder, output=tmp_path / "r", epochs=2, resume=True, **OPTIONS,
+        change=before_step(lambda step, number, images: (seen.append(step.gradients.grad_accum_steps), images)[1]),
+    )  # fmt: skip
+    assert seen == [2, 2, 2]
 
 
 def test_a_kill_between_the_renames_of_the_state_is_recovered_by_the_command(finished, tmp_path, capsys):
@@ -482,11 +510,14 @@ def test_what_is_judged_and_kept_is_the_average_and_what_goes_on_is_not(finished
         assert all(best[key].equal(average[key]) for key in best)
 
 
-def test_a_run_by_the_clock_ends_in_time_and_is_judged_at_its_end(digits_folder, tmp_path, capsys, monkeypatch):
+def test_a_run_by_the_clock_ends_in_time_and_is_judged_at_its_end(digits_folder, tmp_path, capsys):
     facts: list[dict[str, str]] = []
-    monkeypatch.setattr(run_module, "finalize_run", lambda _folder, _config, of_run, _progress: facts.append(of_run))
+
+    def finalize(folder, config, of_run, state):
+        facts.append(of_run)
+
     started = time.monotonic()
-    run = train(digits_folder, output=tmp_path / "a", minutes=0.2, **OPTIONS | {"quiet": False})
+    run = fit(digits_folder, output=tmp_path / "a", minutes=0.2, finalize=finalize, **OPTIONS | {"quiet": False})
     assert "cosine schedule over 0.2 minutes" in facts[0]["recipe"]
     assert time.monotonic() - started < 12 + 20
     assert len(run.metrics) > 1
@@ -495,16 +526,34 @@ def test_a_run_by_the_clock_ends_in_time_and_is_judged_at_its_end(digits_folder,
     assert lrs[-1] < 0.1 * max(lrs)  # the schedule came to its end
     out = capsys.readouterr().out
     assert "epoch 1  loss" in out
-    again = train(digits_folder, output=tmp_path / "a", minutes=0.2, resume=True, **OPTIONS)
+    again = fit(digits_folder, output=tmp_path / "a", minutes=0.2, resume=True, **OPTIONS)
     assert again.metrics == run.metrics
 
 
 def test_settings_that_the_data_decide_are_said_and_written_down(digits_folder, tmp_path, capsys):
     parts = {key: value for key, value in PARTS.items() if key != "num_queries"}
-    train(digits_folder, output=tmp_path / "a", epochs=1, **OPTIONS | {"quiet": False, "model_overrides": parts})
+    fit(digits_folder, output=tmp_path / "a", epochs=1, **OPTIONS | {"quiet": False, "model_overrides": parts})
     out = capsys.readouterr().out
     assert "model.num_queries = 20: the fullest training image has" in out
     config = (tmp_path / "a" / "config.toml").read_text()
     assert "num_queries = 20" in config
     assert "hflip = 0.0" in config
     assert 'reference_points = "encoder"' in config
+
+
+def test_a_recipes_loss_that_the_model_rules_out_falls_away_and_a_chosen_one_is_an_error(digits_folder, tmp_path, capsys):
+    options = {**OPTIONS, "quiet": False, "model": "detr-tiny", "output": tmp_path / "r"}
+    fit(digits_folder, epochs=1, **options)
+    line = "class_loss = model: ia_bce is for focal classification, the model's is softmax"
+    assert capsys.readouterr().out.count(line) == 1
+    assert 'class_loss = "model"' in (tmp_path / "r" / "config.toml").read_text()
+    assert len(fit(digits_folder, epochs=2, resume=True, **options).metrics) == 2
+    options |= {"output": tmp_path / "s", "recipe_overrides": {"class_loss": "ia_bce"}}
+    with pytest.raises(ConfigError, match="class_loss = 'ia_bce' and model.classification = 'softmax' exclude each other"):
+        fit(digits_folder, epochs=1, **options)
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_unknown_option_is_answered_with_the_nearest(digits_folder):
+    with pytest.raises(ConfigError, match="train: there is no setting 'epoch'. Did you mean epochs?"):
+        train(digits_folder, epoch=3)

@@ -82,8 +82,12 @@ def python_signature() -> Signature:
 
 def option_table() -> str:
     """The options of `cdetr train` as a table in Markdown."""
-    rows = [f"| `--{o.name.replace('_', '-')}` | {o.help} | {o.default_text} |" for o in command_line_options()]
-    return "\n".join(["| option | | default |", "|---|---|---|", *rows])
+    rows = ["| option | | default |", "|---|---|---|"]
+    for option in command_line_options():
+        name = option.name.replace("_", "-")
+        names = f"`--{name}`, `--no-{name}`" if option.default is True else f"`--{name}`"
+        rows.append(f"| {names} | {option.help} | {option.default_text} |")
+    return "\n".join(rows)
 
 
 def with_option_table(document: str) -> str:

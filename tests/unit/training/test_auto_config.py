@@ -7,7 +7,17 @@ from conditional_detr.config.presets import PRESETS
 from conditional_detr.config.recipes import RECIPES
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import Category, SplitIndex
-from conditional_detr.training.setup.auto_config import batch, beginning, flips, growth, input_size, queries, resolve_auto
+from conditional_detr.training.setup.auto_config import (
+    RULES,
+    Choice,
+    batch,
+    beginning,
+    flips,
+    growth,
+    input_size,
+    queries,
+    resolve_auto,
+)
 from conditional_detr.training.setup.memory_estimate import kept_bytes
 from conditional_detr.weights.discovery import shipped
 from conditional_detr.weights.save import save_model
@@ -145,9 +155,10 @@ def test_a_trained_model_keeps_its_queries_and_its_size(tmp_path, exact):
 @pytest.mark.parametrize(("imgsz", "asked", "expected"), [(320, 0.5, 0.5), (200, 0.5, 0.8), (128, 0.5, 1), (640, 0.75, 0.75)])
 def test_images_begin_no_smaller_than_160_px(imgsz: int, asked: float, expected: float):
     training = RECIPES["fast"].model_copy(update={"progressive_resize_from": asked})
-    chosen = config(imgsz=imgsz, training=training, model_overrides={"pixel_aligned_positions": True})
-    assert growth(chosen).value == pytest.approx(expected)
-    assert growth(config(imgsz=imgsz, training=training)).value == 1  # cells lie elsewhere at every size
+    model = PRESETS["conditional-detr-tiny"].model
+    chosen = config(imgsz=imgsz, training=training)
+    assert growth(chosen, model.model_copy(update={"pixel_aligned_positions": True})).value == pytest.approx(expected)
+    assert growth(chosen, model).value == 1  # cells lie elsewhere at every size
 
 
 def test_a_batch_is_halved_until_it_fits_into_half_of_the_memory():
@@ -210,6 +221,31 @@ def test_a_run_that_goes_on_keeps_what_was_decided_when_it_began():
     assert (kept.imgsz, kept.model_overrides) == (96, {"num_queries": 7, "reference_points": "encoder", **CELLS})
     paper = config(recipe="paper", training=RECIPES["paper"])
     assert resolve_auto(paper, set(), data, began) == (paper, [])
+
+
+def test_a_rule_that_is_new_is_kept_by_a_run_that_goes_on(monkeypatch):
+    """Nothing but the table knows which settings are decided."""
+    data = index([squares(30, 14)], [(480, 480)])
+    monkeypatch.setitem(RULES, "weight_decay", lambda context: Choice("weight_decay", 0.5, "a test says so"))
+    monkeypatch.setitem(RULES, "model.dropout", lambda context: Choice("model.dropout", 0.25, "a test says so"))
+    monkeypatch.setitem(RULES, "max_bad", lambda context: Choice("max_bad", 0.5, "a test says so"))
+    began, lines = resolve_auto(config(), set(), data)
+    assert "weight_decay = 0.5: a test says so" in lines
+    for setting in ("weight_decay", "model.dropout", "max_bad"):
+        monkeypatch.setitem(RULES, setting, lambda context: pytest.fail("it was decided when the run began"))
+    assert resolve_auto(config(), set(), data, began) == (began, [])
+
+
+def test_a_loss_that_the_model_rules_out_falls_away_with_a_reason():
+    data = index([squares(30, 14)], [(480, 480)])
+    chosen, lines = resolve_auto(config(model="detr-tiny"), set(), data)
+    assert chosen.training.class_loss == "model"
+    assert lines[-1] == "class_loss = model: ia_bce is for focal classification, the model's is softmax"
+    asked, lines = resolve_auto(config(model="detr-tiny"), {"class_loss"}, data)
+    assert asked.training.class_loss == "ia_bce"  # which is refused when the criterion is built
+    focal, lines = resolve_auto(config(), set(), data)
+    assert focal.training.class_loss == "ia_bce"
+    assert not any("class_loss" in line for line in lines)
 
 
 def test_who_begins_with_a_model_gets_its_parts(tmp_path):
