@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from conditional_detr.data.loader import EpochBatches
-from conditional_detr.training.execution.distributed import PLACES, launched
+from conditional_detr.training.execution.distributed import VARIABLES, launched
 
 SCRIPT = """
 import sys
@@ -170,9 +170,9 @@ def test_the_launchers_of_the_field_start_it(digits_folder, tmp_path, launcher):
 
 
 def test_each_launcher_says_who_a_process_is(monkeypatch):
-    for name in (name for names in PLACES.values() for name in names):
+    for name in (name for names in VARIABLES.values() for name in names):
         monkeypatch.delenv(name, raising=False)
-    assert [launched(what) for what in PLACES] == [None] * 3
+    assert [launched(what) for what in VARIABLES] == [None] * 3
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
     monkeypatch.setenv("PMI_SIZE", "8")
-    assert [launched(what) for what in PLACES] == [3, 8, None]
+    assert [launched(what) for what in VARIABLES] == [3, 8, None]

@@ -60,18 +60,16 @@ def fit(
         return Trainer(change(prepared), evaluate=evaluate, finalize=finalize).fit()
 
 
-class StepWith:
+class StepWith(TrainStep):
     """A step before which something happens: it gets the step, its number from 1 on, and the images, and returns images."""
 
     def __init__(self, step: TrainStep, before: Callable) -> None:
-        self.step, self.before, self.number = step, before, 0
+        super().__init__(step.gradients, step.optimizer, step.clip_max_norm)
+        self.before, self.number = before, 0
 
     def __call__(self, images, *rest):
         self.number += 1
-        return self.step(self.before(self.step, self.number, images), *rest)
-
-    def __getattr__(self, name: str):
-        return getattr(self.step, name)
+        return super().__call__(self.before(self, self.number, images), *rest)
 
 
 def before_step(before: Callable) -> Callable[[Prepared], Prepared]:
@@ -290,7 +288,7 @@ def test_steps_without_a_finite_gradient_are_counted_and_too_many_stop_the_run(d
     (left,) = (run.folder / "flight").iterdir()
     assert f"moved no weight: cdetr replay {left}" in said
     assert {p.name for p in left.iterdir()} == {
-        "batch.safetensors", "config.json", "helpers.safetensors", "model.safetensors", "images.jpg", "record.json",
+        "batch.safetensors", "config.json", "auxiliaries.safetensors", "model.safetensors", "images.jpg", "record.json",
     }  # fmt: skip
     bad = range(10_000)
     with pytest.raises(

@@ -39,7 +39,7 @@ class RecipeConfig(RecipeOptions):
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly")
     schedule: Literal["step", "cosine"] = "step"
     lr_drop_at: float = Field(0.8, gt=0, le=1, description="share of the epochs after which `step` drops to a tenth")
-    dense_aux_weight: float = Field(0.0, ge=0, description="weight of a helper loss on the memory's cells; 0 = none")
+    dense_aux_weight: float = Field(0.0, ge=0, description="weight of an auxiliary loss on the memory's cells; 0 = none")
     query_groups: int = Field(
         1, ge=1, le=100, description="groups of queries that learn beside each other; inference has the first"
     )

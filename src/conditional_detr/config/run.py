@@ -58,6 +58,6 @@ class RunOptions(Settings):
 
 
 class RunConfig(RunOptions, RunPaths):
-    """All that a run was told and resolved to: `config.toml` of a run folder."""
+    """All settings of a run after they are resolved: `config.toml` of a run folder."""
 
     training: RecipeConfig = RecipeConfig()

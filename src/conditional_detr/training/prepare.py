@@ -119,7 +119,7 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
 
 def saved_beside(learning: Trainable, average: AveragedModel | None) -> dict[str, nn.Module]:
     """What is saved beside the model, by names of its own."""
-    return {"helper": learning.auxiliaries} | ({} if average is None else {"average": average})
+    return {"auxiliary": learning.auxiliaries} | ({} if average is None else {"average": average})
 
 
 def _resume_note(folder: RunFolder, state: TrainerState, schedule: RunSchedule, begun: bool) -> str:

@@ -24,7 +24,7 @@ from conditional_detr.training.train_step import Trainable, build_step, trainabl
 from conditional_detr.weights import native
 
 FOLDER, MOST = "flight", 3  # records a run: the first ones tell, the others fill the disk
-BATCH, HELPERS, RECORD = "batch.safetensors", "helpers.safetensors", "record.json"
+BATCH, AUXILIARIES, RECORD = "batch.safetensors", "auxiliaries.safetensors", "record.json"
 
 
 def dump_step(folder: Path, name: str, learning: Trainable, batch: Batch, facts: dict[str, Any]) -> Path | None:
@@ -54,7 +54,7 @@ def dump_step(folder: Path, name: str, learning: Trainable, batch: Batch, facts:
         native.write(model, new)
         save_file({key: value.contiguous() for key, value in tensors.items()}, new / BATCH)
         if len(learning.auxiliaries):
-            save_file(learning.auxiliaries.state_dict(), new / HELPERS)
+            save_file(learning.auxiliaries.state_dict(), new / AUXILIARIES)
         (new / RECORD).write_text(json.dumps(facts | {"weight_norms": norms}, indent=1), encoding="utf-8")
         if torch.isfinite(images).all():
             save_batch_preview(images, padding_mask, targets, model.preprocessor, model.class_names, new / "images.jpg")
@@ -95,7 +95,7 @@ def replay(folder: str | Path, device: str = "auto") -> Replay:
         recipe = build(RecipeConfig, content["recipe"], str(record / RECORD))
         learning = trainable(model, recipe)
         if len(learning.auxiliaries):
-            learning.auxiliaries.load_state_dict(load_file(record / HELPERS))
+            learning.auxiliaries.load_state_dict(load_file(record / AUXILIARIES))
         batch = _batch(load_file(record / BATCH))
         seed, amp, norms = int(content["seed"]), str(content["amp"]), dict(content["weight_norms"])
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:

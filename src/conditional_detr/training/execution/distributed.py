@@ -15,8 +15,8 @@ from conditional_detr.errors import RunError
 # What gloo and NCCL say of a process that does not answer any more.
 LOST = re.compile(r"closed by peer|reset by peer|Broken pipe|Timed out|timed out|recvBytes|NCCL|unhandled system error", re.I)
 
-# Where a launcher writes a process's place: torchrun and accelerate, Intel MPI and MPICH, Open MPI.
-PLACES = {
+# Environment variables in which a launcher says which process this is: torchrun and accelerate, Intel MPI and MPICH, Open MPI.
+VARIABLES = {
     "rank": ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK"),
     "world": ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"),
     "local_world": ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"),
@@ -25,8 +25,8 @@ PLACES = {
 
 def launched(what: str) -> int | None:
     """This process's "rank", or how many there are in all ("world") or on this machine ("local_world"); None = not said."""
-    said = [os.environ[name] for name in PLACES[what] if os.environ.get(name, "").isdecimal()]
-    return int(said[0]) if said else None
+    values = [os.environ[name] for name in VARIABLES[what] if os.environ.get(name, "").isdecimal()]
+    return int(values[0]) if values else None
 
 
 class Distributed:

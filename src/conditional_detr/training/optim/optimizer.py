@@ -14,7 +14,7 @@ FINAL_COSINE = 0.02
 LONGEST_WARMUP = 0.1  # of a run
 
 
-def build_optimizer(model: DetectionModel, recipe: RecipeConfig, helpers: nn.Module | None = None) -> torch.optim.AdamW:
+def build_optimizer(model: DetectionModel, recipe: RecipeConfig, auxiliaries: nn.Module | None = None) -> torch.optim.AdamW:
     """AdamW over groups: everything but the backbone, the backbone at its own rate (0 freezes it), and modules with a rate of
     their own: those whose class has an attribute `lr_scale`, the multiple of the learning rate.
 
@@ -29,7 +29,7 @@ def build_optimizer(model: DetectionModel, recipe: RecipeConfig, helpers: nn.Mod
     for parameter in model.parameters():
         if parameter.requires_grad:
             parts.setdefault("backbone" if parameter in backbone else scales.get(parameter, 1.0), []).append(parameter)
-    parts[1.0] += [] if helpers is None else list(helpers.parameters())
+    parts[1.0] += [] if auxiliaries is None else list(auxiliaries.parameters())
     rates = {part: recipe.lr_backbone if isinstance(part, str) else recipe.lr * part for part in parts}
     groups = [{"params": parts[part], "lr": rate, "base_lr": rate} for part, rate in rates.items() if parts[part]]
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)

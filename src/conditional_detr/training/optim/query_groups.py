@@ -33,15 +33,15 @@ class ExtraQueries(nn.Module):
 
 
 def auxiliary_modules(model: DetectionModel, recipe: RecipeConfig) -> nn.ModuleDict:
-    """The helpers that a recipe has, on the model's device: "dense" and "extra_queries"."""
+    """The auxiliary modules of a recipe, on the model's device: "dense" and "extra_queries"."""
     config = model.config
-    helpers = nn.ModuleDict()
+    auxiliaries = nn.ModuleDict()
     if recipe.dense_aux_weight:
-        helpers["dense"] = DenseClassifier(config.hidden_dim, config.num_classes)
+        auxiliaries["dense"] = DenseClassifier(config.hidden_dim, config.num_classes)
     if recipe.query_groups > 1:
         extra = ExtraQueries(recipe.query_groups - 1, config.num_queries, config.hidden_dim)
         if recipe.init_from:  # what is learned already would be unlearned by groups that know nothing
             own = model.object_query.detach().cpu().repeat(recipe.query_groups - 1, 1, 1)
             extra.queries.data = own + GROUP_NOISE * own.std() * torch.randn_like(own)
-        helpers["extra_queries"] = extra
-    return helpers.to(next(model.parameters()).device)
+        auxiliaries["extra_queries"] = extra
+    return auxiliaries.to(next(model.parameters()).device)

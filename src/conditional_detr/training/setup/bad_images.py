@@ -18,7 +18,7 @@ class BadImages:
 
     def __init__(self, strict: bool, max_bad: float, say: Callable[[str], None], missing: dict[str, int]) -> None:
         self.strict, self.max_bad, self.say, self.missing = strict, max_bad, say, missing
-        self.seen: dict[str, dict[str, str]] = {}
+        self.found: dict[str, dict[str, str]] = {}
 
     def add(self, split: str, path: str, reason: str, images: int) -> None:
         """An image of a split, which had so many to begin with, cannot be used.
@@ -27,14 +27,14 @@ class BadImages:
         ------
         DataError : it is one too many
         """
-        seen = self.seen.setdefault(split, {})
-        if path in seen:
+        found = self.found.setdefault(split, {})
+        if path in found:
             return
-        seen[path] = reason
+        found[path] = reason
         if self.strict:
             raise DataError(f"{reason} (--strict)")
         self.say(f"left out: {reason}")
-        bad, images = len(seen) + self.missing.get(split, 0), images + self.missing.get(split, 0)
+        bad, images = len(found) + self.missing.get(split, 0), images + self.missing.get(split, 0)
         if bad > self.max_bad * images:
             raise DataError(
                 f"{bad} images of {split} cannot be used, more than {self.max_bad:.0%} of {images} (--max-bad): "
@@ -43,4 +43,4 @@ class BadImages:
 
     def met(self, split: str) -> list[tuple[str, str]]:
         """The images of a split that were met so far, and why each cannot be used."""
-        return list(self.seen.get(split, {}).items())
+        return list(self.found.get(split, {}).items())

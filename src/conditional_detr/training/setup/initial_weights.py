@@ -71,8 +71,8 @@ def take_weights(model: DetectionModel, source: DetectionModel, name: str) -> bo
         )
     same = model.class_names == source.class_names
     state = {key: value for key, value in source.state_dict().items() if same or not key.startswith("class_head.")}
-    places = torch.arange(model.config.num_queries) * source.config.num_queries // model.config.num_queries
-    state["object_query"] = state["object_query"][places]  # by their order: that of the places that they look from
+    nearest = torch.arange(model.config.num_queries) * source.config.num_queries // model.config.num_queries
+    state["object_query"] = state["object_query"][nearest]  # by their order: that of their reference points
     model.load_state_dict(state, strict=False)
     return same
 

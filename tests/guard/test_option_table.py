@@ -1,0 +1,39 @@
+"""The command line, Python and the guide say the same of an option of `train`."""
+
+import inspect
+from pathlib import Path
+
+from commands import run
+from conditional_detr.cli.train import train as train_verb
+from conditional_detr.config.options import (
+    PYTHON_ONLY,
+    CommandOptions,
+    TrainOptions,
+    command_line_options,
+    option_table,
+    with_option_table,
+)
+from conditional_detr.training.trainer import train
+
+GUIDE = Path(__file__).parents[2] / "docs/guide.md"
+
+
+def test_the_table_in_the_guide_is_that_of_the_options():
+    text = GUIDE.read_text(encoding="utf-8")
+    assert option_table() in text, "run `python -m conditional_detr.config.options docs/guide.md`"
+    assert with_option_table(text) == text
+
+
+def test_every_option_is_in_every_signature_with_a_help(capsys):
+    names = set(TrainOptions.model_fields)
+    assert set(inspect.signature(train).parameters) == names
+    assert set(inspect.signature(train_verb).parameters) == names - PYTHON_ONLY | set(CommandOptions.model_fields)
+    code, out, _ = run(capsys, "train", "--help")
+    assert code == 0
+    shown = " ".join(word for line in out.splitlines() for word in line.strip("│ ").split())
+    for option in command_line_options():
+        assert f"--{option.name.replace('_', '-')} " in shown
+        assert option.help.endswith("."), option.name
+        assert option.help.split(".")[0].split()[0] in shown
+    for name, field in TrainOptions.model_fields.items():
+        assert f"{name} : {field.description}" in train.__doc__
