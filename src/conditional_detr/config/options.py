@@ -71,12 +71,13 @@ def command_line_options() -> list[Option]:
 
 def python_signature() -> Signature:
     """That of `train`: data, model and output may be given by position."""
-    kinds = dict.fromkeys(("data", "model", "output"), Parameter.POSITIONAL_OR_KEYWORD)
+    kinds = dict.fromkeys(RunPaths.model_fields, Parameter.POSITIONAL_OR_KEYWORD)
     parameters = []
     for name, field in TrainOptions.model_fields.items():
         option, kind = _option(name, field), kinds.get(name, Parameter.KEYWORD_ONLY)
         default = Parameter.empty if field.is_required() else option.default
-        parameters.append(Parameter(name, kind, default=default, annotation=option.kind))
+        annotation = str | Path if name in RunPaths.model_fields else option.kind
+        parameters.append(Parameter(name, kind, default=default, annotation=annotation))
     return Signature(parameters)
 
 

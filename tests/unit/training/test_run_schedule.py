@@ -17,6 +17,16 @@ def test_a_run_by_epochs_is_done_when_its_steps_are():
     assert plan.has_time_to_evaluate(TrainerState(epoch=1, spent=1.0, evaluations=(1e6, 1e6)))
 
 
+def test_patience_ends_a_run_once_images_have_their_own_size():
+    recipe = RecipeConfig(epochs=10, patience=2, progressive_resize_from=0.5, schedule="cosine")
+    plan = RunSchedule(recipe, steps=10, images=5)
+    assert not plan.is_over(TrainerState(epoch=5, best=(0.5, 2)))  # images still grow
+    assert plan.is_over(TrainerState(epoch=8, best=(0.5, 6)))
+    assert not plan.is_over(TrainerState(epoch=8, best=(0.5, 7)))
+    assert not plan.is_over(TrainerState(epoch=8))  # nothing was judged yet
+    assert plan.is_over(TrainerState(epoch=10))
+
+
 def test_a_run_by_the_clock_keeps_time_back_for_its_last_evaluation_and_its_report():
     plan = by_clock()
     known = TrainerState(epoch=3, spent=300.0, evaluations=(20.0, 10.0))

@@ -222,7 +222,7 @@ def beginning(config: RunConfig, names: list[str]) -> Choice | None:
 
 
 def queries(train: SplitIndex) -> Choice:
-    """Twice as many as the fullest training image has objects: new images may be fuller, and several queries may compete for an object."""
+    """Twice as many as the fullest training image has objects: new images may be fuller."""
     most = int(np.diff(train.first).max())
     wanted = math.ceil(most * HEADROOM / 10) * 10
     value = min(max(FEWEST_QUERIES, wanted), max(MOST_QUERIES, most))
