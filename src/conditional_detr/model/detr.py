@@ -70,7 +70,7 @@ class DETR(nn.Module):
 
     box_head: BoxHead
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 · a record of its parts
         self,
         backbone: Backbone,
         neck: nn.Module,
