@@ -218,7 +218,7 @@ def categories_of(
 def _images(
     rows: list[Row], location: SplitLocation, findings: list[Finding]
 ) -> tuple[list[Row], dict[int | None, int | None]]:
-    """The images, and for each id of the file the location of its image; None where that is left out."""
+    """The images, and for each id of the file the position of its image; None where that is left out."""
     images: list[Row] = []
     image_of: dict[int | None, int | None] = {}
     first_of: dict[str, int] = {}

@@ -45,18 +45,18 @@ def image_errors(index: SplitIndex, matches: Matches, conf: float) -> list[Image
 
 def most_wrong(found: list[ImageErrors], most: int) -> list[ImageErrors]:
     """Images with a fault, lowest F1 first, of equals those with more faults."""
-    faulty = [verdict for verdict in found if verdict.wrong + verdict.missed]
+    faulty = [errors for errors in found if errors.wrong + errors.missed]
     return sorted(faulty, key=lambda v: (v.f1, -v.wrong - v.missed, v.image))[:most]
 
 
 def most_right(found: list[ImageErrors], most: int) -> list[ImageErrors]:
     """Images in which something was found, highest F1 first, of equals those with more objects."""
-    good = [verdict for verdict in found if verdict.right]
+    good = [errors for errors in found if errors.right]
     return sorted(good, key=lambda v: (-v.f1, -v.right, v.image))[:most]
 
 
 def truth_and_prediction(index: SplitIndex, matches: Matches, conf: float, i: int) -> tuple[np.ndarray, np.ndarray]:
-    """ImageInput i twice, uint8 [H, W, 3]: its objects, those that were missed in orange, and what was detected, what is wrong
+    """Image i twice, uint8 [H, W, 3]: its objects, those that were missed in orange, and what was detected, what is wrong
     in red."""
     import supervision as sv
 

@@ -79,7 +79,7 @@ def write_report(
     counts, shown, note = _most_confused(confusion(index, matches, conf), names)
     found = image_errors(index, matches, conf)
     worst = most_wrong(found, WORST)
-    best_ones = [verdict for verdict in most_right(found, WORST + GOOD) if verdict not in worst][:GOOD]
+    best_ones = [errors for errors in most_right(found, WORST + GOOD) if errors not in worst][:GOOD]
     rows = history or []
     aps = [-1.0 if row["AP"] is None else row["AP"] for row in rows]
     content = {
@@ -102,8 +102,8 @@ def write_report(
         "conf": conf,
         "confusion": embedded(plots.confusion_matrix(counts, shown)),
         "confusion_note": note,
-        "worst": [_pair(index, matches, conf, verdict) for verdict in worst],
-        "good": [_pair(index, matches, conf, verdict) for verdict in best_ones],
+        "worst": [_pair(index, matches, conf, errors) for errors in worst],
+        "good": [_pair(index, matches, conf, errors) for errors in best_ones],
         "settings": settings,
     }
     write_page(file, "report", content)
@@ -188,15 +188,15 @@ def _most_confused(counts: np.ndarray, names: list[str]) -> tuple[np.ndarray, li
     return counts[np.ix_(rows, rows)], [*(names[k] for k in shown), "nothing"], note
 
 
-def _pair(index: SplitIndex, matches: Matches, conf: float, verdict: ImageErrors) -> dict[str, Any]:
-    truth, prediction = truth_and_prediction(index, matches, conf, verdict.image)
+def _pair(index: SplitIndex, matches: Matches, conf: float, errors: ImageErrors) -> dict[str, Any]:
+    truth, prediction = truth_and_prediction(index, matches, conf, errors.image)
     return {
-        "name": Path(index.paths[verdict.image]).name,
+        "name": Path(index.paths[errors.image]).name,
         "truth": embedded(_jpeg(truth)),
         "prediction": embedded(_jpeg(prediction)),
-        "right": verdict.right,
-        "wrong": verdict.wrong,
-        "missed": verdict.missed,
+        "right": errors.right,
+        "wrong": errors.wrong,
+        "missed": errors.missed,
     }
 
 

@@ -13,7 +13,7 @@ from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.files import DESCRIPTION
 
 GRAPHS = {"onnx": "model.onnx", "openvino": "model.xml"}
-WEIGHTS: dict[str, tuple[str, ...]] = {"onnx": (), "openvino": ("model.bin",)}  # beside a graph
+WEIGHT_FILES: dict[str, tuple[str, ...]] = {"onnx": (), "openvino": ("model.bin",)}  # beside a graph
 PRECISIONS = ("fp32", "bf16", "int8")
 KEY, PROOF = "export", "proof.json"
 
@@ -83,7 +83,7 @@ def read_exported(folder: Path) -> Exported:
     if not numbers:
         raise CheckpointError(f"{folder / DESCRIPTION} is damaged: thresholds must hold a score for each class")
     graph = folder / GRAPHS[what["format"]]
-    for file in (graph, *(graph.with_name(name) for name in WEIGHTS[what["format"]])):
+    for file in (graph, *(graph.with_name(name) for name in WEIGHT_FILES[what["format"]])):
         if not file.is_file():
             raise CheckpointError(f"{file} is missing: the export is not whole")
     return Exported(graph, what["format"], what["precision"], config, preprocessor, names, ids, thresholds)

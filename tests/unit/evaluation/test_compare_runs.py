@@ -1,4 +1,4 @@
-"""Runs side by side: what makes a group, what is counted, how it is format_range."""
+"""Runs side by side: what makes a group, what is counted, how it is shown."""
 
 import json
 

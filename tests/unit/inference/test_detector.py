@@ -213,10 +213,9 @@ def test_evaluation_and_prediction_are_one_path(digits_folder, tmp_path):
     model = create_model("conditional-detr-tiny", 10, pretrained_backbone=False, class_names=names, category_ids=range(1, 11))
     with torch.no_grad():
         model.box_head.mlp.last.bias[2:] = -1.0  # boxes of a digit's size, so that some are right by chance
-    save_model(model, tmp_path / "m")
-    metrics = evaluate(tmp_path / "m", digits_folder, "valid", batch=4)
+    metrics = evaluate(model, digits_folder, "valid", batch=4)
     images = find_images([str(digits_folder / "valid")])
-    rows = predict(Detector(tmp_path / "m"), images, tmp_path / "out", conf=0, batch=1).rows
+    rows = predict(Detector(model), images, tmp_path / "out", conf=0, batch=1).rows
     file = digits_folder / "valid" / "_annotations.coco.json"
     by_name = {image["file_name"]: image["id"] for image in json.loads(file.read_text())["images"]}
     results = [{**row, "image_id": by_name[row["file_name"].rsplit("/", 1)[-1]]} for row in rows]
