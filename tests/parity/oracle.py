@@ -14,14 +14,7 @@ from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
 from conditional_detr.weights.foreign_limits import backbone_of
 from conditional_detr.weights.huggingface import BACKBONE
-from conditional_detr.weights.key_mapping import (
-    HUGGINGFACE,
-    VERSION_5,
-    VERSION_5_CONDITIONAL,
-    from_foreign,
-    renamed,
-    to_foreign,
-)
+from conditional_detr.weights.key_mapping import VERSION_5, VERSION_5_CONDITIONAL, KeyTable, renamed
 
 # Untrained weights hide faults: all queries come out alike. Gains by the part of the network that a parameter belongs to.
 GAINS = {
@@ -88,8 +81,9 @@ def ours_like(oracle: PreTrainedModel, dilation: bool = False) -> DetectionModel
         decoder_layers=config.decoder_layers,
     )
     keys = ours.state_dict()
-    assert set(to_foreign(keys, HUGGINGFACE, ours.config.cross_attention)) == set(state)
-    ours.load_state_dict(from_foreign(state, keys, HUGGINGFACE, ours.config.cross_attention))
+    table = KeyTable("huggingface", ours.config.cross_attention)
+    assert set(table.to_foreign(keys)) == set(state)
+    ours.load_state_dict(table.from_foreign(state, keys))
     return ours.eval()
 
 

@@ -72,6 +72,12 @@ class ModelConfig(Settings):
         return self.strides[0]
 
 
+# Fields that are numbers of a model; the others are choices between parts.
+SIZES = {
+    "num_classes", "num_queries", "hidden_dim", "num_heads", "encoder_layers", "decoder_layers", "feedforward_dim", "dropout",
+}  # fmt: skip
+
+
 class PreprocessorConfig(Settings):
     """How an image becomes the network's input."""
 

@@ -67,9 +67,14 @@ def postprocess(
     Returns
     -------
     a dict an image: "scores" [k] in [0, 1], falling; "labels" int64 [k], class indices; "boxes" [k, 4], xyxy px; "queries"
-    int64 [k], the query that each is from, by which what other heads predict can be read
+    int64 [k], the query that each is from; what further heads predict for these queries, [k, …], by the heads' names
     """
     scores, queries, labels = best_pairs(output.pred_logits, top_k, classification)
     boxes = output.pred_boxes.float().gather(1, queries[..., None].expand(-1, -1, 4))
     boxes = boxes_in_pixels(boxes, sizes_hw[:, None])
-    return [{"scores": scores[i], "labels": labels[i], "boxes": boxes[i], "queries": queries[i]} for i in range(len(scores))]
+    further = {name: value for name, value in output.last_layer().items() if name not in ("logits", "boxes")}
+    return [
+        {"scores": scores[i], "labels": labels[i], "boxes": boxes[i], "queries": queries[i]}
+        | {name: value[i, queries[i]] for name, value in further.items()}
+        for i in range(len(scores))
+    ]

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from conditional_detr.config.parts import idle_fields
-from conditional_detr.config.schema import PreprocessorConfig
+from conditional_detr.config.schema import SIZES, ModelConfig, PreprocessorConfig
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
 from conditional_detr.images.preprocessing import Preprocessor
@@ -16,16 +16,7 @@ from conditional_detr.weights import exported
 from conditional_detr.weights.discovery import find_checkpoint, read_checkpoint
 
 LANDSCAPE = (480, 640)
-VARIANT_FIELDS = (
-    "cross_attention",
-    "spatial_query",
-    "lambda_q",
-    "reference_points",
-    "neck",
-    "pixel_aligned_positions",
-    "box_offset",
-    "classification",
-)
+ELSEWHERE = SIZES | {"backbone", "strides", "dilation", "spatial_init"}  # of a model's fields, told in other lines or nowhere
 
 
 def describe(source: str | Path) -> dict[str, str]:
@@ -40,7 +31,7 @@ def describe(source: str | Path) -> dict[str, str]:
         checkpoint = read_checkpoint(path)
         model, origin = checkpoint.build(), f"{checkpoint.kind} {path}"
     config, image = model.config, model.preprocessor
-    idle = idle_fields(config)
+    choices = [field for field in ModelConfig.model_fields if field not in ELSEWHERE | idle_fields(config).keys()]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     height, width = Preprocessor(image).size_hw(LANDSCAPE)
@@ -50,7 +41,7 @@ def describe(source: str | Path) -> dict[str, str]:
         "kind": origin,
         "network": f"{config.backbone} at stride {config.finest_stride}, width {config.hidden_dim}, "
         f"{config.num_heads} heads, {config.encoder_layers} encoder and {config.decoder_layers} decoder layers",
-        "choices": ", ".join(f"{field} {str(getattr(config, field)).lower()}" for field in VARIANT_FIELDS if field not in idle),
+        "choices": ", ".join(f"{field} {str(getattr(config, field)).lower()}" for field in choices),
         "queries": str(config.num_queries),
         "classes": str(len(model.class_names)) if path is None else _some_names(model.class_names),
         "input": _input(image),

@@ -39,15 +39,16 @@ class DetectionOutput:
     memory: Memory | None = None
     objectness: Float[Tensor, "B N"] | None = None
 
-    def by_name(self) -> dict[str, Tensor]:
-        """Each head's predictions of all layers, [L, B, Q, …] with the last layer at the end: "logits", "boxes", …"""
-        named = {key.removeprefix("pred_"): value for key, value in vars(self).items() if key.startswith("pred_")}
-        earlier = {name: getattr(self, f"aux_{name}") for name in named}
-        return {
-            name: last[None] if earlier[name] is None else torch.cat([earlier[name], last[None]])
-            for name, last in named.items()
-            if last is not None
-        }
+    def last_layer(self) -> dict[str, Tensor]:
+        """Each head's predictions of the last layer, [B, Q, …]: "logits", "boxes", …"""
+        fields = {key.removeprefix("pred_"): value for key, value in vars(self).items() if key.startswith("pred_")}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def all_layers(self) -> dict[str, Tensor]:
+        """The same of all layers, [L, B, Q, …], with the last layer at the end."""
+        last = {name: value[None] for name, value in self.last_layer().items()}
+        earlier = {name: getattr(self, f"aux_{name}") for name in last}
+        return {name: x if earlier[name] is None else torch.cat([earlier[name], x]) for name, x in last.items()}
 
 
 register_dataclass(DetectionOutput, serialized_type_name="conditional_detr.DetectionOutput")  # exporters return it whole

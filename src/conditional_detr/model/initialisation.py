@@ -23,10 +23,11 @@ def initialise_transformer(*parts: nn.Module) -> None:
     """
     for part in parts:
         joint = {projection for module in part.modules() for projection in getattr(module, "joint_projections", ())}
-        for name, module in part.named_modules():
+        outputs = {getattr(module, "out", None) for module in part.modules()}
+        for module in part.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, gain=2**-0.5 if module in joint else 1.0)
-                if module in joint or name.endswith("attention.out"):
+                if module in joint or module in outputs:
                     nn.init.zeros_(module.bias)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,7 +31,7 @@ class Memory(NamedTuple):
     shapes: tuple[tuple[int, int], ...]
     extents: Tensor
 
-    def levels(self, x: Float[Tensor, "_ N C"]) -> list[Float[Tensor, "_ n C"]]:
+    def levels(self, x: Shaped[Tensor, "_ N *rest"]) -> list[Shaped[Tensor, "_ _ *rest"]]:
         """What belongs to each level, of something that every cell has."""
         return list(torch.split(x, [height * width for height, width in self.shapes], dim=1))
 

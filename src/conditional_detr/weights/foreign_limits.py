@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from conditional_detr.config.presets import PRESETS
-from conditional_detr.config.schema import ModelConfig
+from conditional_detr.config.schema import SIZES, ModelConfig
 from conditional_detr.errors import CheckpointError
 
 # Blocks a stage, and whether they are bottlenecks.
@@ -24,6 +24,8 @@ FOREIGN_CHOICES: dict[str, dict[str, Any]] = {
     model.cross_attention: {field: getattr(model, field) for field in DECIDED}
     for model in (PRESETS[name].model for name in ("conditional-detr-r50", "detr-r50"))
 }
+# What it may be of any value; a field that is neither here nor above must have its default, which is the paper's.
+FREE = SIZES | {"backbone", "dilation", "strides", "cross_attention", "spatial_init"}
 
 
 def backbone_of(state: dict[str, Tensor], prefix: str, file: object) -> str:
@@ -54,13 +56,18 @@ def check_can_be_held(config: ModelConfig, format: str) -> None:
     ------
     CheckpointError : names the first field that it has no room for
     """
-    fixed = {"encoder_attention": "dense", "neck": "last", "pixel_aligned_positions": False}
-    wanted = {**FOREIGN_CHOICES[config.cross_attention], **fixed, "strides": (16,) if config.dilation else (32,)}
-    for field, value in wanted.items():
+    if config.cross_attention not in FOREIGN_CHOICES:
+        raise CheckpointError(
+            f"the format {format!r} cannot hold cross_attention = {config.cross_attention!r}. Save it as 'native'"
+        )
+    decided = FOREIGN_CHOICES[config.cross_attention]
+    fixed = {field: info.default for field, info in ModelConfig.model_fields.items() if field not in FREE | decided.keys()}
+    for field, value in {**decided, **fixed, "strides": (16,) if config.dilation else (32,)}.items():
         if getattr(config, field) != value:
+            beside = f" with cross_attention = {config.cross_attention!r}" if field in decided else ""
             raise CheckpointError(
-                f"the format {format!r} cannot hold {field} = {getattr(config, field)!r}: with cross_attention = "
-                f"{config.cross_attention!r} it has room for {value!r} only. Save it as 'native'"
+                f"the format {format!r} cannot hold {field} = {getattr(config, field)!r}: it has room for {value!r} "
+                f"only{beside}. Save it as 'native'"
             )
     plain = config.backbone.split(".")[0]
     if format == "official" and config.dilation and plain in BASIC_BLOCKS:

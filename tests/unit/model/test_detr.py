@@ -87,7 +87,7 @@ def test_a_further_head_predicts_beside_the_others_under_its_own_name(monkeypatc
     model.object_query.copy_(plain.object_query)
     images = torch.randn(1, 3, 64, 64)
     output, expected = model(images, aux=True), plain(images, aux=True)
-    assert {name: layers.shape for name, layers in output.by_name().items()} == {
+    assert {name: layers.shape for name, layers in output.all_layers().items()} == {
         "logits": (3, 1, 7, 5), "boxes": (3, 1, 7, 4), "depth": (3, 1, 7),
     }  # fmt: skip
     assert output.pred_boxes.equal(expected.pred_boxes)

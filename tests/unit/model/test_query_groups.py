@@ -28,7 +28,7 @@ def setting(name: str, variant: dict) -> tuple[DetectionModel, tuple[torch.Tenso
 
 def of_group(output: DetectionOutput, group: int) -> list[torch.Tensor]:
     part = slice(group * OWN, (group + 1) * OWN)
-    return [layers[:, :, part] for layers in output.by_name().values()]
+    return [layers[:, :, part] for layers in output.all_layers().values()]
 
 
 @every_variant

@@ -159,7 +159,7 @@ def test_the_forward_goes_the_way_that_these_tests_go(name: str, variant: dict):
     model = build(name, variant)
     images, is_padding = images_and_padding()
     with torch.no_grad():
-        output = model(images, is_padding, aux=True).by_name()
+        output = model(images, is_padding, aux=True).all_layers()
         maps = model.input_projection(model.backbone(images))
         for head, found in zip(
             model.head_names, after_encoder(model, memory_of(maps, images, is_padding, model.grid)), strict=True

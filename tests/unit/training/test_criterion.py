@@ -203,12 +203,12 @@ def test_predictions_by_name_hold_all_layers_the_last_one_at_the_end():
     logits, boxes, depth = torch.randn(3, 2, 5, 4), torch.rand(3, 2, 5, 4), torch.randn(3, 2, 5)
     output = WithDepth(logits[-1], boxes[-1], logits[:-1], boxes[:-1], pred_depth=depth[-1], aux_depth=depth[:-1])
     for name, layers in (("logits", logits), ("boxes", boxes), ("depth", depth)):
-        assert output.by_name()[name].equal(layers)
+        assert output.all_layers()[name].equal(layers)
     alone = dataclasses.replace(output, aux_logits=None, aux_boxes=None, aux_depth=None)
-    assert {name: layers.shape[0] for name, layers in alone.by_name().items()} == {"logits": 1, "boxes": 1, "depth": 1}
-    assert alone.by_name()["depth"].equal(depth[-1:])
-    assert set(dataclasses.replace(output, pred_depth=None).by_name()) == {"logits", "boxes"}
-    assert set(record(logits, boxes).by_name()) == {"logits", "boxes"}
+    assert {name: layers.shape[0] for name, layers in alone.all_layers().items()} == {"logits": 1, "boxes": 1, "depth": 1}
+    assert alone.all_layers()["depth"].equal(depth[-1:])
+    assert set(dataclasses.replace(output, pred_depth=None).all_layers()) == {"logits", "boxes"}
+    assert set(record(logits, boxes).all_layers()) == {"logits", "boxes"}
 
 
 def with_depths(depth: torch.Tensor) -> tuple[WithDepth, list[dict[str, torch.Tensor]]]:

@@ -118,7 +118,8 @@ def _key(norm: float) -> float:
 
 def _batch(tensors: dict[str, Tensor]) -> Batch:
     images = tensors["images"]
-    targets = [{key: tensors[f"{key}.{i}"] for key in ("labels", "boxes")} for i in range(len(images))]
+    keys = [name.removesuffix(".0") for name in tensors if name.endswith(".0")]
+    targets = [{key: tensors[f"{key}.{i}"] for key in keys} for i in range(len(images))]
     return images, tensors.get("padding_mask"), targets
 
 

@@ -71,7 +71,7 @@ class SetCriterion(nn.Module):
         ConfigError : a label outside 0…K−1, boxes in pixels, a key that is missing, or not one target an image
         """
         with torch.autocast(output.pred_logits.device.type, enabled=False):
-            pred = {name: layers_of_groups(layers.float(), groups) for name, layers in output.by_name().items()}
+            pred = {name: layers_of_groups(layers.float(), groups) for name, layers in output.all_layers().items()}
             self._check(pred["logits"], targets)
             _, _, num_queries, _ = pred["logits"].shape
             counted = batch_totals(targets, num_queries, output.pred_logits.device) if totals is None else totals
@@ -111,6 +111,10 @@ class SetCriterion(nn.Module):
         for i, t in enumerate(targets):
             if not {"labels", "boxes"} <= set(t):
                 raise ConfigError(f"a target must have 'labels' and 'boxes'; target {i} has {', '.join(map(repr, t))}")
+            if t.keys() != targets[0].keys():
+                raise ConfigError(
+                    f"all targets must have the keys of the first, {', '.join(targets[0])}; target {i} has others"
+                )
             labels = t["labels"]
             if len(labels) and float(t["boxes"].max()) > LARGEST_RELATIVE_BOX:
                 raise ConfigError(

@@ -57,7 +57,7 @@ class Term:
 
     name: str  # of its loss
 
-    def __init__(self, weight: float, cost_weight: float) -> None:
+    def __init__(self, weight: float, cost_weight: float = 0.0) -> None:
         self.weight, self.cost_weight = weight, cost_weight
 
     def cost(self, pred: Values, target: Values) -> Float[Tensor, "L Q M"] | None:
