@@ -50,7 +50,7 @@ def sine_embedding(points_xy: Float[Tensor, "*shape 2"], dim: int) -> Float[Tens
 
 
 def cell_counts(
-    is_padding: Bool[Tensor, "B h w"] | None, height: int, width: int, device: torch.device
+    is_padding: Bool[Tensor, "B h w"] | None, height: int | torch.SymInt, width: int | torch.SymInt, device: torch.device
 ) -> Float[Tensor, "_ h w 2"]:
     """How many valid cells there are up to each cell of a feature map, itself among them, along x and along y.
 
