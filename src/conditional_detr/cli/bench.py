@@ -1,12 +1,16 @@
 """`cdetr bench`."""
 
+from typing import Annotated
+
+from cyclopts import Parameter
+
 from conditional_detr.cli.printing import print_table
 from conditional_detr.errors import ConfigError
 
 
 def bench(
     *sources: str,
-    images: list[str] | None = None,
+    images: Annotated[list[str] | None, Parameter(negative="")] = None,
     rounds: int = 20,
     batch: int = 8,
     runtime: str = "auto",

@@ -85,7 +85,7 @@ def _path_of(tokens: list[str], verbs: Verbs) -> tuple[str, ...]:
     if tokens[0] == "data":
         known = [path[1] for path in verbs if path[0] == "data"]
         raise ConfigError(f"there is no command 'data {tokens[1]}'. {did_you_mean(tokens[1], known)}")
-    raise ConfigError(f"there is no command {tokens[0]!r}. {did_you_mean(tokens[0], [path[0] for path in verbs])}")
+    raise ConfigError(f"there is no command {tokens[0]!r}. {did_you_mean(tokens[0], {path[0] for path in verbs})}")
 
 
 def _normalised_arguments(tokens: list[str], verb: Signature) -> list[str]:

@@ -14,7 +14,7 @@ def train(**given: Any) -> None:
     """Train a detector on a data set with the splits train and valid."""
     from conditional_detr.storage.run_files import CONFIG
     from conditional_detr.training.artifacts.run_folder import RunFolder
-    from conditional_detr.training.setup.options import training_options
+    from conditional_detr.training.setup.config_file import training_options
     from conditional_detr.training.trainer import train as run_training
 
     if "epochs" in given and "minutes" in given:
@@ -35,7 +35,7 @@ def _parameter(option: Option) -> Parameter:
     shown = Shown(
         help=text,
         negative="" if option.default in (False, []) else None,  # --no-NAME only where NAME is the default
-        show_default=bool(option.default_text),
+        show_default=option.default is not None and bool(option.default_text),
         consume_multiple=False,
     )
     kind = option.kind | None if option.name == "data" else option.kind  # with --resume it need not be given

@@ -1,5 +1,6 @@
 """Settings from values; what is wrong with them is said in our words."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -20,7 +21,7 @@ def build(kind: type[SettingsType], values: dict[str, Any], origin: str) -> Sett
     try:
         return kind(**values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(kind, problem, origin) for problem in error.errors())) from None
+        raise ConfigError("; ".join(_sentence(kind, problem, origin) for problem in _causes(error.errors()))) from None
 
 
 def updated(settings: SettingsType, values: dict[str, Any], origin: str) -> SettingsType:
@@ -34,20 +35,38 @@ WORDS = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float", "int_parsing_size"), "a whole number"),
     **dict.fromkeys(("float_parsing", "float_type", "finite_number"), "a number"),
     **dict.fromkeys(("string_type", "string_unicode"), "a text"),
-    **dict.fromkeys(("tuple_type", "list_type"), "a list, as in [0.5, 1.0]"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list, as in [16] or [0.5, 1.0]"),
     **dict.fromkeys(("dict_type", "model_type"), "a table of settings"),
 }
 
 
+# A list of the wrong length: what must hold, from pydantic's context.
+LENGTHS = {"too_short": "a list of {min_length} or more entries", "too_long": "a list of {max_length} or fewer entries"}
+
+
+def _causes(problems: Sequence[Any]) -> list[Any]:
+    """Problems without those of a list that is too short because one of its entries is wrong."""
+
+    def follows(problem: Any) -> bool:
+        loc = problem["loc"]
+        return problem["type"] == "too_short" and any(o["loc"][:-1] == loc for o in problems)
+
+    return [problem for problem in problems if not follows(problem)]
+
+
 def _sentence(kind: type[Settings], problem: Any, origin: str) -> str:
     path = [str(part) for part in problem["loc"]]
-    name = ".".join(path)
     came = problem.get("input")
+    if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):  # of a list with a fixed number of entries
+        problem = {"type": "too_short", "ctx": {"min_length": problem["loc"][-1] + 1}}
+        path = path[:-1]
+    name = ".".join(path)
     if problem["type"] == "extra_forbidden":
         return f"{origin}: there is no setting {name!r}. {did_you_mean(path[-1], _fields_at(kind, path[:-1]))}"
     if problem["type"] == "missing":
         return f"{origin}: the setting {name!r} is missing"
-    what = WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    length = LENGTHS.get(problem["type"], "").format(**problem.get("ctx", {}))
+    what = length or WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if not path:
         return f"{origin}: {what}"
     shown = repr(came)

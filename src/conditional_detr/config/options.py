@@ -14,6 +14,8 @@ from conditional_detr.config.recipes import RECIPES, RecipeOptions
 from conditional_detr.config.run import RunOptions, RunPaths
 from conditional_detr.config.schema import Settings
 
+MAY_DIFFER = ("epochs", "minutes", "device", "workers", "threads")  # when a run goes on
+MAY_DIFFER_TEXT = f"{', '.join(f'--{name}' for name in MAY_DIFFER[:-1])} and --{MAY_DIFFER[-1]}"
 BEGIN, END = "<!-- begin options -->", "<!-- end options -->"
 
 
@@ -24,7 +26,7 @@ class TrainOptions(RunOptions, RecipeOptions, RunPaths):
 
     resume: bool = Field(
         False,
-        description="Continue the run in --output. Only --epochs, --minutes, --device, --workers and --threads may differ.",
+        description=f"Continue the run in --output. Only {MAY_DIFFER_TEXT} may differ.",
     )
     recipe_overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of `RecipeConfig`.")
     quiet: bool = Field(False, description="Print nothing.")

@@ -27,7 +27,7 @@ class Examined(NamedTuple):
     ----------
     source : where it is
     clean : what its annotations hold
-    looks : at each of `clean`'s images
+    scans : of each of `clean`'s images
     skipped : places of images that a copy does without
     """
 

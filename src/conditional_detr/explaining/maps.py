@@ -146,6 +146,6 @@ def maps_of_layers(decoder: Decoder, inputs: list[tuple[Queries, Memory]], queri
     """What each layer's cross-attention says of itself, as maps [k, L, H, h, w] of k queries of the first image."""
     attentions: list[Any] = [layer.cross_attention for layer in decoder.layers]
     layers = [attention.explain(*given, queries) for attention, given in zip(attentions, inputs, strict=True)]
-    (height, width), *_ = inputs[0][1].shapes
+    height, width = inputs[0][1].shapes[0]
     stacked = {name: torch.stack([layer[name] for layer in layers], dim=1) for name in layers[0]}
     return {name: x.view(*x.shape[:3], height, width).cpu().numpy() for name, x in stacked.items()}

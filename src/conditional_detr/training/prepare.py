@@ -37,7 +37,7 @@ class Prepared:
     ----------
     config : all settings, with what the data decided
     folder : the run folder
-    processes : of the run
+    processes : this process among those that train together
     train, valid : the images
     learning : model, auxiliary modules and optimizer
     average : of the weights, where the recipe has one
@@ -105,15 +105,16 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
     logger = ConsoleLogger(schedule, recipe.batch, options.quiet or not processes.is_main)
     amp = "off" if processes.any(autocast_dtype(config.amp, processes.device) is None) else "bf16"
     step = build_step(learning, recipe, amp, processes.accelerator, logger.say)
-    step.gradients.grad_accum_steps = max(recipe.grad_accum_steps, state.grad_accum_steps)
+    step.grad_accum_steps = max(recipe.grad_accum_steps, state.grad_accum_steps)
     where = f"{processes.device.type}, {'float32' if amp == 'off' else 'bfloat16'}"
     notes = notes + opening(train, valid, model, config, where) + choices
     if options.resume:
         notes.append(_resume_note(folder, state, schedule, begun))
     return Prepared(
-        config, folder, processes, train, valid, learning, average, step, state, batches,
-        TrainingImages(train, Augmentation(recipe, config.imgsz), Preprocessor(model.preprocessor)),
-        schedule, logger, notes, started - state.spent,
+        config=config, folder=folder, processes=processes, train=train, valid=valid, learning=learning, average=average,
+        step=step, state=state, batches=batches,
+        images=TrainingImages(train, Augmentation(recipe, config.imgsz), Preprocessor(model.preprocessor)),
+        schedule=schedule, logger=logger, notes=notes, started=started - state.spent,
     )  # fmt: skip
 
 

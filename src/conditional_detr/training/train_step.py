@@ -77,6 +77,15 @@ class TrainStep:
             raise RunError(NO_ROOM.format("the optimiser")) from None
 
     @property
+    def grad_accum_steps(self) -> int:
+        """Number of parts that a batch is worked through in; grows where memory is short."""
+        return self.gradients.grad_accum_steps
+
+    @grad_accum_steps.setter
+    def grad_accum_steps(self, parts: int) -> None:
+        self.gradients.grad_accum_steps = parts
+
+    @property
     def amp(self) -> str:
         """ "bf16" or "off": what matrix products run in."""
         return "off" if self.gradients.objective.dtype is None else "bf16"

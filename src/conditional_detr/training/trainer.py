@@ -206,7 +206,7 @@ class Trainer:
     def _record(self, batch: Batch, losses: dict[str, float]) -> None:
         """A fault of the disk does not end a run that only wanted to leave a record."""
         position = {"epoch": self.state.epoch + 1, "step": self.state.position + 1, "rank": self.processes.rank}
-        parts = self.prepared.step.gradients.grad_accum_steps
+        parts = self.prepared.step.grad_accum_steps
         recipe = self.recipe.model_dump(mode="json") | {"grad_accum_steps": parts}
         facts = position | {"seed": self._seed_of_step(), "amp": self.prepared.step.amp, "losses": losses, "recipe": recipe}
         name = "-".join(f"{key}-{value}" for key, value in position.items())
@@ -239,7 +239,7 @@ class Trainer:
     def _save_last(self) -> None:
         if self.processes.is_main:
             learning, state = self.prepared.learning, self.state
-            state.grad_accum_steps = self.prepared.step.gradients.grad_accum_steps
+            state.grad_accum_steps = self.prepared.step.grad_accum_steps
             beside = saved_beside(learning, self.prepared.average)
             self.folder.save_last(learning.model, beside, learning.optimizer, state)
         self.processes.wait()

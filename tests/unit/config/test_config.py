@@ -6,7 +6,7 @@ import torch
 from conditional_detr.config.messages import build, updated
 from conditional_detr.config.parts import IDLE, USES, check_parts, idle_fields, with_overrides
 from conditional_detr.config.presets import PRESETS, preset
-from conditional_detr.config.recipes import RECIPES
+from conditional_detr.config.recipes import RECIPES, RecipeConfig
 from conditional_detr.config.run import RunConfig
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.config.toml import read_toml, to_toml
@@ -34,6 +34,13 @@ def test_an_unknown_field_is_answered_with_the_nearest():
         ({"box_offset": None}, "here: box_offset must be true or false, not None"),
         ({"encoder_layers": 2.5}, "here: encoder_layers must be a whole number, not 2.5"),
         ({"encoder_layers": "many"}, "here: encoder_layers must be a whole number"),
+        ({"strides": 16}, "here: strides must be a list, as in [16] or [0.5, 1.0], not 16"),
+        ({"strides": []}, "here: strides must be a list of 1 or more entries, not []"),
+        ({"strides": [16, 8]}, "here: strides must rise, the finest level first, not [16, 8]"),
+        (
+            {"strides": [32], "dilation": True},
+            "here: dilation = true halves the last stage's stride: strides must be [16], not [32]",
+        ),
     ],
 )
 def test_a_wrong_value_is_said_in_our_words(values: dict, text: str):
@@ -43,6 +50,20 @@ def test_a_wrong_value_is_said_in_our_words(values: dict, text: str):
     assert text in message
     assert "pydantic" not in message
     assert "validation error" not in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "text"),
+    [
+        (ModelConfig, {"strides": [7]}, "here: strides.0 must be 8, 16 or 32, not 7"),
+        (RecipeConfig, {"scales": [1, 1, 1]}, "here: scales must be a list of 2 or fewer entries, not [1, 1, 1]"),
+        (RecipeConfig, {"scales": [1]}, "here: scales must be a list of 2 or more entries, not [1]"),
+    ],
+)
+def test_a_wrong_list_is_one_sentence(kind: type, values: dict, text: str):
+    with pytest.raises(ConfigError) as caught:
+        build(kind, values, "here")
+    assert str(caught.value) == text
 
 
 def test_an_unknown_key_inside_a_table_is_answered_with_the_nearest_of_that_table():

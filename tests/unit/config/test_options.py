@@ -5,7 +5,7 @@ import pytest
 from conditional_detr.config.options import command_line_options, python_signature
 from conditional_detr.config.recipes import RECIPES
 from conditional_detr.errors import ConfigError
-from conditional_detr.training.setup.options import training_options
+from conditional_detr.training.setup.config_file import training_options
 from conditional_detr.training.setup.resolve import asked_for, requested, resolve
 
 
@@ -45,6 +45,8 @@ def test_the_backbones_learning_rate_moves_in_proportion():
         ({"epoch": 3}, "train: there is no setting 'epoch'. Did you mean epochs?"),
         ({"epochs": "many"}, "train: epochs must be a whole number, not 'many'"),
         ({"recipe": "papr"}, "there is no recipe 'papr'. Did you mean paper?"),
+        ({"recipe": 3}, "train: recipe must be 'paper' or 'fast', not 3"),
+        ({"recipe": [1]}, "train: recipe must be 'paper' or 'fast', not [1]"),
         ({"amp": "fp8"}, "train: amp must be 'auto', 'bf16' or 'off', not 'fp8'"),
     ],
 )

@@ -197,6 +197,7 @@ def test_only_the_papers_form_of_reference_points_is_exchanged(overrides: dict):
         ("conditional-detr-r18", {"strides": [16]}, "space_to_depth"),
         ("conditional-detr-r18", {}, None),  # the paper's
         ("conditional-detr-dc5-r50", {}, None),
+        ("conditional-detr-tiny", {"strides": [8, 16]}, None),  # several levels
     ],
 )
 def test_a_stage_that_is_not_the_papers_gets_the_one_before_it(name: str, overrides: dict, expected: str | None):

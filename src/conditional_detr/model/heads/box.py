@@ -7,11 +7,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from conditional_detr.model.decoder import keep_reference
 from conditional_detr.model.memory import Memory
 from conditional_detr.model.mlp import MLP
 from conditional_detr.model.positional import inverse_sigmoid
 from conditional_detr.model.precision import FLOAT32
-from conditional_detr.model.queries import Decoded, Queries
+from conditional_detr.model.queries import Decoded
 
 
 class BoxHead(nn.Module):
@@ -27,9 +28,7 @@ class BoxHead(nn.Module):
     def forward(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "L B Q 4"]:
         return torch.sigmoid(self.mlp(decoded.embeddings))
 
-    def refine(self, layer: int, embedding: Float[Tensor, "B Q D"], queries: Queries) -> Queries:
-        """The queries of the next layer: they look from where they looked before."""
-        return queries
+    refine = staticmethod(keep_reference)  # (layer, its embedding, its queries) → the queries of the next layer
 
 
 class OffsetBoxHead(BoxHead):
@@ -44,7 +43,7 @@ class OffsetBoxHead(BoxHead):
         nn.init.zeros_(self.mlp.last.bias)
 
     def forward(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "L B Q 4"]:
-        offset = F.pad(inverse_sigmoid(decoded.references[-1]), (0, 2))  # of all layers the same
+        offset = F.pad(inverse_sigmoid(decoded.references[-1]), (0, 2))  # all layers look from the same points: see `refine`
         return torch.sigmoid(self.mlp(decoded.embeddings) + offset)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from conditional_detr.config.messages import build
+from conditional_detr.config.options import MAY_DIFFER, MAY_DIFFER_TEXT
 from conditional_detr.config.run import RunConfig
 from conditional_detr.config.toml import flat, read_toml, to_toml
 from conditional_detr.errors import RunError
@@ -22,7 +23,7 @@ from conditional_detr.weights import native
 
 LOCK, PATIENCE = ".lock", 10.0  # s
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
-MAY_DIFFER = frozenset({"training.epochs", "training.minutes", "device", "workers", "threads", "output"})
+MAY_DIFFER_IN_CONFIG = {"output", *MAY_DIFFER, *(f"training.{name}" for name in MAY_DIFFER)}
 
 
 class RunFolder:
@@ -110,12 +111,12 @@ class RunFolder:
     def _check_same(self, config: RunConfig) -> None:
         before = self.config()
         old, new = flat(before.model_dump()), flat(config.model_dump())
-        differ = [k for k in sorted(old | new) if k not in MAY_DIFFER and old.get(k) != new.get(k)]
+        differ = [k for k in sorted(old | new) if k not in MAY_DIFFER_IN_CONFIG and old.get(k) != new.get(k)]
         if differ:
             changes = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in differ[:3])
             raise RunError(
-                f"{self.path} was begun with other settings: {changes}. A run goes on as it began; only --epochs, "
-                "--device, --workers and --threads may differ"
+                f"{self.path} was begun with other settings: {changes}. A run goes on as it began; only "
+                f"{MAY_DIFFER_TEXT} may differ"
             )
 
     def save_best(self, model: DetectionModel) -> None:

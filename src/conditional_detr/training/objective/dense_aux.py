@@ -1,4 +1,4 @@
-"""A helper of training: what class lies at each cell of the memory."""
+"""An auxiliary loss while training: which class lies at each cell of the memory."""
 
 import torch
 from jaxtyping import Bool, Float

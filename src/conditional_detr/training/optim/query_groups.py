@@ -1,4 +1,4 @@
-"""What learns beside the model, and goes when training ends."""
+"""Modules that are trained with the model and dropped afterwards."""
 
 import torch
 from torch import Tensor, nn

@@ -70,6 +70,6 @@ class RunSchedule:
         if last:
             return last
         steps = progress.epoch * self.steps + progress.position
-        a_image = (progress.spent - total) / max(1, steps) / self.recipe.batch
+        seconds_per_image = (progress.spent - total) / max(1, steps) / self.recipe.batch
         cost = mean_cost(0.0, progress.spent / (self.recipe.minutes * 60), self.recipe)
-        return EVALUATED_PER_LEARNED * self.images * a_image / cost
+        return EVALUATED_PER_LEARNED * self.images * seconds_per_image / cost

@@ -17,6 +17,7 @@ from conditional_detr.config.schema import ModelConfig
 from conditional_detr.data.index import SplitIndex
 from conditional_detr.data.invariance import edge_profiles, upright_evidence
 from conditional_detr.device.choose import choose_device
+from conditional_detr.errors import shortened_list
 from conditional_detr.factory.build import preprocessing_for
 from conditional_detr.model.backbone.timm_backbone import strides_of
 from conditional_detr.training.objective.objective import class_loss_fits
@@ -197,8 +198,9 @@ def reference_points(model: ModelConfig) -> Choice | None:
 
 
 def neck(model: ModelConfig) -> Choice | None:
-    """Features of half the stride too; None where there are none, or where the stride is the paper's."""
-    if model.dilation or model.finest_stride >= 32 or model.finest_stride // 2 not in strides_of(model.backbone):
+    """Features of half the stride too; None where there are none, where the stride is the paper's, or with several levels."""
+    several, stride = len(model.strides) > 1, model.finest_stride
+    if several or model.dilation or stride >= 32 or stride // 2 not in strides_of(model.backbone):
         return None
     return Choice("model.neck", "space_to_depth", "the stage before shows where in a cell of the feature map an object ends")
 
@@ -288,8 +290,7 @@ def flips(names: list[str]) -> Choice | None:
     asymmetric = sides or (codes if len(codes) >= MANY_CODES * len(names) else [])
     if not asymmetric:
         return None
-    some = ", ".join(asymmetric[:3]) + (", …" if len(asymmetric) > 3 else "")
-    return Choice("hflip", 0.0, f"mirrored, {some} would be something else")
+    return Choice("hflip", 0.0, f"mirrored, {shortened_list(asymmetric)} would be something else")
 
 
 def turns(train: SplitIndex) -> list[Choice]:

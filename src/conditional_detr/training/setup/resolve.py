@@ -22,7 +22,7 @@ def requested(values: dict[str, Any]) -> TrainOptions:
     ConfigError : names the option, what must hold and what came; an unknown option is answered with the nearest
     """
     recipe = values.get("recipe")
-    if recipe is not None and recipe not in RECIPES:
+    if isinstance(recipe, str) and recipe not in RECIPES:
         raise ConfigError(f"there is no recipe {recipe!r}. {did_you_mean(recipe, RECIPES)}")
     given = {key: str(value) if isinstance(value, Path) else value for key, value in values.items() if value is not None}
     return build(TrainOptions, given, origin="train")
