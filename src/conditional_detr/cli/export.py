@@ -58,12 +58,12 @@ def export(
     if "fault" in proof:
         print(f"note: {proof['fault']}", file=sys.stderr)
     else:
-        for name, text in _told(proof, data, split).items():
+        for name, text in _proof_lines(proof, data, split).items():
             print(f"{name:<10} {text}")
     print(f"→ {folder}, {folder / PROOF}")
 
 
-def _told(proof: dict[str, Any], data: str | None, split: str) -> dict[str, str]:
+def _proof_lines(proof: dict[str, Any], data: str | None, split: str) -> dict[str, str]:
     """What a proof says, for people."""
     ap, boxes, latency = proof["AP"], proof["boxes"], proof["latency_ms"]
     compared = f"{proof['images']} {'synthetic images' if data is None else f'images of {data}, {split}'}"

@@ -30,7 +30,7 @@ def idle_fields(model: ModelConfig) -> dict[str, str]:
     for field in IDLE:  # in the order in which they use each other
         users = [user for user, values in USES.items() if any(field in used for used in values.values())]
         if not any(user not in idle and field in USES[user][getattr(model, user)] for user in users):
-            idle[field] = " with ".join(idle.get(user, _said(model, user)) for user in users)
+            idle[field] = " with ".join(idle.get(user, _assignment(model, user)) for user in users)
     return idle
 
 
@@ -46,13 +46,13 @@ def check_parts(model: ModelConfig) -> None:
             raise ConfigError(_conflict(model, field, cause))
 
 
-def _said(model: ModelConfig, field: str) -> str:
+def _assignment(model: ModelConfig, field: str) -> str:
     value = getattr(model, field)
     return f"{field} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
 
 
 def _conflict(model: ModelConfig, field: str, cause: str) -> str:
-    return f"{_said(model, field)} and {cause} exclude each other: nothing would be left for {field} to do"
+    return f"{_assignment(model, field)} and {cause} exclude each other: nothing would be left for {field} to do"
 
 
 def with_overrides(model: ModelConfig, overrides: dict[str, Any], origin: str) -> ModelConfig:

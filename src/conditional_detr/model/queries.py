@@ -35,7 +35,7 @@ class Queries(NamedTuple):
         embedded = sine_embedding(reference[..., :2], object_query.shape[-1])
         return cls(torch.zeros_like(object_query), object_query, reference, embedded)
 
-    def looking_from(self, reference: Float[Tensor, "_ Q R"]) -> "Queries":
+    def with_reference(self, reference: Float[Tensor, "_ Q R"]) -> "Queries":
         """The same queries with other reference points or boxes."""
         return self._replace(reference=reference, embedded=sine_embedding(reference[..., :2], self.position.shape[-1]))
 

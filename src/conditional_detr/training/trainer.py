@@ -104,7 +104,7 @@ class Trainer:
             self.folder.create(self.config)
         for line in self.prepared.notes:
             self.logger.say(line)
-        with self.logger, self.stop.heard():
+        with self.logger, self.stop.listening():
             while not self.schedule.is_over(self.state):
                 self._epoch()
                 self._close_epoch()
@@ -113,7 +113,7 @@ class Trainer:
             self.logger.say(f"best: epoch {best['epoch']}, {figures} → {self.folder.best}")
         if self.processes.is_main:
             self._report()
-        if self.stop.asked:  # during the last evaluation
+        if self.stop.requested:  # during the last evaluation
             raise KeyboardInterrupt
         return Run(self.folder.path, self.state.history)
 
@@ -253,7 +253,7 @@ class Trainer:
             )
 
     def _stop_if_asked(self) -> None:
-        if self.processes.any(self.stop.asked):
+        if self.processes.any(self.stop.requested):
             self._save_last()
             self.logger.say(
                 f"stopped in epoch {self.state.epoch + 1} after step {self.state.position}: saved, --resume goes on from here"

@@ -20,7 +20,7 @@ def start() -> tuple[DetectionModel, Queries, Memory]:
 
 
 def by_a_tenth(layer: int, embedding: Tensor, queries: Queries) -> Queries:
-    return queries.looking_from(queries.reference + 0.1)
+    return queries.with_reference(queries.reference + 0.1)
 
 
 def test_every_layer_looks_from_where_the_one_before_it_said():
@@ -68,7 +68,7 @@ def test_what_keeps_the_reference_leaves_all_layers_with_the_same(name: str):
 def test_a_box_may_be_the_reference_and_its_centre_is_the_point():
     _, queries, _ = start()
     boxes = torch.rand(2, 5, 4)
-    looking = queries.looking_from(boxes)
+    looking = queries.with_reference(boxes)
     assert looking.reference is boxes
     assert looking.embedded.equal(sine_embedding(boxes[..., :2], 32))
     assert looking.content is queries.content

@@ -18,8 +18,8 @@ PLAIN_INTERVAL_SECONDS = 15.0
 class ConsoleLogger:
     """Says what happens. A context, so that a bar is always closed."""
 
-    def __init__(self, plan: RunSchedule, batch: int, quiet: bool = False) -> None:
-        self.plan, self.steps, self.batch, self.quiet = plan, plan.steps, batch, quiet
+    def __init__(self, schedule: RunSchedule, batch: int, quiet: bool = False) -> None:
+        self.schedule, self.steps, self.batch, self.quiet = schedule, schedule.steps, batch, quiet
         self.live = sys.stdout.isatty() and not quiet
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not self.live)
         self.bar = Progress(
@@ -54,21 +54,21 @@ class ConsoleLogger:
                 self.quiet = True
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's own last flush goes there
 
-    def step(self, run: TrainerState, loss: float) -> None:
+    def step(self, state: TrainerState, loss: float) -> None:
         """After each step."""
         self.steps_done += 1
         seconds = max(time.monotonic() - self.started, 1e-9)
-        left = clock(self.plan.seconds_left(run, self.steps_done, seconds))
+        left = clock(self.schedule.seconds_left(state, self.steps_done, seconds))
         text = f"loss {loss:.3f}  {self.steps_done * self.batch / seconds:.1f} images/s"
-        epoch = self._epoch(run.epoch + 1)
+        epoch = self._epoch(state.epoch + 1)
         if self.live:
-            self.bar.update(self.task, description=epoch, completed=run.position, text=f"{text}  run left {left}")
+            self.bar.update(self.task, description=epoch, completed=state.position, text=f"{text}  run left {left}")
         elif time.monotonic() - self.spoken > PLAIN_INTERVAL_SECONDS:
             self.spoken = time.monotonic()
-            self.say(f"  {epoch} step {run.position}/{self.steps}  {text}  left {left}")
+            self.say(f"  {epoch} step {state.position}/{self.steps}  {text}  left {left}")
 
     def _epoch(self, number: int) -> str:
-        return f"epoch {number}" if self.plan.by_clock else f"epoch {number}/{self.plan.epochs}"
+        return f"epoch {number}" if self.schedule.by_clock else f"epoch {number}/{self.schedule.epochs}"
 
     def evaluating(self) -> None:
         if self.live:

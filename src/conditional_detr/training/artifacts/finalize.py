@@ -16,7 +16,7 @@ from conditional_detr.training.artifacts.run_folder import RunFolder
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 
 
-def finalize_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], progress: TrainerState) -> None:
+def finalize_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], state: TrainerState) -> None:
     """Evaluate `best/` on the validation split; leave `metrics.json` and `report.html` in the run folder.
 
     The thresholds that are best there become the model's.
@@ -31,7 +31,7 @@ def finalize_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], pr
     except OSError as error:
         raise RunError(f"{file} cannot be written: {error.strerror or error}") from None
     title = f"Run {folder.path.resolve().name}"
-    write_report(evaluation, folder.path / REPORT, title, facts, progress.history, to_toml(config))
+    write_report(evaluation, folder.path / REPORT, title, facts, state.history, to_toml(config))
 
 
 def learned_thresholds(evaluation: Evaluation) -> list[float] | None:
@@ -47,10 +47,10 @@ def learned_thresholds(evaluation: Evaluation) -> list[float] | None:
 
 
 def run_facts(
-    config: RunConfig, model: DetectionModel, indices: tuple[SplitIndex, SplitIndex], progress: TrainerState
+    config: RunConfig, model: DetectionModel, indices: tuple[SplitIndex, SplitIndex], state: TrainerState
 ) -> dict[str, str]:
     """What a run was, for its report; `indices` are of its training and validation images."""
-    recipe, history = config.training, progress.history
+    recipe, history = config.training, state.history
     train, valid = indices
     changed = ", ".join(f"{key} = {value}" for key, value in config.model_overrides.items())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6

@@ -125,7 +125,7 @@ class RunFolder:
             native.write(model, new)
 
     def save_last(
-        self, model: DetectionModel, beside: dict[str, nn.Module], optimizer: torch.optim.Optimizer, progress: TrainerState
+        self, model: DetectionModel, beside: dict[str, nn.Module], optimizer: torch.optim.Optimizer, state: TrainerState
     ) -> None:
         """Everything that the run needs to go on as if nothing had been; the former is replaced only by a whole new one.
 
@@ -141,8 +141,8 @@ class RunFolder:
             for name, module in beside.items():
                 tensors |= {f"{name}.{key}": value.contiguous() for key, value in module.state_dict().items()}
             save_file(tensors, new / OPTIMIZER)
-            (new / STATE).write_text(json.dumps(vars(progress)), encoding="utf-8")
-        self._write(METRICS, "".join(json.dumps(row) + "\n" for row in progress.history))
+            (new / STATE).write_text(json.dumps(vars(state)), encoding="utf-8")
+        self._write(METRICS, "".join(json.dumps(row) + "\n" for row in state.history))
 
     def last_model(self) -> DetectionModel:
         """The model as it was saved last."""
@@ -153,14 +153,14 @@ class RunFolder:
         """Put back as it was what learns beside the model, and the optimiser."""
         try:
             content = json.loads((self.last / STATE).read_bytes())
-            progress = TrainerState(**{**content, **{key: tuple(content[key]) for key in ("best", "evaluations")}})
+            state = TrainerState(**{**content, **{key: tuple(content[key]) for key in ("best", "evaluations")}})
             tensors = load_file(self.last / OPTIMIZER)
             for name, module in beside.items():
                 module.load_state_dict({key: tensors.pop(f"{name}.{key}") for key in module.state_dict()})
             load_optimizer(optimizer, tensors)
         except Exception as error:  # whatever a damaged file makes the readers raise
             raise RunError(f"{self.last} is damaged: {str(error)[:200]}. Begin anew in another folder") from None
-        return progress
+        return state
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:

@@ -11,18 +11,18 @@ class StopRequest:
 
     Attributes
     ----------
-    asked : by the first Ctrl-C or SIGTERM within `heard`; the second one stops at once
+    requested : by the first Ctrl-C or SIGTERM within `listening`; the second one stops at once
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
+    def listening(self) -> Iterator[None]:
         """Within it the signals only ask."""
 
         def ask(number: int, frame: Any) -> None:
-            self.asked = True
+            self.requested = True
             signal.signal(number, before[signal.Signals(number)])
 
         try:
