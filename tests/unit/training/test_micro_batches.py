@@ -53,6 +53,18 @@ def test_parts_of_a_batch_side_by_side_are_the_same_step_as_one_after_the_other(
             torch.testing.assert_close(weight_beside, weight, atol=1e-5, rtol=1e-4, msg=name)
 
 
+def test_in_bfloat16_parts_side_by_side_are_the_same_step_every_time():
+    """Weights that are used several times, as Λ_q's, add up the same whichever thread is first."""
+    torch.set_num_threads(4)
+    losses = set()
+    for _ in range(3):
+        step = make_step(small(num_classes=3, decoder_layers=6, hidden_dim=64), amp="bf16")
+        for _ in range(4):
+            last = step(*batch())
+        losses.add((float(last["loss"]), float(last["gradient_norm"])))
+    assert len(losses) == 1
+
+
 def test_a_part_without_memory_has_the_others_wait_and_all_of_them_taken_again(small_model, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     said, sizes, forward = [], [], small_model.forward

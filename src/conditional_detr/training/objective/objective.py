@@ -64,7 +64,9 @@ class Objective:
         -------
         "loss", the weighted total, and its terms: scalars
         """
-        with torch.autocast(images.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+        rounded = self.dtype is not None
+        # Threads share the cache of rounded weights and empty it for each other: sums would depend on who is first.
+        with torch.autocast(images.device.type, dtype=self.dtype, enabled=rounded, cache_enabled=False):
             extra = {} if self.extra_queries is None else {"extra_queries": self.extra_queries()}
             output = self.model(images, padding_mask, **extra)
         losses: dict[str, Tensor] = self.criterion(output, targets, totals, self.query_groups)
