@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from conditional_detr.model.positional import sine_embedding
@@ -20,6 +20,7 @@ class Queries(NamedTuple):
     embedded : [B or 1, Q, D], p_s, the sine embedding of that point
     spatial : [B or 1, Q, D], p_q, the spatial query of a layer; None where a layer's attention has none
     blocked : bool [Q, Q], pairs of queries that do not see each other; None = all do
+    groups : number of groups of equal size, one after the other, that do not see each other (Group DETR)
     """
 
     content: Tensor
@@ -28,6 +29,7 @@ class Queries(NamedTuple):
     embedded: Tensor
     spatial: Tensor | None = None
     blocked: Tensor | None = None
+    groups: int = 1
 
     @classmethod
     def start(cls, object_query: Float[Tensor, "_ Q D"], reference: Float[Tensor, "_ Q R"]) -> "Queries":
@@ -64,10 +66,4 @@ def in_groups(groups: list[Queries]) -> Queries:
     Source: Chen et al., ICCV 2023, section 3.
     """
     content, position, reference, embedded = (torch.cat(each, dim=1) for each in zip(*(g[:4] for g in groups), strict=True))
-    owner = torch.cat([torch.full((g.position.shape[1],), i, device=position.device) for i, g in enumerate(groups)])
-    return Queries(content, position, reference, embedded, blocked=different(owner))
-
-
-def different(owner: Tensor) -> Bool[Tensor, "Q Q"]:
-    """Pairs of queries that belong to different owners."""
-    return owner[:, None] != owner[None, :]
+    return Queries(content, position, reference, embedded, groups=len(groups))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from conditional_detr.factory.build import DetectionModel
+from conditional_detr.model.attention.kernels import attend_within_groups
 from conditional_detr.model.detr import DetectionOutput
-from conditional_detr.model.queries import different
 from models import perturbed, small
 
 OWN = 7
@@ -78,6 +78,8 @@ def test_gradients_of_a_group_reach_its_own_queries_only():
     assert model.object_query.grad is None or not model.object_query.grad.any()
 
 
-def test_pairs_of_different_owners_are_blocked():
-    expected = [[False, False, True], [False, False, True], [True, True, False]]
-    assert different(torch.tensor([4, 4, 9])).tolist() == expected
+def test_groups_attend_as_if_all_pairs_of_two_groups_were_blocked():
+    projected = tuple(torch.randn(2, 9, 16) for _ in range(3))
+    group = torch.arange(9) // 3
+    expected = attend_within_groups(projected, 4, blocked=group[:, None] != group)
+    torch.testing.assert_close(attend_within_groups(projected, 4, groups=3), expected, atol=1e-5, rtol=0)

@@ -7,7 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from conditional_detr.model.attention.kernels import attend, attention_weights, blocked_keys, split_heads
+from conditional_detr.model.attention.kernels import (
+    attend,
+    attend_within_groups,
+    attention_weights,
+    blocked_keys,
+    split_heads,
+)
 from conditional_detr.model.memory import Memory
 from conditional_detr.model.precision import NO_INTEGERS
 from conditional_detr.model.queries import Queries
@@ -41,8 +47,8 @@ class ConditionalSelfAttention(nn.Module):
     def forward(self, queries: Queries) -> Float[Tensor, "_ Q D"]:
         query = self.q_content(queries.content) + self.q_position(queries.position)
         key = self.k_content(queries.content) + self.k_position(queries.position)
-        query, key, value = (split_heads(x, self.num_heads) for x in (query, key, self.v(queries.content)))
-        return self.out(attend(query, key, value, queries.blocked, self.dropout if self.training else 0.0))
+        projected, dropout = (query, key, self.v(queries.content)), self.dropout if self.training else 0.0
+        return self.out(attend_within_groups(projected, self.num_heads, queries.groups, queries.blocked, dropout))
 
 
 class ConditionalCrossAttention(nn.Module):

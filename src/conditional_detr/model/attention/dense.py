@@ -6,7 +6,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conditional_detr.model.attention.kernels import attend, attention_weights, blocked_keys, split_heads
+from conditional_detr.model.attention.kernels import (
+    attend,
+    attend_within_groups,
+    attention_weights,
+    blocked_keys,
+    split_heads,
+)
 from conditional_detr.model.memory import Memory
 from conditional_detr.model.queries import Queries
 
@@ -29,11 +35,12 @@ class AdditiveAttention(nn.Module):
         tokens: Float[Tensor, "_ N D"],
         position: Float[Tensor, "_ N D"],
         blocked: Bool[Tensor, "..."] | None,
+        groups: int = 1,
     ) -> Float[Tensor, "_ N D"]:
         """Self-attention: queries and keys carry the position, values do not."""
         placed = tokens + position
-        query, key, value = (split_heads(x, self.num_heads) for x in (self.q(placed), self.k(placed), self.v(tokens)))
-        return self.out(attend(query, key, value, blocked, self.dropout if self.training else 0.0))
+        projected, dropout = (self.q(placed), self.k(placed), self.v(tokens)), self.dropout if self.training else 0.0
+        return self.out(attend_within_groups(projected, self.num_heads, groups, blocked, dropout))
 
 
 class DenseAttention(AdditiveAttention):
@@ -47,7 +54,7 @@ class AdditiveSelfAttention(AdditiveAttention):
     """Queries attend to each other; the object query is their position."""
 
     def forward(self, queries: Queries) -> Float[Tensor, "_ Q D"]:
-        return self.among(queries.content, queries.position, queries.blocked)
+        return self.among(queries.content, queries.position, queries.blocked, queries.groups)
 
 
 class AdditiveCrossAttention(AdditiveAttention):

@@ -36,6 +36,28 @@ def attention_weights(
     return logits.softmax(-1)
 
 
+def attend_within_groups(
+    projected: tuple[Float[Tensor, "_ N D"], Float[Tensor, "_ N D"], Float[Tensor, "_ N D"]],
+    num_heads: int,
+    groups: int = 1,
+    blocked: Bool[Tensor, "..."] | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "_ N D"]:
+    """Self-attention of several groups of equal size, one after the other: to the kernel each is an image of a larger batch.
+
+    Parameters
+    ----------
+    projected : query, key and value
+    num_heads, groups : H; 1 = all tokens see each other
+    blocked, dropout : as for `attend`
+    """
+    query, key, value = (
+        split_heads(x.reshape(-1, x.shape[1] // groups, x.shape[2]) if groups > 1 else x, num_heads) for x in projected
+    )
+    attended = attend(query, key, value, blocked, dropout)
+    return attended.view(projected[0].shape) if groups > 1 else attended
+
+
 def attend(
     query: Float[Tensor, "_ H Q d"],
     key: Float[Tensor, "_ H N d"],
