@@ -35,7 +35,7 @@ class Objective:
     ) -> None:
         self.model, self.criterion, self.dtype = model, criterion, dtype
         self.dense, self.extra_queries = auxiliaries.get("dense"), auxiliaries.get("extra_queries")
-        self.query_groups, self.dense_weight = recipe.query_groups, recipe.dense_aux_weight
+        self.query_groups, self.dense_aux_weight = recipe.query_groups, recipe.dense_aux_weight
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -73,7 +73,7 @@ class Objective:
         if self.dense is not None and (memory := output.memory) is not None:
             dense = self.dense(memory.tokens, memory.centres, memory.is_padding, targets)
             losses["loss_dense"] = dense * len(images) / batch_size
-            losses["loss"] = losses["loss"] + self.dense_weight * losses["loss_dense"]
+            losses["loss"] = losses["loss"] + self.dense_aux_weight * losses["loss_dense"]
         return losses
 
 
