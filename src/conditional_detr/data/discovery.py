@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conditional_detr.data.clean import SplitLocation
 from conditional_detr.data.findings import Finding
 from conditional_detr.data.formats import imagefolder, voc, yolo
 from conditional_detr.data.formats.image_files import Fault
+from conditional_detr.data.split_location import SplitLocation
 from conditional_detr.errors import DataError
 from conditional_detr.storage.json import read_json_object
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from conditional_detr.data.clean import Category, as_id, clean, is_crowd
+from conditional_detr.data.annotations import as_id, is_crowd
+from conditional_detr.data.clean import Category, clean
 from conditional_detr.data.discovery import check_lists, find_source, read_json, sources
 from conditional_detr.data.findings import Finding, counted
 from conditional_detr.errors import DataError, shortened_list

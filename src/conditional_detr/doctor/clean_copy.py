@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conditional_detr.data.clean import is_crowd
+from conditional_detr.data.annotations import is_crowd
 from conditional_detr.data.discovery import ROBOFLOW_FILE
 from conditional_detr.data.findings import Finding
 from conditional_detr.doctor.examine import Examined, is_turned

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
+from conditional_detr.data.annotations import is_crowd
 from conditional_detr.data.box_format import COCO
-from conditional_detr.data.clean import Clean, clean, is_crowd
+from conditional_detr.data.clean import Clean, clean
 from conditional_detr.data.discovery import LAYOUTS, SplitSource, by_usual_name, sources
 from conditional_detr.data.findings import ERROR, WARNING, Finding
 from conditional_detr.doctor.image_scan import ImageScan, near_pairs, scan_images

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from conditional_detr.data.clean import is_crowd
+from conditional_detr.data.annotations import is_crowd
 from conditional_detr.data.index import SplitIndex, as_id, check_lists, load_split, match_categories, read_json
 from conditional_detr.errors import ConditionalDETRError, DataError, shortened_list
 from conditional_detr.factory.build import DetectionModel

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conditional_detr.data.clean import is_inside
+from conditional_detr.data.split_location import is_inside
 from conditional_detr.errors import DataError
 from conditional_detr.images.decoding import IMAGE_SUFFIXES
 from conditional_detr.images.header import size_of

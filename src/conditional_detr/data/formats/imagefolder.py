@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from conditional_detr.data.annotations import as_id
 from conditional_detr.data.box_format import numbers
-from conditional_detr.data.clean import as_id
 from conditional_detr.data.formats.image_files import Fault, content_of, text_of
 from conditional_detr.errors import DataError
 from conditional_detr.storage.json import without_surrogates

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from conditional_detr.data.clean import is_inside
 from conditional_detr.data.findings import WARNING
 from conditional_detr.data.formats.image_files import Fault, content_of, is_file, text_of
+from conditional_detr.data.split_location import is_inside
 from conditional_detr.images.decoding import IMAGE_SUFFIXES
 
 ANNOTATIONS, IMAGES, LISTS = "Annotations", "JPEGImages", Path("ImageSets", "Main")

@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from conditional_detr.data.clean import is_inside
 from conditional_detr.data.formats.image_files import Fault, content_of, listed_images, text_of
+from conditional_detr.data.split_location import is_inside
 from conditional_detr.errors import DataError
 from conditional_detr.storage.json import without_surrogates
 
