@@ -1,4 +1,4 @@
-"""Conditional DETR (Meng et al., ICCV 2021): train, evaluate, predict, explain."""
+"""Object detection with Conditional DETR (Meng et al., ICCV 2021): train, evaluate, predict and explain."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,11 +1,14 @@
-"""Boxes as arithmetic: formats, IoU, GIoU. Coordinates in any one unit; the last axis holds the four numbers."""
+"""Bounding box formats, IoU and GIoU.
+
+Boxes are tensors whose last axis holds the four coordinates. All coordinates of a call must be in the same unit.
+"""
 
 import torch
 from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    """Centre and size to corners.
+    """Convert boxes from centre and size to corners.
 
     >>> cxcywh_to_xyxy(torch.tensor([0.5, 0.5, 0.2, 0.4])).tolist()
     [0.4000000059604645, 0.30000001192092896, 0.6000000238418579, 0.699999988079071]
@@ -15,7 +18,7 @@ def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
-    """Corners to centre and size."""
+    """Convert boxes from corners to centre and size."""
     low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
@@ -23,12 +26,14 @@ def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
 def generalized_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
     """GIoU = |A∩B| / |A∪B| − (|hull| − |A∪B|) / |hull|, elementwise over broadcast leading axes.
 
-    Source: Rezatofighi et al., CVPR 2019, eq. 1. Pairs of all with all are had by `a[:, None], b[None]`.
-    Never asserts: a box without area has IoU 0, and non-finite boxes give non-finite values.
+    To compare all boxes with all others, pass `a[:, None], b[None]`. Invalid boxes raise no error: a box without area has
+    IoU 0, and non-finite boxes give non-finite values.
+
+    Source: Rezatofighi et al., CVPR 2019, eq. 1.
 
     Parameters
     ----------
-    boxes_xyxy, others_xyxy : [..., 4], any one unit
+    boxes_xyxy, others_xyxy : [..., 4], both in the same unit
 
     Returns
     -------
@@ -43,13 +48,13 @@ def generalized_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
 
 
 def iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
-    """|A∩B| / |A∪B|, elementwise over broadcast leading axes; in [0, 1]."""
+    """IoU = |A∩B| / |A∪B| in [0, 1], elementwise over broadcast leading axes."""
     intersection, union = intersection_and_union(boxes_xyxy, others_xyxy)
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 def intersection_and_union(boxes_xyxy: Tensor, others_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    """Areas of both, elementwise, in the boxes' unit squared."""
+    """Areas of intersection and union, elementwise, in the unit of the boxes squared."""
     low = torch.maximum(boxes_xyxy[..., :2], others_xyxy[..., :2])
     high = torch.minimum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
     intersection = (high - low).clamp(min=0).prod(-1)

@@ -1,73 +1,83 @@
-"""Everything that this library raises on purpose.
+"""The exceptions that this library raises.
 
 ConditionalDETRError
-├── ConfigError        an option, a key or a value that cannot be
-├── SourceError        a model source that is none of the known kinds
-├── CheckpointError    weights or their description are damaged or do not fit
-├── UnavailableError   something that must be fetched or installed first
-├── DataError          a data set that cannot be used as it is
-├── ImageError         one image that cannot be read
-├── ExportError        an exported model that does not find what the original finds
-└── RunError           a run folder in the wrong state
+├── ConfigError        an option or key is unknown, or a value is invalid
+├── SourceError        a model source does not refer to a model
+├── CheckpointError    weights or their description are damaged or do not match
+├── UnavailableError   something must be downloaded or installed first
+├── DataError          a data set cannot be used as it is
+├── ImageError         an image cannot be read
+├── ExportError        the detections of an exported model differ from those of the original
+└── RunError           a run folder is in the wrong state
 
-Each message says what must hold, what came and from where, and what to do. The command line prints it and exits with 2.
+Each message states what is required, which value was given and where it came from, and what to do. The command line prints
+the message and exits with 2.
 """
 
 import difflib
 from collections.abc import Iterable
 
+MOST_LISTED = 60  # words of a message
+
 
 class ConditionalDETRError(Exception):
-    """The user's input is wrong; the message says what to do."""
+    """Base class. The user's input is wrong, and the message says what to do."""
 
 
 class ConfigError(ConditionalDETRError, ValueError):
-    """An option, a key or a value that cannot be."""
+    """An option or key is unknown, or a value is invalid."""
 
 
 class SourceError(ConditionalDETRError, ValueError):
-    """A model source that is none of the known kinds."""
+    """A model source does not refer to a model."""
 
 
 class CheckpointError(ConditionalDETRError, ValueError):
-    """Weights or their description are damaged or do not fit."""
+    """Weights or their description are damaged or do not match."""
 
 
 class UnavailableError(ConditionalDETRError, RuntimeError):
-    """Something that must be fetched or installed first."""
+    """Something must be downloaded or installed first."""
 
 
 class DataError(ConditionalDETRError, ValueError):
-    """A data set that cannot be used as it is."""
+    """A data set cannot be used as it is."""
 
 
 class ImageError(ConditionalDETRError, ValueError):
-    """One image that cannot be read."""
+    """An image cannot be read."""
 
 
 class ExportError(ConditionalDETRError, RuntimeError):
-    """An exported model that does not find what the original finds."""
+    """The detections of an exported model differ from those of the original."""
 
 
 class RunError(ConditionalDETRError, RuntimeError):
-    """A run folder in the wrong state."""
+    """A run folder is in the wrong state."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A closing sentence that names the nearest known word, or all of them if none is near.
+    """Suggest the known word that `word` begins, or the most similar one. If there is none, list known words.
 
     >>> did_you_mean("--epoch", ["--epochs", "--batch"])
     'Did you mean --epochs?'
+    >>> did_you_mean("clip", ["clip_max_norm", "vflip"])
+    'Did you mean clip_max_norm?'
     >>> did_you_mean("zzz", ["focal", "softmax"])
     'Known: focal, softmax.'
     """
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"Did you mean {near[0]}?" if near else f"Known: {', '.join(names)}."
+    begun = [name for name in names if len(word) > 2 and name.startswith(word)]
+    near = begun if len(begun) == 1 else difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean {near[0]}?"
+    if len(names) > MOST_LISTED:
+        return f"There are {len(names)}, such as {', '.join(names[:3])}."
+    return f"Known: {', '.join(names)}."
 
 
 def shortened_list(names: Iterable[str], most: int = 3) -> str:
-    """The first few names, and a sign that there are more.
+    """Join the first few names, with an ellipsis if there are more.
 
     >>> shortened_list(["cat", "dog", "cow", "hen"])
     'cat, dog, cow, …'

@@ -23,13 +23,13 @@ from conditional_detr.weights.save import save_model
         (["train", "epoch=3", "--data", "x"], "train has no option epoch. Did you mean --epochs?"),
         (
             ["train", "model.num_queries=5"],
-            "train has no option model.num_queries: single settings are --set model.num_queries=VALUE",
+            "train has no option model.num_queries: use --set model.num_queries=VALUE",
         ),
-        (["train", "cells"], "train has no place for 'cells': options are --name value or name=value"),
+        (["train", "cells"], "train does not expect 'cells': options are --name value or name=value"),
         (["train", "--epochs", "3", "epochs=4"], "--epochs is given twice"),
-        (["info", "a", "b"], "info has no place for 'b'"),
+        (["info", "a", "b"], "info does not expect 'b'"),
         (["data", "digits", "d", "--seed", "-1"], "seed must be 0 or more, not -1"),
-        (["train", "--data", "x", "--set", "model.backbone=resnet5"], "x is no folder"),
+        (["train", "--data", "x", "--set", "model.backbone=resnet5"], "x is not a folder"),
         (["train", "--epochs", "3"], "train needs --data: the folder of a data set"),
         (["train", "--data", "x", "--set", "lrr=1"], "--set: there is no setting 'lrr'. Did you mean lr?"),
         (
@@ -39,27 +39,27 @@ from conditional_detr.weights.save import save_model
         (["train", "--data", "x", "--set", "modle.lambda_q=block"], "Did you mean model.lambda_q?"),
         (["train", "--data", "x", "--set", "model.lamda_q=block"], "Did you mean model.lambda_q?"),
         (["train", "--data", "x", "--set", "model=3"], "model must be a name or a path, not 3"),
-        (["train", "--lambda-q=block"], "train has no option --lambda-q: single settings are --set model.lambda_q=VALUE"),
-        (["train", "--model.lambda_q=block"], "single settings are --set model.lambda_q=VALUE"),
+        (["train", "--lambda-q=block"], "train has no option --lambda-q: use --set model.lambda_q=VALUE"),
+        (["train", "--model.lambda_q=block"], "use --set model.lambda_q=VALUE"),
         (["explain", "conditional-detr-tiny", "."], "explain takes one image, not .; predict takes folders and patterns"),
         (["explain", "conditional-detr-tiny", "no.png"], "no.png cannot be opened"),
-        (["train", "--data", "x", "--set", "lr"], "--set wants key=value, not 'lr'"),
+        (["train", "--data", "x", "--set", "lr"], "--set expects key=value, not 'lr'"),
         (["train", "--data", "x", "--lr", "-1"], "train: lr must be greater than 0, not -1.0"),
         (["train", "--data", "x", "--recipe", "papr"], "there is no recipe 'papr'. Did you mean paper?"),
-        (["train", "--data", "nowhere"], "nowhere is no folder"),
-        (["eval", "conditional-detr-tiny"], "--data is missing"),
-        (["eval", "nowhere", "--data", "x"], "nowhere: there is no such path, and it is no model name"),
-        (["predict", "conditional-detr-tiny"], "predict needs images"),
-        (["predict", "runs/none", "x.jpg"], "runs/none: there is no such"),
+        (["train", "--data", "nowhere"], "nowhere is not a folder"),
+        (["eval", "conditional-detr-tiny"], "eval needs --data: see cdetr eval --help"),
+        (["eval", "nowhere", "--data", "x"], "nowhere is neither an existing path nor a model name"),
+        (["predict", "conditional-detr-tiny"], "predict needs IMAGES: see cdetr predict --help"),
+        (["predict", "runs/none", "x.jpg"], "runs/none is not an existing folder"),
         (["predict", "conditional-detr-tiny", "none.jpg"], "none.jpg: there is no such file or folder"),
-        (["info"], "SOURCE is missing"),
-        (["doctor", "nowhere"], "nowhere is no data set: nothing there looks like one of the known layouts"),
+        (["info"], "info needs SOURCE: see cdetr info --help"),
+        (["doctor", "nowhere"], "nowhere is not a data set: none of the supported layouts was found there"),
         (["doctor", ".", "--imgsz", "-5"], "doctor: imgsz must be"),
-        (["data", "convert", "nowhere", "x"], "nowhere is no data set"),
-        (["replay", "nowhere"], "nowhere is no record of a step: a run leaves them in its folder flight/"),
+        (["data", "convert", "nowhere", "x"], "nowhere is not a data set"),
+        (["replay", "nowhere"], "nowhere is not a recorded step: a run saves them in its folder flight/"),
         (["train", "--data", "x", "--max-bad", "2"], "train: max_bad must be"),
-        (["compare"], "compare needs run folders: cdetr compare RUN RUN…"),
-        (["compare", "none"], "none is no run folder: it has no config.toml"),
+        (["compare"], "compare needs RUNS: see cdetr compare --help"),
+        (["compare", "none"], "none is not a run folder: it has no config.toml"),
         (["compare", "none", "--ap", "30"], "--ap must be above 0 and at most 1, not 30"),
         (["compare", "none", "--ap", "high"], "--ap must be a number, not 'high'"),
     ],
@@ -98,17 +98,17 @@ def test_explaining_an_image(capsys, tmp_path, small_model):
     assert len(list((tmp_path / "e").glob("*.png"))) == 4
     code, out, _ = run(capsys, "explain", tmp_path / "m", tmp_path / "a.png", "--conf", 1, "--output", tmp_path / "n")
     assert code == 0
-    assert "a lower --conf explains what the model is less sure of" in out
+    assert "A lower --conf explains detections with lower scores" in out
     code, _, err = run(capsys, "explain", tmp_path / "m", tmp_path / "a.png", "--output", tmp_path / "a.png")
     assert code == 2
-    assert "a.png is a file: --output wants a folder" in err
+    assert "a.png is a file: --output needs a folder" in err
 
 
 def test_from_data_to_predictions(capsys, tmp_path):
     data, output = tmp_path / "d", tmp_path / "r"
     code, out, _ = run(capsys, "data", "digits", data, "--train", 8, "valid=4", "--size", 64)
     assert code == 0
-    assert "8 + 4 scenes of 64 x 64 px" in out
+    assert "Wrote 8 training images and 4 validation images of 64 x 64 px" in out
     (tmp_path / "c.toml").write_text("batch = 4\nweight_decay = 0.01\n[model_overrides]\nnum_queries = 9\n")
     code, out, err = run(
         capsys, "train", f"data={data}", "--epochs=1", "imgsz=64", "--output", output, "--config", tmp_path / "c.toml",
@@ -118,7 +118,7 @@ def test_from_data_to_predictions(capsys, tmp_path):
     assert code == 0, err
     assert not err
     assert "epoch 1/1  loss" in out
-    assert "random weights, as asked for" in out
+    assert "random weights, as requested" in out
     config = (output / "config.toml").read_text()
     for text in ("num_queries = 9", "decoder_layers = 2", "clip_max_norm = 0.5", "batch = 4", "weight_decay = 0.01"):
         assert text in config
@@ -147,7 +147,7 @@ def test_from_data_to_predictions(capsys, tmp_path):
     assert list(metrics["per_class"]) == [str(i) for i in range(10)]
     code, out, _ = run(capsys, "predict", output, data / "valid", "--conf", 0, "--output", tmp_path / "p")
     assert code == 0
-    assert "objects at score 0.0 or more in 4 images" in out
+    assert "detections in 4 images, score threshold 0.0" in out
     assert len(list((tmp_path / "p").glob("*.jpg"))) == 4
     code, out, _ = run(capsys, "info", output)
     assert code == 0
@@ -186,7 +186,7 @@ def test_unreadable_inputs_are_named_counted_and_survived(capsys, small_model, t
     (tmp_path / "in" / "bad.png").write_text("no")
     code, out, err = run(capsys, "predict", tmp_path / "m", tmp_path / "in", "--output", tmp_path / "p")
     assert code == 0
-    assert "in 1 images" in out
+    assert "in 1 image, " in out
     assert "bad.png cannot be read" in err
     assert "1 of 2 inputs could not be read" in err
     code, _, err = run(capsys, "predict", tmp_path / "m", tmp_path / "in" / "bad.png", "--output", tmp_path / "p")
@@ -198,7 +198,7 @@ def test_a_model_name_is_said_to_be_untrained(capsys, tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     code, _, err = run(capsys, "predict", "conditional-detr-tiny", tmp_path / "a.png", "--output", tmp_path / "p")
     assert code == 0
-    assert "its decoder is not trained" in err
+    assert "Its decoder has random weights" in err
 
 
 def test_as_a_module_and_without_a_wall_of_text():
@@ -226,7 +226,7 @@ def test_what_follows_two_dashes_is_a_file(capsys, tmp_path, monkeypatch, small_
     Image.new("RGB", (40, 30)).save("--conf=1.png")
     code, out, err = run(capsys, "predict", "m", "--conf", 0, "--", "--conf=1.png")
     assert (code, err) == (0, "")
-    assert "in 1 images" in out
+    assert "in 1 image, " in out
 
 
 def test_resume_needs_nothing_but_the_folder(capsys, tmp_path):
@@ -236,7 +236,7 @@ def test_resume_needs_nothing_but_the_folder(capsys, tmp_path):
     run(capsys, "train", "--data", tmp_path / "d", "--epochs", 1, "--output", tmp_path / "r", *parts, *common)
     code, out, err = run(capsys, "train", "--output", tmp_path / "r", "--resume", "--epochs", 2, "--threads", 1)
     assert (code, err) == (0, "")
-    assert "going on after epoch 1" in out
+    assert "resuming after epoch 1" in out
     assert "backbone" not in out
     assert "epoch 2/2" in out
     code, _, err = run(capsys, "train", "--output", tmp_path / "r", "--resume", "--imgsz", 96)

@@ -123,7 +123,7 @@ def test_one_process_that_dies_ends_the_others_with_a_message(digits_folder, tmp
         for child in children:
             child.kill()
     assert children[0].returncode == 2, error
-    assert "another process of this run is gone" in error
+    assert "another process of this run has stopped" in error
     assert "Traceback" not in error
     assert (run / "last" / "model.safetensors").exists()
 

@@ -37,7 +37,7 @@ def test_the_first_command_of_the_readme_answers(unseen, tmp_path, capsys):
     image = unseen / "valid" / "00001.png"
     code, out, err = run_command(capsys, "predict", NAME, image, "--output", tmp_path / "p")
     assert (code, err) == (0, "")
-    assert "by class, in 1 images" in out
+    assert "in 1 image, score thresholds" in out
     assert (tmp_path / "p" / "00001.jpg").is_file()
 
 

@@ -226,7 +226,7 @@ def test_91_classes_without_names_are_cocos(tmp_path):
 def test_other_classes_keep_all_but_the_class_head_and_that_is_said(kind: str, saved, caplog):
     with caplog.at_level(logging.WARNING):
         other = load_model(saved[kind], num_classes=3)
-    assert "has 7 classes: for 3 its class head starts anew, everything else is kept" in caplog.text
+    assert "has 7 classes: for 3 the class head is initialised anew, all other weights are kept" in caplog.text
     whole = load_model(saved[kind]).state_dict()
     kept = {key for key, value in other.state_dict().items() if value.shape == whole[key].shape and value.equal(whole[key])}
     assert set(whole) - kept == {"class_head.weight", "class_head.bias"}
@@ -236,22 +236,22 @@ def test_other_classes_keep_all_but_the_class_head_and_that_is_said(kind: str, s
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"model_type": ["detr"]}, "must be of model_type conditional_detr or detr"),
-        ({"backbone_config": {"output_stride": 8}}, "has the backbone's output_stride = 8; there are only 16 and 32 here"),
+        ({"model_type": ["detr"]}, "must have the model_type conditional_detr or detr"),
+        ({"backbone_config": {"output_stride": 8}}, "has the backbone's output_stride = 8; only 16 and 32 are supported"),
         ({"backbone_config": {"downsample_in_bottleneck": True}}, "the backbone's downsample_in_bottleneck = True"),
-        ({"backbone_config": "resnet"}, "must describe the backbone by an object; it has 'resnet'"),
+        ({"backbone_config": "resnet"}, "must describe the backbone by a JSON object; it has 'resnet'"),
         (
             {"architectures": ["ConditionalDetrForSegmentation"]},
-            "must be of a ConditionalDetrForObjectDetection; it is of ConditionalDetrForSegmentation",
+            "must describe a ConditionalDetrForObjectDetection; it describes a ConditionalDetrForSegmentation",
         ),
-        ({"model_type": "yolos"}, "must be of model_type conditional_detr or detr; it is 'yolos'"),
-        ({"activation_function": "gelu"}, "has activation_function = 'gelu'; there is only 'relu' here"),
+        ({"model_type": "yolos"}, "must have the model_type conditional_detr or detr; it has 'yolos'"),
+        ({"activation_function": "gelu"}, "has activation_function = 'gelu'; only 'relu' is supported"),
         ({"position_embedding_type": "learned"}, "position_embedding_type = 'learned'"),
         ({"encoder_attention_heads": 4}, "has 4 encoder_attention_heads and 8 decoder_attention_heads"),
         ({"num_queries": 11}, "model.query_position_embeddings.weight is [300, 64], expected [11, 64]"),
         ({"decoder_layers": 1}, "model.decoder.layers.1.ca_kcontent_proj.bias is not expected"),
         ({"d_model": "wide"}, "hidden_dim must be a whole number"),
-        ({"id2label": {"0": "a", "7": "b"}}, "must name in 'id2label' the 7 classes of the head, by numbers from 0"),
+        ({"id2label": {"0": "a", "7": "b"}}, "must name the 7 classes of the head in 'id2label', by numbers from 0"),
     ],
 )
 def test_what_does_not_fit_is_said(values: dict, text: str, saved, tmp_path):
@@ -273,7 +273,7 @@ def test_damaged_foreign_and_missing_weights_are_said_with_the_first_keys_that_d
     with pytest.raises(CheckpointError, match=r"must hold a ResNet-18, -34, .* found stages of 2, 2, 2, 0 blocks"):
         load_model(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"no weights: none of model.safetensors, .*, pytorch_model.bin is there"):
+    with pytest.raises(CheckpointError, match=r"no weights: one of model.safetensors, .*, pytorch_model.bin is required"):
         load_model(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../secret"}}))
     with pytest.raises(CheckpointError, match="must say in 'weight_map' which file of the folder"):
@@ -284,9 +284,9 @@ def test_damaged_foreign_and_missing_weights_are_said_with_the_first_keys_that_d
     ("values", "text"),
     [
         ({"size": {"height": 640, "width": 640}}, "must resize by shortest_edge and longest_edge, which keeps"),
-        ({"do_rescale": False}, "has do_rescale = False; there is only True here"),
-        ({"rescale_factor": 1 / 127.5}, "there is only 1/255 here"),
-        ({"resample": 0}, "has resample = 0; there is only 2 here"),
+        ({"do_rescale": False}, "has do_rescale = False; only True is supported"),
+        ({"rescale_factor": 1 / 127.5}, "only 1/255 is supported"),
+        ({"resample": 0}, "has resample = 0; only 2 is supported"),
         ({"image_std": [0, 1, 1]}, "std.0 must be greater than 0"),
     ],
 )

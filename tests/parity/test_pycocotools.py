@@ -92,12 +92,12 @@ def test_nothing_found_is_zero_and_what_does_not_exist_is_none():
 
 def test_a_detection_of_an_unknown_image_is_refused():
     truth, found = scene(7)
-    with pytest.raises(DataError, match="1 detections are of images that the ground truth lacks, e.g. id 5"):
+    with pytest.raises(DataError, match="1 detections belong to images that the ground truth does not list, e.g. id 5"):
         coco_metrics(truth, [{**found[0], "image_id": 5}])
 
 
 def test_a_ground_truth_that_is_no_coco_is_refused():
-    with pytest.raises(DataError, match="the ground truth is no COCO file: 'categories' must be a list"):
+    with pytest.raises(DataError, match="the ground truth is not a COCO file: 'categories' must be a list"):
         coco_metrics({"images": [], "annotations": []}, [])
     images, categories = [{"id": 1, "width": 9, "height": 9}], [{"id": 1, "name": "a"}]
     row = {"id": 1, "image_id": [1], "category_id": 1, "bbox": [0, 0, 5, 5]}
@@ -105,9 +105,9 @@ def test_a_ground_truth_that_is_no_coco_is_refused():
     truth = {"images": images, "annotations": [row, good], "categories": categories}
     found = [{"image_id": "1", "category_id": 1.0, "bbox": [0, 0, 5, 5], "score": 0.9}]
     assert pytest.approx(1) == coco_metrics(truth, found).AP
-    with pytest.raises(DataError, match="must have an integer 'id' of its own"):
+    with pytest.raises(DataError, match="must have a unique integer 'id'"):
         coco_metrics({**truth, "images": images * 2}, found)
     with pytest.raises(DataError, match="categories also a 'name'"):
         coco_metrics({**truth, "categories": [{"id": 1}]}, found)
-    with pytest.raises(DataError, match="1 detections are of images that the ground truth lacks, e.g. id 'x'"):
+    with pytest.raises(DataError, match="1 detections belong to images that the ground truth does not list, e.g. id 'x'"):
         coco_metrics(truth, [{**found[0], "image_id": "x"}])

@@ -95,7 +95,7 @@ def test_a_full_disk_is_said_and_what_stood_there_is_whole(digits_folder, undist
         done = subprocess.run([*more, "--resume"], capture_output=True, text=True, check=False)
         assert done.returncode == 2, done.stderr
         assert "cannot be written: No space left on device" in done.stderr
-        assert "What stood there is whole" in done.stderr
+        assert "The previous contents are unchanged" in done.stderr
         assert "Traceback" not in done.stderr
         after = load_file(run / "last" / "model.safetensors")
         assert all(torch.equal(before[key], after[key]) for key in before)

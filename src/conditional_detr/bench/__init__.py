@@ -1,1 +1,1 @@
-"""Speed and memory of detectors, side by side."""
+"""Benchmark the speed and memory of detectors."""

@@ -1,4 +1,4 @@
-"""Latency, throughput and memory of several sources, side by side."""
+"""Measure latency, throughput and memory of several models on the same images."""
 
 import multiprocessing
 import sys
@@ -18,24 +18,25 @@ from conditional_detr.bench.runners import STAGES, Execution, Times, serve
 from conditional_detr.errors import ConfigError, ImageError, UnavailableError
 from conditional_detr.images.decoding import decode, is_url
 from conditional_detr.images.synthetic import synthetic_images
+from conditional_detr.inference.progress import Track, untracked
 from conditional_detr.weights import huggingface
 from conditional_detr.weights.discovery import find_checkpoint
 
-BATCHED_ROUNDS = 3
+BATCHED_ROUNDS = 3  # measured rounds for throughput
 USUAL_EXECUTION = Execution()
 
 
 class Measured(NamedTuple):
-    """What was measured of one source.
+    """Measurements of one source.
 
     Attributes
     ----------
-    source, engine : what was run, and by what
-    latency_ms, latency_p95_ms : of one image from its file to its boxes
-    stages_ms : the median of each of `STAGES`
-    images_per_second : in batches, with images decoded ahead
-    peak_mb : of resident memory, above what the process took before the source was opened; what its engine takes by being
-        imported counts. None where the system does not tell
+    source, engine : the model, and the engine that ran it
+    latency_ms, latency_p95_ms : median and 95th percentile of the time for one image, from file to boxes
+    stages_ms : median time of each of `STAGES`
+    images_per_second : throughput in batches, with images decoded in the background
+    peak_mb : peak resident memory in MB, minus that of the process before the source was loaded; importing the engine counts.
+        None if the operating system does not report it
     """
 
     source: str
@@ -70,12 +71,12 @@ class _Subject(NamedTuple):
         return answer
 
     def _gone(self) -> UnavailableError:
-        return UnavailableError(f"the process that ran {self.source} is gone: perhaps there was not enough memory")
+        return UnavailableError(f"the process that ran {self.source} ended unexpectedly: perhaps there was not enough memory")
 
 
 @contextmanager
 def _subjects(sources: Sequence[str], execution: Execution) -> Iterator[list[_Subject]]:
-    """A process a source, and one more for transformers where a source is a folder of its."""
+    """Start one process per source, and another one with transformers for each transformers folder."""
     context = multiprocessing.get_context("spawn")
     subjects = []
     wanted = [(kind, source) for source in sources for kind in _kinds(source)]
@@ -94,7 +95,10 @@ def _subjects(sources: Sequence[str], execution: Execution) -> Iterator[list[_Su
 
 
 def _started(subjects: list[_Subject]) -> tuple[list[_Subject], list[str]]:
-    """Those that could be loaded, and what runs them. Transformers' part is our addition: it is left out where it fails."""
+    """Wait until all processes have loaded. Returns those that succeeded, and the names of their engines.
+
+    If loading with transformers fails, a note is printed and that process is left out, because the user did not ask for it.
+    """
     answers: list[tuple[_Subject, str]] = []
     for subject in subjects:
         try:
@@ -120,40 +124,44 @@ def bench(
     rounds: int = 20,
     batch: int = 8,
     execution: Execution = USUAL_EXECUTION,
+    track: Track = untracked,
 ) -> list[Measured]:
-    """Measure several sources side by side.
+    """Measure several sources on the same images.
 
     Parameters
     ----------
-    sources : see `Detector`; a transformers folder is run by transformers too, where that is installed
-    images : files; without any, made ones of 640 x 480 px
-    rounds : images one by one, the sources taking turns; a first round is not counted
-    batch : images a batch while images per second are measured
-    execution : of each source
+    sources : see `Detector`; a transformers folder is also run with transformers, if that is installed
+    images : image files; none = synthetic images of 640 x 480 px
+    rounds : number of single images for the latency. Sources alternate; the first round is a warm-up and not counted
+    batch : batch size for the throughput
+    execution : how each source is run
+    track : shows the progress
     """
     if not sources:
-        raise ConfigError("bench needs a source or more")
+        raise ConfigError("bench needs at least one source")
     if rounds < 1 or batch < 1:
         raise ConfigError(f"rounds and batch must be at least 1, not {rounds} and {batch}")
     with tempfile.TemporaryDirectory() as folder, _subjects(sources, execution) as subjects:
         files = list(images) or _made_files(Path(folder))
         _check(files)
         subjects, engines = _started(subjects)
-        times = _stage_times(subjects, files, rounds)
-        rates = _images_per_second(subjects, list(islice(cycle(files), max(rounds, 2 * batch))), batch)
+        times = _stage_times(subjects, files, rounds, track)
+        rates = _images_per_second(subjects, list(islice(cycle(files), max(rounds, 2 * batch))), batch, track)
         peaks = [subject.ask(None) for subject in subjects]
     return [_measured(*of_subject) for of_subject in zip(subjects, engines, times, rates, peaks, strict=True)]
 
 
-def _stage_times(subjects: Sequence[_Subject], files: Sequence[str], rounds: int) -> list[list[Times]]:
-    """For each source what each round took; the sources take turns, and a first round is not counted."""
-    turns = [[subject.ask(file) for subject in subjects] for file in islice(cycle(files), rounds + 1)]
+def _stage_times(subjects: Sequence[_Subject], files: Sequence[str], rounds: int, track: Track) -> list[list[Times]]:
+    """Stage times of each source in each round. Sources alternate; the first round is a warm-up and not counted."""
+    shown = track(islice(cycle(files), rounds + 1), rounds + 1, "measuring latency")
+    turns = [[subject.ask(file) for subject in subjects] for file in shown]
     return [list(times) for times in zip(*turns[1:], strict=True)]
 
 
-def _images_per_second(subjects: Sequence[_Subject], files: list[str], batch: int) -> list[float]:
-    """For each source the median of some rounds; a first one is not counted."""
-    tries = [[subject.ask((files, batch)) for subject in subjects] for _ in range(1 + BATCHED_ROUNDS)]
+def _images_per_second(subjects: Sequence[_Subject], files: list[str], batch: int, track: Track) -> list[float]:
+    """Median throughput of each source. The first round is a warm-up and not counted."""
+    rounds = track(range(1 + BATCHED_ROUNDS), 1 + BATCHED_ROUNDS, "measuring throughput")
+    tries = [[subject.ask((files, batch)) for subject in subjects] for _ in rounds]
     return [len(files) / median(seconds) for seconds in zip(*tries[1:], strict=True)]
 
 
@@ -171,19 +179,19 @@ def _measured(subject: _Subject, engine: str, times: list[Times], rate: float, p
 
 
 def _check(files: Sequence[str]) -> None:
-    """All must be images; what is measured must not be a network."""
+    """Check that all inputs are readable image files, not URLs, whose download would be measured."""
     if urls := [file for file in files if is_url(file)]:
-        raise ConfigError(f"bench takes files, not addresses: {urls[0]}")
+        raise ConfigError(f"bench takes files, not URLs: {urls[0]}")
     for file in files:
         try:
             decode(file)
         except ImageError as error:
-            raise ConfigError(f"bench wants images that can be read: {error}") from None
+            raise ConfigError(f"bench needs images that can be read: {error}") from None
 
 
 def table(measured: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows for people."""
-    columns = ["source", "run by", "ms", "p95 ms", "times faster", "images/s", "peak MB", *(f"{name} ms" for name in STAGES)]
+    """Column titles and rows of the printed table."""
+    columns = ["model", "description", "ms", "p95 ms", "speed-up", "images/s", "peak MB", *(f"{name} ms" for name in STAGES)]
     first = measured[0].latency_ms
     rows = [
         [

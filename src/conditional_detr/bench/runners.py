@@ -1,4 +1,4 @@
-"""What is measured: this library, and transformers beside it."""
+"""Runners for the benchmark: this library, and transformers for comparison."""
 
 import signal
 import time
@@ -25,7 +25,7 @@ Times = tuple[float, ...]  # seconds of each stage
 
 
 class Execution(NamedTuple):
-    """How a source is run: see `Detector`; `threads` of the processor, 0 = as many as there are."""
+    """How a source is run: runtime and device as in `Detector`, and the number of CPU threads (0 = all cores)."""
 
     runtime: str = "auto"
     device: str = "auto"
@@ -33,7 +33,7 @@ class Execution(NamedTuple):
 
 
 class LibraryRunner:
-    """A source as `Detector` runs it."""
+    """Run a source as `Detector` does."""
 
     def __init__(self, source: str, runtime: str, device: str) -> None:
         self.model: Model = Detector(source, runtime, device).model
@@ -58,7 +58,7 @@ class LibraryRunner:
 
 
 class _Timed:
-    """A model that looks at the clock."""
+    """A model that measures the time of its forward passes."""
 
     def __init__(self, model: Model) -> None:
         self.model, self.seconds = model, 0.0
@@ -75,7 +75,7 @@ class _Timed:
 
 
 class TransformersRunner:
-    """A transformers folder as transformers runs it, in float32."""
+    """Run a transformers folder with transformers, in float32."""
 
     engine = "transformers"
 
@@ -90,7 +90,7 @@ class TransformersRunner:
         try:
             kind: Any = transformers.AutoImageProcessor
             self.processor = kind.from_pretrained(source, local_files_only=True)
-        except OSError:  # a folder without means the defaults
+        except OSError:  # the folder has no processor: use the defaults
             self.processor = transformers.ConditionalDetrImageProcessor()
 
     def latency(self, file: str) -> Times:
@@ -133,8 +133,8 @@ def _synchronise(device: torch.device) -> None:
 
 
 def serve(pipe: Connection, kind: str, source: str, execution: Execution) -> None:
-    """A process: load, then measure what it is asked for, until it is asked for nothing more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    """Main function of a benchmark process: load the source, then measure each task from the pipe until None arrives."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops this one
     try:
         set_threads(execution.threads)
         before = _resident_mb("VmRSS")
@@ -153,13 +153,13 @@ def serve(pipe: Connection, kind: str, source: str, execution: Execution) -> Non
         pipe.send(error)
     except Exception as error:
         if kind == "ours":
-            pipe.send(RuntimeError(f"running {source} failed:\n{traceback.format_exc()}"))  # a fault of ours
+            pipe.send(RuntimeError(f"running {source} failed:\n{traceback.format_exc()}"))  # a bug in this library
         else:
             pipe.send(UnavailableError(f"transformers cannot run {source}: {first_line(error)}"))
 
 
 def _resident_mb(what: str) -> float | None:
-    """Resident memory of this process, now (VmRSS) or at most (VmHWM); None where the system does not tell."""
+    """Resident memory of this process in MB, current (VmRSS) or peak (VmHWM). None if the system does not report it."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -1,9 +1,9 @@
-"""Settings from values; what is wrong with them is said in our words."""
+"""Validate settings and turn pydantic's errors into messages for the user."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
 from conditional_detr.config.schema import Settings
 from conditional_detr.errors import ConfigError, did_you_mean
@@ -12,11 +12,17 @@ SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
 def build(kind: type[SettingsType], values: dict[str, Any], origin: str) -> SettingsType:
-    """Settings from values; what is wrong with them is said in our words.
+    """Create a settings object from a dict of values.
+
+    Parameters
+    ----------
+    kind : class of the settings
+    values : value of each field by its name
+    origin : where the values come from (a file or a function); starts every error message
 
     Raises
     ------
-    ConfigError : names the key, what must hold, what came, and `origin`: where the values are from
+    ConfigError : a value is invalid; the message gives `origin`, the key, the expected value and the actual one
     """
     try:
         return kind(**values)
@@ -25,27 +31,33 @@ def build(kind: type[SettingsType], values: dict[str, Any], origin: str) -> Sett
 
 
 def updated(settings: SettingsType, values: dict[str, Any], origin: str) -> SettingsType:
-    """The same settings with some values changed, and checked again."""
+    """Copy settings with some values changed, and validate the result. Parameters and errors as in `build`."""
     return build(type(settings), settings.model_dump() | values, origin)
 
 
-# What must hold, in our words, by pydantic's name for what went wrong.
+def check_values(kind: type[Settings], values: dict[str, Any], origin: str) -> None:
+    """Check each value by itself, without the other settings. Parameters and errors as in `build`."""
+    fields: dict[str, Any] = {name: (kind.model_fields[name].annotation, kind.model_fields[name]) for name in values}
+    build(create_model(kind.__name__, __base__=Settings, **fields), values, origin)
+
+
+# Description of the expected value, by pydantic's error type.
 WORDS = {
     **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float", "int_parsing_size"), "a whole number"),
     **dict.fromkeys(("float_parsing", "float_type", "finite_number"), "a number"),
-    **dict.fromkeys(("string_type", "string_unicode"), "a text"),
+    **dict.fromkeys(("string_type", "string_unicode"), "a string"),
     **dict.fromkeys(("tuple_type", "list_type"), "a list, as in [16] or [0.5, 1.0]"),
     **dict.fromkeys(("dict_type", "model_type"), "a table of settings"),
 }
 
 
-# A list of the wrong length: what must hold, from pydantic's context.
+# Description of the expected length of a list, by pydantic's error type. The numbers come from the error's context.
 LENGTHS = {"too_short": "a list of {min_length} or more entries", "too_long": "a list of {max_length} or fewer entries"}
 
 
 def _causes(problems: Sequence[Any]) -> list[Any]:
-    """Problems without those of a list that is too short because one of its entries is wrong."""
+    """Drop "too short" errors of lists that only became too short because one of their entries is invalid."""
 
     def follows(problem: Any) -> bool:
         loc = problem["loc"]
@@ -57,7 +69,7 @@ def _causes(problems: Sequence[Any]) -> list[Any]:
 def _sentence(kind: type[Settings], problem: Any, origin: str) -> str:
     path = [str(part) for part in problem["loc"]]
     came = problem.get("input")
-    if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):  # of a list with a fixed number of entries
+    if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):  # an entry of a fixed-length list
         problem = {"type": "too_short", "ctx": {"min_length": problem["loc"][-1] + 1}}
         path = path[:-1]
     name = ".".join(path)

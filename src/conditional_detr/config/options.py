@@ -1,6 +1,6 @@
-"""The options of `train`: from here follow its signature in Python, the command line and the guide's table.
+"""The options of `train`. Its signature in Python, its command line and the table in the reference are made from them.
 
-A field says an option's name, type, default, help and check, and is written nowhere else.
+The name, type, default, help and check of an option are written here (or in `run` and `recipes`) and nowhere else.
 """
 
 from inspect import Parameter, Signature
@@ -15,18 +15,21 @@ from conditional_detr.config.run import RunOptions, RunPaths
 from conditional_detr.config.schema import Settings
 
 MAY_DIFFER = ("epochs", "minutes", "device", "workers", "threads")  # when a run goes on
-MAY_DIFFER_TEXT = f"{', '.join(f'--{name}' for name in MAY_DIFFER[:-1])} and --{MAY_DIFFER[-1]}"
-BEGIN, END = "<!-- begin options -->", "<!-- end options -->"
+MAY_DIFFER_TEXT = f"{', '.join(MAY_DIFFER[:-1])} and {MAY_DIFFER[-1]}"
+GROUPS = ("Data", "Model", "Training", "Schedule", "Hardware", "Output")  # of options, in the order of `--help`
 
 
 class TrainOptions(RunOptions, RecipeOptions, RunPaths):
-    """What somebody asks of `train`. Only fields that were given count (`model_fields_set`): the recipe, the model, the data
-    and the machine decide the others.
+    """The options that a caller gives to `train`.
+
+    Only fields that were given count (`model_fields_set`). The others follow from the recipe, the model, the data and the
+    machine.
     """
 
     resume: bool = Field(
         False,
-        description=f"Continue the run in --output. Only {MAY_DIFFER_TEXT} may differ.",
+        description=f"Continue the run in the output folder. Only {MAY_DIFFER_TEXT} may differ.",
+        json_schema_extra={"group": "Output"},
     )
     recipe_overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of `RecipeConfig`.")
     quiet: bool = Field(False, description="Print nothing.")
@@ -36,10 +39,14 @@ class CommandOptions(Settings):
     """Options that only the command line has."""
 
     config: Path | None = Field(
-        None, description="TOML file with any of these options; a run's own config.toml repeats the run."
+        None,
+        description="TOML file with any of these options. The config.toml of a run repeats that run.",
+        json_schema_extra={"group": "Training", "metavar": "FILE", "default": "none"},
     )
     set: list[str] = Field(
-        default_factory=list, description="Any other setting, as in model.num_queries=50 or weight_decay=0.01; may be repeated."
+        default_factory=list,
+        description="Any other setting, such as model.num_queries=50 or weight_decay=0.01. May be repeated.",
+        json_schema_extra={"group": "Training", "metavar": "KEY=VALUE", "default": "none"},
     )
 
 
@@ -47,15 +54,17 @@ PYTHON_ONLY = frozenset({"model_overrides", "recipe_overrides", "quiet"})
 
 
 class Option(NamedTuple):
-    """An option as people see it.
+    """How an option is shown.
 
     Attributes
     ----------
-    name : as in Python
-    kind : type of its value; choices are texts, so that a wrong one gets our message
-    default : None where it is not a constant
-    help : a few sentences
-    default_text : the default in words, or ""
+    name : name in Python
+    kind : type of its value; a choice is a string, so that a wrong one gets our message
+    default : None if it is no constant
+    help : one or two sentences
+    default_text : the default in words
+    group : one of `GROUPS`, or ""
+    metavar : the word for its value in `--help`, or None
     """
 
     name: str
@@ -63,16 +72,18 @@ class Option(NamedTuple):
     default: Any
     help: str
     default_text: str
+    group: str
+    metavar: str | None
 
 
 def command_line_options() -> list[Option]:
-    """Those of `cdetr train`."""
+    """The options of `cdetr train`."""
     fields = {name: field for name, field in TrainOptions.model_fields.items() if name not in PYTHON_ONLY}
     return [_option(name, field) for name, field in (fields | CommandOptions.model_fields).items()]
 
 
 def python_signature() -> Signature:
-    """That of `train`: data, model and output may be given by position."""
+    """The signature of `train`. Data, model and output may be given by position."""
     kinds = dict.fromkeys(RunPaths.model_fields, Parameter.POSITIONAL_OR_KEYWORD)
     parameters = []
     for name, field in TrainOptions.model_fields.items():
@@ -83,51 +94,41 @@ def python_signature() -> Signature:
     return Signature(parameters)
 
 
-def option_table() -> str:
-    """The options of `cdetr train` as a table in Markdown."""
-    rows = ["| option | | default |", "|---|---|---|"]
-    for option in command_line_options():
-        name = option.name.replace("_", "-")
-        names = f"`--{name}`, `--no-{name}`" if option.default is True else f"`--{name}`"
-        rows.append(f"| {names} | {option.help} | {option.default_text} |")
-    return "\n".join(rows)
-
-
-def with_option_table(document: str) -> str:
-    """A document with the table between its two marks as it should be."""
-    before, _, rest = document.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{option_table()}\n\n{END}{after}"
-
-
 def documented(docstring: str) -> str:
     """A docstring with the options of `train` in place of {options}."""
     options = [_option(name, field) for name, field in TrainOptions.model_fields.items()]
-    lines = [f"{o.name} : {o.help}" + (f" Default: {o.default_text}." if o.default_text else "") for o in options]
+    lines = [
+        f"{o.name} : {o.help} {'Required' if o.default_text == 'required' else f'Default: {o.default_text}'}." for o in options
+    ]
     return docstring.replace("{options}", "\n    ".join(lines))
 
 
 def _option(name: str, field: FieldInfo) -> Option:
     kind: Any = str if get_origin(field.annotation) is Literal else field.annotation
-    text = field.description or ""
-    if decided := _decided_by(name, field):
-        return Option(name, kind | None, None, text, decided)
+    shown = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    text = _default_in_words(name, shown)
     default = None if field.is_required() else field.get_default(call_default_factory=True)
-    says_nothing = default is None or default is False or default in ([], {})
-    return Option(name, kind, default, text, "" if says_nothing else "true" if default is True else str(default))
+    if text and default != []:
+        kind, default = kind | None, None
+    return Option(
+        name=name,
+        kind=kind,
+        default=default,
+        help=field.description or "",
+        default_text="required" if field.is_required() else text or _constant_in_words(default),
+        group=str(shown.get("group", "")),
+        metavar=str(shown["metavar"]) if "metavar" in shown else None,
+    )
 
 
-def _decided_by(name: str, field: FieldInfo) -> str:
-    """What gives an option its value where nobody does; "" for a constant."""
+def _default_in_words(name: str, shown: dict[str, Any]) -> str:
+    """Where a default that is no constant comes from; "" for a constant."""
     if name in RecipeOptions.model_fields:
-        values = ", ".join(f"{recipe} {getattr(settings, name):g}" for recipe, settings in RECIPES.items())
-        return f"from the recipe: {values}"
-    extra = field.json_schema_extra
-    return str(extra.get("default", "")) if isinstance(extra, dict) else ""
+        return "from the recipe: " + ", ".join(f"{recipe} {getattr(values, name):g}" for recipe, values in RECIPES.items())
+    return str(shown.get("default", ""))
 
 
-if __name__ == "__main__":  # python -m conditional_detr.config.options docs/guide.md
-    import sys
-
-    for name in sys.argv[1:]:
-        Path(name).write_text(with_option_table(Path(name).read_text(encoding="utf-8")), encoding="utf-8")
+def _constant_in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value in (None, [], {}) else str(value)

@@ -1,4 +1,4 @@
-"""Which fields of a model exclude each other: follows from what each part uses."""
+"""Which fields of a model cannot be combined. This follows from which other fields each choice uses."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,7 @@ from conditional_detr.config.schema import ModelConfig
 from conditional_detr.errors import ConfigError
 
 POINT = {"reference_points", "spatial_init"}
-# Field → value → the fields that this part uses. A field of `IDLE` that no chosen part uses is idle.
+# Field → value → other fields that have an effect with this value. A field of `IDLE` that no current value uses is idle.
 USES: dict[str, dict[Any, set[str]]] = {
     "cross_attention": {"conditional": {"spatial_query"}, "additive": set()},
     "spatial_query": {
@@ -20,14 +20,19 @@ USES: dict[str, dict[Any, set[str]]] = {
     },
     "box_offset": {True: {"reference_points"}, False: set()},
 }
-# What an idle field says: its part is not built.
+# Value of each field while it is idle, that is, while it has no effect because its module is not built.
 IDLE = {"spatial_query": "conditional", "lambda_q": "diagonal", "reference_points": "origin", "spatial_init": "xavier"}
 
 
 def idle_fields(model: ModelConfig) -> dict[str, str]:
-    """Fields that mean nothing beside the others, each with the choices that make it so."""
+    """Find the fields that have no effect in this configuration.
+
+    Returns
+    -------
+    for each such field, the assignments that disable it, as text
+    """
     idle: dict[str, str] = {}
-    for field in IDLE:  # in the order in which they use each other
+    for field in IDLE:  # ordered so that a field comes after the fields that use it
         users = [user for user, values in USES.items() if any(field in used for used in values.values())]
         if not any(user not in idle and field in USES[user][getattr(model, user)] for user in users):
             idle[field] = " with ".join(idle.get(user, _assignment(model, user)) for user in users)
@@ -35,11 +40,11 @@ def idle_fields(model: ModelConfig) -> dict[str, str]:
 
 
 def check_parts(model: ModelConfig) -> None:
-    """No field may ask for what another rules out.
+    """Check that no field has a value that another field rules out.
 
     Raises
     ------
-    ConfigError : names both
+    ConfigError : names both fields
     """
     for field, cause in idle_fields(model).items():
         if getattr(model, field) != IDLE[field]:
@@ -52,23 +57,33 @@ def _assignment(model: ModelConfig, field: str) -> str:
 
 
 def _conflict(model: ModelConfig, field: str, cause: str) -> str:
-    return f"{_assignment(model, field)} and {cause} exclude each other: nothing would be left for {field} to do"
+    return f"{_assignment(model, field)} and {cause} cannot be combined: {field} would have no effect"
 
 
 def with_overrides(model: ModelConfig, overrides: dict[str, Any], origin: str) -> ModelConfig:
-    """The same model with some fields changed.
+    """Copy a model configuration with some fields changed.
 
-    What these changes make meaningless falls away with them; what is asked for although it is meaningless is an error.
+    Fields that lose their effect through these changes are reset to their idle value.
+
+    Parameters
+    ----------
+    model : the configuration to change
+    overrides : new values by field name
+    origin : where the overrides come from; starts every error message
+
+    Raises
+    ------
+    ConfigError : a value is invalid, or an override has no effect in the resulting configuration
     """
     changed = updated(model, dict(_implied(model, overrides)) | overrides, origin)
     idle = idle_fields(changed)
     for field in idle:
-        if field in overrides and getattr(changed, field) != "origin":  # which says that there is no point, and is true
+        if field in overrides and getattr(changed, field) != "origin":  # always allowed: it means no reference points
             raise ConfigError(f"{origin}: {_conflict(changed, field, idle[field])}")
     return changed.model_copy(update={field: IDLE[field] for field in idle})
 
 
 def _implied(model: ModelConfig, overrides: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dilation halves the stride of the last stage."""
+    """Yield the fields that change with an override: dilation halves the stride of the last stage."""
     if "dilation" in overrides and overrides["dilation"] != model.dilation:
         yield "strides", [16 if overrides["dilation"] else 32]

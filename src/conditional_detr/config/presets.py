@@ -1,4 +1,4 @@
-"""Model names."""
+"""The named model configurations."""
 
 from typing import Literal
 
@@ -8,14 +8,14 @@ from conditional_detr.errors import ConfigError, did_you_mean
 
 
 class Preset(Settings):
-    """A model name's network, the size it is made for and the recipe that it is trained with."""
+    """Network, default image size (shorter side, px) and default recipe of a model name."""
 
     model: ModelConfig
     imgsz: int
     recipe: Literal["paper", "fast"]
 
 
-# The baseline: DETR as a row of choices.
+# The baseline DETR, expressed as fields of `ModelConfig`.
 DETR_CHOICES = {
     "cross_attention": "additive",
     "reference_points": "origin",
@@ -61,12 +61,17 @@ PRESETS = {f"conditional-detr-{size}": chosen for size, chosen in _SYSTEMS.items
 
 
 def recipe_of(model: ModelConfig) -> Literal["paper", "fast"]:
-    """The recipe of the model name with the same backbone; the paper's where there is none."""
+    """Return the recipe of the preset with the same backbone, or "paper" if there is none."""
     return next((p.recipe for p in PRESETS.values() if p.model.backbone == model.backbone), "paper")
 
 
 def preset(name: str) -> Preset:
-    """The preset of a model name; an unknown name is answered with the nearest."""
+    """Return the preset of a model name.
+
+    Raises
+    ------
+    ConfigError : the name is unknown; the message suggests the most similar one
+    """
     if name not in PRESETS:
         raise ConfigError(f"{name!r} is not a model name. {did_you_mean(name, PRESETS)}")
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""How a model is trained."""
+"""Training recipes: the settings of optimisation, losses and augmentation."""
 
 from typing import Literal
 
@@ -10,56 +10,96 @@ from conditional_detr.config.schema import Scale, Settings
 class RecipeOptions(Settings):
     """Settings of a recipe that are options of `train`. The defaults are the paper's."""
 
-    epochs: int = Field(50, ge=1, le=100_000, description="Number of times that every image is seen.")
+    epochs: int = Field(
+        50,
+        ge=1,
+        le=100_000,
+        description="Number of passes over the training images.",
+        json_schema_extra={"group": "Schedule", "metavar": "N"},
+    )
     minutes: float = Field(
         0.0,
         ge=0,
         le=100_000,
-        description="Length of the run in minutes, instead of --epochs; evaluations and the report are included. "
-        "0 = by epochs.",
+        description="Length of the run in minutes, instead of in epochs. Evaluations and the report are included. "
+        "0: the length is given in epochs.",
+        json_schema_extra={"group": "Schedule", "metavar": "MINUTES"},
     )
-    batch: int = Field(16, ge=1, le=65_536, description="Batch size: images an optimisation step, over all processes.")
-    lr: float = Field(1e-4, gt=0, le=10, description="Learning rate; the backbone's moves in proportion.")
+    batch: int = Field(
+        16,
+        ge=1,
+        le=65_536,
+        description="Batch size: images per optimisation step, over all processes.",
+        json_schema_extra={"group": "Training", "metavar": "N"},
+    )
+    lr: float = Field(
+        1e-4,
+        gt=0,
+        le=10,
+        description="Learning rate. The backbone's learning rate changes in proportion.",
+        json_schema_extra={"group": "Training", "metavar": "RATE"},
+    )
     patience: int = Field(
-        0, ge=0, description="Number of epochs without a better AP, at full image size, after which the run stops; 0 = never."
+        0,
+        ge=0,
+        description="Stop after this number of epochs without a better AP, counted at full image size. 0: never.",
+        json_schema_extra={"group": "Schedule", "metavar": "N"},
     )
     freeze: int = Field(
-        0, ge=0, le=100, description="Number of leading backbone stages to freeze; the stem belongs to the first."
+        0,
+        ge=0,
+        le=100,
+        description="Number of leading backbone stages to freeze. The stem belongs to the first stage.",
+        json_schema_extra={"group": "Model", "metavar": "N"},
     )
 
 
 class RecipeConfig(RecipeOptions):
-    """How a model is trained. The defaults are the paper's."""
+    """All training settings. The defaults are the paper's."""
 
-    grad_accum_steps: int = Field(1, ge=1, le=65_536, description="parts that a batch is worked through in")
-    gradient_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory")
-    lr_backbone: float = Field(1e-5, ge=0, le=10, description="learning rate of the backbone; 0 freezes it")
+    grad_accum_steps: int = Field(1, ge=1, le=65_536, description="Number of parts that a batch is split into.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass instead of storing them. This saves memory."
+    )
+    lr_backbone: float = Field(1e-5, ge=0, le=10, description="Learning rate of the backbone; 0 freezes it.")
     weight_decay: float = Field(1e-4, ge=0, le=1)
-    clip_max_norm: float = Field(0.1, ge=0, description="largest norm of the gradient; 0 = unlimited")
-    warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly")
+    clip_max_norm: float = Field(0.1, ge=0, description="Maximum gradient norm; larger gradients are clipped. 0 = no clipping.")
+    warmup_steps: int = Field(0, ge=0, description="Number of steps over which the learning rate rises linearly.")
     schedule: Literal["step", "cosine"] = "step"
-    lr_drop_at: float = Field(0.8, gt=0, le=1, description="share of the epochs after which `step` drops to a tenth")
-    dense_aux_weight: float = Field(0.0, ge=0, description="weight of an auxiliary loss on the memory's cells; 0 = none")
+    lr_drop_at: float = Field(
+        0.8, gt=0, le=1, description="Fraction of the run after which the schedule `step` drops the learning rate to a tenth."
+    )
+    dense_aux_weight: float = Field(
+        0.0, ge=0, description="Weight of an auxiliary classification loss on the cells of the encoder's output; 0 = none."
+    )
     query_groups: int = Field(
-        1, ge=1, le=100, description="groups of queries that learn beside each other; inference has the first"
+        1, ge=1, le=100, description="Number of query groups during training (Group DETR). Inference uses the first group."
     )
     class_loss: Literal["model", "ia_bce"] = Field(
         "model",
-        description="model: that of the model's classification; ia_bce: matched queries learn how well their box fits, not 1",
+        description="model: the class loss that belongs to the model's classification; ia_bce: the target score of a matched "
+        "query depends on how well its box fits, instead of being 1.",
     )
     weight_average: float = Field(
-        0.0, ge=0, lt=1, description="share of the steps so far that weights are averaged over; 0 = none"
+        0.0,
+        ge=0,
+        lt=1,
+        description="Fraction of the steps so far that the moving average of the weights covers; 0 = no average.",
     )
-    init_from: str = Field("", description="trained model that a new one takes its weights from; empty = none")
+    init_from: str = Field("", description="Trained model whose weights initialise a new model; empty = none.")
     progressive_resize_from: float = Field(
-        1.0, ge=0.1, le=1, description="share of their size that images begin a run with; 1 = all of it"
+        1.0, ge=0.1, le=1, description="Image size at the start of the run, as a fraction of the full size; 1 = full size."
     )
-    hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
-    vflip: float = Field(0.0, ge=0, le=1, description="probability of a vertical flip")
-    transpose: float = Field(0.0, ge=0, le=1, description="probability that rows become columns: with flips, any quarter turn")
-    scales: tuple[Scale, Scale] = Field((0.6, 1.0), description="range of the shorter side, in imgsz")
-    crop: float = Field(0.5, ge=0, le=1, description="probability of a random crop before resizing")
-    color_jitter: float = Field(0.0, ge=0, le=1, description="strength of brightness, contrast and saturation jitter")
+    hflip: float = Field(0.5, ge=0, le=1, description="Probability of a horizontal flip.")
+    vflip: float = Field(0.0, ge=0, le=1, description="Probability of a vertical flip.")
+    transpose: float = Field(
+        0.0, ge=0, le=1, description="Probability of swapping rows and columns. Combined with flips, gives any quarter turn."
+    )
+    scales: tuple[Scale, Scale] = Field(
+        (0.6, 1.0), description="Range of the shorter side after resizing, as a multiple of imgsz."
+    )
+    crop: float = Field(0.5, ge=0, le=1, description="Probability of a random crop before resizing.")
+    color_jitter: float = Field(0.0, ge=0, le=1, description="Strength of the brightness, contrast and saturation jitter.")
 
     @model_validator(mode="after")
     def _scales_rise(self) -> "RecipeConfig":

@@ -9,51 +9,98 @@ from conditional_detr.config.schema import Settings
 
 
 class RunPaths(Settings):
-    """What is trained, on what, and into which folder."""
+    """The model to train, its data and the run folder."""
 
-    data: str = Field(description="Data set with the splits train and valid: COCO, YOLO, Pascal VOC or imagefolder.")
+    data: str = Field(
+        description="Data set folder with the splits train and valid: COCO, YOLO, Pascal VOC or Hugging Face imagefolder.",
+        json_schema_extra={
+            "group": "Data",
+            "metavar": "DIR",
+        },
+    )
     model: str = Field(
         "conditional-detr-tiny",
-        description="Model name, or a trained model to fine-tune: run, checkpoint or Hugging Face folder, .pth, Hub id. "
-        "For other classes only the class head starts anew.",
+        description="Model name, such as conditional-detr-tiny, conditional-detr-r50 or detr-r50. Or a trained model to "
+        "fine-tune: run folder, checkpoint folder, Hugging Face folder, .pth file or Hub id. If the classes differ, only the "
+        "class head is initialised anew.",
+        json_schema_extra={"group": "Model", "metavar": "SOURCE"},
     )
-    output: str = Field("runs/train", description="Run folder, new or empty unless --resume is given.")
+    output: str = Field(
+        "runs/train",
+        description="Run folder. It must be new or empty, unless a run is resumed.",
+        json_schema_extra={"group": "Output", "metavar": "DIR"},
+    )
 
 
 class RunOptions(Settings):
-    """Options of a run that no recipe has. "default" says in words what decides where the default is no constant."""
+    """Options of a run that do not belong to a recipe.
+
+    `json_schema_extra` says how an option is shown: its group, the word for its value, and its default in words if that is no
+    constant.
+    """
 
     imgsz: int = Field(
         800,
         ge=16,
         le=8192,
         description="Length of the shorter side after resizing, px. The aspect ratio is kept; the longer side is at most "
-        "1333/800 of it.",
-        json_schema_extra={"default": "what the model is made for"},
+        "1333/800 of this length.",
+        json_schema_extra={"group": "Model", "metavar": "PX", "default": "the input size of the model"},
     )
     recipe: Literal["paper", "fast"] = Field(
         "paper",
-        description="paper: the settings of the paper; fast: for small data and small models.",
-        json_schema_extra={"default": "that of the model name"},
+        description="Training recipe. paper: the settings of the paper. fast: for small data sets and small models.",
+        json_schema_extra={"group": "Training", "metavar": "NAME", "default": "fast for tiny models, else paper"},
     )
-    device: str = Field("auto", description="Device: auto, cpu, cuda, cuda:1, mps.")
+    device: str = Field(
+        "auto",
+        description="Device: auto, cpu, cuda, cuda:1 or mps.",
+        json_schema_extra={"group": "Hardware", "metavar": "NAME"},
+    )
     amp: Literal["auto", "bf16", "off"] = Field(
         "auto",
-        description="Precision of matrix products: auto, bf16, off. auto takes bfloat16 where it is measured to be faster; "
-        "matching and losses are always float32.",
+        description="Mixed precision: auto, bf16 or off. auto uses bfloat16 if it is measured to be faster on this machine. "
+        "Matching and losses always use float32.",
+        json_schema_extra={"group": "Hardware", "metavar": "NAME"},
     )
     workers: int = Field(
         0,
         ge=0,
         le=256,
         description="Number of processes that load images.",
-        json_schema_extra={"default": "half of the cores but two"},
+        json_schema_extra={"group": "Hardware", "metavar": "N", "default": "(CPU cores - 2) / 2"},
     )
-    threads: int = Field(0, ge=0, le=4096, description="Number of processor threads; 0 = all that the process may use.")
-    seed: int = Field(42, ge=0, lt=2**32, description="Random seed for weights, data order and augmentation.")
-    pretrained_backbone: bool = Field(True, description="Start the backbone of a new model from ImageNet weights.")
-    strict: bool = Field(False, description="Stop at any fault of the data instead of leaving it out.")
-    max_bad: float = Field(0.25, ge=0, le=1, description="Largest share of a split's images that may be unusable.")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="Number of CPU threads. 0: as many as are available.",
+        json_schema_extra={"group": "Hardware", "metavar": "N"},
+    )
+    seed: int = Field(
+        42,
+        ge=0,
+        lt=2**32,
+        description="Random seed for weights, data order and augmentation.",
+        json_schema_extra={"group": "Training", "metavar": "N"},
+    )
+    pretrained_backbone: bool = Field(
+        True,
+        description="Start the backbone of a new model from ImageNet weights.",
+        json_schema_extra={"group": "Model"},
+    )
+    strict: bool = Field(
+        False,
+        description="Stop at any error in the data set instead of leaving out the image or annotation.",
+        json_schema_extra={"group": "Data"},
+    )
+    max_bad: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="Largest fraction of a split's images that may be unreadable or missing. Training stops if there are more.",
+        json_schema_extra={"group": "Data", "metavar": "FRACTION"},
+    )
     model_overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of `ModelConfig`.")
 
 

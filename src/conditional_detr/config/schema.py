@@ -1,4 +1,4 @@
-"""Settings: the model's and the preprocessor's. Unknown keys are refused."""
+"""Settings of the model and the preprocessor. Unknown keys are errors."""
 
 from typing import Annotated, Literal
 
@@ -11,27 +11,31 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Settings(BaseModel):
-    """A group of settings: immutable, and without room for a key that nobody reads."""
+    """Base class of all settings. Instances are immutable; unknown keys and numbers that are not finite are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(Settings):
-    """What the network is made of. The first value of each choice is the paper's."""
+    """Architecture of the network. The first value of each choice is the paper's."""
 
-    backbone: str = Field("resnet50.tv_in1k", description="timm name of the backbone")
+    backbone: str = Field("resnet50.tv_in1k", description="Name of the backbone in timm.")
     strides: tuple[Literal[8, 16, 32], ...] = Field(
         (32,),
         min_length=1,
-        description="pixels a cell of each level of the memory, the finest first: the backbone's stage of that stride",
+        description="Stride in px of each feature map level that the encoder works on, finest level first. Each level comes "
+        "from the backbone stage with that stride.",
     )
-    dilation: bool = Field(False, description="dilate the backbone's last stage, which halves its stride to 16 (DC5)")
+    dilation: bool = Field(False, description="Dilate the backbone's last stage, which halves its stride to 16 (DC5).")
     neck: Literal["last", "space_to_depth"] = Field(
         "last",
-        description="last: a 1 x 1 convolution of the last map; space_to_depth: beside it the 2 x 2 finer cells in each cell",
+        description="last: a 1 x 1 convolution of the last feature map; space_to_depth: the same, but each cell also gets the "
+        "2 x 2 finer cells of the previous stage.",
     )
     pixel_aligned_positions: bool = Field(
-        False, description="cells lie where they are in the image, also where it ends within one"
+        False,
+        description="Compute the positions of cells from pixels, so that they are exact even if the image ends inside a cell. "
+        "False = count whole cells, as in DETR.",
     )
     num_classes: int = Field(91, ge=1, le=100_000)
     num_queries: int = Field(300, ge=1, le=100_000)
@@ -48,7 +52,7 @@ class ModelConfig(Settings):
     reference_points: Literal["predicted", "learned", "origin", "encoder"] = "predicted"
     box_offset: bool = True
     classification: Literal["focal", "softmax"] = "focal"
-    spatial_init: Literal["xavier", "local"] = Field("xavier", description="where spatial attention starts")
+    spatial_init: Literal["xavier", "local"] = Field("xavier", description="Initialisation of the spatial attention.")
 
     @model_validator(mode="after")
     def _widths_fit(self) -> "ModelConfig":
@@ -61,33 +65,33 @@ class ModelConfig(Settings):
     @model_validator(mode="after")
     def _strides_rise(self) -> "ModelConfig":
         if list(self.strides) != sorted(set(self.strides)):
-            raise ValueError(f"strides must rise, the finest level first, not {list(self.strides)}")
+            raise ValueError(f"strides must be in ascending order (finest level first), not {list(self.strides)}")
         if self.dilation and self.strides != (16,):
             raise ValueError(f"dilation = true halves the last stage's stride: strides must be [16], not {list(self.strides)}")
         return self
 
     @property
     def finest_stride(self) -> int:
-        """Pixels a cell of the finest level."""
+        """Stride of the finest level, px."""
         return self.strides[0]
 
 
-# Fields that are numbers of a model; the others are choices between parts.
+# Fields that set a size or a rate. All others choose between variants of a module.
 SIZES = {
     "num_classes", "num_queries", "hidden_dim", "num_heads", "encoder_layers", "decoder_layers", "feedforward_dim", "dropout",
 }  # fmt: skip
 
 
 class PreprocessorConfig(Settings):
-    """How an image becomes the network's input."""
+    """How an image is converted into the network's input."""
 
-    imgsz: int = Field(800, ge=16, le=8192, description="length of the shorter side after resizing, px")
-    max_size: int = Field(0, ge=0, le=32_768, description="limit of the longer side, px; 0 = 1333/800 of imgsz")
+    imgsz: int = Field(800, ge=16, le=8192, description="Length of the shorter side after resizing, px.")
+    max_size: int = Field(0, ge=0, le=32_768, description="Maximum length of the longer side, px; 0 = 1333/800 of imgsz.")
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
-    size_multiple: int = Field(1, ge=1, le=256, description="images are padded to multiples of it, px")
+    size_multiple: int = Field(1, ge=1, le=256, description="Images are padded to multiples of this size, px.")
 
     @property
     def longest(self) -> int:
-        """Limit of the longer side, px."""
+        """Maximum length of the longer side, px."""
         return self.max_size or round(self.imgsz * LONGEST_PER_SHORTEST)

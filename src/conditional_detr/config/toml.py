@@ -1,4 +1,4 @@
-"""Settings as TOML."""
+"""Read and write settings as TOML."""
 
 import tomllib
 from pathlib import Path
@@ -11,7 +11,12 @@ from conditional_detr.errors import ConfigError
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict."""
+    """Read a TOML file into a dict.
+
+    Raises
+    ------
+    ConfigError : the file cannot be opened or is not valid TOML
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -21,12 +26,12 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def to_toml(settings: Settings) -> str:
-    """The settings as a TOML text."""
+    """Convert settings to a TOML string."""
     return tomli_w.dumps(settings.model_dump(mode="json"))
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys."""
+    """Flatten nested settings into one dict with dotted keys."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

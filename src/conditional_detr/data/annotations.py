@@ -1,4 +1,4 @@
-"""Annotations of a split: which can be used, and what was wrong with the rest."""
+"""Annotations of a split: select the usable ones and report the faults of the others."""
 
 from collections import Counter
 from typing import Any, NamedTuple
@@ -11,11 +11,11 @@ from conditional_detr.data.split_location import SplitLocation
 
 Row = dict[str, Any]
 Fault = tuple[str, str]  # code and message
-MANY_UNKNOWN = 0.1  # of a file's annotations
+MANY_UNKNOWN = 0.1  # fraction of a file's annotations
 
 
 class Owned(NamedTuple):
-    """An annotation, the position of its image and its category's id; None where that is not listed."""
+    """An annotation, the position of its image and its category id. Each of the two is None if it is not listed."""
 
     row: Row
     image: int | None
@@ -25,7 +25,7 @@ class Owned(NamedTuple):
 def owned_annotations(
     rows: list[Row], image_of: dict[int | None, int | None], listed: set[str], category_of: dict[int | None, int]
 ) -> list[Owned]:
-    """Every annotation but those of an image that is listed and was left out, which is a finding already."""
+    """All annotations, except those of a listed image that was left out, because that image has a finding already."""
     owned = []
     for row in rows:
         owner = as_id(row.get("image_id"))
@@ -36,7 +36,7 @@ def owned_annotations(
 
 
 def ground_truth_of(owned: list[Owned]) -> list[tuple[float, ...]]:
-    """As `Clean.ground_truth_rows`."""
+    """Ground truth in the form of `Clean.ground_truth_rows`."""
     found: list[tuple[float, ...]] = []
     for row, image, category in owned:
         box = box_of(row)
@@ -49,7 +49,12 @@ def ground_truth_of(owned: list[Owned]) -> list[tuple[float, ...]]:
 def usable_annotations(
     owned: list[Owned], images: list[Row], layout: str, ids: "Ids"
 ) -> tuple[list[Row], list[tuple[Row, int | None, str, str]]]:
-    """Those that can be used, as in `Clean`, and each fault: its annotation, the position of its image, code and message."""
+    """Select the annotations that can be used.
+
+    Returns
+    -------
+    the usable annotations, as in `Clean`, and for each fault the annotation, the position of its image, code and message
+    """
     annotations: list[Row] = []
     faulty: list[tuple[Row, int | None, str, str]] = []
     boxes: set[Any] = set()
@@ -58,12 +63,12 @@ def usable_annotations(
         box, faults = _box(each, images, layout)
         key = (image, category, tuple(box or ()), is_crowd(row))
         if box is not None and key in boxes:
-            box, faults = None, [("box-duplicate", "is the same box of the same category as one before")]
+            box, faults = None, [("box-duplicate", "is a copy of an earlier box: same image, category and coordinates")]
         if box is not None:
             boxes.add(key)
             id_, is_new = ids.of(row)
             if not is_new:
-                faults = [*faults, ("annotation-id-duplicate", f"the annotation id {row.get('id')} is used twice")]
+                faults = [*faults, ("annotation-id-duplicate", f"has the annotation id {row.get('id')}, which is already used")]
             changed = {"id": id_, "image": image, "category_id": category, "bbox": box, "written": row.get("bbox")}
             annotations.append(row | changed)
         faulty += [(row, image, *fault) for fault in faults]
@@ -71,24 +76,24 @@ def usable_annotations(
 
 
 def _box(owned: Owned, images: list[Row], layout: str) -> tuple[list[float] | None, list[Fault]]:
-    """As `box_inside`; None too where image or category are not listed."""
+    """Like `box_inside`; also None if the image or the category is not listed."""
     row, image, category = owned
     if image is None:
-        return None, [("annotation-orphan", f"belongs to image {row.get('image_id')!r}, which is not listed")]
+        return None, [("annotation-orphan", f"belongs to the image id {row.get('image_id')!r}, which is not listed")]
     if category is None:
-        return None, [("category-unknown", f"is of category {row.get('category_id')!r}, which is not listed")]
+        return None, [("category-unknown", f"has the category id {row.get('category_id')!r}, which is not listed")]
     return box_inside(row, images[image], layout)
 
 
 class Ids:
-    """Ids of annotations, each once: a missing or a used one makes room for one above all of them."""
+    """Unique annotation ids. A missing or repeated id is replaced by a new one, above the highest in the file."""
 
     def __init__(self, rows: list[Row]) -> None:
         self.used: set[int] = set()
         self.next = 1 + max((as_id(row.get("id")) or 0 for row in rows), default=0)
 
     def of(self, row: Row) -> tuple[int, bool]:
-        """The id of a row, and whether its own was still free (or it had none)."""
+        """The id for an annotation, and False if its own id was in use already."""
         own = as_id(row.get("id"))
         is_free = own not in self.used
         if own is None or not is_free:
@@ -98,26 +103,26 @@ class Ids:
 
 
 def box_inside(row: Row, image: Row, layout: str = COCO) -> tuple[list[float] | None, list[Fault]]:
-    """An annotation's box as x, y, w, h px inside its image, or None; and what was wrong with it."""
+    """An annotation's box as x, y, w, h in px, clipped to its image, or None if it is unusable; and its faults."""
     values = box_of(row)
     if values is None:
-        return None, [("box-not-finite", f"must be four finite numbers, not {str(row.get('bbox'))[:80]}")]
+        return None, [("box-not-finite", f"must have a box of four finite numbers, not {str(row.get('bbox'))[:80]}")]
     width, height = image["width"], image["height"]
     x, y, w, h = values if layout == COCO else to_xywh(np.array([values]), layout, np.array([[width, height]]))[0].tolist()
     if w <= 0 or h <= 0:
-        return None, [("box-degenerate", f"has no area: {values}")]
+        return None, [("box-degenerate", f"has a box without area: {values}")]
     x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
     if x1 <= x0 or y1 <= y0:
-        return None, [("box-outside", f"{values} lies outside its image of {width} x {height} px")]
+        return None, [("box-outside", f"{values} lies completely outside its image of {width} x {height} px")]
     clipped = [x0, y0, x1 - x0, y1 - y0]
     if x < -TOLERANCE_PX or y < -TOLERANCE_PX or x + w > width + TOLERANCE_PX or y + h > height + TOLERANCE_PX:
-        return clipped, [("box-partly-outside", f"{values} reaches outside its image of {width} x {height} px")]
+        return clipped, [("box-partly-outside", f"{values} extends beyond its image of {width} x {height} px")]
     is_inside = min(x, y) >= 0 and x + w <= width and y + h <= height
     return [x, y, w, h] if is_inside else clipped, []
 
 
 def box_format_of(rows: list[Row], images: list[Row], image_of: dict[int | None, int | None], elsewhere: str) -> BoxFormat:
-    """How the boxes of a file are written."""
+    """Detect how the boxes of a file are written; see `detect_box_format`."""
     found = [(image_of.get(as_id(row.get("image_id"))), box_of(row)) for row in rows]
     known = [(box, (images[i]["width"], images[i]["height"])) for i, box in found if i is not None and box is not None]
     boxes, sizes = (np.array([pair[k] for pair in known], dtype=np.float64).reshape(-1, 4 - 2 * k) for k in (0, 1))
@@ -125,7 +130,12 @@ def box_format_of(rows: list[Row], images: list[Row], image_of: dict[int | None,
 
 
 def category_shift(rows: list[Row], category_of: dict[int | None, int], location: SplitLocation) -> tuple[int, list[Finding]]:
-    """What to add to category ids where annotations count from 0 and categories from 1, or the reverse; and what is said."""
+    """Detect category ids that are off by one, because annotations count from 0 and categories from 1, or the reverse.
+
+    Returns
+    -------
+    the number to add to the category ids of the annotations (0 = nothing), and the finding about it, if any
+    """
     used = Counter(as_id(row.get("category_id")) for row in rows)
     unknown = sum(count for id_, count in used.items() if id_ not in category_of)
     if unknown < max(FEW, MANY_UNKNOWN * len(rows)):
@@ -133,17 +143,19 @@ def category_shift(rows: list[Row], category_of: dict[int | None, int], location
     for shift in (1, -1):
         if all(id_ is not None and id_ + shift in category_of for id_ in used):
             text = (
-                f"{unknown} of {len(rows)} annotations have a category that is not listed; with {shift:+d} all have one: one "
-                "side counts from 0, the other from 1"
+                f"{unknown} of {len(rows)} annotations have an unknown category id. With {shift:+d} added, all ids are known: "
+                "one list counts from 0, the other from 1"
             )
             return shift, [
-                Finding("category-unknown", location.split, location.file.name, None, text, fix=f"{shift:+d} to all of them")
+                Finding(
+                    "category-unknown", location.split, location.file.name, None, text, fix=f"{shift:+d} is added to all ids"
+                )
             ]
     return 0, []
 
 
 def as_id(value: Any) -> int | None:
-    """An id as a whole number, also where a tool wrote 7 as 7.0 or "7"; None where it is none."""
+    """An id as an integer, also if a tool wrote 7 as 7.0 or "7". None if it is not an integer."""
     if isinstance(value, bool):
         return None
     try:
@@ -155,6 +167,6 @@ def as_id(value: Any) -> int | None:
 
 
 def is_crowd(row: Row) -> bool:
-    """Whether an annotation is a crowd region, also where a tool wrote "0" or true."""
+    """Whether an annotation is a crowd region, also if a tool wrote "iscrowd" as a string or a boolean."""
     value = row.get("iscrowd")
     return value is True or as_id(value) not in (None, 0)

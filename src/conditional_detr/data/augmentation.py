@@ -1,4 +1,4 @@
-"""The paper's augmentation on tv_tensors, scaled to the size that the model is made for."""
+"""The paper's augmentation, scaled to the input size of the model."""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,25 @@ from conditional_detr.config.schema import LONGEST_PER_SHORTEST
 from conditional_detr.images.preprocessing import resized_hw
 
 SCALE_STEPS = 11  # 480, 512, …, 800
-CROP_FROM = (400, 500, 600)  # the shorter side that a crop's sides are measured against
-CROP_SIDES = (384, 600)
+CROP_FROM = (400, 500, 600)  # lengths that the shorter side is taken to have when a crop is drawn, px
+CROP_SIDES = (384, 600)  # shortest and longest side of a crop, px, on that scale
 
 
 class Augmentation:
-    """Flip, crop, resize and colour: uint8 image and boxes in, the same out.
+    """Flip, crop, resize and colour jitter for a uint8 image and its boxes.
 
-    With the paper's recipe: a horizontal flip at 0.5; then at 0.5 a crop with sides of 384 to 600 px, as if the shorter side
-    had 400, 500 or 600; then a resize of the shorter side to 480…800 in steps of 32, scaled by `imgsz` / 800. (The released
-    code resizes to 400, 500 or 600 first: the same crops, but blurred where the file has more pixels.)
+    The paper's recipe has three steps:
 
-    Source: DETR, appendix A.4 and released code. Colour: engineering, off in the paper's recipe.
+    1. A horizontal flip with probability 0.5.
+    2. With probability 0.5, a crop with sides of 384 to 600 px, measured as if the shorter side of the image had 400, 500 or
+       600 px.
+    3. A resize of the shorter side to 480, 512, …, 800 px, multiplied by `imgsz` / 800.
+
+    The released code resizes the image to 400, 500 or 600 px before it crops. The crops cover the same areas, but are blurred
+    if the file has more pixels than that.
+
+    Source: DETR, appendix A.4 and released code. Colour jitter, vertical flip and transposition are additions of this library
+    and off in the paper's recipe.
     """
 
     def __init__(self, recipe: RecipeConfig, imgsz: int) -> None:
@@ -32,7 +39,7 @@ class Augmentation:
         self.sizes = [round(imgsz * (low + (high - low) * i / (SCALE_STEPS - 1))) for i in range(SCALE_STEPS)]
 
     def __call__(self, rgb: Tensor, boxes_xyxy: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Random draws come from torch's global generator.
+        """Augment an image and its boxes, with random numbers from torch's global generator.
 
         Parameters
         ----------
@@ -42,13 +49,13 @@ class Augmentation:
 
         Returns
         -------
-        the same, of another size, with the boxes that are left: maybe none
+        the image in its new size, and the boxes and labels that remain after the crop (possibly none)
         """
         image = tv_tensors.Image(rgb)
         boxes = tv_tensors.BoundingBoxes(boxes_xyxy, format="XYXY", canvas_size=rgb.shape[-2:])
         if chance(self.recipe.hflip):
             image, boxes = TF.horizontal_flip(image), TF.horizontal_flip(boxes)
-        # Without them nothing is drawn for them: what the paper's recipe draws stays as it was before there were any.
+        # A probability of 0 draws no random number, so the paper's recipe draws the same sequence as without these options.
         if self.recipe.vflip and chance(self.recipe.vflip):
             image, boxes = TF.vertical_flip(image), TF.vertical_flip(boxes)
         if self.recipe.transpose and chance(self.recipe.transpose):
@@ -83,7 +90,7 @@ class Augmentation:
 
 
 def transposed(image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
-    """Rows become columns: mirrored at the diagonal from the upper left corner."""
+    """Swap rows and columns: mirror the image and its boxes at the diagonal through the upper left corner."""
     height, width = image.shape[-2:]
     turned = boxes.as_subclass(Tensor)[:, [1, 0, 3, 2]]
     return (
@@ -93,7 +100,7 @@ def transposed(image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes) -> tupl
 
 
 def jitter_color(image: tv_tensors.Image, strength: float) -> tv_tensors.Image:
-    """Brightness, contrast and saturation each times a factor in 1 ± strength."""
+    """Multiply brightness, contrast and saturation by random factors between 1 − strength and 1 + strength."""
     for adjust in (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation):
         image = adjust(image, 1 + strength * (2 * float(torch.rand(())) - 1))
     return image
@@ -104,7 +111,7 @@ def chance(probability: float) -> bool:
 
 
 def between(low: int, high: int) -> int:
-    """A whole number from low to high, both included."""
+    """Random integer from low to high, both included."""
     return int(torch.randint(low, high + 1, ()))
 
 

@@ -1,4 +1,4 @@
-"""How a box is written, and how all boxes of a file are, told by statistics."""
+"""Box formats: detect from all boxes of a file how they are written, and convert them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,16 +6,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Boxes = np.ndarray
-TOLERANCE_PX = 1.0  # a box may reach so far over its image's edge before it is worth a word
-FEW, MANY = 5, 20  # boxes: fewer tell nothing; from many on a smaller share is evidence
-OUTSIDE_OF_FEW, OUTSIDE_OF_MANY, TOO_MANY_OUTSIDE = 0.5, 0.2, 0.3  # of a file's boxes
+TOLERANCE_PX = 1.0  # a box that crosses the image border by at most this much is not reported
+FEW, MANY = 5, 20  # number of boxes: fewer than FEW are no evidence; from MANY on a smaller fraction is enough
+# Fractions of a file's boxes.
+OUTSIDE_OF_FEW, OUTSIDE_OF_MANY, TOO_MANY_OUTSIDE = 0.5, 0.2, 0.3
 NEARLY_ALL, MOST = 0.95, 0.9
-AS_GOOD = 0.01  # a difference in shares that says nothing
-LARGEST = 1e15  # what is beyond it is no number of pixels, and has no product
+AS_GOOD = 0.01  # two layouts whose fractions differ by at most this much fit equally well
+LARGEST = 1e15  # larger values cannot be pixels, and products of them would overflow
 COCO = "xywh"
-UPRIGHT = ("xywh", "xyxy", "cxcywh")  # where sides are the unit, x and y cannot be told from each other
+UPRIGHT = ("xywh", "xyxy", "cxcywh")  # layouts tried for normalised boxes, where swapped x and y cannot be detected
 
-LAYOUTS: dict[str, Callable[[Boxes], tuple[Any, ...]]] = {  # columns of a file → x, y, w, h; of two as good ones the first
+# By name, the conversion of the four columns to x, y, w, h.
+LAYOUTS: dict[str, Callable[[Boxes], tuple[Any, ...]]] = {
     "xywh": lambda v: (v[0], v[1], v[2], v[3]),
     "xyxy": lambda v: (v[0], v[1], v[2] - v[0], v[3] - v[1]),
     "cxcywh": lambda v: (v[0] - v[2] / 2, v[1] - v[3] / 2, v[2], v[3]),
@@ -29,9 +31,9 @@ class BoxFormat(NamedTuple):
 
     Attributes
     ----------
-    layout : "xywh", COCO's, or another of `LAYOUTS`, the first three also after "normalised ", where sides of the
-        image are the unit
-    message : what is wrong with it, in words; None where it is COCO's way
+    layout : "xywh", the COCO format, or another key of `LAYOUTS`. The first three may have the prefix "normalised ", if
+        coordinates are fractions of the image's sides
+    message : description of the problem; None if the boxes are in the COCO format
     """
 
     layout: str = COCO
@@ -39,27 +41,29 @@ class BoxFormat(NamedTuple):
 
 
 def to_xywh(boxes: Boxes, layout: str, sizes: Boxes) -> Boxes:
-    """Boxes [N, 4] as they are written, of images of sizes [N, 2] (width, height, px) → x, y, w, h px."""
+    """Convert boxes [N, 4] from `layout` to x, y, w, h in px. `sizes` [N, 2] holds width and height of their images, px."""
     unit, _, order = layout.rpartition(" ")
     boxes = np.stack(LAYOUTS[order](boxes.T), axis=1)
     return boxes * np.tile(sizes, 2) if unit else boxes
 
 
 def fits(boxes: Boxes, sizes: Boxes) -> np.ndarray:
-    """bool [N]: whether boxes x, y, w, h px have an area and lie inside images of these sizes (width, height, px)."""
+    """bool [N]: whether boxes (x, y, w, h, px) have an area and lie inside their images of `sizes` (width, height, px)."""
     start, extent = boxes[:, :2], boxes[:, 2:]
     inside: np.ndarray = (extent > 0) & (start >= -TOLERANCE_PX) & (start + extent <= sizes + TOLERANCE_PX)
     return np.asarray(inside.all(axis=1))
 
 
 def detect_box_format(boxes: Boxes, sizes: Boxes, elsewhere: str = COCO) -> BoxFormat:
-    """As COCO says, unless that fails often and another way hardly ever.
+    """Detect how boxes are written.
+
+    The answer is the COCO format, unless many boxes do not fit their images in it and nearly all fit in another layout.
 
     Parameters
     ----------
     boxes : float64 [N, 4] as they are written
-    sizes : float64 [N, 2] of their images, width and height, px
-    elsewhere : how the boxes of another split of the data set are written, which needs less evidence
+    sizes : float64 [N, 2], width and height of their images, px
+    elsewhere : layout of another split of the data set; less evidence is needed for it
     """
     count = len(boxes)
     inside = fits(boxes, sizes).mean() if count else 1.0
@@ -67,7 +71,8 @@ def detect_box_format(boxes: Boxes, sizes: Boxes, elsewhere: str = COCO) -> BoxF
         return BoxFormat(elsewhere, f"boxes are written as {elsewhere}, as in another split, not as x, y, w, h in px")
     if count < FEW:
         return BoxFormat()
-    normalised = (boxes.max(1) <= 1.01).mean() >= MOST and np.median(sizes.min(1)) > 16  # a file of boxes below a pixel
+    # In tiny images, boxes below 1 px are plausible.
+    normalised = (boxes.max(1) <= 1.01).mean() >= MOST and np.median(sizes.min(1)) > 16
     outside = float(1 - inside)
     if not normalised and outside < (OUTSIDE_OF_MANY if count >= MANY else OUTSIDE_OF_FEW):
         return BoxFormat()
@@ -79,24 +84,24 @@ def detect_box_format(boxes: Boxes, sizes: Boxes, elsewhere: str = COCO) -> BoxF
         good = [max(names, key=lambda name: shares[name])]
     if good:
         best = min(good, key=lambda name: lopsided(to_xywh(boxes, name, sizes), sizes))
-        others = "".join(f"; {name} would fit too: look at the copy" for name in good if name != best)
+        others = "".join(f"; {name} would fit too: check the boxes in the copy" for name in good if name != best)
         return BoxFormat(
-            best, f"boxes are written as {best}, not as x, y, w, h in px: {shares[best]:.0%} of {count} fit so{others}"
+            best, f"boxes are written as {best}, not as x, y, w, h in px: {shares[best]:.0%} of {count} fit this format{others}"
         )
     if outside >= TOO_MANY_OUTSIDE and count >= MANY:
-        text = f"{outside:.0%} of {count} boxes do not lie inside their images: if that is not meant, they are written"
-        return BoxFormat(COCO, f"{text} in a way that is not known")
+        text = f"{outside:.0%} of {count} boxes do not lie inside their images. If that is not intended, they are written"
+        return BoxFormat(COCO, f"{text} in an unknown format")
     return BoxFormat()
 
 
 def lopsided(boxes: Boxes, sizes: Boxes) -> float:
-    """How far the mean centre is from the middle of the images; taking a centre for a corner moves it."""
+    """Distance of the mean box centre from the image centre, in image sides. A wrong layout shifts the centres."""
     centres = (boxes[:, :2] + boxes[:, 2:] / 2) / sizes
     return round(float(np.abs(centres.mean(0) - 0.5).sum()), 3)
 
 
 def box_of(row: dict[str, Any]) -> list[float] | None:
-    """Four finite numbers of a COCO annotation, or None; where it has no "bbox", those of its polygons."""
+    """The box of a COCO annotation as four finite numbers, or None. Without a "bbox" it is computed from the polygons."""
     bbox = row.get("bbox")
     if bbox is not None and bbox != []:
         return numbers(bbox)
@@ -111,7 +116,10 @@ def box_of(row: dict[str, Any]) -> list[float] | None:
 
 
 def numbers(values: Any, count: int | None = 4) -> list[float] | None:
-    """So many finite numbers, none absurdly large, also where a tool wrote them as texts; or None."""
+    """Convert a list to floats, also if a tool wrote them as strings.
+
+    None if it is not a list of `count` finite numbers (`count` None = any length) of at most ±`LARGEST`.
+    """
     if not isinstance(values, list | tuple) or any(isinstance(value, bool) for value in values):
         return None
     try:

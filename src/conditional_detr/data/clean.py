@@ -1,4 +1,4 @@
-"""What can be used of a split's annotations, and what was wrong with the rest: for training, for `doctor` and for its copy."""
+"""Check the annotations of a split: keep what is usable and report the rest. Used by training, `doctor` and `doctor --fix`."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -24,26 +24,26 @@ from conditional_detr.images.header import size_of
 
 @dataclass(frozen=True)
 class Category:
-    """A class as its data set knows it."""
+    """A class of a data set: its category id and name."""
 
     id: int
     name: str
 
 
 class Clean(NamedTuple):
-    """A split without its faults.
+    """The usable part of a split, and its faults.
 
     Attributes
     ----------
-    images : "id", "file_name", "path", "width", "height" px
-    annotations : as in the file, with an "id" of its own, "image" (its position in `images`), "category_id" of `categories`,
-        "bbox" (x, y, w, h, px) inside the image, and "written", the box as it was
+    images : dicts of "id", "file_name", "path", "width" and "height" (px)
+    annotations : the annotations of the file with these fields set: a unique "id", "image" (position in `images`),
+        "category_id" (an id of `categories`), "bbox" (x, y, w, h, px, inside the image) and "written" (the box as in the file)
     categories : ordered by id
-    ground_truth_rows : of every box of a listed category in `images`, also one that is left out of `annotations`: the
-        position of its image, category id, x, y, w, h px, area px², whether it is a crowd; what detections are judged against
-    findings : what was wrong
-    misread : those of them that concern all boxes: who trains must not rely on a guess
-    layout : how the boxes are written, as `BoxFormat` has it
+    ground_truth_rows : ground truth for evaluation, one row per box of a listed category in `images`, also for boxes that
+        are left out of `annotations`: position of the image, category id, x, y, w, h (px), area (px²), 1 for a crowd
+    findings : all faults
+    misread : findings about the format of all boxes or ids. The fix is a guess, so training refuses such a split
+    layout : how the boxes are written, see `BoxFormat.layout`
     """
 
     images: list[Row]
@@ -56,19 +56,19 @@ class Clean(NamedTuple):
 
 
 def clean(content: dict[str, Any], location: SplitLocation, elsewhere: str = COCO) -> Clean:
-    """Judge every image and annotation of a COCO content; what cannot be used is left out and becomes a finding.
+    """Check every image and annotation of COCO content. What cannot be used is left out and reported as a finding.
 
-    Images are looked for, not opened, but for the size of one that has none in the content.
+    Image files must exist. They are opened only to read their size, if the content does not give it.
 
     Parameters
     ----------
-    content : "images", "annotations" and "categories"
-    location : where it is from
-    elsewhere : how the boxes of another split of the data set are written
+    content : dict of "images", "annotations" and "categories"
+    location : where the content was read from
+    elsewhere : box layout of another split of the data set
 
     Raises
     ------
-    DataError : a category without an integer id or a name; no category at all
+    DataError : a category without an integer id or a name; no categories
     """
     findings: list[Finding] = []
     categories, category_of = categories_of(content["categories"], location, findings)
@@ -80,7 +80,7 @@ def clean(content: dict[str, Any], location: SplitLocation, elsewhere: str = COC
         misread = [*misread, Finding("box-format", location.split, location.file.name, None, written.message)]
     elif written.message:
         findings.append(
-            Finding("box-format", location.split, location.file.name, None, written.message, fix="they are clipped")
+            Finding("box-format", location.split, location.file.name, None, written.message, fix="the boxes are clipped")
         )
     listed = {str(row.get("id")) for row in content["images"]}
     owned = owned_annotations(rows, image_of, listed, {None if k is None else k - shift: v for k, v in category_of.items()})
@@ -94,7 +94,7 @@ def clean(content: dict[str, Any], location: SplitLocation, elsewhere: str = COC
 def categories_of(
     rows: list[Row], location: SplitLocation, findings: list[Finding] | None = None
 ) -> tuple[list[Category], dict[int | None, int]]:
-    """The categories by id, and for each id of the file the one that its boxes go to."""
+    """The categories ordered by id, and a mapping from each id in the file to the id that its boxes get."""
     findings = [] if findings is None else findings
     by_id: dict[int, str] = {}
     for row in rows:
@@ -107,7 +107,7 @@ def categories_of(
             findings.append(Finding("category-duplicate", location.split, location.file.name, None, text))
         by_id.setdefault(id_, name)
     if not by_id:
-        raise DataError(f"{location.file} lists no categories")
+        raise DataError(f"{location.file} has no categories")
     first: dict[str, int] = {}
     goes_to: dict[int | None, int] = {}
     for id_, name in sorted(by_id.items()):
@@ -122,7 +122,7 @@ def categories_of(
 def _images(
     rows: list[Row], location: SplitLocation, findings: list[Finding]
 ) -> tuple[list[Row], dict[int | None, int | None]]:
-    """The images, and for each id of the file the position of its image; None where that is left out."""
+    """The usable images, and for each image id the position of its image (None if it is left out)."""
     images: list[Row] = []
     image_of: dict[int | None, int | None] = {}
     first_of: dict[str, int] = {}
@@ -136,18 +136,18 @@ def _images(
         size = as_id(row.get("width")) or 0, as_id(row.get("height")) or 0
         fault = _image_fault(row, file, path, location)
         if fault is None and len(files_of[id_]) > 1:
-            text = f"shares the image id {id_} with another image: whose the boxes are cannot be told"
-            fault = Finding("image-duplicate", location.split, file, None, text, ERROR, "all of that id are left out")
+            text = f"has the same image id {id_} as another image: it is unknown which of them the boxes belong to"
+            fault = Finding("image-duplicate", location.split, file, None, text, ERROR, "all images with this id are left out")
         elif fault is None and file in first_of:
-            fault = Finding("image-duplicate", location.split, file, None, "is listed twice; its objects go to the first")
+            fault = Finding("image-duplicate", location.split, file, None, "is listed twice; its boxes go to the first entry")
             image_of[id_] = first_of[file]
         elif fault is None and min(size) < 1:
             size = size_of(path) or (0, 0)
             text = f"has no size in {location.file.name}"
             if min(size) < 1:
-                fault = Finding("image-unreadable", location.split, file, None, f"{text}, and its own cannot be read")
+                fault = Finding("image-unreadable", location.split, file, None, f"{text}, and the image file cannot be read")
             else:
-                findings.append(Finding("image-size", location.split, file, None, text, WARNING, "the image's own is taken"))
+                findings.append(Finding("image-size", location.split, file, None, text, WARNING, "the file's own size is used"))
         if fault:
             findings.append(fault)
             image_of.setdefault(id_, None)
@@ -158,32 +158,32 @@ def _images(
 
 
 def _path(file: str, location: SplitLocation) -> Path:
-    """Where an image is; one that Windows wrote may have the other slashes."""
+    """Path of an image. If it does not exist, backslashes (as written on Windows) are replaced by slashes."""
     path = location.images / file
     other = location.images / file.replace("\\", "/")
     return other if "\\" in file and "\0" not in file and not path.exists() else path
 
 
 def _image_fault(row: Row, file: str, path: Path, location: SplitLocation) -> Finding | None:
-    """What makes an image of no use, as far as can be told without opening it."""
+    """The fault that makes an image unusable, or None. The file is not opened."""
 
     def fault(code: str, message: str) -> Finding:
         return Finding(code, location.split, file, None, message)
 
     name = row.get("file_name")
     if as_id(row.get("id")) is None or not isinstance(name, str | int) or not str(name):
-        return fault("image-missing", f"an image must have a whole number as 'id' and a 'file_name', not {str(row)[:120]}")
+        return fault("image-missing", f"an image must have an integer 'id' and a 'file_name', not {str(row)[:120]}")
     if "\0" in file or not is_inside(path, location.root):
-        return fault("image-outside-folder", f"{file!r} leaves the data set's folder {location.root}; it is not read")
+        return fault("image-outside-folder", f"{file!r} lies outside the data set's folder {location.root} and is not read")
     try:
         size = path.stat().st_size
     except OSError as error:
         return fault("image-missing", f"cannot be opened: {error.strerror or error}")
     if not path.is_file():
-        return fault("image-missing", "is no file")
+        return fault("image-missing", "is not a file")
     return None if size else fault("image-empty-file", "is an empty file")
 
 
 def _printable(name: str) -> str:
-    """A name that can be drawn and written: control characters and halves of characters become �, any space a space."""
+    """A printable name. Unprintable characters and lone surrogates become �, white space becomes a space."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in name)

@@ -1,8 +1,9 @@
-"""The digits set: real handwritten digits over real photographs, made offline, deterministic by seed.
+"""The digits data set: handwritten digits pasted on photographs. It is made offline and reproducible by its seed.
 
-Digits: 1,797 samples of 8 × 8 pixels from the UCI test set of optical recognition of handwritten digits; photographs:
-`china.jpg` and `flower.jpg`, 427 × 640. All come with scikit-learn. Training scenes use three quarters of the digits and
-the left three quarters of both photographs, validation scenes the rest: they share no digit and no region.
+The digits are the 1,797 samples of 8 × 8 px from the UCI test set of optical recognition of handwritten digits. The
+photographs are `china.jpg` and `flower.jpg`, 427 × 640 px. Both come with scikit-learn. Training scenes use three quarters of
+the digits and the left three quarters of both photographs. Validation scenes use the rest, so the two splits share no digit
+and no part of a photograph.
 """
 
 import json
@@ -17,23 +18,23 @@ from conditional_detr.errors import ConfigError, DataError, UnavailableError
 from conditional_detr.storage.writing import writing
 
 CATEGORIES = [{"id": i + 1, "name": str(i), "supercategory": "digit"} for i in range(10)]
-SPLIT_SHARE = 0.75
-SMALLEST, LARGEST = 0.2, 0.5  # height of a digit's canvas, in scene sizes
-MOST_OVERLAP = 0.15  # of the smaller box, between any two digits
-INK = 0.25  # a pixel belongs to a digit where at least this much of its ink is
+SPLIT_SHARE = 0.75  # fraction of the digits and of the photographs' width that is for training
+SMALLEST, LARGEST = 0.2, 0.5  # height of a pasted digit with its margin, as a fraction of the scene's height
+MOST_OVERLAP = 0.15  # highest overlap of two boxes, as a fraction of the smaller box
+INK = 0.25  # lowest ink value, in [0, 1], of a pixel that counts as part of a digit
 
 Scene = tuple[np.ndarray, list[tuple[int, int, int, int]], list[int]]  # see `draw_scene`
 
 
 def make_digits(folder: Path, train: int, valid: int, size: int = 128, seed: int = 0) -> None:
-    """Write the set as COCO folders `train/` and `valid/` with `_annotations.coco.json`.
+    """Write the data set as COCO folders `train/` and `valid/`, each with an `_annotations.coco.json`.
 
     Parameters
     ----------
-    folder : is made; must not yet hold a `train` or `valid`
-    train, valid : number of scenes
+    folder : is created if needed; must not contain `train` or `valid`
+    train, valid : number of scenes per split
     size : height and width of a scene, px
-    seed : same seed, same bytes
+    seed : random seed; the same seed gives the same bytes
     """
     for name, value in (("train", train), ("valid", valid)):
         if value < 1:
@@ -51,7 +52,7 @@ def make_digits(folder: Path, train: int, valid: int, size: int = 128, seed: int
 
 
 class Material(NamedTuple):
-    """What scenes are made of: digits float [N, 8, 8] in [0, 1], their labels, parts of photographs uint8 [H, W, 3]."""
+    """Source material of scenes: digits float [N, 8, 8] in [0, 1], their labels, and parts of photographs uint8 [H, W, 3]."""
 
     digits: np.ndarray
     labels: np.ndarray
@@ -59,21 +60,22 @@ class Material(NamedTuple):
 
 
 def materials() -> tuple[Material, Material]:
-    """For training and for validation; they share nothing."""
+    """Source material for training and for validation, without overlap."""
     digits, labels, photographs = _sources()
-    order = np.random.default_rng(0).permutation(len(digits))  # which digits are for training never depends on the seed
+    # A fixed seed here: which digits are for training does not depend on the seed of the scenes.
+    order = np.random.default_rng(0).permutation(len(digits))
     train, valid = np.split(order, [int(SPLIT_SHARE * len(digits))])
     left, right = zip(*(np.split(p, [int(SPLIT_SHARE * p.shape[1])], axis=1) for p in photographs), strict=True)
     return Material(digits[train], labels[train], list(left)), Material(digits[valid], labels[valid], list(right))
 
 
 def _sources() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Digits float [N, 8, 8] in [0, 1], their labels, and two photographs uint8 [H, W, 3]."""
+    """Load digits float [N, 8, 8] in [0, 1], their labels, and two photographs uint8 [H, W, 3]."""
     try:
         from sklearn.datasets import load_digits, load_sample_images
     except ImportError:
         raise UnavailableError(
-            "the digits set comes with scikit-learn, which is not installed: pip install 'conditional-detr[demo]'"
+            "the digits data set needs scikit-learn, which is not installed: pip install 'conditional-detr[demo]'"
         ) from None
     bunch = load_digits()
     return bunch.images / 16.0, bunch.target, list(load_sample_images().images)
@@ -98,7 +100,12 @@ def _write_split(folder: Path, scenes: Iterable[Scene]) -> None:
 
 
 def draw_scene(digits: np.ndarray, labels: np.ndarray, regions: list[np.ndarray], size: int, rng: np.random.Generator) -> Scene:
-    """One scene: uint8 [size, size, 3], its boxes (x, y, w, h) in whole px, tight around the ink, and their digits."""
+    """Draw a scene.
+
+    Returns
+    -------
+    the image uint8 [size, size, 3], its boxes (x, y, w, h) in whole px, tight around the ink, and the digit in each box
+    """
     canvas = _background(regions, size, rng)
     boxes: list[tuple[int, int, int, int]] = []
     classes: list[int] = []
@@ -134,7 +141,7 @@ def _resized(ink: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _background(regions: list[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
-    """A crop of a photograph, resized, mirrored at times, darker or lighter, its contrast varied."""
+    """Random crop of a photograph: resized, mirrored with probability 0.5, with random brightness and contrast."""
     region = regions[int(rng.integers(len(regions)))]
     side = int(rng.integers(80, min(region.shape[:2]) + 1))
     top, left = (int(rng.integers(0, extent - side + 1)) for extent in region.shape[:2])
@@ -148,7 +155,7 @@ def _background(regions: list[np.ndarray], size: int, rng: np.random.Generator) 
 
 
 def _contrasting(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random colour whose brightness is at least 70 of 255 away from what lies below it."""
+    """Random colour whose brightness differs from the patch's mean by at least 70 of 255."""
     below = patch.mean()
     while True:
         color = rng.uniform(0, 255, 3)

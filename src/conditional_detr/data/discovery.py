@@ -1,4 +1,4 @@
-"""Where a data set keeps its splits, found by looking: COCO, YOLO, Pascal VOC, Hugging Face's imagefolder."""
+"""Detect the format of a data set and find its splits: COCO, YOLO, Pascal VOC or Hugging Face's imagefolder."""
 
 import os
 from collections.abc import Callable
@@ -25,13 +25,13 @@ Content = dict[str, Any]
 
 
 class SplitSource(NamedTuple):
-    """A split of a data set.
+    """A split of a data set, not read yet.
 
     Attributes
     ----------
     format : "COCO", "YOLO", "Pascal VOC" or "imagefolder"
-    location : where it is
-    reader : makes its COCO content, and tells what could not be read
+    location : where the split is on disk
+    reader : reads the split; returns its COCO content and the parts that could not be read
     """
 
     format: str
@@ -39,33 +39,36 @@ class SplitSource(NamedTuple):
     reader: Callable[[], tuple[Content, list[Fault]]]
 
     def read(self) -> tuple[Content, list[Finding]]:
-        """Its COCO content, and what could not be read of it."""
+        """Read the split. Returns its COCO content, and a finding for each part that could not be read."""
         content, faults = self.reader()
         return content, [Finding(f.code, self.location.split, f.file, None, f.message, f.severity, f.fix) for f in faults]
 
 
 def find_source(folder: str | Path, split: str) -> SplitSource:
-    """A split of a data set.
+    """Find a split of a data set.
 
     Raises
     ------
-    DataError : says what was looked for and which splits are there
+    DataError : there is no such split; the message lists the supported layouts and the splits that were found
     """
     root = Path(folder)
     if not root.is_dir() and not _is_yaml(root):
-        raise DataError(f"{root} is no folder: --data must be a data set ({LAYOUTS})")
+        raise DataError(f"{root} is not a folder: --data must be a data set (supported layouts: {LAYOUTS})")
     found = sources(root)
     if split in SPLIT_NAMES:
         found = by_usual_name(found)
     if split in found:
         return found[split]
-    have = f"It has: {', '.join(sorted(found))}." if found else "Nothing there looks like one of the known layouts."
-    raise DataError(f"{root} has no split {split!r} ({LAYOUTS}). {have}")
+    have = f"It has: {', '.join(sorted(found))}." if found else "None of the supported layouts was found there."
+    raise DataError(f"{root} has no split {split!r} (supported layouts: {LAYOUTS}). {have}")
 
 
 def sources(root: Path) -> dict[str, SplitSource]:
-    """Every split of a data set, in the first format of which there is any; of a YAML file, YOLO's."""
-    path = Path(os.path.abspath(root))  # noqa: PTH100 · names in it may go up a folder
+    """All splits of a data set by name, in the first format that is found.
+
+    `root` may also be the YAML file of a YOLO data set. No format found: an empty dict.
+    """
+    path = Path(os.path.abspath(root))  # noqa: PTH100 · normalises ".." without resolving links
     if _is_yaml(path):
         return _yolo(path.parent, path)
     for find in (_coco, _yolo, _voc, _imagefolder):
@@ -75,7 +78,7 @@ def sources(root: Path) -> dict[str, SplitSource]:
 
 
 def by_usual_name(found: dict[str, SplitSource]) -> dict[str, SplitSource]:
-    """The splits as train, valid and test, whatever they are called; a second one of a kind keeps its name."""
+    """Rename splits to train, valid and test. If two splits would get one name, the second one keeps its own."""
     usual = {name: next((each for each in names if each in found), None) for name, names in SPLIT_NAMES.items()}
     new_name = {old: name for name, old in usual.items() if old is not None}
     return {new_name.get(name, name): source for name, source in found.items()}
@@ -86,22 +89,25 @@ def _is_yaml(file: Path) -> bool:
 
 
 def read_json(file: Path) -> Content:
-    """A COCO file as a dict with its three lists, of dicts each."""
+    """Read a COCO file and check that it has its three lists of objects."""
     content = read_json_object(file, DataError)
     check_lists(content, str(file))
     return content
 
 
 def check_lists(content: Content, origin: str) -> None:
-    """A COCO file has three lists of objects."""
+    """Check that a COCO content has the lists "images", "annotations" and "categories", and that they hold objects."""
     for key in LISTS:
         rows = content.get(key)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"{origin} is no COCO file: {key!r} must be a list of objects")
+            raise DataError(f"{origin} is not a COCO file: {key!r} must be a list of objects")
 
 
 def _coco(root: Path) -> dict[str, SplitSource]:
-    """``SPLIT/_annotations.coco.json`` beside the images (Roboflow), or ``annotations/instances_SPLIT*.json`` (classic)."""
+    """Splits of a COCO data set.
+
+    Either ``SPLIT/_annotations.coco.json`` in the folder of the images (Roboflow), or ``annotations/instances_SPLIT*.json``.
+    """
     found = {file.parent.name: (file, file.parent) for file in sorted(root.glob(f"*/{ROBOFLOW_FILE}"))}
     for file in sorted((root / "annotations").glob("instances_*.json")):
         stem = file.stem.removeprefix("instances_")
@@ -122,7 +128,7 @@ def _yolo(root: Path, file: Path | None = None) -> dict[str, SplitSource]:
     file = file or yolo.description(root)
     if file is None:
         return {}
-    return {  # `path` may point beside the folder
+    return {  # root.parent: `path` may point to a sibling folder
         name: SplitSource("YOLO", SplitLocation(name, file, root, root.parent), partial(yolo.read, file, image_sources))
         for name, image_sources in yolo.splits(file).items()
     }

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: a code for each fault, how grave it is, and what is done about it."""
+"""Findings: the faults that a data set can have, each with a code, a severity and a fix."""
 
 import math
 from collections.abc import Iterable
@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 from conditional_detr.errors import shortened_list
 
 ERROR, WARNING = "error", "warning"
-MOST_LETTERS = 300  # of a name
+MOST_LETTERS = 300  # longest name that is printed, in characters
 
 
 class Rule(NamedTuple):
-    """How grave a fault is, and what `doctor --fix` and `train` do about it."""
+    """Default severity of a fault, and what `doctor --fix` and `train` do about it.
+
+    A fix that starts with "nothing" changes nothing, and is not logged in the copy's `changes.json`.
+    """
 
     severity: str
     fix: str
@@ -23,8 +26,8 @@ RULES = {
     "image-missing": Rule(ERROR, "the image is left out"),
     "image-outside-folder": Rule(ERROR, "the image is left out"),
     "image-size": Rule(ERROR, "the image is left out"),
-    "image-duplicate": Rule(WARNING, "the later one is left out"),
-    "image-leak": Rule(ERROR, "the image is left out of the split that is trained on"),
+    "image-duplicate": Rule(WARNING, "the later image is left out"),
+    "image-leak": Rule(ERROR, "the image is left out of the training split"),
     "image-empty-file": Rule(ERROR, "the image is left out"),
     "box-degenerate": Rule(ERROR, "the box is left out"),
     "box-outside": Rule(ERROR, "the box is left out"),
@@ -34,30 +37,30 @@ RULES = {
     "box-duplicate": Rule(WARNING, "the later box is left out"),
     "category-unknown": Rule(ERROR, "the box is left out"),
     "category-unused": Rule(WARNING, "the category is left out"),
-    "category-duplicate": Rule(ERROR, "its boxes go to the first of that name; a second name of an id is dropped"),
+    "category-duplicate": Rule(ERROR, "boxes go to the first category of that name; a second name for one id is dropped"),
     "annotation-orphan": Rule(ERROR, "the annotation is left out"),
     "annotation-id-duplicate": Rule(ERROR, "the later annotation gets a new id"),
-    "too-many-objects": Rule(WARNING, "nothing: train with more queries, --set model.num_queries=N"),
-    "too-small-objects": Rule(WARNING, "nothing: train with a larger --imgsz"),
-    "class-imbalance": Rule(WARNING, "nothing: more images of the rare class help"),
-    "split-empty": Rule(WARNING, "nothing: it needs images"),
-    "split-missing": Rule(WARNING, "nothing: train needs the splits train and valid"),
+    "too-many-objects": Rule(WARNING, "nothing is changed; train with more queries: --set model.num_queries=N"),
+    "too-small-objects": Rule(WARNING, "nothing is changed; train with a larger --imgsz"),
+    "class-imbalance": Rule(WARNING, "nothing is changed; add images of the rare class"),
+    "split-empty": Rule(WARNING, "nothing is changed; add images with boxes to the split"),
+    "split-missing": Rule(WARNING, "nothing is changed; train needs the splits train and valid"),
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault.
+    """One fault of a data set.
 
     Attributes
     ----------
     code : a key of `RULES`
-    split : the split's name as its folder has it, or None where it is of the whole data set
-    file : the image or the annotation file that it concerns, as the data set names it
-    annotation_id : of the annotation, as the file has it
-    message : what is wrong, in words
-    severity, fix : by default as `RULES` says
-    category : the name of the class that it concerns as a whole; not told
+    split : name of the split, as spelled in the data set; None for a fault of the whole data set
+    file : image or annotation file with the fault, as named in the data set
+    annotation_id : id of the annotation, as in the file
+    message : description of the fault
+    severity, fix : defaults are in `RULES`
+    category : name of the class, for a fault of a whole class; not part of the JSON output
     """
 
     code: str
@@ -76,18 +79,18 @@ class Finding:
 
     @property
     def loses_image(self) -> bool:
-        """Whether an image that is listed cannot be used."""
+        """Whether the fault makes a listed image unusable."""
         return self.code.startswith("image-") and self.code != "image-leak" and self.severity == ERROR
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it, which has no word for an id that is not finite."""
+        """The finding for JSON output. An id that is NaN or infinite becomes a string, because JSON has no such numbers."""
         odd = isinstance(self.annotation_id, float) and not math.isfinite(self.annotation_id)
         fields = asdict(self) | ({"annotation_id": str(self.annotation_id)} if odd else {})
         return {key: value for key, value in fields.items() if key != "category"}
 
 
 def counted(findings: Iterable[Finding], named: int = 3) -> list[str]:
-    """A line a code, the most frequent first: how often, where for example, and what is done."""
+    """Summarise findings in one line per code, most frequent first: number, up to `named` places, and the fix."""
     groups: dict[str, list[Finding]] = {}
     for finding in findings:
         groups.setdefault(finding.code, []).append(finding)
@@ -99,7 +102,7 @@ def counted(findings: Iterable[Finding], named: int = 3) -> list[str]:
 
 
 def where(finding: Finding) -> str:
-    """File and annotation, for people: in one line, and not longer than one."""
+    """File (or split) and annotation id of a finding as printable text of at most `MOST_LETTERS` characters."""
     parts = [str(finding.file)] if finding.file is not None else [finding.split or "the data set"]
     if finding.annotation_id is not None:
         parts.append(f"annotation {finding.annotation_id}")

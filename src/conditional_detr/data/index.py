@@ -1,4 +1,4 @@
-"""One split's annotations in flat arrays, whatever format they were written in."""
+"""Load a split of a data set, in any supported format, into flat arrays."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
@@ -18,20 +18,21 @@ __all__ = ["Category", "SplitIndex", "as_id", "check_lists", "load_split", "matc
 
 @dataclass(frozen=True)
 class SplitIndex:
-    """One split, in arrays: memory does not grow with use, and workers share it.
+    """Images and boxes of a split, in flat arrays, which worker processes can share without copying.
 
     Attributes
     ----------
-    file : the annotation file
-    image_ids, sizes_hw : int64 [I], [I, 2] px, as the file says
-    paths : [I], of the images
-    first : int64 [I + 1], image i owns rows first[i] to first[i + 1] of the following
-    boxes_xyxy : float32 [A, 4] px, inside their image, with an area
+    file : annotation file
+    image_ids : int64 [I]
+    sizes_hw : int64 [I, 2], height and width of the images in px, according to the annotations
+    paths : [I], files of the images
+    first : int64 [I + 1]; the boxes of image i are rows first[i] to first[i + 1] (excluded) of `boxes_xyxy` and `labels`
+    boxes_xyxy : float32 [A, 4] px, with an area and inside their image; without crowds
     labels : int64 [A], class indices: positions in `categories`
     categories : ordered by id
-    report : what was left out or changed, a line each
-    findings : the same, one by one
-    ground_truth_rows : float64 [T, 8], what detections are judged against, as `Clean.ground_truth_rows`
+    report : summary of what was left out or changed, one line per finding code
+    findings : the individual findings
+    ground_truth_rows : float64 [T, 8], ground truth for evaluation, see `Clean.ground_truth_rows`
     """
 
     file: Path
@@ -50,17 +51,17 @@ class SplitIndex:
         return len(self.image_ids)
 
     def objects(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes float32 [M, 4] xyxy px and labels int64 [M] of image i; crowds are left out."""
+        """Boxes float32 [M, 4] xyxy px and labels int64 [M] of image i, without crowds."""
         rows = slice(self.first[i], self.first[i + 1])
         return self.boxes_xyxy[rows], self.labels[rows]
 
     @property
     def missing(self) -> list[str]:
-        """Images that are listed but cannot be used, as could be told without opening them."""
+        """Listed images that cannot be used, as far as that is known without opening them."""
         return sorted({str(finding.file) for finding in self.findings if finding.loses_image})
 
     def without(self, positions: Collection[int]) -> "SplitIndex":
-        """The same without some images, by their positions.
+        """A copy without some images, given by their positions.
 
         Raises
         ------
@@ -87,7 +88,7 @@ class SplitIndex:
         )
 
     def ground_truth(self) -> dict[str, Any]:
-        """The COCO content that detections are judged against: of these images all boxes that were read, crowds too."""
+        """COCO content for evaluation: all boxes of these images that could be read, including crowds."""
         rows = self.ground_truth_rows.tolist()
         return {
             "images": [{"id": id_} for id_ in self.image_ids.tolist()],
@@ -102,15 +103,15 @@ class SplitIndex:
         }  # fmt: skip
 
     def has_size(self, i: int, size_hw: tuple[int, int]) -> bool:
-        """Whether image i is as large as the file says."""
+        """Whether image i has the size that the annotations give."""
         return bool((self.sizes_hw[i] == size_hw).all())
 
     def check_size(self, i: int, size_hw: tuple[int, int]) -> None:
-        """A decoded image must be as large as the file says, else its boxes lie somewhere else.
+        """Check that a decoded image has the size that the annotations give. Otherwise its boxes do not fit.
 
         Raises
         ------
-        DataError
+        DataError : the sizes differ
         """
         stated_wh = tuple(int(side) for side in self.sizes_hw[i])
         if not self.has_size(i, size_hw):
@@ -121,12 +122,12 @@ class SplitIndex:
 
 
 def load_split(folder: str | Path, split: str) -> SplitIndex:
-    """One split of a data set. What cannot be used is left out, counted and said in `report`.
+    """Load a split of a data set. What cannot be used is left out and listed in `report`.
 
     Raises
     ------
-    DataError : there is no such split, nothing in it can be used, an image lies outside the folder, or all boxes or
-        category ids are written in another way than their format asks for
+    DataError : there is no such split, no image can be used, an image lies outside the data set's folder, or boxes or
+        category ids are not in the expected format
     """
     source = find_source(folder, split)
     content, faults = source.read()
@@ -134,7 +135,7 @@ def load_split(folder: str | Path, split: str) -> SplitIndex:
         raise DataError("; ".join([f"{source.location.file} lists no images", *(finding.message for finding in faults)]))
     found = clean(content, source.location)
     if stops := [*found.misread, *(each for each in found.findings if each.code == "image-outside-folder")]:
-        raise DataError(f"{source.location.file}: {stops[0].message}. `cdetr doctor {folder} --fix OUT` writes a copy without")
+        raise DataError(f"{source.location.file}: {stops[0].message}. `cdetr doctor {folder} --fix OUT` writes a repaired copy")
     findings = [*found.findings, *faults]
     if not found.images:
         first = found.findings[0]
@@ -161,14 +162,14 @@ def load_split(folder: str | Path, split: str) -> SplitIndex:
 
 
 def match_categories(names: list[str], ids: list[int], categories: Iterable[Category], origin: str) -> dict[int, int]:
-    """For each class index of a model the category id that a data set uses for it: by name.
+    """Map the class indices of a model to the category ids of a data set, by class name.
 
-    By id only where the model has no names but its classes' numbers; otherwise a "cat" would be counted as a "dog" because
-    both are number 3.
+    If no name matches and the model's class names are just numbers, classes are matched by id. In other cases ids are not
+    compared, because the same id may mean "cat" in one data set and "dog" in another.
 
     Raises
     ------
-    DataError : not one class is known to the data set
+    DataError : the model and the data set have no class in common
     """
     categories = list(categories)
     by_name = {c.name: c.id for c in categories}
@@ -180,6 +181,6 @@ def match_categories(names: list[str], ids: list[int], categories: Iterable[Cate
         raise DataError(
             f"no class of the model is a category of {origin}: the model has {shortened_list(names)}; the data has "
             f"{shortened_list(by_name)}. "
-            "If they are the same under other names, set the model's class_names (or rename the categories)"
+            "If the same classes have other names, set the model's class_names (or rename the categories)"
         )
     return mapping

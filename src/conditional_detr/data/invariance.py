@@ -1,4 +1,8 @@
-"""Whether anything in the images of a data set tells how they are held: if not, they may be mirrored and turned."""
+"""Detect whether the images of a data set have an upright orientation. If not, augmentation may flip and transpose them.
+
+The test compares where edges lie in images and objects with where they lie after a flip or transposition. If a linear
+classifier cannot distinguish the two, the orientation carries no information.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,22 +17,29 @@ from conditional_detr.data.index import SplitIndex
 from conditional_detr.errors import ConditionalDETRError
 from conditional_detr.images.decoding import decode
 
-IMAGES, OBJECTS = 64, 4  # that are looked at: images, and objects of each class in each of them
-FEWEST = 20  # images, and objects, that say something
-MOST_PIXELS = 150e6  # of all of these images
-IMAGE_PX, IMAGE_GRID = 192, 3  # an image's size when it is looked at, and the parts of a side that are compared
-OBJECT_PX, OBJECT_GRID = 48, 6
-MARGIN = 1.1  # of an object's longer side, that is looked at
-SMALLEST_PX = 6  # of a side, that is looked at
-EQUAL = 1e-3  # difference of strengths that is none
-SQUARE = 0.1  # |log(width / height)|, up to where a box is neither wide nor high
+IMAGES, OBJECTS = 64, 4  # number of sampled images, and of sampled objects per class in each of them
+FEWEST = 20  # with fewer images or objects there is no result
+MOST_PIXELS = 150e6  # maximum number of pixels of all sampled images together
+IMAGE_PX, IMAGE_GRID = 192, 3  # images are resized to this size and divided into 3 × 3 cells
+OBJECT_PX, OBJECT_GRID = 48, 6  # likewise for crops of objects
+MARGIN = 1.1  # side of an object's crop, as a multiple of the longer side of its box
+SMALLEST_PX = 6  # smaller crops are ignored
+EQUAL = 1e-3  # edge strengths that differ by at most this much are equal
+SQUARE = 0.1  # a box with |log(width / height)| up to this value is neither wide nor tall
 
-# By the recipe's fields.
+# The transformations, by the names of the recipe's fields.
 TURNS: dict[str, Callable[[Tensor], Tensor]] = {"vflip": lambda x: x.flip(-2), "transpose": lambda x: x.transpose(-2, -1)}
 
 
 class EdgeProfiles(NamedTuple):
-    """Where edges lie: [N, 3, 3] of images, and of objects by class [n, 6, 6]; and log(width / height) of all boxes."""
+    """Where edges lie in the images of a data set and in its objects.
+
+    Attributes
+    ----------
+    images : [N, 3, 3], edge strength in each cell of the sampled images
+    objects : one [n, 6, 6] per class, likewise for the sampled objects
+    aspects : log(width / height) of all boxes of the split
+    """
 
     images: Tensor
     objects: list[Tensor]
@@ -36,7 +47,7 @@ class EdgeProfiles(NamedTuple):
 
 
 def edge_profiles(index: SplitIndex) -> EdgeProfiles:
-    """Of some images of a data set, drawn at random but always the same, and of some objects in each of them."""
+    """Compute edge profiles of sampled images and of some objects in each of them. The sample is always the same."""
     rng = np.random.default_rng(0)
     images: list[Tensor] = []
     objects: dict[int, list[Tensor]] = {}
@@ -44,7 +55,7 @@ def edge_profiles(index: SplitIndex) -> EdgeProfiles:
         try:
             rgb = decode(index.paths[i])
             index.check_size(i, (rgb.shape[-2], rgb.shape[-1]))
-        except ConditionalDETRError:  # training says so
+        except ConditionalDETRError:  # training reports it
             continue
         images.append(where_edges_lie(rgb, IMAGE_PX, IMAGE_GRID))
         boxes, labels = index.objects(i)
@@ -60,14 +71,14 @@ def edge_profiles(index: SplitIndex) -> EdgeProfiles:
 
 
 def some_images(index: SplitIndex, rng: np.random.Generator) -> list[int]:
-    """Places in the index of those that are looked at: few where they are so large that decoding them takes long."""
+    """Positions of the sampled images in the index. Large images make the sample smaller, because decoding them takes long."""
     drawn = rng.permutation(len(index))[:IMAGES]
     within = np.cumsum(index.sizes_hw[drawn].prod(1)) <= MOST_PIXELS
     return [int(i) for i in drawn[: max(FEWEST, int(within.sum()))]]
 
 
 def around(rgb: Tensor, x: float, y: float, side: float) -> Tensor | None:
-    """The square around a point, px; None where it is very small or not all of it is in the image."""
+    """Crop the square around a point (x, y, px). None if it is very small or not completely inside the image."""
     left, top, right, bottom = (round(float(v)) for v in (x - side / 2, y - side / 2, x + side / 2, y + side / 2))
     if min(left, top) < 0 or right > rgb.shape[-1] or bottom > rgb.shape[-2] or min(right - left, bottom - top) < SMALLEST_PX:
         return None
@@ -75,19 +86,21 @@ def around(rgb: Tensor, x: float, y: float, side: float) -> Tensor | None:
 
 
 def where_edges_lie(rgb: Tensor, px: int, grid: int) -> Tensor:
-    """How strong edges are in each part of an image, [grid, grid], without its mean and spread: where light falls from, which
-    says nothing of what is upright, is hardly seen in it.
+    """Edge strength in each cell of an image, [grid, grid], normalised to zero mean and unit standard deviation.
+
+    Edges are used because they hardly depend on the direction of the light, which does not show what is upright.
     """
     gray = TF.resize(rgb, [px, px], antialias=True).float().mean(0)
-    # Each direction by itself, so that a turned image has exactly the turned strengths.
+    # Both directions separately, so that transforming the image transforms the strengths in exactly the same way.
     parts = sum(F.adaptive_avg_pool2d(gray.diff(dim=axis).abs().log1p()[None], grid)[0] for axis in (0, 1))
     assert isinstance(parts, Tensor)
     return (parts - parts.mean()) / parts.std().clamp(min=1e-3)
 
 
 def separability(profiles: Tensor, turn: Callable[[Tensor], Tensor]) -> float:
-    """Of images and the same ones turned, the share of pairs that a linear rule tells apart which has not seen them: half of
-    them by chance. Pairs of equals are left out.
+    """Fraction of profiles that a linear classifier can distinguish from their transformed versions; 0.5 is chance.
+
+    Each pair is classified by a classifier that was fitted without it. Pairs that are equal are ignored.
     """
     differences = (profiles - turn(profiles)).flatten(1).double()
     differences = differences[differences.abs().amax(1) > EQUAL]
@@ -95,9 +108,12 @@ def separability(profiles: Tensor, turn: Callable[[Tensor], Tensor]) -> float:
 
 
 def unseen_scores(differences: Tensor) -> Tensor:
-    """What ridge regression of 1 on all other rows gives for each row of [N, D]; its strength is their mean square.
+    """Leave-one-out predictions of a ridge regression with target 1, for each row of [N, D].
 
-    Source: leave-one-out in closed form, 1 − α_i / [(K + I)⁻¹]_ii with α = (K + I)⁻¹ 1 and K of the scaled rows' products.
+    The regularisation strength is the mean squared norm of the rows.
+
+    Source: closed form of leave-one-out, 1 − α_i / [(K + I)⁻¹]_ii with α = (K + I)⁻¹ 1, where K is the matrix of the rows' dot
+    products divided by the regularisation strength.
     """
     products = differences @ differences.T
     inverse: Tensor = torch.linalg.inv(products / products.diagonal().mean() + torch.eye(len(products), dtype=products.dtype))
@@ -105,10 +121,14 @@ def unseen_scores(differences: Tensor) -> Tensor:
 
 
 def upright_evidence(profiles: EdgeProfiles, turn: str) -> float | None:
-    """How surely images, objects or the shapes of boxes tell that they were turned, from about a half up to 1; None where
-    there are too few to say.
+    """Evidence that a transformation can be recognised, from about 0.5 (none) to 1. None for too few images or objects.
 
-    Of objects counts what holds for all of them, or for a class: its share less its standard error by chance, 1 / 2√n.
+    It is the maximum over four measures:
+
+    - the separability of images
+    - the mean separability of all objects
+    - the separability of the objects of one class, minus its standard error under chance, 1 / (2 √n)
+    - for `transpose`, the fraction of boxes that are wide, or that are tall
     """
     num_objects = sum(map(len, profiles.objects))
     if min(len(profiles.images), num_objects) < FEWEST:

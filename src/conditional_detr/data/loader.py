@@ -1,4 +1,4 @@
-"""Batches for training: any batch of any epoch is a pure function of the seed, however many workers make it."""
+"""Batches for training. Each batch depends only on the seed, the epoch and its position, not on the number of workers."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -18,18 +18,18 @@ from conditional_detr.images.preprocessing import Preprocessor
 
 Target = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor | None, list[Target]]
-MOST_TRIES = 100  # images drawn for one that cannot be used
+MOST_TRIES = 100  # images that are tried for one item of a batch before loading fails
 
 
 class Unusable(NamedTuple):
-    """An image that cannot be used, by its place in the index, and why."""
+    """An image that cannot be used: its position in the index, and the reason."""
 
     position: int
     reason: str
 
 
 class Item(NamedTuple):
-    """An image, its target, and those before it that could not be used."""
+    """An image, its target, and the unusable images that it replaces."""
 
     image: Tensor
     target: Target
@@ -37,11 +37,10 @@ class Item(NamedTuple):
 
 
 class TrainingImages(Dataset[Item | ConditionalDETRError]):
-    """Augmented images and their targets. An item is asked for by (index, seed of its augmentation).
+    """Augmented images and their targets, indexed by (position of the image, seed of its augmentation).
 
-    An image that cannot be used is replaced by another one, drawn by its seed, so a batch is as large as ever in every
-    process.
-    An error is returned, not raised: an exception would leave a worker process as a wall of text.
+    An image that cannot be used is replaced by another one, drawn from the item's seed. So batches keep their size in every
+    process. Errors are returned, not raised: an exception from a worker process would be printed with its whole traceback.
     """
 
     def __init__(self, index: SplitIndex, augmentation: Augmentation, preprocessor: Preprocessor) -> None:
@@ -57,7 +56,7 @@ class TrainingImages(Dataset[Item | ConditionalDETRError]):
             except ConditionalDETRError as error:
                 unusable.append(Unusable(position, str(error)))
             position = int(torch.randint(len(self.index), (), generator=generator))
-        return DataError(f"of {MOST_TRIES} training images not one can be used, e.g. {unusable[0].reason}")
+        return DataError(f"none of {MOST_TRIES} training images that were tried can be used, e.g. {unusable[0].reason}")
 
     def _load(self, i: int, seed: int) -> tuple[Tensor, Target]:
         rgb = decode(self.index.paths[i])
@@ -72,13 +71,14 @@ class TrainingImages(Dataset[Item | ConditionalDETRError]):
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """The batches of one epoch, shuffled by (seed, epoch), from any position on.
+    """The batches of one epoch, in an order that depends on the seed and the epoch.
 
-    The last batch is left out where it is not full, unless it is the only one.
+    An incomplete last batch is dropped, unless it is the only one.
 
     Attributes
     ----------
-    epoch, position : set before iterating; `position` batches are passed over
+    epoch : set before iterating
+    position : set before iterating; number of batches to skip at the start of the epoch
     """
 
     def __init__(self, images: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -90,7 +90,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.epoch = self.position = 0
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches in a complete epoch."""
         return max(1, self.images // self.batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -103,7 +103,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 class Collate:
-    """A list of items → a batch, and what could not be used on the way; or the first item's error."""
+    """Collate items into a batch and a list of the images that could not be used. If an item is an error, return that."""
 
     def __init__(self, preprocessor: Preprocessor) -> None:
         self.preprocessor = preprocessor
@@ -121,16 +121,17 @@ class Collate:
 def training_batches(
     dataset: TrainingImages, batches: EpochBatches, workers: int, on_unusable: Callable[[Unusable], None]
 ) -> Iterator[Batch]:
-    """The batches of an epoch, made by so many processes (0 = this one).
+    """Load the batches of an epoch.
 
     Parameters
     ----------
-    on_unusable : is told of each image that cannot be used, as often as it is met
+    workers : number of processes that load images; 0 = load in this process
+    on_unusable : called for each image that cannot be used, each time it is drawn
 
     Raises
     ------
     DataError : hardly any image can be used
-    RunError : a process that makes them is gone
+    RunError : a worker process ended unexpectedly
     """
     loader = DataLoader(
         dataset,
@@ -138,7 +139,7 @@ def training_batches(
         num_workers=workers,
         collate_fn=Collate(dataset.preprocessor),
         worker_init_fn=_leave_signals,
-        generator=torch.Generator(),  # of its own: the loader draws a seed for each pass, and dropout must not notice
+        generator=torch.Generator(),  # its own: the loader draws a seed in each pass, which must not change dropout
         pin_memory=torch.cuda.is_available(),
     )
     made = iter(loader)
@@ -148,7 +149,7 @@ def training_batches(
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            text = "a process that loads images is gone: perhaps the system killed it for want of memory; give fewer --workers"
+            text = "a process that loads images ended unexpectedly, perhaps because memory ran out: give fewer --workers"
             raise RunError(text) from None
         if found is None:
             return
@@ -161,6 +162,9 @@ def training_batches(
 
 
 def _leave_signals(worker: int) -> None:
-    """Both reach every process of a group; only the main one answers them, and the workers end with it."""
+    """Ignore SIGINT and SIGTERM in a worker.
+
+    Both signals reach every process of the group. Only the main process handles them; the workers stop with it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Where a split is, and what lies inside its data set's folder."""
+"""The location of a split on disk, and the check that a path lies inside the data set's folder."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 
 class SplitLocation(NamedTuple):
-    """Where a split is.
+    """Location of a split on disk.
 
     Attributes
     ----------
-    split : its name, as its folder has it
-    file : what its annotations are read from
-    images : the folder that file names start from
-    root : the data set's folder, which nothing may leave
+    split : name of the split, as spelled in the data set
+    file : file or folder that the annotations are read from
+    images : folder that the file names of images are relative to
+    root : folder of the data set; nothing outside it is read
     """
 
     split: str
@@ -23,6 +23,9 @@ class SplitLocation(NamedTuple):
 
 
 def is_inside(path: Path, root: Path) -> bool:
-    """By what is written, so that a folder of images may be a link to elsewhere; or by where it truly is."""
+    """Whether a path lies inside a folder, either as written or after links are resolved.
+
+    The path as written is enough, because an image folder may be a symbolic link to another location.
+    """
     written, top = (Path(os.path.abspath(p)) for p in (path, root))  # noqa: PTH100
     return written.is_relative_to(top) or path.resolve().is_relative_to(root.resolve())

@@ -1,1 +1,1 @@
-"""Where a model runs."""
+"""Devices, threads, random number generators and bfloat16 support."""

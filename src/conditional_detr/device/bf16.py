@@ -1,4 +1,4 @@
-"""Whether matrix products are faster in bfloat16."""
+"""Detect whether matrix products are faster in bfloat16 than in float32."""
 
 import math
 import time
@@ -6,17 +6,17 @@ from functools import cache
 
 import torch
 
-PRODUCTS, PRODUCT_SIDE = 9, 512  # that are timed on a processor, and their rows and columns
+PRODUCTS, PRODUCT_SIDE = 9, 512  # number of matrix products timed on a CPU; rows and columns of the matrices
 
 
-BF16_PAYS = 1.2  # times as fast as float32, from where on it is taken
+BF16_PAYS = 1.2  # bfloat16 is used if it is at least this many times as fast as float32
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether matrix products are faster in bfloat16."""
+    """Whether matrix products on this device are faster in bfloat16 than in float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":  # without instructions for it, bf16 products on a processor are hundreds of times slower
+    if device.type == "cpu":  # without bf16 instructions, such products are hundreds of times slower, so do not time them
         known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) and _bf16_is_faster()
     return False
@@ -24,7 +24,10 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 @cache
 def _bf16_is_faster() -> bool:
-    """As timed: that a processor has the instructions does not say so. Without AMX, Intel's have half of float32's speed."""
+    """Time matrix products in both types, because having bf16 instructions does not mean that they are fast.
+
+    On Intel processors without AMX they reach half the speed of float32.
+    """
     seconds = dict.fromkeys((torch.float32, torch.bfloat16), math.inf)
     for _ in range(PRODUCTS):
         for dtype in seconds:

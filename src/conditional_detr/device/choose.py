@@ -1,4 +1,4 @@
-"""The device that a model runs on, and whether its memory is full."""
+"""Choosing a device, and recognising out-of-memory errors."""
 
 import torch
 
@@ -6,7 +6,7 @@ from conditional_detr.errors import ConfigError
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """A device by its name; "auto" takes a GPU where there is one."""
+    """Return a device by name. "auto" selects a GPU if there is one."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -15,10 +15,10 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
-        raise ConfigError(f"the device {name!r} is not there: device must be auto, cpu, cuda, cuda:N or mps") from None
+        raise ConfigError(f"the device {name!r} is not available: device must be auto, cpu, cuda, cuda:N or mps") from None
     return device
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Of a GPU, or of the processor, whose allocator has no error of its own."""
+    """Whether an error means that a GPU or the CPU ran out of memory. The CPU allocator raises a plain `RuntimeError`."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,1 +1,1 @@
-"""What is wrong with a data set, and a copy without it."""
+"""Check a data set for faults and write a repaired copy."""

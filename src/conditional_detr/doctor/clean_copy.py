@@ -1,4 +1,4 @@
-"""A clean copy of a data set, in COCO folders, with a log of every change."""
+"""Write a repaired copy of a data set, as COCO folders, with a log of all changes."""
 
 import json
 import math
@@ -21,18 +21,18 @@ Box = list[float]
 
 
 def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output: str | Path) -> dict[str, tuple[int, int]]:
-    """Write what can be used as ``SPLIT/_annotations.coco.json`` beside its images, and `changes.json`.
+    """Write the usable images and boxes as ``SPLIT/_annotations.coco.json`` with the images, and a log `changes.json`.
 
-    Images are copied byte by byte; extra fields of annotations are kept.
+    Image files are copied unchanged. Extra fields of annotations are kept.
 
     Returns
     -------
-    images and boxes of each split
+    for each split the number of images and the number of boxes
 
     Raises
     ------
-    ConfigError : the folder is not new or empty, or cannot be written
-    DataError : nothing is left
+    ConfigError : the folder exists and is not empty, or cannot be written
+    DataError : no image can be used
     """
     folder = Path(output).absolute()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
@@ -46,7 +46,7 @@ def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output:
         log = [finding.to_dict() for finding in findings if not finding.fix.startswith("nothing")]
         (new / LOG).write_text(json.dumps(log, indent=1, ensure_ascii=False), encoding="utf-8")
         if not counts:
-            raise DataError("no image is left that could be used: nothing was written")
+            raise DataError("no image can be used: nothing was written")
     return counts
 
 
@@ -68,7 +68,7 @@ def _write_split(split: Examined, folder: Path, unused: set[str | None]) -> tupl
         if i in new_id:
             box = moved(row["bbox"], split.clean.images[i], split.scans[i])
             kept = {key: value for key, value in row.items() if key not in ("image", "written") and _is_json(value)}
-            if box != row["bbox"]:  # masks and points are not moved with it
+            if box != row["bbox"]:  # masks and keypoints would no longer fit, because only the box was moved
                 kept = {key: value for key, value in kept.items() if key not in ("segmentation", "keypoints")}
             if box != row["written"] or not is_number(kept.get("area")):
                 kept["area"] = box[2] * box[3]
@@ -80,7 +80,7 @@ def _write_split(split: Examined, folder: Path, unused: set[str | None]) -> tupl
 
 
 def _free(name: str, names: set[str]) -> str:
-    """A file name that is not taken, whatever case file systems see."""
+    """A file name that is not used yet, also on file systems that ignore case."""
     free, number = name, 1
     while free.lower() in names or free == ROBOFLOW_FILE:
         free, number = f"{Path(name).stem}-{number}{Path(name).suffix}", number + 1
@@ -89,7 +89,7 @@ def _free(name: str, names: set[str]) -> str:
 
 
 def moved(bbox: Box, image: dict[str, Any], scan: ImageScan) -> Box:
-    """A box of the image that was annotated, in the image as it is now: turned or resized with it."""
+    """Convert a box from the annotated image to the current image, which may have been rotated or resized since."""
     if is_turned(image, scan):
         return turned(bbox, scan)
     across, down = scan.width / image["width"], scan.height / image["height"]
@@ -101,16 +101,16 @@ def is_number(value: Any) -> bool:
 
 
 def turned(bbox: Box, scan: ImageScan) -> Box:
-    """A box of the image as it is stored, x, y, w, h px, in the image turned as its EXIF orientation (5 to 8) says."""
+    """Convert a box (x, y, w, h, px) from the stored image to the image after EXIF rotation (orientation 5 to 8)."""
     x, y, w, h = bbox
-    # A point (x, y) goes to (y, x) for 5, (W − y, x) for 6, (W − y, H − x) for 7, (y, H − x) for 8; W, H of the turned image.
+    # (x, y) becomes (y, x) for 5, (W − y, x) for 6, (W − y, H − x) for 7, (y, H − x) for 8. W, H: size after rotation.
     left = scan.width - y - h if scan.orientation in (6, 7) else y
     top = scan.height - x - w if scan.orientation in (7, 8) else x
     return [left, top, h, w]
 
 
 def _is_json(value: Any) -> bool:
-    """Not what JSON has no word for, such as NaN in a field of a tool's own."""
+    """Whether a value can be written as JSON. NaN cannot, for example in an extra field that a tool added."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""All that is wrong with a data set, split by split and across them."""
+"""Find all faults of a data set, within its splits and between them."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,22 +14,23 @@ from conditional_detr.doctor.image_scan import ImageScan, near_pairs, scan_image
 from conditional_detr.errors import DataError
 from conditional_detr.images.header import TURNED
 from conditional_detr.images.preprocessing import Preprocessor
+from conditional_detr.inference.progress import Track, untracked
 
-ORDER = ("train", "valid", "test")  # of two splits with one image the earlier loses it
-SMALL_CELLS = 0.5  # sides of a cell of the feature map, below which an object is hard to see
-SMALL_SHARE = 0.05
-RARE_SHARE = 0.01  # of the most frequent class's objects
+ORDER = ("train", "valid", "test")  # an image in two splits is removed from the one that comes first here
+SMALL_CELLS = 0.5  # objects narrower than this many cells of the feature map are hard to detect
+SMALL_SHARE = 0.05  # minimum fraction of such objects that is reported
+RARE_SHARE = 0.01  # a class is rare below this fraction of the most frequent class's objects
 
 
 class Examined(NamedTuple):
-    """A split as it was found.
+    """A split and the results of its checks.
 
     Attributes
     ----------
-    source : where it is
-    clean : what its annotations hold
-    scans : of each of `clean`'s images
-    skipped : places of images that a copy does without
+    source : where the split comes from
+    clean : its usable annotations
+    scans : one per image of `clean`
+    skipped : positions in `clean.images` of images that are left out of a copy
     """
 
     source: SplitSource
@@ -38,27 +39,30 @@ class Examined(NamedTuple):
     skipped: set[int]
 
 
-def examine(folder: str | Path, config: ModelConfig, image: PreprocessorConfig) -> tuple[dict[str, Examined], list[Finding]]:
-    """Every split of a data set, and what is wrong with it for such a model.
+def examine(
+    folder: str | Path, config: ModelConfig, image: PreprocessorConfig, track: Track = untracked
+) -> tuple[dict[str, Examined], list[Finding]]:
+    """Check every split of a data set, also for the model that will be trained on it.
 
     Parameters
     ----------
-    folder : in any format that training takes
-    config, image : of the model that would be trained: its queries, its stride and the size of its input
+    folder : data set in any supported format
+    config, image : model and preprocessing; number of queries, stride and input size are used
+    track : shows the progress
 
     Raises
     ------
-    DataError : it is no data set
+    DataError : the folder is not a data set
     """
-    splits, findings = as_written(folder)
+    splits, findings = as_written(folder, track)
     for split in splits.values():
         findings += _for_a_model(split, config, Preprocessor(image))
     findings += _missing(splits) + _duplicates(splits) + _leaks(splits) + _classes(splits)
     return splits, findings
 
 
-def as_written(folder: str | Path) -> tuple[dict[str, Examined], list[Finding]]:
-    """Every split as it is, and what cannot be used of its annotations and its images."""
+def as_written(folder: str | Path, track: Track = untracked) -> tuple[dict[str, Examined], list[Finding]]:
+    """Read every split and all its images. Returns the splits, and findings for unusable annotations and images."""
     splits: dict[str, Examined] = {}
     findings: list[Finding] = []
     read = {name: (source, *source.read()) for name, source in by_usual_name(_sources(folder)).items()}
@@ -66,7 +70,7 @@ def as_written(folder: str | Path) -> tuple[dict[str, Examined], list[Finding]]:
     elsewhere = next((layout for layout in layouts if layout != COCO), COCO)
     for name, (source, content, faults) in read.items():
         cleaned = clean(content, source.location, elsewhere)
-        split = Examined(source, cleaned, scan_images([image["path"] for image in cleaned.images]), set())
+        split = Examined(source, cleaned, scan_images([image["path"] for image in cleaned.images], track), set())
         splits[name] = split
         findings += faults + cleaned.findings + _image_faults(split)
     return splits, findings
@@ -75,7 +79,7 @@ def as_written(folder: str | Path) -> tuple[dict[str, Examined], list[Finding]]:
 def _sources(folder: str | Path) -> dict[str, SplitSource]:
     found = sources(Path(folder))
     if not found:
-        raise DataError(f"{folder} is no data set: nothing there looks like one of the known layouts ({LAYOUTS})")
+        raise DataError(f"{folder} is not a data set: none of the supported layouts was found there ({LAYOUTS})")
     return found
 
 
@@ -84,9 +88,10 @@ def _name(split: Examined) -> str:
 
 
 def _image_faults(split: Examined) -> list[Finding]:
-    """What cannot be read, and what has another size than its annotations say.
+    """Find images that cannot be read, or whose size differs from the annotations.
 
-    Only where all boxes lie inside the sizes that are said do they belong to them: else the sizes are what is wrong.
+    An image with a different size counts as resized only if all boxes of the split lie inside the annotated sizes. Otherwise
+    the annotated sizes themselves are probably wrong.
     """
     findings = []
     fit = not any(finding.code in ("box-outside", "box-partly-outside") for finding in split.clean.findings)
@@ -98,11 +103,11 @@ def _image_faults(split: Examined) -> list[Finding]:
         elif (listed_size := (image["width"], image["height"])) != (scan.width, scan.height):
             text, fix = f"is {scan.width} x {scan.height} px, but its annotations say {listed_size[0]} x {listed_size[1]}", ""
             if is_turned(image, scan):
-                text += f": they are from before its EXIF rotation (orientation {scan.orientation})"
-                fix = "its boxes are turned with it"
+                text += f": they were made before its EXIF rotation (orientation {scan.orientation})"
+                fix = "its boxes are rotated too"
             elif fit and is_resized(image, scan):
-                text += ": it looks resized since"
-                fix = "its boxes are resized with it"
+                text += ": it seems to have been resized since"
+                fix = "its boxes are resized too"
             else:
                 split.skipped.add(i)
             findings.append(Finding("image-size", _name(split), file, None, text, fix=fix))
@@ -110,29 +115,29 @@ def _image_faults(split: Examined) -> list[Finding]:
 
 
 def is_turned(image: dict[str, Any], scan: ImageScan) -> bool:
-    """Whether an image's annotations are from before its EXIF rotation."""
+    """Whether an image's annotations were made before its EXIF rotation."""
     return (image["width"], image["height"]) == (scan.height, scan.width) and scan.orientation in TURNED
 
 
 def is_resized(image: dict[str, Any], scan: ImageScan) -> bool:
-    """Whether an image has another size than its annotations say, but the same shape, to a pixel."""
+    """Whether an image has another size than its annotations say, but the same aspect ratio (to within a pixel)."""
     return abs(image["width"] * scan.height / image["height"] - scan.width) < 1 and not is_turned(image, scan)
 
 
 def _for_a_model(split: Examined, config: ModelConfig, preprocessor: Preprocessor) -> list[Finding]:
-    """More objects than queries, and objects smaller than half a cell of the feature map."""
+    """Find images with more objects than queries, and objects narrower than half a cell of the feature map."""
     images, rows = split.clean.images, [row for row in split.clean.annotations if not is_crowd(row)]
     findings = []
     for i, number in Counter(row["image"] for row in rows).items():
         if number > config.num_queries:
-            text = f"has {number} objects, more than the model's {config.num_queries} queries can find"
+            text = f"has {number} objects, more than the model's {config.num_queries} queries can detect"
             findings.append(Finding("too-many-objects", _name(split), images[i]["file_name"], None, text))
     scales = [preprocessor.size_hw((image["height"], image["width"]))[0] / image["height"] for image in images]
     least = SMALL_CELLS * config.finest_stride
     small = [row for row in rows if min(row["bbox"][2:]) * scales[row["image"]] < least]
     if rows and len(small) >= SMALL_SHARE * len(rows):
         text = (
-            f"{len(small)} of {len(rows)} objects are narrower than {least:g} px, half a cell of the feature map, once "
+            f"{len(small)} of {len(rows)} objects are narrower than {least:g} px (half a cell of the feature map) after "
             f"images are resized to {preprocessor.config.imgsz} px, e.g. in {images[small[0]['image']]['file_name']}"
         )
         findings.append(Finding("too-small-objects", _name(split), None, None, text))
@@ -144,16 +149,16 @@ def _missing(splits: dict[str, Examined]) -> list[Finding]:
         Finding("split-missing", name, None, None, f"there is no split {name!r}") for name in ORDER[:2] if name not in splits
     ]
     for split in splits.values():
-        text = "has no image that can be used" if len(split.skipped) == len(split.clean.images) else ""
+        text = "has no usable image" if len(split.skipped) == len(split.clean.images) else ""
         if not text and not objects_by_class(split):
-            text = "has no box that can be used"
+            text = "has no usable box"
         if text:
             findings.append(Finding("split-empty", _name(split), split.source.location.file.name, None, text))
     return findings
 
 
 def _duplicates(splits: dict[str, Examined]) -> list[Finding]:
-    """Of images with the same bytes the one with the most boxes stays."""
+    """Find identical image files within a split. The one with the most boxes is kept."""
     findings = []
     for split in splits.values():
         images, boxes = split.clean.images, Counter(row["image"] for row in split.clean.annotations)
@@ -166,14 +171,14 @@ def _duplicates(splits: dict[str, Examined]) -> list[Finding]:
             for i in (i for i in copies if i != kept):
                 split.skipped.add(i)
                 text = f"is the same file as {images[kept]['file_name']}"
-                text += f", which has {boxes[kept]} boxes and this {boxes[i]}" if boxes[i] != boxes[kept] else ""
-                fix = "" if i > kept else "the one with fewer boxes is left out"
+                text += f", with {boxes[kept]} boxes, while this one has {boxes[i]}" if boxes[i] != boxes[kept] else ""
+                fix = "" if i > kept else "the image with fewer boxes is left out"
                 findings.append(Finding("image-duplicate", _name(split), images[i]["file_name"], None, text, fix=fix))
     return findings
 
 
 def _leaks(splits: dict[str, Examined]) -> list[Finding]:
-    """Images of a later split that an earlier one has too: the same file, or one that looks the same."""
+    """Find images of a later split that are also in an earlier one: identical files, or images that look the same."""
     findings = []
     names = [name for name in ORDER if name in splits]
     for k, early in enumerate(names):
@@ -193,18 +198,18 @@ def _leaks_between(early: Examined, late: Examined) -> list[Finding]:
             findings.append(Finding("image-leak", _name(late), image["file_name"], None, text, fix=fix))
     for j, i in near_pairs(*(_left(split) for split in (late, early))):
         text = f"looks nearly the same as {early.clean.images[i]['file_name']} in {_name(early)}"
-        fix = "nothing: look at both"
+        fix = "nothing is changed; look at both images"
         findings.append(Finding("image-leak", _name(late), late.clean.images[j]["file_name"], None, text, WARNING, fix))
     return findings
 
 
 def _left(split: Examined) -> list[ImageScan]:
-    """The looks at its images, but for those that are left out."""
+    """The scans of a split's images. Images that are left out are marked as unreadable, so that they match no other."""
     return [ImageScan("left out") if i in split.skipped else scan for i, scan in enumerate(split.scans)]
 
 
 def _classes(splits: dict[str, Examined]) -> list[Finding]:
-    """Classes without an object in any split, and such as are rare where the model learns."""
+    """Find classes without an object in any split, and classes that are rare in the training split."""
     findings = []
     used = {name for split in splits.values() for name in objects_by_class(split)}
     listed = {c.name for split in splits.values() for c in split.clean.categories}
@@ -217,20 +222,20 @@ def _classes(splits: dict[str, Examined]) -> list[Finding]:
         most = max(counts.values(), default=0)
         for name in sorted(used):
             if counts[name] < RARE_SHARE * most:
-                text = f"{name!r} has {counts[name] or 'no'} objects here, the most frequent class {most}"
+                text = f"{name!r} has {counts[name] or 'no'} objects in this split, the most frequent class has {most}"
                 like = next((other for other in counts if other.strip().casefold() == name.strip().casefold() != other), None)
-                text += f"; is it {like!r} under another name?" if like and not counts[name] else ""
+                text += f"; is it the same class as {like!r}, spelled differently?" if like and not counts[name] else ""
                 findings.append(Finding("class-imbalance", _name(split), None, None, text))
     return findings
 
 
 def objects_by_class(split: Examined) -> Counter[str]:
-    """How many objects of each class lie in images that can be used."""
+    """Number of objects of each class, in usable images."""
     name_of = {category.id: category.name for category in split.clean.categories}
     rows = (row for row in split.clean.annotations if row["image"] not in split.skipped)
     return Counter(name_of[row["category_id"]] for row in rows)
 
 
 def is_ok(findings: list[Finding]) -> bool:
-    """Whether nothing grave was found."""
+    """Whether there are no errors among the findings."""
     return not any(finding.severity == ERROR for finding in findings)

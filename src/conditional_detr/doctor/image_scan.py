@@ -1,4 +1,4 @@
-"""A look at every image of a data set: can it be read, how large is it, and is there another like it?"""
+"""Scan the images of a data set: readability, size, and fingerprints to find duplicates."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,25 +15,29 @@ from conditional_detr.device.threads import usable_cores
 from conditional_detr.errors import ImageError
 from conditional_detr.images.decoding import decode
 from conditional_detr.images.header import ORIENTATION
+from conditional_detr.inference.progress import Track, untracked
 
-HASH_SIDE = 16  # 256 bits
-SURE_STEP = 4.0  # of 255
+HASH_SIDE = 16  # of the difference hash: 16 × 16 bits
+SURE_STEP = 4.0  # minimum brightness difference of two cells, of 255, for a reliable bit
 THUMBNAIL_SIDE = 32
-NEAR_BITS, NEAR_GRAY = 8, 6.0  # of 256, of 255: copies in another size or compression; neighbours of a video differ more
-FLAT = 6.0  # standard deviation of gray, of 255, below which an image has nothing to be known by
+# Largest difference of near duplicates: bits of 256, and mean grey level of 255. Copies in another size or compression differ
+# less, neighbouring frames of a video more.
+NEAR_BITS, NEAR_GRAY = 8, 6.0
+FLAT = 6.0  # images whose grey level has a lower standard deviation, of 255, are too uniform to be compared
 
 
 class ImageScan(NamedTuple):
-    """What an image is.
+    """Result of scanning an image.
 
     Attributes
     ----------
-    fault : why it cannot be read, or None
+    fault : the reason why it cannot be read, or None
     width, height : px, after EXIF rotation
-    orientation : its EXIF tag; 1 = as it is stored
-    digest : of the file's bytes
-    bits, sure : uint64 [4], which neighbours are brighter, and by enough to be sure of it: a difference hash
-    thumbnail : uint8 [32, 32], gray
+    orientation : EXIF orientation; 1 = not rotated
+    digest : SHA-256 hash of the file
+    bits : uint64 [4], difference hash: for each cell, whether its right neighbour is brighter
+    sure : uint64 [4], which of these bits are reliable, because the difference is large enough
+    thumbnail : uint8 [32, 32], grey levels
     """
 
     fault: str | None
@@ -46,14 +50,14 @@ class ImageScan(NamedTuple):
     thumbnail: np.ndarray = np.zeros((THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
 
 
-def scan_images(paths: Sequence[str]) -> list[ImageScan]:
-    """One each, on all cores."""
+def scan_images(paths: Sequence[str], track: Track = untracked) -> list[ImageScan]:
+    """Scan images in parallel, on all cores."""
     with ThreadPoolExecutor(usable_cores()) as pool:
-        return list(pool.map(scan_image, paths))
+        return list(track(pool.map(scan_image, paths), len(paths), "checking images"))
 
 
 def scan_image(path: str) -> ImageScan:
-    """Read an image whole."""
+    """Decode an image completely and scan it."""
     try:
         rgb = decode(path)
         digest = hashlib.sha256(Path(path).read_bytes()).digest()
@@ -71,12 +75,12 @@ def _orientation(path: str) -> int:
     try:
         with Image.open(path) as opened:
             return int(opened.getexif().get(ORIENTATION, 1))
-    except Exception:  # Pillow raises whatever its codecs do; the image itself was read
+    except Exception:  # Pillow may raise any error of its codecs; the image itself could be read
         return 1
 
 
 def near_pairs(left: Sequence[ImageScan], right: Sequence[ImageScan]) -> list[tuple[int, int]]:
-    """Pairs (i, j) of images that look the same to the eye, for each of `left` the first of `right`."""
+    """Pairs (i, j) of images that look the same. Each image of `left` is paired with the first match in `right`."""
     a, b = (_known(side) for side in (left, right))
     if not a or not b:
         return []

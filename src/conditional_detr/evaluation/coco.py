@@ -1,4 +1,4 @@
-"""The COCO figures: one function for training, for `cdetr eval` and for Python."""
+"""Compute COCO metrics. Training, `cdetr eval` and the Python interface all use this module."""
 
 import copy
 import math
@@ -18,6 +18,7 @@ from conditional_detr.errors import ConditionalDETRError, DataError, shortened_l
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.detector import Detector
+from conditional_detr.inference.progress import Track, untracked
 from conditional_detr.inference.results import rows_of
 
 Result = dict[str, Any]
@@ -25,10 +26,10 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """COCO's twelve figures and the AP of each class; None where no such object exists.
+    """The twelve COCO metrics, and the AP of each class. A metric is None if the data has no such objects.
 
-    AP averages over IoU 0.50…0.95; s, m and l are objects below 32², below 96² and above, in px²; AR*N* is recall with N
-    detections an image.
+    AP is averaged over IoU thresholds 0.50, 0.55, …, 0.95. The suffixes s, m and l stand for small, medium and large objects,
+    with areas below 32², between 32² and 96², and above 96² px². AR*N* is the recall with at most N detections per image.
     """
 
     AP: float | None
@@ -46,7 +47,7 @@ class CocoMetrics:
     per_class: dict[str, float | None]
 
     def to_dict(self) -> dict[str, Any]:
-        """As `metrics.json` has it."""
+        """The metrics as a dict, in the form of `metrics.json`."""
         return asdict(self)
 
 
@@ -55,13 +56,13 @@ FIGURES = tuple(f.name for f in fields(CocoMetrics) if f.name != "per_class")
 
 @dataclass(frozen=True)
 class CocoResult:
-    """COCO's figures and what they are made of.
+    """COCO metrics and the precision values that they are computed from.
 
     Attributes
     ----------
-    metrics : the figures
-    precision : float [T, R, K, A], −1 where no such object exists: by IoU 0.50…0.95, recall 0, 0.01…1, class in the order
-        of `category_ids`, and size: all, small, medium, large
+    metrics : the metrics
+    precision : float [T, R, K, A] by IoU threshold (0.50, 0.55, …, 0.95), recall (0, 0.01, …, 1), class (in the order of
+        `category_ids`) and object size (all, small, medium, large); −1 if there are no such objects
     category_ids : [K]
     """
 
@@ -71,23 +72,23 @@ class CocoResult:
 
 
 def coco_metrics(ground_truth: dict[str, Any] | str | Path, detections: Sequence[Result]) -> CocoMetrics:
-    """COCO's figures for boxes, by faster-coco-eval; equal to pycocotools.
+    """Compute COCO metrics of boxes with faster-coco-eval. Results are equal to those of pycocotools.
 
     Parameters
     ----------
-    ground_truth : COCO's "images", "annotations", "categories", or the path of such a file. Crowds, images without objects
-        and sparse ids are as in COCO; a missing "area" is w·h, a missing "iscrowd" is 0
+    ground_truth : dict with COCO's "images", "annotations" and "categories", or the path of such a file. Crowds, images without
+        objects and non-contiguous ids are supported. A missing "area" is w·h, a missing "iscrowd" is 0
     detections : dicts of "image_id", "category_id", "bbox" (x, y, w, h in px) and "score"
 
     Raises
     ------
-    DataError : a ground truth that is no COCO, or a detection of an image that it does not list
+    DataError : the ground truth is not in COCO format, or a detection belongs to an image that it does not list
     """
     return coco_evaluate(ground_truth, detections).metrics
 
 
 def coco_evaluate(ground_truth: dict[str, Any] | str | Path, detections: Sequence[Result]) -> CocoResult:
-    """As `coco_metrics`, with the curves behind the figures."""
+    """Like `coco_metrics`, with the precision values behind the metrics."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     content = read_json(Path(ground_truth)) if isinstance(ground_truth, str | Path) else ground_truth
@@ -95,13 +96,15 @@ def coco_evaluate(ground_truth: dict[str, Any] | str | Path, detections: Sequenc
     known = {image["id"] for image in truth["images"]}
     results = [dict(d) | {key: as_id(d.get(key)) for key in ("image_id", "category_id")} for d in detections]
     if strange := [d.get("image_id") for d, r in zip(detections, results, strict=True) if r["image_id"] not in known]:
-        raise DataError(f"{len(strange)} detections are of images that the ground truth lacks, e.g. id {strange[0]!r}")
+        raise DataError(
+            f"{len(strange)} detections belong to images that the ground truth does not list, e.g. id {strange[0]!r}"
+        )
     coco = COCO(truth)
     evaluation = COCOeval_faster(coco, coco.loadRes(results), "bbox", print_function=_silent)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    precision = np.asarray(evaluation.eval["precision"])[..., -1]  # 100 detections an image
+    precision = np.asarray(evaluation.eval["precision"])[..., -1]  # with at most 100 detections per image
     names = {c["id"]: str(c["name"]) for c in truth["categories"]}
     times = Counter(names.values())
     names = {id_: name if times[name] == 1 else f"{name} (id {id_})" for id_, name in names.items()}
@@ -116,20 +119,20 @@ def _silent(*_: Any, **__: Any) -> None:
 
 
 def mean_precision(precision: np.ndarray) -> float | None:
-    """The mean over what exists, an AP; None where nothing does."""
+    """Mean of the precision values that exist, which is an AP. None if there are none."""
     valid = precision[precision > -1]
     return float(valid.mean()) if valid.size else None
 
 
 def _complete(content: dict[str, Any]) -> dict[str, Any]:
-    """The ground truth as the evaluator wants it: ids from 1, area and iscrowd given, broken annotations left out."""
+    """Prepare the ground truth for the evaluator: annotation ids from 1, area and iscrowd set, broken annotations removed."""
     check_lists(content, "the ground truth")
     images, categories = ([row | {"id": as_id(row.get("id"))} for row in content[key]] for key in ("images", "categories"))
     known, classes = ({row["id"] for row in rows} - {None} for rows in (images, categories))
     named = all("name" in row for row in categories)
     if len(known) < len(images) or len(classes) < len(categories) or not named:
         raise DataError(
-            "each image and each category of the ground truth must have an integer 'id' of its own, categories also a 'name'"
+            "each image and each category of the ground truth must have a unique integer 'id', categories also a 'name'"
         )
     annotations: list[dict[str, Any]] = []
     for row in content["annotations"]:
@@ -142,21 +145,21 @@ def _complete(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_box(box: Any) -> bool:
-    """Whether it is four finite numbers."""
+    """Whether a value is a list of four finite numbers."""
     return isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(v, int | float) and math.isfinite(v) for v in box)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's detections on a split, judged.
+    """Evaluation of a model on a split.
 
     Attributes
     ----------
-    model, index, split : what was evaluated on what
-    detections : COCO results, the 100 best of every image
-    coco : their figures and curves
-    seconds : of detecting in all images
-    skipped : images that could not be used, by their position in the split, and why; they are not in `index`
+    model, index, split : the model, the images and boxes it was evaluated on, and the name of the split
+    detections : COCO results, the 100 with the highest score per image
+    coco : their metrics and precision values
+    seconds : time for the detection in all images
+    skipped : for each image that could not be used, its position in the split and the reason; they are not in `index`
     """
 
     model: Model
@@ -173,13 +176,15 @@ class Evaluation:
 
     @property
     def note(self) -> str:
-        """What a reader of the figures must know of the classes; mostly nothing."""
+        """Remarks on the classes that are needed to understand the metrics; usually empty."""
         model, categories = self.model, self.index.categories
         used = match_categories(model.class_names, model.category_ids, categories, str(self.index.file))
         lacking = [category.name for category in categories if category.id not in used.values()]
         notes = []
         if not {category.name for category in categories} & set(model.class_names):
-            notes.append("The model's classes have no names but numbers: they were taken for the data's by their ids.")
+            notes.append(
+                "The model's class names are only numbers, so its classes were matched to those of the data set by id."
+            )
         if lacking:
             names = shortened_list(lacking, 5)
             notes.append(f"{len(lacking)} of {len(categories)} classes are unknown to the model and count as AP 0: {names}.")
@@ -193,39 +198,50 @@ def evaluate(
     batch: int = 8,
     device: str = "auto",
 ) -> CocoMetrics:
-    """COCO's figures of a model on a split of a data set.
+    """Compute the COCO metrics of a model on a split of a data set.
 
     Parameters
     ----------
     source : see `Detector`
-    data : a COCO folder
+    data : folder of the data set
     split : "train", "valid" or "test"
-    batch : images a batch, at most; moves no figure
+    batch : largest batch size; the metrics do not depend on it
+    device : see `Detector`
     """
     return evaluation_of(source, data, split, batch, device).metrics
 
 
 def evaluation_of(
-    source: str | Path | DetectionModel, data: str | Path, split: str = "valid", batch: int = 8, device: str = "auto"
+    source: str | Path | DetectionModel,
+    data: str | Path,
+    split: str = "valid",
+    batch: int = 8,
+    device: str = "auto",
+    track: Track = untracked,
 ) -> Evaluation:
-    """As `evaluate`, with all that a report shows."""
+    """Like `evaluate`, but returns everything that a report needs. `track` shows the progress."""
     model = Detector(source, device=device).model
     index = load_split(data, split)
     started = time.monotonic()
-    detections, skipped = detections_of(model, index, batch)
+    detections, skipped = detections_of(model, index, batch, track=track)
     seconds = time.monotonic() - started
     index = index.without(skipped)
     return Evaluation(model, index, split, detections, coco_evaluate(index.ground_truth(), detections), seconds, skipped)
 
 
 def detections_of(
-    model: Model, index: SplitIndex, batch: int, share: slice = slice(None)
+    model: Model, index: SplitIndex, batch: int, share: slice = slice(None), track: Track = untracked
 ) -> tuple[list[Result], dict[int, str]]:
-    """The model's 100 best detections of every image, or of a share, as COCO results with the data set's own ids.
+    """Detect objects in the images of a split, or in a part of them: at most 100 per image, with the highest scores.
+
+    Parameters
+    ----------
+    share : slice of the positions in the index; by default all images
+    track : shows the progress
 
     Returns
     -------
-    the results, and the positions of images that cannot be used, with the reason
+    COCO results with the ids of the data set, and for each image that cannot be used its position and the reason
     """
     category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     results: list[Result] = []
@@ -235,7 +251,8 @@ def detections_of(
     def leave_out(position: int, error: ConditionalDETRError) -> None:
         skipped[chosen[position]] = str(error)
 
-    for position, rgb, result in detect(model, [index.paths[i] for i in chosen], batch, leave_out):
+    detected = detect(model, [index.paths[i] for i in chosen], batch, leave_out)
+    for position, rgb, result in track(detected, len(chosen), "evaluating"):
         try:
             index.check_size(chosen[position], (rgb.shape[-2], rgb.shape[-1]))
         except DataError as error:
@@ -246,7 +263,7 @@ def detections_of(
 
 
 def coco_results(result: dict[str, Tensor], image_id: int, category_of: dict[int, int]) -> list[Result]:
-    """`postprocess`'s record of one image as COCO results; classes that the data does not know are left out."""
+    """Convert the detections of one image to COCO results. Classes that the data set does not have are left out."""
     return [
         {"image_id": image_id, "category_id": category_of[row.label], "bbox": row.bbox, "score": row.score}
         for row in rows_of(result)

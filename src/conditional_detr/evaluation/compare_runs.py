@@ -1,4 +1,4 @@
-"""Several runs side by side: their curves, what differs between them, and what each needs to reach an AP."""
+"""Compare several runs: their curves, the settings that differ, and the epochs and time that each needs to reach an AP."""
 
 import csv
 import json
@@ -20,9 +20,9 @@ from conditional_detr.evaluation.pages import ap, duration, embedded, versions, 
 from conditional_detr.storage.run_files import CONFIG, METRICS
 
 PAGE, TABLE, IMAGE = "comparison.html", "comparison.csv", "curves.png"
-NEEDED = ("AP", "AP50", "loss", "seconds")  # of an epoch
-SHARES = (0.25, 0.5, 0.75)  # of the highest AP: the levels that are asked after by default
-# What makes no other run of it.
+NEEDED = ("AP", "AP50", "loss", "seconds")  # required columns of metrics.jsonl
+SHARES = (0.25, 0.5, 0.75)  # default AP levels, as fractions of the highest AP
+# Settings that may differ within a group of runs.
 SAME = frozenset({"seed", "output"})
 
 Rows = list[dict[str, Any]]
@@ -30,13 +30,13 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ by seed alone.
+    """Runs that differ only in their seed.
 
     Attributes
     ----------
-    name : for people
-    settings : flat, without what may differ inside the group
-    runs : their rows of `metrics.jsonl`, a run each
+    name : name of the group in tables and plots
+    settings : flat settings, without those that may differ within the group
+    runs : for each run its rows of `metrics.jsonl`
     """
 
     name: str
@@ -46,19 +46,19 @@ class Group:
 
 @dataclass(frozen=True)
 class Reached:
-    """What the runs of a group need to reach an AP: a number a run, counted from its start; None where it never arrives."""
+    """Epochs and seconds from the start until each run of a group reaches an AP; None for a run that never does."""
 
     epochs: list[int | None]
     seconds: list[float | None]
 
 
 def epochs_to(rows: Rows, ap: float) -> int | None:
-    """The first epoch with such an AP or more, counted from 1; None where there is none."""
+    """The first epoch (counted from 1) with at least the given AP, or None."""
     return next((i for i, row in enumerate(rows, 1) if row["AP"] is not None and row["AP"] >= ap), None)
 
 
 def reached(group: Group, ap: float) -> Reached:
-    """When each run of a group first has an AP."""
+    """Epochs and seconds until each run of a group reaches an AP."""
     epochs = [epochs_to(rows, ap) for rows in group.runs]
     seconds = [
         None if at is None else float(sum(row["seconds"] for row in rows[:at]))
@@ -73,19 +73,19 @@ def best_row(rows: Rows) -> dict[str, Any]:
 
 
 def read_groups(folders: list[Path]) -> list[Group]:
-    """Run folders, grouped by what they are but for the seed, in the order in which they are given.
+    """Read run folders and group runs that differ only in their seed, in the order in which they are given.
 
-    A run that was stopped before its last epoch stands alone, and so does a second one with the same seed.
+    A run that was stopped before its last epoch forms its own group, and so does a second run with the same seed.
 
     Raises
     ------
-    ConfigError : a folder that is no run, or one that is given twice
-    RunError : a run without a finished epoch, or with rows that make no sense
+    ConfigError : a folder is not a run folder, or is given twice
+    RunError : a run has no finished epoch, or invalid rows
     """
     resolved = [folder.resolve() for folder in folders]
     for folder, path in zip(folders, resolved, strict=True):
         if not (path / CONFIG).is_file():
-            raise ConfigError(f"{folder} is no run folder: it has no {CONFIG}. compare wants folders that train left")
+            raise ConfigError(f"{folder} is not a run folder: it has no {CONFIG}. compare takes folders written by train")
         if resolved.count(path) > 1:
             raise ConfigError(f"{folder} is given twice")
     found: dict[str, tuple[dict[str, Any], list[Path], list[Rows], str]] = {}
@@ -107,11 +107,11 @@ def read_groups(folders: list[Path]) -> list[Group]:
 
 
 def read_rows(file: Path) -> Rows:
-    """The rows of a `metrics.jsonl`, an epoch each, checked.
+    """Read and check the rows of a `metrics.jsonl`, one per epoch.
 
     Raises
     ------
-    RunError : names the line and what is wrong with it
+    RunError : a line is invalid; the message gives its number and what is expected
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
@@ -141,7 +141,10 @@ def _is_figure(value: Any) -> bool:
 
 
 def _names(groups: list[list[Path]]) -> list[str]:
-    """A name a group: its folder's, or what its folders' names begin with; with their parents' where two are the same."""
+    """A name for each group: the name of its folder, or the common prefix of its folders' names.
+
+    Names of parent folders are added if two groups would have the same name.
+    """
     for depth in (1, 2, 3):
         names = []
         for paths in groups:
@@ -156,31 +159,31 @@ def _names(groups: list[list[Path]]) -> list[str]:
 
 
 def usual_levels(groups: list[Group]) -> list[float]:
-    """A quarter, half and three quarters of the highest AP, in whole hundredths; none where nothing was learned."""
+    """Default AP levels: 25 %, 50 % and 75 % of the highest AP, rounded down to hundredths. Levels of 0 are left out."""
     highest = max(best_row(rows)["AP"] or 0.0 for group in groups for rows in group.runs)
     return sorted({level for share in SHARES if (level := math.floor(100 * highest * share) / 100) > 0})
 
 
 def differences(groups: list[Group]) -> dict[str, list[Any]]:
-    """Settings in which the groups are not the same: key → a value a group, None where it has none."""
+    """Settings that differ between groups: key → one value per group, None if the group does not have the setting."""
     keys = sorted({key for group in groups for key in group.settings})
     values = {key: [group.settings.get(key) for group in groups] for key in keys}
     return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
 
 
 def format_range(values: list[float | None], limits: list[float], form: Callable[[float], str], unit: str = "") -> str:
-    """Numbers of several runs as a person reads them: one, the mean with its range, or `> limit` where a run never arrives.
+    """Format the numbers of several runs: a single number, the mean with the range, or `> limit` if a run has no number.
 
     Parameters
     ----------
-    values : a number a run, None = never
-    limits : what each run was given, where it may not arrive
-    form : number → text
-    unit : of the numbers
+    values : one number per run; None = the run never reached the level
+    limits : for each run the number of epochs it was trained; not used if all runs have a number
+    form : function number → text
+    unit : unit that is appended, as a plural
     """
     arrived = [value for value in values if value is not None]
     if len(arrived) < len(values):
-        first = f" ({len(arrived)} of {len(values)} arrive, the first after {form(min(arrived))})" if arrived else ""
+        first = f" ({len(arrived)} of {len(values)} reach it, the first after {form(min(arrived))})" if arrived else ""
         limit = min(given for value, given in zip(values, limits, strict=True) if value is None)
         return f"> {form(limit)}{unit.removesuffix('s') if limit == 1 else unit}{first}"
     if min(arrived) == max(arrived):
@@ -189,13 +192,13 @@ def format_range(values: list[float | None], limits: list[float], form: Callable
 
 
 def _figures(values: list[float | None]) -> str:
-    """APs of several runs; a dash where there is nothing to judge."""
+    """Format the APs of several runs; a dash if a run has none."""
     return "–" if None in values else format_range(list(values), [], ap)
 
 
 def table(groups: list[Group], levels: list[float]) -> tuple[list[str], list[list[str]]]:
-    """Columns and a row a group, as printed; a cell may have two lines."""
-    columns = ["run", "trained", "best AP", "its AP50", *(f"to AP {level:g}" for level in levels)]
+    """Column titles and one row per group, as printed. A cell may have two lines."""
+    columns = ["run", "trained", "best AP", "AP50 (same epoch)", *(f"to AP {level:g}" for level in levels)]
     rows = []
     for group in groups:
         best = [best_row(rows) for rows in group.runs]
@@ -220,7 +223,7 @@ def _count(value: float) -> str:
 
 
 def write_comparison(groups: list[Group], levels: list[float], output: Path) -> list[Path]:
-    """`comparison.html`, the table in it as `comparison.csv`, and its curves as `curves.png`.
+    """Write `comparison.html`, its table as `comparison.csv`, and its curves as `curves.png`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The images that a model gets most wrong, and some that it gets right, drawn with the truth beside the prediction."""
+"""Find the images with the worst and the best detections, and draw ground truth and predictions."""
 
 from dataclasses import dataclass
 
@@ -15,12 +15,14 @@ RIGHT, WRONG, MISSED = "#059669", "#dc2626", "#d97706"
 
 @dataclass(frozen=True)
 class ImageErrors:
-    """How an image went with the detections of a score or more.
+    """Errors in an image, for detections above a score threshold.
 
     Attributes
     ----------
-    image : its position in the index
-    right, wrong, missed : detections that found an object, those that did not, and objects that none found
+    image : position of the image in the index
+    right : number of detections that match an object
+    wrong : number of detections that do not
+    missed : number of objects without a matching detection
     """
 
     image: int
@@ -30,12 +32,12 @@ class ImageErrors:
 
     @property
     def f1(self) -> float:
-        """1 for an image without fault; an empty one that was left empty is one."""
+        """F1 score of the image. It is 1 without errors, also for an image without objects and detections."""
         return 2 * self.right / (2 * self.right + self.wrong + self.missed) if self.right + self.wrong + self.missed else 1.0
 
 
 def image_errors(index: SplitIndex, matches: Matches, conf: float) -> list[ImageErrors]:
-    """One an image, in the index's order."""
+    """Count the errors of each image, in the order of the index."""
     kept = matches.scores >= conf
     right = np.bincount(matches.images[kept & (matches.found >= 0)], minlength=len(index))
     wrong = np.bincount(matches.images[kept & (matches.found < 0)], minlength=len(index))
@@ -44,20 +46,22 @@ def image_errors(index: SplitIndex, matches: Matches, conf: float) -> list[Image
 
 
 def most_wrong(found: list[ImageErrors], most: int) -> list[ImageErrors]:
-    """Images with a fault, lowest F1 first, of equals those with more faults."""
+    """Images with errors, lowest F1 first. Images with equal F1 are ordered by number of errors."""
     faulty = [errors for errors in found if errors.wrong + errors.missed]
     return sorted(faulty, key=lambda v: (v.f1, -v.wrong - v.missed, v.image))[:most]
 
 
 def most_right(found: list[ImageErrors], most: int) -> list[ImageErrors]:
-    """Images in which something was found, highest F1 first, of equals those with more objects."""
+    """Images with correct detections, highest F1 first. Images with equal F1 are ordered by number of correct detections."""
     good = [errors for errors in found if errors.right]
     return sorted(good, key=lambda v: (-v.f1, -v.right, v.image))[:most]
 
 
 def truth_and_prediction(index: SplitIndex, matches: Matches, conf: float, i: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image i twice, uint8 [H, W, 3]: its objects, those that were missed in orange, and what was detected, what is wrong
-    in red."""
+    """Draw image i twice, uint8 [H, W, 3] each: with its ground truth and with its detections.
+
+    Missed objects are orange, wrong detections red, all others green.
+    """
     import supervision as sv
 
     rgb = decode(index.paths[i]).permute(1, 2, 0).numpy()

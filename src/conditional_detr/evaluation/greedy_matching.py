@@ -1,4 +1,4 @@
-"""Which detections are right: matched with the truth at IoU 0.5, image by image, as COCO does it, crowds too."""
+"""Match detections with the ground truth at IoU 0.5, with the same rules as COCO, including crowds."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,21 +9,24 @@ from conditional_detr.data.index import SplitIndex
 from conditional_detr.evaluation.coco import Result
 
 IOU = 0.5
-ENOUGH_OBJECTS = 10  # of a class, for a threshold of its own
+ENOUGH_OBJECTS = 10  # minimum number of objects of a class with its own threshold
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Detections in flat arrays, the surest first, each with the object that it found.
+    """Detections in flat arrays, highest score first, each with the object that it matches.
+
+    An unmatched detection inside a crowd of its class counts as neither correct nor wrong. It is left out.
 
     Attributes
     ----------
-    scores, labels : [D]; labels are positions in the data set's categories
+    scores : [D]
+    labels : [D], class indices: positions in the data set's categories
     boxes_xyxy : [D, 4] px
-    images : int [D], positions in the data set's index
-    found : int [D], the row of the object in the index; −1 where there is none of that class at IoU 0.5, or a surer
-        detection has it. What lies in a crowd of its class and found no object is neither right nor wrong: it is left out
-    objects : the number of objects in all images
+    images : int [D], positions of the images in the index
+    found : int [D], row of the matched object in the index. −1 if no object of that class has an IoU of at least 0.5, or if it
+        is matched to a detection with a higher score
+    objects : number of objects in all images
     """
 
     scores: np.ndarray
@@ -34,13 +37,13 @@ class Matches:
     objects: int
 
     def by_image(self, conf: float, images: int) -> list[np.ndarray]:
-        """For each of so many images the rows of its detections with such a score or more, the surest first."""
+        """For each of `images` images, the rows of its detections with a score of at least `conf`, highest first."""
         kept = np.flatnonzero(self.scores >= conf)
         kept = kept[np.argsort(self.images[kept], kind="stable")]
         return np.split(kept, np.searchsorted(self.images[kept], np.arange(1, images)))
 
     def only(self, kept: np.ndarray, objects: int) -> "Matches":
-        """Some of the detections, bool [D], among so many objects."""
+        """Select detections with a mask, bool [D], and set the number of objects."""
         arrays = {key: getattr(self, key)[kept] for key in ("scores", "labels", "boxes_xyxy", "images", "found")}
         return Matches(**arrays, objects=objects)
 
@@ -48,7 +51,8 @@ class Matches:
 def match(index: SplitIndex, detections: list[Result]) -> Matches:
     """Match COCO results with the objects of a split.
 
-    Within an image and class, surer detections choose first, each the free object that it overlaps most.
+    Within an image and a class, detections are processed from the highest score to the lowest. Each one is matched to the
+    unmatched object with the highest IoU, if that is at least 0.5.
     """
     from supervision import box_iou_batch
 
@@ -83,7 +87,7 @@ def match(index: SplitIndex, detections: list[Result]) -> Matches:
 
 
 def _crowds(index: SplitIndex, label_of: dict[Any, int]) -> dict[tuple[int, int], np.ndarray]:
-    """Boxes [C, 4] xyxy of crowds, by image and label."""
+    """Boxes [C, 4] xyxy of crowds, by (position of the image, class index)."""
     found: dict[tuple[int, int], list[list[float]]] = {}
     for position, category, x, y, width, height, _, is_crowd in index.ground_truth_rows.tolist():
         if is_crowd:
@@ -92,7 +96,7 @@ def _crowds(index: SplitIndex, label_of: dict[Any, int]) -> dict[tuple[int, int]
 
 
 def _share_inside(boxes: np.ndarray, crowds: np.ndarray) -> np.ndarray:
-    """How much of each box [R, 4] lies in each crowd [C, 4]: [R, C]. COCO's overlap with a crowd."""
+    """Fraction of each box [R, 4] that lies inside each crowd [C, 4]: [R, C]. COCO uses it as the IoU with a crowd."""
     low, high = np.maximum(boxes[:, None, :2], crowds[:, :2]), np.minimum(boxes[:, None, 2:], crowds[:, 2:])
     area = np.prod(boxes[:, 2:] - boxes[:, :2], -1)
     return np.asarray(np.prod((high - low).clip(0), -1) / np.maximum(area, 1e-12)[:, None])
@@ -100,44 +104,44 @@ def _share_inside(boxes: np.ndarray, crowds: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What each lowest score gives: precision and recall at IoU 0.5 over all classes, by rising score [S]."""
+    """Precision and recall at IoU 0.5 over all classes, for each score threshold in ascending order: [S] each."""
 
     scores: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
 
     def at(self, conf: float) -> tuple[float, float]:
-        """Precision and recall of what has such a score or more; precision 1 where that is nothing."""
+        """Precision and recall at a score threshold. Without detections above it, precision is 1 and recall 0."""
         i = int(np.searchsorted(self.scores, conf))
         return (float(self.precision[i]), float(self.recall[i])) if i < len(self.scores) else (1.0, 0.0)
 
     @property
     def f1(self) -> np.ndarray:
-        """The harmonic mean of precision and recall, 0 where both are."""
+        """Harmonic mean of precision and recall; 0 if both are 0."""
         return np.asarray(2 * self.precision * self.recall / np.maximum(self.precision + self.recall, 1e-12))
 
     def best(self) -> int | None:
-        """Where F1 is highest; None where nothing was found at all."""
+        """Index of the threshold with the highest F1. None if no detection is correct."""
         return int(self.f1.argmax()) if self.f1.any() else None
 
     def for_precision(self, wanted: float) -> int | None:
-        """The lowest score from which on precision is as wanted; None where no score gives it."""
+        """Index of the lowest threshold with at least the wanted precision. None if there is no such threshold."""
         enough = np.flatnonzero(self.precision >= wanted)
         return int(enough[0]) if len(enough) else None
 
 
 def thresholds(matches: Matches) -> Thresholds:
-    """Precision and recall by the lowest score that is kept: one entry for each score that occurs."""
+    """Compute precision and recall for each distinct score, used as a threshold."""
     right = np.cumsum(matches.found >= 0)
     kept = np.arange(1, len(right) + 1)
-    last = np.flatnonzero(np.diff(matches.scores, append=-np.inf) != 0)[::-1]  # of equal scores all are kept
+    last = np.flatnonzero(np.diff(matches.scores, append=-np.inf) != 0)[::-1]  # detections with equal scores are kept together
     return Thresholds(matches.scores[last], right[last] / kept[last], right[last] / max(1, matches.objects))
 
 
 def thresholds_by_class(index: SplitIndex, matches: Matches) -> tuple[float, list[float]] | None:
-    """The lowest score at which F1 is highest: over all classes, and for each; None where nothing was found at all.
+    """The score threshold with the highest F1, over all classes and for each class. None if no detection is correct.
 
-    A class with too few objects or no find has that of all classes.
+    A class with fewer than `ENOUGH_OBJECTS` objects, or without a correct detection, gets the threshold of all classes.
     """
     together = thresholds(matches)
     best = together.best()
@@ -153,9 +157,9 @@ def thresholds_by_class(index: SplitIndex, matches: Matches) -> tuple[float, lis
 
 
 def confusion(index: SplitIndex, matches: Matches, conf: float) -> np.ndarray:
-    """Counts int [K + 1, K + 1] by supervision: true class by predicted class, the last of each is the background.
+    """Confusion matrix of counts, int [K + 1, K + 1]: true class by predicted class. The last index is the background.
 
-    A detection may take an object of any class here, so that mistaken classes show.
+    It is computed by supervision. Here a detection may be matched with an object of another class.
     """
     import supervision as sv
 

@@ -1,6 +1,7 @@
-"""Plots for reports and comparisons, as SVG or PNG: small, so that a phone shows them at their own size."""
+"""Plots for reports and comparisons, as SVG or PNG. They are small enough to be shown unscaled on a phone."""
 
 import io
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,41 +16,49 @@ if TYPE_CHECKING:
     from conditional_detr.evaluation.greedy_matching import Thresholds
 
 SIZE, WIDE = (4.4, 3.1), (7.6, 4.4)  # inches
-MOST_LINES = 10  # of classes in one plot
-LONGEST_NAME = 28  # of a line or a class in a plot
-MOST_CELLS = 20  # of a confusion matrix with numbers in its cells
+MOST_LINES_INSIDE = 4  # maximum number of lines of a legend inside a plot
+MOST_LINES = 10  # maximum number of classes with their own lines
+LONGEST_LABEL = 28  # maximum length of a label in an image, in characters
+LINE_LENGTH = 26  # characters per line of a name in a plot; longer names are wrapped
+MOST_CELLS = 20  # maximum number of classes of a confusion matrix with numbers in its cells
 RECALL = np.linspace(0, 1, 101)
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f", "#57534e", "#1e3a8a")
 STYLES = ("-", "--", ":", "-.")
 LOOK: dict[Any, Any] = {
-    "svg.fonttype": "none",  # words stay words: small, sharp, and found by a search
+    "svg.fonttype": "none",  # text stays text: the file is small and can be searched
     "svg.hashsalt": "conditional-detr",
     "font.family": "sans-serif",
-    "font.size": 9,
-    "text.parse_math": False,  # a class may be called $5
+    "font.size": 10,
+    "text.parse_math": False,  # a class name may contain $
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#e5e7eb",
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 9,
 }
 styled = rc_context(LOOK)
 
 
 class Band(NamedTuple):
-    """Runs that differ by seed alone: their values by epoch, each as long as its run was. None is a gap."""
+    """Runs that differ only in their seed: one curve of values per epoch for each run. None = no value in that epoch."""
 
     name: str
     curves: Sequence[Sequence[float | None]]
 
 
 def shortened(name: str) -> str:
-    """A name that leaves room for the plot; matplotlib would leave out one that begins with an underscore."""
-    if len(name) > LONGEST_NAME:  # names of runs often differ at the end
-        name = f"{name[: LONGEST_NAME // 2]}…{name[1 - LONGEST_NAME // 2 :]}"
-    return f"\u200b{name}" if name.startswith("_") else name
+    """Shorten a label in an image, where a long one would hide objects. The middle is removed."""
+    if len(name) > LONGEST_LABEL:
+        name = f"{name[: LONGEST_LABEL // 2]}…{name[1 - LONGEST_LABEL // 2 :]}"
+    return name
+
+
+def wrapped(name: str) -> str:
+    """A name in lines that leave space for the plot. matplotlib would leave out one that begins with an underscore."""
+    lines = textwrap.wrap(name, LINE_LENGTH, break_on_hyphens=False) or [""]
+    return "\n".join(["\u200b" + lines[0] if lines[0].startswith("_") else lines[0], *lines[1:]])
 
 
 def _axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
@@ -57,10 +66,23 @@ def _axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axe
     return figure, figure.add_subplot(xlabel=x, ylabel=y)
 
 
+def _legend(figure: Figure, axes: Axes) -> None:
+    """A legend inside the plot; below it, on a figure that grows, if it has many lines."""
+    handles, names = axes.get_legend_handles_labels()
+    if len(names) <= MOST_LINES_INSIDE:
+        axes.legend()
+        return
+    columns = 2 if max(map(len, names)) > LINE_LENGTH // 2 else 3
+    rows = -(-sum(1 + name.count("\n") for name in names) // columns)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.2 * rows)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns)
+
+
 def _written(figure: Figure, form: str = "svg") -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # what its own font lacks, a browser's has
+        warnings.filterwarnings("ignore", "Glyph")  # glyphs that matplotlib's font lacks are drawn by the browser
         figure.savefig(file, format=form, dpi=160, metadata={"Date": None} if form == "svg" else None)
     return file.getvalue()
 
@@ -73,14 +95,18 @@ def learning_curves(
     form: str = "svg",
     level: float | None = None,
 ) -> bytes:
-    """Lines over epochs: of several runs their mean between the lowest and the highest, as far as all of them ran.
+    """Plot curves over epochs.
 
-    What a longer run did after that is a thin line.
+    A band of several runs is drawn as their mean, with the range from lowest to highest, up to the last epoch that all of them
+    reached. After that each longer run is a thin line.
 
     Parameters
     ----------
-    y : name of what is plotted
-    level : a height to mark
+    bands : the runs, grouped
+    y : label of the y axis
+    size : width and height, inches
+    form : "svg" or "png"
+    level : value that is marked by a horizontal line
     """
     figure, axes = _axes("epoch", y, size)
     longest = max((len(curve) for band in bands for curve in band.curves), default=0)
@@ -91,9 +117,9 @@ def learning_curves(
             row[: len(curve)] = [np.nan if value is None else value for value in curve]
         colour, line = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
         dot = "o" if longest < 15 else ""
-        name = shortened(band.name)
+        name = wrapped(band.name)
         if len(values) == 1:
-            known = ~np.isnan(values[0])  # a run by the clock does not judge every epoch
+            known = ~np.isnan(values[0])  # a run with a time limit does not evaluate every epoch
             axes.plot(epochs[known], values[0][known], line + dot, color=colour, label=name, linewidth=1.4, markersize=3)
             continue
         together = min(map(len, band.curves))
@@ -107,37 +133,37 @@ def learning_curves(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylim(bottom=0)
     if len(bands) > 1:
-        axes.legend()
+        _legend(figure, axes)
     return _written(figure, form)
 
 
 @styled
 def precision_recall(precision: np.ndarray, names: Sequence[str]) -> bytes:
-    """Precision by recall at IoU 0.5 for each class, and the mean over classes at IoU 0.5 and 0.75.
+    """Plot precision over recall: at IoU 0.5 for each class, and the mean over classes at IoU 0.5 and 0.75.
 
     Parameters
     ----------
-    precision : [T, R, K, A] as in `CocoResult`
-    names : [K]
+    precision : [T, R, K, A], see `CocoResult`
+    names : [K], class names
     """
     figure, axes = _axes("recall", "precision")
     at_half = precision[0, :, :, 0].T
     present = [k for k in range(len(names)) if at_half[k].max(initial=-1) > -1]
     if 1 < len(present) <= MOST_LINES:
         for colour, k in zip(COLOURS, present, strict=False):
-            axes.plot(RECALL, at_half[k], color=colour, linewidth=1, label=shortened(names[k]))
+            axes.plot(RECALL, at_half[k], color=colour, linewidth=1, label=wrapped(names[k]))
     if present:
         axes.plot(RECALL, at_half[present].mean(0), color="#111827", linewidth=2, label="mean, IoU 0.50")
         axes.plot(RECALL, precision[5, :, present, 0].mean(0), "--", color="#111827", linewidth=1.2, label="mean, IoU 0.75")
-        axes.legend()
+        _legend(figure, axes)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     return _written(figure)
 
 
 @styled
 def score_curves(curves: "Thresholds", best: float | None) -> bytes:
-    """Precision, recall and F1 by the lowest score that is kept, with a line at the best of them."""
-    figure, axes = _axes("lowest score that is kept (--conf)", "all classes, IoU 0.5")
+    """Plot precision, recall and F1 over the score threshold, with a line at the threshold `best`."""
+    figure, axes = _axes("score threshold (--conf)", "value")
     for colour, name, values in (
         (COLOURS[0], "precision", curves.precision),
         (COLOURS[1], "recall", curves.recall),
@@ -153,19 +179,19 @@ def score_curves(curves: "Thresholds", best: float | None) -> bytes:
 
 @styled
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
-    """A matrix of counts, coloured by the share of each row.
+    """Plot a confusion matrix of counts, coloured by the fraction of each row.
 
     Parameters
     ----------
-    counts : int [K + 1, K + 1]: true class by predicted class
-    names : [K + 1]
+    counts : int [K + 1, K + 1], true class by predicted class
+    names : [K + 1], class names and the name of the background
     """
-    side = min(7.0, 2.4 + 0.34 * len(names))
-    figure, axes = _axes("predicted", "true", (side + 0.4, side))
+    side = min(7.6, 2.6 + 0.36 * len(names))
+    figure, axes = _axes("predicted class", "true class", (side + 0.4, side))
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.grid(False)
-    shown = [shortened(name) for name in names]
+    shown = [wrapped(name) for name in names]
     axes.set_xticks(range(len(names)), shown, rotation=90 if max(map(len, shown)) > 2 else 0)
     axes.set_yticks(range(len(names)), shown)
     if len(names) <= MOST_CELLS + 1:

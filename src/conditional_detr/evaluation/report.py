@@ -1,4 +1,4 @@
-"""A report of a run or an evaluation: one HTML file that opens offline, also on a phone and on paper."""
+"""Write the report of a run or an evaluation: one HTML file that works offline, on a phone and in print."""
 
 import io
 import math
@@ -17,11 +17,11 @@ from conditional_detr.evaluation.greedy_matching import Matches, Thresholds, con
 from conditional_detr.evaluation.pages import duration, embedded, versions, write_page
 from conditional_detr.inference.results import USUAL_CONF
 
-WORST, GOOD = 8, 4
-LONGEST_SIDE = 640  # of an image in the report, px
-SURE_PRECISION = 0.9  # share of detections that are right
-HARDLY = 0.1  # F1
-MOST_CLASSES = 20  # in the confusion matrix
+WORST, GOOD = 8, 4  # number of images shown
+LONGEST_SIDE = 640  # longer side of an image in the report, px
+SURE_PRECISION = 0.9  # precision of the second threshold that the report recommends
+HARDLY = 0.1  # below this F1 the report says that the model needs more training
+MOST_CLASSES = 20  # maximum number of classes in the confusion matrix
 FIGURE_MEANINGS = {
     "AP": "IoU 0.50–0.95",
     "AP50": "IoU 0.50",
@@ -29,20 +29,20 @@ FIGURE_MEANINGS = {
     "APs": "small objects",
     "APm": "medium objects",
     "APl": "large objects",
-    "AR1": "recall, 1 an image",
-    "AR10": "recall, 10",
-    "AR100": "recall, 100",
-    "ARs": "recall, small",
-    "ARm": "recall, medium",
-    "ARl": "recall, large",
+    "AR1": "1 detection per image",
+    "AR10": "10 detections",
+    "AR100": "100 detections",
+    "ARs": "small objects",
+    "ARm": "medium objects",
+    "ARl": "large objects",
 }
-LEARNING = {  # plots of a run: what they show, and columns of metrics.jsonl by the name of the line
-    "loss": ({"loss": "training loss"}, "The weighted sum over all decoder layers, and whatever helps to learn."),
+LEARNING = {  # plots of a run: columns of metrics.jsonl with the labels of their lines, and the caption
+    "loss": ({"loss": "training loss"}, "Weighted sum over all decoder layers and auxiliary losses."),
     "loss terms": (
         {"loss_ce": "class", "loss_bbox": "box, L1", "loss_giou": "box, GIoU"},
-        "Unweighted, of the last decoder layer.",
+        "Unweighted losses of the last decoder layer.",
     ),
-    "AP": ({"AP": "AP", "AP50": "AP50", "AP75": "AP75"}, "On the validation images after each epoch."),
+    "AP": ({"AP": "AP", "AP50": "AP50", "AP75": "AP75"}, "On the validation images, after each epoch."),
 }
 COLUMNS = ("epoch", "loss", "loss_ce", "loss_bbox", "loss_giou", "AP", "AP50", "AP75", "lr", "seconds")
 
@@ -59,12 +59,12 @@ def write_report(
 
     Parameters
     ----------
-    evaluation : the figures, and the detections behind them
-    file : to write
-    title : of the page
-    facts : what was evaluated, or what the run was; the versions of what it ran with are added
-    history : of a run: rows of `metrics.jsonl`
-    settings : of a run: its `config.toml`
+    evaluation : metrics and detections
+    file : output file
+    title : title of the page
+    facts : rows of the table at the top, title → text; versions and date are added
+    history : for a run, the rows of its `metrics.jsonl`
+    settings : for a run, the content of its `config.toml`
 
     Raises
     ------
@@ -98,7 +98,7 @@ def write_report(
         "is_marked": best is not None,
         "scores": embedded(plots.score_curves(curves, None if best is None else conf)),
         "precision_recall": embedded(plots.precision_recall(judgement.precision, names)),
-        "precision_recall_caption": "Of the classes that have objects.",
+        "precision_recall_caption": "Classes with objects at IoU 0.5, and their mean at IoU 0.5 and 0.75.",
         "conf": conf,
         "confusion": embedded(plots.confusion_matrix(counts, shown)),
         "confusion_note": note,
@@ -110,7 +110,7 @@ def write_report(
 
 
 def facts(evaluation: Evaluation, source: str, data: str) -> dict[str, str]:
-    """What was evaluated on what, for the report of an evaluation."""
+    """Model, data and time of an evaluation, for the table at the top of its report."""
     index, model, seconds = evaluation.index, evaluation.model, evaluation.seconds
     rate = f"{len(index) / seconds:.1f} images/s" if seconds else "at once"
     return {
@@ -129,7 +129,7 @@ def _learning(rows: list[dict[str, Any]], what: str) -> dict[str, str]:
 
 
 def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """A row a class: its objects, and its AP at all IoUs, at 0.5 and by size."""
+    """One row per class: number of objects, AP, AP50, and AP by object size."""
     judgement, index = evaluation.coco, evaluation.index
     objects = np.bincount(index.labels, minlength=len(index.categories))
     rows = []
@@ -146,46 +146,46 @@ def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def typed(score: float) -> float:
-    """A score as people type it, rounded down so that it keeps what the score keeps: 0.4178 → 0.41, 0.01519 → 0.015."""
+    """Round a score down to two digits. Rounding down keeps all detections of that score: 0.4178 → 0.41, 0.01519 → 0.015."""
     digits = 2 if score >= 0.1 else 1 - math.floor(math.log10(max(score, 1e-9)))
     nearest = round(score, digits)
     return nearest if nearest <= score else round(nearest - float(10**-digits), digits)
 
 
 def _advice(curves: Thresholds, best: float | None, objects: int) -> list[str]:
-    """Which lowest score to predict with; `best` gives the highest F1."""
+    """Sentences that recommend a score threshold. `best` is the threshold with the highest F1."""
     if not objects:
-        return ["There is no object to find in these images, so there is no threshold to advise."]
+        return ["These images have no objects, so no threshold can be recommended."]
     if best is None:
-        return ["Nothing was found at IoU 0.5 at any score, so there is no threshold to advise."]
+        return ["No object was detected at IoU 0.5 at any score, so no threshold can be recommended."]
 
     def at(conf: float) -> str:
         precision, recall = curves.at(conf)
         return f"--conf {conf:g} (precision {precision:.2f}, recall {recall:.2f})"
 
-    sentences = [f"F1 is highest, {curves.f1.max():.2f}, at {at(best)}."]
+    sentences = [f"The highest F1 is {curves.f1.max():.2f}, at {at(best)}."]
     if curves.f1.max() < HARDLY:
-        return [*sentences, "So far hardly anything is found: the model has to learn longer before a threshold means much."]
+        return [*sentences, "The model detects almost nothing yet. Train it longer before you choose a threshold."]
     sure = curves.for_precision(SURE_PRECISION)
     if sure is None:
-        sentences.append("At no score are nine in ten detections right.")
+        sentences.append("At no score are 90 % of the detections correct.")
     elif curves.recall[sure] < 0.01:
-        sentences.append("Nine in ten are right only where less than 1 % of the objects is found.")
+        sentences.append("90 % of the detections are correct only where less than 1 % of the objects is found.")
     else:
-        sentences.append(f"For nine right in ten: {at(typed(float(curves.scores[sure])))}.")
+        sentences.append(f"90 % of the detections are correct at {at(typed(float(curves.scores[sure])))}.")
     return sentences
 
 
 def _most_confused(counts: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str], str]:
-    """The matrix, its names, and a note; of many classes those that are confused most."""
+    """The confusion matrix, its names, and a note. With many classes, only the most confused ones are kept."""
     shown = np.arange(len(names))
     note = ""
     if len(names) > MOST_CLASSES:
         between = counts[:-1, :-1] - np.diag(counts.diagonal()[:-1])
         shown = np.sort(np.argsort(-(between.sum(0) + between.sum(1)), kind="stable")[:MOST_CLASSES])
-        note = f" Shown are the {MOST_CLASSES} of {len(names)} classes that are confused most."
+        note = f" Only the {MOST_CLASSES} most confused of {len(names)} classes are shown."
     rows = [*shown, len(names)]
-    return counts[np.ix_(rows, rows)], [*(names[k] for k in shown), "nothing"], note
+    return counts[np.ix_(rows, rows)], [*(names[k] for k in shown), "no object"], note
 
 
 def _pair(index: SplitIndex, matches: Matches, conf: float, errors: ImageErrors) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Where a detector looks."""
+"""Attention maps of a detector."""

@@ -1,4 +1,4 @@
-"""Maps of attention over the image, as the paper's figure shows them."""
+"""Draw attention maps over the image, as in the paper's figure."""
 
 import importlib.util
 import re
@@ -14,26 +14,26 @@ from conditional_detr.explaining.maps import Explanation
 from conditional_detr.inference.drawing import save_image
 from conditional_detr.storage.writing import writing
 
-TILE, SHORTEST, LONGEST = 168, 88, 420  # longer side of one map, px, unless its shorter side would be too small
+TILE, SHORTEST, LONGEST = 168, 88, 420  # px: longer side of a map, minimum of its shorter side, maximum of its longer side
 GAP, MARGIN, LINE, LABELS = 6, 12, 22, 84
-NARROWEST = 780  # room for the lines of text
+NARROWEST = 780  # minimum width of a figure, px, so that the text fits
 ROWS = ("spatial", "content", "combined")
 BOX, POINT, INK, PAPER, DIM = (0, 230, 118), (255, 255, 255), (30, 30, 30), (255, 255, 255), (120, 120, 120)
-GLOW = 0.75  # how much of the colour covers the image where a map is highest
+GLOW = 0.75  # opacity of the colour at the highest value of a map
 
 
 def overlay(rgb: np.ndarray, attention: np.ndarray, cell_size: tuple[float, float]) -> np.ndarray:
-    """A map over a dimmed image; its highest cell is brightest.
+    """Draw a map over a dimmed image. The highest cell is the brightest.
 
     Parameters
     ----------
     rgb : uint8 [H, W, 3]
-    attention : [h, w]
-    cell_size : width and height of a cell in pixels of the image; cells may reach over its right and lower border
+    attention : map [h, w]
+    cell_size : width and height of a cell in pixels of the image; the last cells may extend beyond the image
     """
     height, width = rgb.shape[:2]
     rows, columns = attention.shape
-    # The centre of cell i lies at (i + 0.5) cells; between centres the map is interpolated.
+    # The centre of cell i is at (i + 0.5) cells. Between centres the map is interpolated.
     x = (np.arange(width, dtype=np.float32) + 0.5) / cell_size[0] - 0.5
     y = (np.arange(height, dtype=np.float32) + 0.5) / cell_size[1] - 0.5
     grid_x, grid_y = np.meshgrid(x.clip(0, columns - 1).astype(np.float32), y.clip(0, rows - 1).astype(np.float32))
@@ -47,7 +47,7 @@ def overlay(rgb: np.ndarray, attention: np.ndarray, cell_size: tuple[float, floa
 
 
 class Tiles:
-    """An image at the size of one map, on which the maps of a detection are drawn."""
+    """Draws the maps of a detection over its image, each at the size of one tile of the figure."""
 
     def __init__(self, rgb: np.ndarray, explanation: Explanation) -> None:
         short, long = min(rgb.shape[:2]), max(rgb.shape[:2])
@@ -59,11 +59,11 @@ class Tiles:
         self.cell_size = width * self.factor, height * self.factor
 
     def plain(self) -> Image.Image:
-        """The image with the box and the reference point."""
+        """The image with the box and the reference point, without a map."""
         return self._marked(self.rgb)
 
     def over(self, attention: np.ndarray) -> Image.Image:
-        """A map [h, w] over the image, with the share of its highest cell."""
+        """A map [h, w] over the image, with the attention of its highest cell as text."""
         tile = self._marked(overlay(self.rgb, attention, self.cell_size))
         ImageDraw.Draw(tile).text((4, self.size[1] - 16), f"{attention.max():.0%}", PAPER, font(11))
         return tile
@@ -81,13 +81,13 @@ class Tiles:
 
 
 def figure(rgb: np.ndarray, explanation: Explanation, layers: Sequence[int]) -> np.ndarray:
-    """The maps of some layers as an image: a column a head, and three rows a layer.
+    """Draw the maps of some layers as one image, with one column per head and three rows per layer.
 
     Parameters
     ----------
     rgb : the image, uint8 [H, W, 3]
-    explanation : of one detection in it
-    layers : which layers, counted from 0
+    explanation : maps of one detection in the image
+    layers : indices of the layers, counted from 0
     """
     depth, heads = explanation.spatial.shape[:2]
     tiles = Tiles(rgb, explanation)
@@ -99,9 +99,7 @@ def figure(rgb: np.ndarray, explanation: Explanation, layers: Sequence[int]) -> 
     point = "" if explanation.reference_point is None else ", cross: the query's reference point"
     name = explanation.class_name if len(explanation.class_name) <= 40 else f"{explanation.class_name[:39]}…"
     pen.text((MARGIN, MARGIN), f"{name} {explanation.score:.2f}, found by query {explanation.query}", INK, font(18))
-    caption = (
-        f"Box: the detection{point}. Each map is scaled to its highest cell, whose share of the attention is written on it."
-    )
+    caption = f"Box: the detection{point}. Each map is scaled to its highest cell, whose attention (in %) is printed on it."
     pen.text((MARGIN, MARGIN + LINE + 2), caption, INK, font(13))
     for row, layer in enumerate(layers):
         y = top + row * block
@@ -118,7 +116,7 @@ def figure(rgb: np.ndarray, explanation: Explanation, layers: Sequence[int]) -> 
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu, which comes with supervision's plots and has Greek and Cyrillic too, or Pillow's own."""
+    """DejaVu Sans from matplotlib, which also has Greek and Cyrillic letters, or else Pillow's default font."""
     spec = importlib.util.find_spec("matplotlib")
     if spec is not None and spec.submodule_search_locations:
         file = Path(spec.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -128,11 +126,13 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def write_explanations(rgb: np.ndarray, explanations: Sequence[Explanation], folder: str | Path) -> Iterator[Path]:
-    """For each detection the last layer's maps, those of all layers, and the arrays; an earlier explanation's go.
+    """Write three files per detection: an image of the last layer's maps, one of all layers' maps, and the arrays.
+
+    Files of an earlier explanation in the folder are removed first.
 
     Yields
     ------
-    the image of the last layer, once all three files of a detection are written, in the order of the explanations
+    for each explanation, in order, the path of the last layer's image, after all three files are written
 
     Raises
     ------
@@ -154,7 +154,7 @@ def write_explanations(rgb: np.ndarray, explanations: Sequence[Explanation], fol
 
 
 def remove_earlier(folder: Path) -> None:
-    """Take away what an earlier explanation left: arrays with both their images, and nothing else."""
+    """Remove the files of earlier explanations: arrays that have both their images. Other files are kept."""
     for arrays in folder.glob("[0-9][0-9]*-*.npz"):
         trio = [arrays, arrays.with_suffix(".png"), arrays.with_name(f"{arrays.stem}-layers.png")]
         if all(file.is_file() for file in trio):

@@ -1,4 +1,4 @@
-"""Where each detection's query looked: the maps of cross-attention, taken apart as the model compares them."""
+"""Cross-attention maps of each detection, split into the spatial and the content part."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,18 +27,18 @@ from conditional_detr.weights.discovery import load_model
 
 @dataclass(frozen=True)
 class Explanation:
-    """The attention behind one detection. Every map sums to 1 over its cells.
+    """Cross-attention of one detection. Every map sums to 1 over its cells.
 
     Attributes
     ----------
-    spatial : float32 [L, H, h, w], softmax(p_q·p_k) of each layer and head: what the query's place is compared with
-    content : float32 [L, H, h, w], softmax(c_q·c_k): what its content is compared with
-    combined : float32 [L, H, h, w], the softmax of their sum, which the model attends with
+    spatial : float32 [L, H, h, w], softmax(p_q·p_k) of each layer and head, from the spatial parts of query and key
+    content : float32 [L, H, h, w], softmax(c_q·c_k) of each layer and head, from their content parts
+    combined : float32 [L, H, h, w], softmax of the sum of both: the attention that the model uses
     box : float32 [4], xyxy in pixels of the image
-    reference_point : float32 [2], (x, y) in pixels of the image; None for a model whose queries have none (DETR)
-    score, class_id, class_name : of the detection
-    query : which query found it
-    cell_size : (width, height) of a cell of the maps in pixels of the image; the first cell begins at its corner
+    reference_point : float32 [2], (x, y) in pixels of the image; None for a model without reference points (DETR)
+    score, class_id, class_name : score and class of the detection
+    query : index of the query that made the detection
+    cell_size : (width, height) of a map cell in pixels of the image; the first cell starts at the upper left corner
     """
 
     spatial: np.ndarray
@@ -57,28 +57,30 @@ class Explanation:
 def explain(
     source: str | Path | DetectionModel, image: ImageInput, conf: float = 0.3, device: str = "auto"
 ) -> list[Explanation]:
-    """The maps of cross-attention of every detection in an image.
+    """Compute the cross-attention maps of every detection in an image.
 
-    Both parts are divided by the same √width as their sum, so that spatial · content, normalised, is combined. In the first
-    layer Conditional DETR's content holds the positions too (nothing is decoded yet). DETR adds content and space before it
-    compares them; there one query is compared with either part of the key.
+    Both parts are divided by the same √width as their sum. So the product of spatial and content, normalised, is combined.
+
+    In the first layer of Conditional DETR the content also includes positions, because nothing is decoded yet. DETR adds the
+    content and the spatial embedding before the dot product. For DETR the maps therefore compare one query, the sum of both,
+    with the content part and with the spatial part of the key.
 
     Source: Conditional DETR, figure 2 and section 3.3.
 
     Parameters
     ----------
-    source : any source of a model, or a model, which is moved to the device and set to eval mode
+    source : any model source, or a model, which is moved to the device and set to eval mode
     image : a path, a PIL image or a uint8 RGB array [H, W, 3]
-    conf : lowest score, in [0, 1]
+    conf : lowest score of a detection, in [0, 1]
     device : "auto", "cpu", "cuda", "cuda:1", "mps"
 
     Returns
     -------
-    an explanation a detection, best first; none where nothing was found
+    one explanation per detection, highest score first; an empty list without detections
 
     Raises
     ------
-    ImageError : an image that cannot be read
+    ImageError : the image cannot be read
 
     Examples
     --------
@@ -96,7 +98,7 @@ def explain(
 
 @torch.inference_mode()
 def explain_image(model: DetectionModel, rgb: Tensor, conf: float) -> list[Explanation]:
-    """`explain` for a model on its device, in eval mode, and a decoded image uint8 [3, H, W]."""
+    """Like `explain`, for a model in eval mode on its device, and a decoded image uint8 [3, H, W]."""
     where = next(model.parameters()).device
     preprocessor = Preprocessor(model.preprocessor)
     prepared = preprocessor(rgb)
@@ -129,7 +131,7 @@ def explain_image(model: DetectionModel, rgb: Tensor, conf: float) -> list[Expla
 
 @contextmanager
 def captured(model: DetectionModel) -> Iterator[list[tuple[Queries, Memory]]]:
-    """A context in which the inputs of every layer's cross-attention are noted, in order."""
+    """Context manager that records the inputs of every decoder layer's cross-attention, in order."""
     inputs: list[tuple[Queries, Memory]] = []
     hooks = [
         layer.cross_attention.register_forward_pre_hook(lambda _, given: inputs.append(given))  # type: ignore[union-attr]
@@ -143,7 +145,7 @@ def captured(model: DetectionModel) -> Iterator[list[tuple[Queries, Memory]]]:
 
 
 def maps_of_layers(decoder: Decoder, inputs: list[tuple[Queries, Memory]], queries: Tensor) -> dict[str, np.ndarray]:
-    """What each layer's cross-attention says of itself, as maps [k, L, H, h, w] of k queries of the first image."""
+    """Maps [k, L, H, h, w] of each kind for k queries of the first image, from the `explain` methods of cross-attention."""
     attentions: list[Any] = [layer.cross_attention for layer in decoder.layers]
     layers = [attention.explain(*given, queries) for attention, given in zip(attentions, inputs, strict=True)]
     height, width = inputs[0][1].shapes[0]

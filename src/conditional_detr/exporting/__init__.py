@@ -1,1 +1,1 @@
-"""A trained model as a graph for other engines, and the proof that it is the same model."""
+"""Export a trained model as a graph for other engines, with a proof that it gives the same results."""

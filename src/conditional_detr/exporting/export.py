@@ -1,4 +1,4 @@
-"""A model out of this library: a folder that an engine runs, with the proof that it finds the same."""
+"""Export a model to a folder that an engine can run, with a proof that it gives the same results."""
 
 import copy
 import importlib
@@ -36,7 +36,7 @@ from conditional_detr.weights import exported
 from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.exported import GRAPHS, PRECISIONS, PROOF, write_description
 
-MAX_DROP = {"fp32": 0.005, "bf16": 0.005, "int8": 0.01}  # of AP
+MAX_DROP = {"fp32": 0.005, "bf16": 0.005, "int8": 0.01}  # largest drop of AP that passes, by precision
 
 
 def export(  # noqa: PLR0913 · public interface
@@ -48,24 +48,24 @@ def export(  # noqa: PLR0913 · public interface
     max_drop: float | None = None,
     split: str = "valid",
 ) -> Path:
-    """Write a model as a graph for ONNX Runtime or OpenVINO, and `proof.json` beside it.
+    """Export a model as a graph for ONNX Runtime or OpenVINO, with a `proof.json` that compares it with the original.
 
-    The graph takes `images` float32 [B, 3, H, W], normalised, and `padding_mask` bool [B, H, W], True = padding, of any size
-    that the preprocessing makes; it gives `logits` [B, Q, K] and `boxes` [B, Q, 4], cx, cy, w, h in [0, 1] of the unpadded
-    image. Preprocessing and class names are in its metadata. The folder is a source: `Detector`, `evaluate` and the
-    commands run it.
+    Inputs of the graph are `images`, float32 [B, 3, H, W], normalised, and `padding_mask`, bool [B, H, W], True = padding.
+    Height and width may be any that the preprocessing produces. Outputs are `logits` [B, Q, K] and `boxes` [B, Q, 4], which are
+    cx, cy, w, h in [0, 1], relative to the unpadded image. Preprocessing and class names are in the metadata of the graph.
+    `Detector`, `evaluate` and the commands accept the folder as a source.
 
     Parameters
     ----------
-    source : see `load_model`, or a model, of which a copy is taken
-    folder : new, empty, or an earlier export, which is replaced
+    source : see `load_model`, or a model, which is copied
+    folder : output folder. It must be new, empty or an earlier export, which is replaced
     format : "onnx" or "openvino"
-    precision : "fp32"; "bf16", 16-bit weights, computed in 16 bits where the processor can; "int8", calibrated on the
-        training images of `data`
-    data : a COCO folder; both models are judged on one of its splits. None = they are compared on synthetic images, which is a
+    precision : "fp32"; "bf16" = 16-bit weights, and computation in 16 bits if the processor supports it; "int8" = calibrated on
+        the training images of `data`
+    data : data set; both models are evaluated on one of its splits. None = they are compared on synthetic images, which is a
         weaker proof and never fails
-    max_drop : how much lower the export's AP may be; None = 0.005, for int8 0.01
-    split : "valid", "train" or "test"
+    max_drop : largest allowed drop of AP; None = 0.005, for int8 0.01
+    split : split for the evaluation: "valid", "train" or "test"
 
     Returns
     -------
@@ -74,9 +74,9 @@ def export(  # noqa: PLR0913 · public interface
     Raises
     ------
     ConfigError : an unknown format or precision
-    ExportError : the model cannot be converted, or the export's AP is lower by more than `max_drop`: then a new folder is there
-        with its proof, and an earlier export is left as it was
-    UnavailableError : the format's packages are not installed
+    ExportError : the model cannot be converted, or the export's AP is lower by more than `max_drop`. In the second case a new
+        folder is kept with its proof, and an earlier export stays unchanged
+    UnavailableError : the packages for the format are not installed
     """
     if format not in GRAPHS:
         raise ConfigError(f"there is no format {format!r}. {did_you_mean(format, GRAPHS)}")
@@ -84,23 +84,23 @@ def export(  # noqa: PLR0913 · public interface
         raise ConfigError(f"there is no precision {precision!r}. {did_you_mean(precision, PRECISIONS)}")
     if max_drop is not None and not 0 <= max_drop <= 1:
         raise ConfigError(f"max_drop must be in [0, 1], not {max_drop}")
-    folder = Path(folder).absolute()  # "." is replaced too, and is then another folder
+    folder = Path(folder).absolute()  # "." would name another folder after the replacement
     if folder.is_file():
         raise ConfigError(f"{folder} is a file: an export is a folder")
     if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir())) and not exported.claims(folder):
-        raise ConfigError(f"{folder} is no export ({', '.join(others[:3])}): give a new or empty folder")
+        raise ConfigError(f"{folder} is not an export (found: {', '.join(others[:3])}): give a new or empty folder")
     for name in packages_of(format, precision):
         import_package(name)
     index = None if data is None else load_split(data, split)
     model = copy.deepcopy(source) if isinstance(source, DetectionModel) else load_model(source)
-    if index is not None:  # before the work
+    if index is not None:  # fails early if the classes do not match
         match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     calibration = _calibration_images(data, split) if precision == "int8" else ((), None)
     return Exporter(model.eval().cpu(), format, index, *calibration).export(folder, precision, max_drop)
 
 
 def _calibration_images(data: str | Path | None, split: str) -> tuple[Sequence[ImageInput], str]:
-    """What int8 is calibrated on, and its name: training images, or the proof's own where there are no others."""
+    """Calibration images for int8, and a description: training images, or those of the proof if there is no training split."""
     if data is None:
         return synthetic_images(), "synthetic images"
     used = "train" if "train" in sources(Path(data)) else split
@@ -109,7 +109,7 @@ def _calibration_images(data: str | Path | None, split: str) -> tuple[Sequence[I
 
 
 def packages_of(format: str, precision: str) -> tuple[str, ...]:
-    """What an export needs."""
+    """Packages that an export needs."""
     if format == "onnx":
         return "onnx", "onnxscript", "onnxruntime"
     import_openvino()  # before NNCF
@@ -117,15 +117,15 @@ def packages_of(format: str, precision: str) -> tuple[str, ...]:
 
 
 class Exporter:
-    """One model on its way into one format, in whatever precision.
+    """Exports a model to a format, in any precision.
 
     Parameters
     ----------
-    model : in eval mode, on the CPU
+    model : model in eval mode, on the CPU
     format : a key of `GRAPHS`
-    index : the images and objects of the proof; None = synthetic images without any
-    calibration : images for int8's ranges
-    calibrated_on : what they are, for the proof
+    index : images and objects for the proof; None = synthetic images without objects
+    calibration : calibration images for int8
+    calibrated_on : description of the calibration images, for the proof
     """
 
     def __init__(
@@ -158,9 +158,9 @@ class Exporter:
         return found
 
     def export(self, folder: Path, precision: str, max_drop: float | None = None) -> Path:
-        """Write and prove; see `export`."""
+        """Write the export and its proof; see the function `export`."""
         allowed = MAX_DROP[precision] if max_drop is None else max_drop
-        _ = self.found  # that no image can be read is said before the work
+        _ = self.found  # fails early if no image can be read
         refusal = None
         with atomic_folder(folder) as new:
             self.write(new, precision)
@@ -175,12 +175,12 @@ class Exporter:
         return folder
 
     def write(self, folder: Path, precision: str) -> None:
-        """Graph and description, into a folder that exists."""
+        """Write graph and description to an existing folder."""
         try:
             self._write(folder / GRAPHS[self.format], precision)
         except (OSError, ConditionalDETRError):
             raise
-        except Exception as error:  # converters raise whatever they meet
+        except Exception as error:  # converters raise errors of any class
             raise ExportError(f"the model cannot be converted to {self.format} in {precision}: {first_line(error)}") from error
         write_description(self.model, folder, self.format, precision)
 
@@ -200,7 +200,7 @@ class Exporter:
             graph.write_onnx(graph.with_16_bit_weights(self.converted) if precision == "bf16" else self.converted, file)
 
     def judge(self, folder: Path) -> tuple[Model, Found, dict[str, float | None]]:
-        """An export in a folder, what it finds, and the AP of both."""
+        """Evaluate an export. Returns its model, its detections, and the AP of original and export with their difference."""
         engine = Detector(folder).model
         found = found_by(engine, self.images, self.index)
         if self.index is None:
@@ -211,9 +211,9 @@ class Exporter:
         return engine, found, {"original": before, "exported": after, "drop": _drop(before, after)}
 
     def prove(self, folder: Path, precision: str, allowed: float) -> dict[str, Any]:
-        """The content of `proof.json` for the export in a folder; "passed" is None where no AP could be compared."""
+        """Content of `proof.json` for the export in a folder. "passed" is None if no AP could be compared."""
         packages = ("torch", *packages_of(self.format, precision))
-        made = "synthetic images, without objects: a weaker proof, which never fails"
+        made = "synthetic images without objects: a weaker proof that never fails"
         what = {
             "format": self.format, "precision": precision,
             "data": made if self.index is None else str(self.index.file), "images": len(self.found),
@@ -223,11 +223,12 @@ class Exporter:
         }  # fmt: skip
         try:
             engine, found, ap = self.judge(folder)
-        except CheckpointError as error:  # it finds no numbers, or does not run
+        except CheckpointError as error:  # its scores are not finite, or the engine cannot run it
             return {"passed": None if self.index is None else False, "fault": str(error)} | what
         ours, theirs = latencies_ms([self.original, engine], [self.images[i] for i in self.found])
         return {
-            "passed": ap["drop"] <= allowed if ap["original"] and ap["drop"] is not None else None,  # nothing could be lost
+            # None without objects, or if the original has AP 0.
+            "passed": ap["drop"] <= allowed if ap["original"] and ap["drop"] is not None else None,
             "AP": ap | {"max_drop": allowed},
             "boxes": agreement(self.found, found).to_dict(),
             "latency_ms": {"original": ours, "exported": theirs, "of": "a decoded image to its boxes, median"},
@@ -235,7 +236,7 @@ class Exporter:
         } | what  # fmt: skip
 
     def _refusal(self, folder: Path, precision: str, proof: dict[str, Any], max_drop: float | None) -> str:
-        """What went wrong, and which precision would do."""
+        """Message for a failed export: the reason, and a precision that would pass."""
         if "fault" in proof:
             text = proof["fault"]
         else:
@@ -243,7 +244,7 @@ class Exporter:
             text = (
                 f"AP falls from {ap['original']:.4f} to {ap['exported']:.4f}, by {ap['drop']:.4f}, more than {ap['max_drop']:g}"
             )
-        there = "The earlier export is left as it was" if exported.claims(folder) else "It is there to be looked at"
+        there = "The earlier export is unchanged" if exported.claims(folder) else "The failed export is kept for inspection"
         better = PRECISIONS[: PRECISIONS.index(precision)][::-1]
         for other in better:
             with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""A model as a graph for images of every size: recorded once by PyTorch, written by ONNX's or OpenVINO's converter."""
+"""Convert a model to a graph for images of any size: traced by PyTorch, converted to ONNX or OpenVINO."""
 
 import contextlib
 import copy
@@ -18,13 +18,13 @@ from conditional_detr.factory.build import DetectionModel
 from conditional_detr.inference.engines import INPUTS, OUTPUTS, import_openvino, import_package
 from conditional_detr.weights import native
 
-ANY_SIZE = 2**40  # bytes
-MANY = 1024  # weights; smaller tensors stay as they are
-EXAMPLE_CELLS = 3  # of the example image's side, in steps of the size that images come in; its sides differ by one
+ANY_SIZE = 2**40  # no limit for constant folding
+MANY = 1024  # tensors with fewer weights stay in float32
+EXAMPLE_CELLS = 3  # example image: 3 × 4 units of max(size_multiple, 32) px
 
 
 class DetectionGraph(nn.Module):
-    """(images [B, 3, H, W], padding mask [B, H, W]) → class logits [B, Q, K] and boxes [B, Q, 4], of the last layer."""
+    """Module to export: images [B, 3, H, W], padding mask [B, H, W] → logits [B, Q, K], boxes [B, Q, 4] of the last layer."""
 
     def __init__(self, model: DetectionModel) -> None:
         super().__init__()
@@ -36,13 +36,17 @@ class DetectionGraph(nn.Module):
 
 
 def traced(model: DetectionModel) -> ExportedProgram:
-    """The graph of a model in eval mode, on the CPU: any batch, height and width, in the steps that its preprocessing makes."""
+    """Trace a model in eval mode on the CPU.
+
+    The graph accepts any batch size, and any height and width that the preprocessing produces (multiples of its
+    `size_multiple`).
+    """
     step = model.preprocessor.size_multiple
     unit = max(step, 32)
     height, width = EXAMPLE_CELLS * unit, (EXAMPLE_CELLS + 1) * unit
     example = torch.zeros(2, 3, height, width), torch.zeros(2, height, width, dtype=torch.bool)
     batch = Dim("batch")
-    least = unit + 1  # the recording tells one cell from many; the graph does not, once it is written
+    least = unit + 1  # tracing treats a side of one cell as a special case; the exported graph does not
     sides = [step * Dim(f"{name}_in_steps") if step > 1 else Dim(name, min=least) for name in ("height", "width")]
     shapes = {0: batch, 2: sides[0], 3: sides[1]}, {0: batch, 1: sides[0], 2: sides[1]}
     with quiet(), torch.no_grad():
@@ -50,24 +54,24 @@ def traced(model: DetectionModel) -> ExportedProgram:
 
 
 def modules_of(program: ExportedProgram) -> dict[str, str]:
-    """The path of the module that each node of a recorded graph comes from."""
+    """For each node of a traced graph, the path of the module that it comes from."""
     stacks = {node.name: node.meta.get("nn_module_stack") for node in program.graph.nodes}
     return {name: list(stack.values())[-1][0] for name, stack in stacks.items() if stack}
 
 
 def metadata(model: DetectionModel) -> dict[str, str]:
-    """What travels inside a graph: classes, preprocessing and what the model is, each as JSON."""
+    """Metadata stored in the graph file: model configuration, classes and preprocessing, each as JSON."""
     return {key: json.dumps(value, ensure_ascii=False) for key, value in native.describe(model).items()}
 
 
 def to_onnx(model: DetectionModel, program: ExportedProgram) -> Any:
-    """An `onnx.ModelProto`, by the dynamo exporter."""
+    """Convert to an `onnx.ModelProto`, with the dynamo exporter."""
     import_package("onnx")
     optimizer = import_package("onnxscript.optimizer")
     with quiet():
         written = torch.onnx.export(program, (), dynamo=True, input_names=INPUTS, output_names=OUTPUTS, verbose=False)
         assert written is not None
-        # All that does not depend on the image, of whatever size: the exporter itself stops at 8192 numbers.
+        # Precompute everything that does not depend on the image. By default the exporter skips tensors of over 8192 numbers.
         optimizer.optimize_ir(written.model, input_size_limit=ANY_SIZE, output_size_limit=ANY_SIZE)
     proto = written.model_proto
     names = dict(zip(_axes(proto), ("batch", "height", "width"), strict=True))
@@ -81,7 +85,7 @@ def to_onnx(model: DetectionModel, program: ExportedProgram) -> Any:
 
 
 def to_openvino(model: DetectionModel, program: ExportedProgram) -> Any:
-    """An `openvino.Model`."""
+    """Convert to an `openvino.Model`."""
     openvino = import_openvino()
     with quiet():
         converted = openvino.convert_model(program)
@@ -94,9 +98,9 @@ def to_openvino(model: DetectionModel, program: ExportedProgram) -> Any:
 
 
 def with_16_bit_weights(proto: Any) -> Any:
-    """A copy of the graph with large weights kept in bfloat16 and widened when it is loaded.
+    """Copy the graph with large weights stored in bfloat16, which are converted to float32 when it is loaded.
 
-    ONNX Runtime has no bfloat16 products on most processors, so the file is half as large and the speed float32's.
+    The file is half as large. The speed is that of float32, because ONNX Runtime has no bfloat16 matrix products on most CPUs.
     """
     onnx = import_package("onnx")
     proto = copy.deepcopy(proto)
@@ -121,18 +125,18 @@ def write_onnx(proto: Any, file: Path) -> None:
 
 
 def write_openvino(converted: Any, file: Path, half: bool) -> None:
-    """The graph and, beside it, its weights: in 16 bits if `half`."""
+    """Write the graph and its weights, as two files. `half` stores the weights in 16 bits."""
     import_openvino().save_model(converted, file, compress_to_fp16=half)
 
 
 def _axes(proto: Any) -> list[str]:
-    """The names of the dynamic axes of the images, in order."""
+    """Names of the dynamic axes of the input images, in order."""
     return [axis.dim_param for axis in proto.graph.input[0].type.tensor_type.shape.dim if axis.dim_param]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Converters' warnings and progress are about their own insides; what they must say they raise."""
+    """Suppress the output of converters. Their warnings concern their own internals; errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

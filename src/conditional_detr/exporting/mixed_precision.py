@@ -1,7 +1,8 @@
-"""What stays in float32 where a processor computes in 16 bits: and stays so under autocast in training.
+"""Mark the nodes of an OpenVINO graph that stay in float32 when the processor computes in 16 bits.
 
-OpenVINO turns a whole graph to bfloat16 but for nodes that are marked. Marked are the heads, because a box's last digits are
-pixels, and the sines of the position with all that leads to them, because an angle of 16 bits is another place.
+OpenVINO converts all nodes to bfloat16 that are not marked. Two groups are marked: the heads, because rounding a box coordinate
+moves the box by pixels, and the sines and cosines of the position embeddings with all nodes before them, because rounding an
+angle changes the position. Both also run in float32 under autocast in training.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -11,17 +12,18 @@ from xml.etree import ElementTree
 
 from conditional_detr.exporting.rounding import is_within
 
-MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:dynamic"}  # from any type to any
+# No conversion from any type to any type.
+MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:dynamic"}
 
 
 def nodes_in_float32(converted: Any, modules: dict[str, str], in_float32: Collection[str]) -> set[str]:
-    """The names of the nodes of an `openvino.Model` that stay in float32.
+    """Names of the nodes of an `openvino.Model` that stay in float32.
 
     Parameters
     ----------
-    converted : the model
-    modules : see `modules_of`
-    in_float32 : see `modules_in_float32`
+    converted : `openvino.Model`
+    modules : module path of each node, see `modules_of`
+    in_float32 : paths of modules that stay in float32, see `modules_in_float32`
     """
     nodes = converted.get_ops()
     sines = [node for node in nodes if node.get_type_name() in ("Sin", "Cos")]
@@ -31,7 +33,7 @@ def nodes_in_float32(converted: Any, modules: dict[str, str], in_float32: Collec
 
 
 def keep_in_float32(file: Path, names: set[str]) -> None:
-    """Mark layers of a written graph; Python cannot mark the nodes themselves."""
+    """Mark layers in a graph file. OpenVINO's Python API cannot mark the nodes themselves."""
     tree = ElementTree.parse(file)
     for layer in tree.iterfind("layers/layer"):
         if layer.get("name") in names and layer.get("type") != "Const":
@@ -44,13 +46,13 @@ def keep_in_float32(file: Path, names: set[str]) -> None:
 
 
 def _operation(node: Any) -> str:
-    """PyTorch's node, as in linear_3/aten.linear.default/MatMul."""
+    """Name of the PyTorch node, for example linear_3 of linear_3/aten.linear.default/MatMul."""
     name: str = node.get_friendly_name()
     return name.split("/")[0]
 
 
 def _with_ancestors(nodes: Iterable[Any]) -> Iterator[Any]:
-    """Nodes and all before them, each once, up to what is no computation of floats, as which cells were chosen."""
+    """Nodes and all nodes that they depend on, each once. Stops at values that are not floats, such as indices."""
     waiting, visited = [node.output(0) for node in nodes], set()
     while waiting:
         port = waiting.pop()

@@ -1,8 +1,9 @@
-"""8-bit integers where the model bears them: NNCF's or ONNX Runtime's quantisation, calibrated on images.
+"""Quantise a model to 8-bit integers with NNCF (OpenVINO) or ONNX Runtime, calibrated on images.
 
-In integers are the products of backbone, encoder, self-attention, content and feed-forward. In floating point stay the
-heads, because a box's last digits are pixels, and all that says where a query looks: the reference points, Λ_q and both
-spatial projections. With those in integers a model of AP 0.73 on digits has AP 0.01 (decision 009).
+Quantised are the matrix products of the backbone, the encoder, self-attention, the content part of cross-attention and the
+feed-forward layers. Two groups stay in floating point. One is the heads, because rounding a box coordinate moves the box by
+pixels. The other is everything that determines where a query attends: the reference points, Λ_q and both spatial projections.
+With those quantised, a model with AP 0.73 on the digits has AP 0.01 (decision 009).
 """
 
 import ast
@@ -24,17 +25,20 @@ from conditional_detr.inference.engines import INPUTS, import_openvino, import_p
 
 CALIBRATION_IMAGES = 128
 BACKBONE = f"{IN_GRAPH}backbone."
-ONNX_KINDS = ["Conv", "Gemm", "MatMul", "Clip", "Relu"]  # an activation cuts the range of the convolution before it
-SCOPES = "pkg.torch.onnx.name_scopes"  # where an ONNX node says which modules it is of
+# Activations too, because they limit the range of the convolution before them.
+ONNX_KINDS = ["Conv", "Gemm", "MatMul", "Clip", "Relu"]
+SCOPES = "pkg.torch.onnx.name_scopes"  # metadata key of an ONNX node that holds its module path
 
 
 class Calibration:
-    """Images as a graph takes them, spread over those that there are; one that cannot be read is left out.
+    """Calibration images, preprocessed as inputs of the graph.
+
+    At most 128 images are used, evenly spaced over those given. Images that cannot be read are left out.
 
     Parameters
     ----------
-    model : whose preprocessing it is
-    images : one at least that can be read
+    model : model whose preprocessing is used
+    images : images, of which at least one can be read
     """
 
     def __init__(self, model: Model, images: Sequence[ImageInput]) -> None:
@@ -63,23 +67,23 @@ def _is_readable(image: ImageInput) -> bool:
 
 
 def quantised_openvino(converted: Any, program: ExportedProgram, calibration: Calibration, in_float: Collection[str]) -> Any:
-    """An `openvino.Model` in int8.
+    """Quantise an `openvino.Model` to int8.
 
     Parameters
     ----------
-    converted, program : the model, and the graph that it was converted from
-    calibration : images
-    in_float : see `modules_not_in_integers`
+    converted, program : the OpenVINO model, and the PyTorch graph that it was converted from
+    calibration : calibration images
+    in_float : paths of modules that stay in floating point, see `modules_not_in_integers`
     """
-    import_openvino()  # before NNCF, which would bring it in with its reports
+    import_openvino()  # before NNCF, which would import OpenVINO with telemetry
     nncf = import_package("nncf")
     advanced = import_package("nncf.quantization.advanced_parameters")
     estimators = import_package("nncf.quantization.range_estimator")
     modules = modules_of(program)
     kept, products = [], 0
     for node in converted.get_ops():
-        name, kind = node.get_friendly_name(), node.get_type_name()  # as in linear_3/aten.linear.default/MatMul
-        if kind in ("Constant", "Convolution", "GroupConvolution"):  # all convolutions are before the encoder
+        name, kind = node.get_friendly_name(), node.get_type_name()  # such as linear_3/aten.linear.default/MatMul
+        if kind in ("Constant", "Convolution", "GroupConvolution"):  # convolutions exist only before the encoder
             continue
         operation = name.split("/")[0]
         is_bias = operation.startswith("linear") and kind == "Add"
@@ -96,16 +100,16 @@ def quantised_openvino(converted: Any, program: ExportedProgram, calibration: Ca
             subset_size=len(calibration),
             ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                overflow_fix=advanced.OverflowFix.ENABLE,  # weights of 7 bits, as below
+                overflow_fix=advanced.OverflowFix.ENABLE,  # 7-bit weights, see quantised_onnx
                 activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX,
             ),
         )
 
 
 def quantised_onnx(proto: Any, calibration: Calibration, in_float: Collection[str], file: Path) -> None:
-    """Write an `onnx.ModelProto` in int8, by ONNX Runtime's own tool: quantised and restored around every product.
+    """Quantise an `onnx.ModelProto` to int8 with ONNX Runtime's tool, and write it.
 
-    The tool changes the graph that it is given, so it gets a copy.
+    The inputs of every product are quantised and dequantised (QDQ format). The tool modifies its input, so it gets a copy.
     """
     tool = import_package("onnxruntime.quantization")
     kept, products = [], 0
@@ -125,22 +129,29 @@ def quantised_onnx(proto: Any, calibration: Calibration, in_float: Collection[st
     with quiet():
         tool.quantize_static(
             copy.deepcopy(proto), str(file), Reader(), op_types_to_quantize=ONNX_KINDS, nodes_to_exclude=kept, per_channel=True,
-            extra_options={"DedicatedQDQPair": True},  # what stays in floating point reads the value from before
-            reduce_range=True,  # weights of 7 bits: with 8, sums overflow on processors without VNNI
+            extra_options={"DedicatedQDQPair": True},  # layers in floating point read the unquantised value
+            reduce_range=True,  # 7-bit weights: with 8 bits, sums overflow on CPUs without VNNI
             activation_type=tool.QuantType.QUInt8, weight_type=tool.QuantType.QInt8,
         )  # fmt: skip
 
 
 def _check_found(products: int) -> None:
-    """Nodes are told apart by names that converters give them, which another version may give otherwise."""
+    """Check that products were found. Nodes are recognised by names that another converter version may change."""
     if not products:
         raise ExportError("int8: no product of encoder or decoder was found in the graph, so all would stay in floating point")
 
 
 def stays_in_float(module: str, operation: str, in_float: Collection[str]) -> bool:
-    """Whether a node does, by the module that it is of and the name of PyTorch's operation that it was recorded from.
+    """Whether a node stays in floating point.
 
-    In the backbone the sums between its convolutions are in integers too; elsewhere only linear maps are.
+    In the backbone all nodes are quantised, including the sums between convolutions. Elsewhere only linear layers and
+    convolutions are, unless their module is in `in_float`.
+
+    Parameters
+    ----------
+    module : path of the module that the node belongs to
+    operation : name of the PyTorch operation that the node comes from
+    in_float : paths of modules that stay in floating point
     """
     if f"{module}.".startswith(BACKBONE):
         return False

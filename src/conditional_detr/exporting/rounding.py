@@ -1,26 +1,26 @@
-"""Which modules an export may round: they say so themselves, by `export_precision` (see `model.precision`)."""
+"""Select the modules that an export must not round, by their attribute `export_precision` (see `model.precision`)."""
 
 from collections.abc import Collection
 
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.model.precision import FLOAT32, NO_INTEGERS
 
-IN_GRAPH = "model."  # paths in a graph are those in `DetectionGraph`
-NO_MODULE = ("", "model")  # of a node whose module the recording does not know
+IN_GRAPH = "model."  # prefix of module paths in a graph, because `DetectionGraph` wraps the model
+NO_MODULE = ("", "model")  # module path of a node whose module is unknown
 
 
 def modules_not_in_integers(model: DetectionModel) -> list[str]:
-    """Paths in the graph of the modules whose products stay out of 8-bit integers."""
+    """Paths in the graph of the modules whose matrix products are not quantised to 8-bit integers."""
     return _marked(model, {NO_INTEGERS, FLOAT32})
 
 
 def modules_in_float32(model: DetectionModel) -> list[str]:
-    """Paths in the graph of the modules whose products stay in float32."""
+    """Paths in the graph of the modules whose matrix products stay in float32."""
     return _marked(model, {FLOAT32})
 
 
 def is_within(module: str, marked: Collection[str]) -> bool:
-    """Whether a module is one of the marked ones, or a part of one; an unknown one counts, to be on the safe side."""
+    """Whether a module is marked or part of a marked one. True for an unknown module, to be on the safe side."""
     return module in NO_MODULE or any(f"{module}.".startswith(f"{path}.") for path in marked)
 
 

@@ -1,4 +1,4 @@
-"""That an exported model is the one it was made from: both through the whole path, on the same images."""
+"""Compare an exported model with its original: both run the complete inference on the same images."""
 
 import time
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from conditional_detr.evaluation.coco import coco_metrics, coco_results
 from conditional_detr.images.decoding import ImageInput, decode
 from conditional_detr.inference.batching import Model, detect
 
-LOWEST_COMPARED = 0.3  # boxes of a lower score are not compared one by one
-SAME_BOX = 0.9  # IoU
-TIMED_IMAGES = 20
-Found = dict[int, dict[str, torch.Tensor]]  # `postprocess`'s records by the place of their image
+LOWEST_COMPARED = 0.3  # boxes with a lower score are not compared individually
+SAME_BOX = 0.9  # minimum IoU of two boxes that count as the same
+TIMED_IMAGES = 20  # maximum number of images in the latency measurement
+Found = dict[int, dict[str, torch.Tensor]]  # records of `postprocess` by the position of the image
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the boxes of two models agree, image by image.
+    """Agreement between the boxes of two models.
 
     Attributes
     ----------
-    original, exported : how many boxes each has with a score of `LOWEST_COMPARED` or more
-    ious, score_differences : of those of the original's that have a box of the same class in the other with an IoU of
-        `SAME_BOX` or more
-    rank_difference : the largest difference of two scores of the same rank, whatever the scores
+    original, exported : number of boxes of each model with a score of at least `LOWEST_COMPARED`
+    ious, score_differences : IoU and absolute score difference of each matched pair. A box of the original is matched if the
+        export has a box of the same class with an IoU of at least `SAME_BOX`
+    rank_difference : largest difference between the scores of equal rank in an image, over all scores
     """
 
     original: int
@@ -50,7 +50,10 @@ class Agreement:
 
 
 def found_by(model: Model, images: Sequence[ImageInput], index: SplitIndex | None = None, batch: int = 8) -> Found:
-    """All detections of a model, without the images that cannot be used: of a data set, sizes must be as it says."""
+    """All detections of a model, by the position of the image. Images that cannot be used are left out.
+
+    With an `index`, an image must also have the size that the data set gives.
+    """
     return {
         position: result
         for position, rgb, result in detect(model, images, batch, on_unreadable=lambda *_: None)
@@ -59,7 +62,7 @@ def found_by(model: Model, images: Sequence[ImageInput], index: SplitIndex | Non
 
 
 def average_precision(model: Model, found: Found, index: SplitIndex) -> float | None:
-    """COCO's AP of what was found, over the images that could be read; None where there is nothing to find."""
+    """COCO AP of detections, over the images that could be read. None if these images have no objects."""
     category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     results = [row for i, result in found.items() for row in coco_results(result, int(index.image_ids[i]), category_of)]
     read = index.without(set(range(len(index))) - found.keys())
@@ -67,9 +70,11 @@ def average_precision(model: Model, found: Found, index: SplitIndex) -> float | 
 
 
 def agreement(original: Found, exported: Found) -> Agreement:
-    """Match every sure box of the original to the box of its class in the export that is nearest in score, each once.
+    """Compare the detections of two models.
 
-    A box of the export counts whatever its score: one that fell from 0.301 to 0.299 is the same box.
+    Each box of the original with a score of at least `LOWEST_COMPARED` is matched to the box of the export with the nearest
+    score, among those of the same class with an IoU of at least `SAME_BOX`. Each box is matched once. Boxes of the export
+    are matched whatever their score, because a score may fall from 0.301 to 0.299.
     """
     counts, ious, differences, ranks = [0, 0], [], [], [0.0]
     for position, ours in original.items():
@@ -95,7 +100,7 @@ def agreement(original: Found, exported: Found) -> Agreement:
 
 
 def latencies_ms(models: Sequence[Model], images: Sequence[ImageInput]) -> list[float]:
-    """Median time of each model from a decoded image to its boxes, ms; they take turns, and a first round is not counted."""
+    """Median latency of each model in ms, from a decoded image to its boxes. Models alternate; the first round is a warm-up."""
     rounds: list[list[float]] = [[] for _ in models]
     decoded = [decode(image).permute(1, 2, 0).numpy() for image in images[:TIMED_IMAGES]]
     for image in [decoded[0], *decoded]:

@@ -1,1 +1,1 @@
-"""Names become objects."""
+"""Building models from names and configurations."""

@@ -1,4 +1,4 @@
-"""A model from its configuration: the only place where names become objects."""
+"""Build a model from its configuration. Only this module turns the names of a configuration into modules."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,19 +26,20 @@ SAME_PADDING_MULTIPLE = 32
 
 
 class DetectionModel(DETR):
-    """A detector that knows what it is.
+    """A detector with its configuration, preprocessing and class names.
 
     Attributes
     ----------
-    config : what it is made of
-    preprocessor : how images become its input
-    class_names : a name for each class index
-    category_ids : for each class index the id that its data set uses for it
-    thresholds : for each class index the lowest score that prediction keeps where nobody gives one, learned on a validation
-        split; None = not learned
+    config : configuration of the network
+    preprocessor : configuration of the preprocessing
+    class_names : one name per class index
+    category_ids : one category id of the data set per class index
+    thresholds : one score threshold per class index, calibrated on a validation split; prediction uses them if no threshold is
+        given; None = not calibrated
     """
 
-    @torch.inference_mode(False)  # building looks at gradients, whatever the caller has switched off
+    # Building the backbone computes gradients, so these must be enabled even if the caller has disabled them.
+    @torch.inference_mode(False)
     @torch.enable_grad()
     def __init__(
         self,
@@ -51,7 +52,7 @@ class DetectionModel(DETR):
         check_parts(config)
         super().__init__(**parts_of(config))
         if config.decoder_layers == 1 and type(self.decoder.spatial_query).first is SpatialQuery.first:
-            self.decoder.spatial_query.requires_grad_(False)  # for later layers, of which there is none
+            self.decoder.spatial_query.requires_grad_(False)  # only later layers use its parameters
         initialise_transformer(self.encoder, self.decoder, self.reference_points)
         if config.spatial_init == "local":
             init_local_spatial_attention(self.decoder)
@@ -109,7 +110,7 @@ class DetectionModel(DETR):
 
 
 def parts_of(config: ModelConfig) -> dict[str, Any]:
-    """The parts of a `DETR` by the names of its parameters."""
+    """The modules of a `DETR`, by the names of the parameters of its constructor."""
     dim, num_heads = config.hidden_dim, config.num_heads
     decoder_layers = list(decoder_layers_of(config))
     neck = NECKS[config.neck]
@@ -132,7 +133,7 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
 
 
 def encoder_layers_of(config: ModelConfig) -> Iterator[EncoderLayer]:
-    """With the attention that the configuration names."""
+    """Build the encoder layers."""
     attention = ENCODER_ATTENTION[config.encoder_attention]
     for _ in range(config.encoder_layers):
         self_attention = attention(config.hidden_dim, config.num_heads, config.dropout)
@@ -140,7 +141,7 @@ def encoder_layers_of(config: ModelConfig) -> Iterator[EncoderLayer]:
 
 
 def decoder_layers_of(config: ModelConfig) -> Iterator[DecoderLayer]:
-    """With the attention that the configuration names; the first layer may have another one than the later."""
+    """Build the decoder layers. The cross-attention of the first layer may differ from that of the later layers."""
     attention = CROSS_ATTENTION[config.cross_attention]
     sizes = config.hidden_dim, config.num_heads, config.dropout
     for layer in range(config.decoder_layers):
@@ -155,10 +156,10 @@ def _check_length(what: str, values: list[Any], num_classes: int) -> None:
 
 
 def preprocessing_for(config: ModelConfig, imgsz: int) -> PreprocessorConfig:
-    """Preprocessing with the constants that the backbone was trained with.
+    """Preprocessing with the mean and standard deviation that the backbone was trained with.
 
-    A backbone that pads at the top and left according to its input's size ("SAME") sees an image at the same places in any
-    batch only where sizes are multiples of its stride.
+    Some backbones use "SAME" padding, where the padding at the top and left depends on the input size. Their images are padded
+    to multiples of the stride. Otherwise the position of the feature map cells in an image would depend on its batch.
     """
     check_network(config.backbone)
     backbone = timm.get_pretrained_cfg(config.backbone, allow_unregistered=False)

@@ -1,4 +1,4 @@
-"""A new model by its name."""
+"""Create a new model by name."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,20 +17,20 @@ def create_model(
     category_ids: Sequence[int] | None = None,
     **overrides: Any,
 ) -> DetectionModel:
-    """A new model by its name.
+    """Create a new model by name.
 
     Parameters
     ----------
     name : one of `conditional_detr.config.PRESETS`, e.g. "conditional-detr-r50"
-    num_classes : K, without any background class
-    pretrained_backbone : ImageNet weights, from the Hub or from an installed package; False = random weights
-    class_names, category_ids : an entry a class; default "0", "1", … and 0, 1, …
+    num_classes : number of classes K, without a background class
+    pretrained_backbone : load ImageNet weights, from the Hub or from an installed package; False = random weights
+    class_names, category_ids : one value per class; default "0", "1", … and 0, 1, …
     overrides : fields of `ModelConfig`, e.g. ``num_queries=100``
 
     Raises
     ------
-    ConfigError : an unknown name, field or value
-    UnavailableError : the pretrained weights cannot be had; never answered with random ones
+    ConfigError : unknown name or field, or invalid value
+    UnavailableError : the pretrained weights are not available; random weights are never used in their place
 
     Examples
     --------

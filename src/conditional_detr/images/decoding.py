@@ -1,4 +1,4 @@
-"""From a file, a URL, a PIL image or an array to RGB pixels."""
+"""Decode a file, a URL, a PIL image or an array to RGB pixels."""
 
 import http.client
 import io
@@ -16,17 +16,17 @@ from conditional_detr.errors import ImageError
 ImageInput = str | Path | Image.Image | np.ndarray
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 FETCH_SECONDS, FETCH_BYTES = 15.0, 64 * 2**20
-MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs, which it raises an error at
+MAX_PIXELS = 178_956_970  # Pillow's limit above which it raises an error, as a protection against decompression bombs
 
 
 def decode(image: ImageInput) -> Tensor:
-    """Any image as uint8 RGB [3, H, W], turned as its EXIF tag says.
+    """Decode an image to uint8 RGB [3, H, W], rotated according to its EXIF orientation.
 
-    Gray, palette, 16-bit, CMYK and transparent images become RGB; of an animation the first frame is taken.
+    Grey, palette, 16-bit, CMYK and transparent images are converted to RGB. The first frame of an animation is used.
 
     Raises
     ------
-    ImageError : what cannot be read, with its file name
+    ImageError : the image cannot be read; the message contains its file name
     """
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
@@ -35,7 +35,7 @@ def decode(image: ImageInput) -> Tensor:
     if isinstance(image, Image.Image):
         try:
             return _to_rgb(image, "a PIL image")
-        except (OSError, SyntaxError, ValueError) as error:  # a file that PIL opened but had not read
+        except (OSError, SyntaxError, ValueError) as error:  # PIL opens files lazily, so reading may fail here
             raise error if isinstance(error, ImageError) else ImageError(f"a PIL image cannot be read: {error}") from None
     if not isinstance(image, str | Path):
         raise ImageError(f"an image must be a path, a PIL image or an array, not {type(image).__name__}")
@@ -49,13 +49,13 @@ def decode(image: ImageInput) -> Tensor:
                 return _to_rgb(opened, str(image))
     except ImageError:
         raise
-    except Exception as error:  # Pillow raises whatever its codecs do
-        reason = "no image format that is known" if "cannot identify" in str(error) else str(error)
+    except Exception as error:  # the codecs of Pillow raise many kinds of exceptions
+        reason = "unknown image format" if "cannot identify" in str(error) else str(error)
         raise ImageError(f"{image} cannot be read as an image: {reason}") from None
 
 
 def is_url(image: str | Path) -> bool:
-    """Whether an image is named by its address on the web."""
+    """Whether an image is given as an HTTP or HTTPS URL."""
     return isinstance(image, str) and image.startswith(("http://", "https://"))
 
 
@@ -73,7 +73,7 @@ def _fetch(url: str) -> bytes:
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise ImageError(f"{url} cannot be fetched: {getattr(error, 'reason', None) or error}") from None
     if len(data) > FETCH_BYTES:
-        raise ImageError(f"{url} is larger than {FETCH_BYTES // 2**20} MiB and is not read")
+        raise ImageError(f"{url} is larger than the limit of {FETCH_BYTES // 2**20} MiB")
     return data
 
 
@@ -81,7 +81,7 @@ def _to_rgb(image: Image.Image, name: str) -> Tensor:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"{name} has {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}")
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and wider, or fractions
+    if image.mode.startswith("I") or image.mode == "F":  # 16 or more bits per channel, or floating-point values
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
         if image.mode == "F" and values.max(initial=0) <= 1:
             values = values * 255

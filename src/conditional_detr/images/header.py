@@ -1,4 +1,4 @@
-"""What the head of an image's file says, without decoding it."""
+"""Read the size of an image from the header of its file, without decoding the image."""
 
 import warnings
 from pathlib import Path
@@ -10,13 +10,13 @@ ORIENTATION = 274
 
 
 def size_of(image: Path) -> tuple[int, int] | None:
-    """Width and height, px, after EXIF rotation, from the head of the file alone; None where it cannot be read."""
+    """Width and height of an image, px, after EXIF rotation. Reads only the file header. None if it cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(image) as opened:
                 width, height = opened.size
                 turned = opened.getexif().get(ORIENTATION) in TURNED
-    except Exception:  # Pillow raises whatever its codecs do
+    except Exception:  # the codecs of Pillow raise many kinds of exceptions
         return None
     return (height, width) if turned else (width, height)

@@ -1,4 +1,4 @@
-"""From a model's output to scores, labels and boxes in pixels."""
+"""Convert the output of a model to scores, labels and boxes in pixels."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from conditional_detr.model.detr import DetectionOutput
 
 
 class Pairs(NamedTuple):
-    """The best pairs of query and class of each image, best first: [B, k] each."""
+    """The pairs of query and class with the highest scores in each image, highest first. Each field is [B, k]."""
 
     scores: Tensor
     queries: Tensor
@@ -19,7 +19,7 @@ class Pairs(NamedTuple):
 
 
 def best_focal_pairs(logits: Tensor, top_k: int) -> Pairs:
-    """Of all pairs of query and class, by sigmoid; a query may appear with several classes (Conditional DETR)."""
+    """Select from all pairs of query and class by sigmoid score. A query may appear with several classes (Conditional DETR)."""
     classes = logits.shape[-1]
     flat = logits.sigmoid().flatten(1)
     scores, index = flat.topk(min(top_k, flat.shape[1]), dim=1)
@@ -27,7 +27,7 @@ def best_focal_pairs(logits: Tensor, top_k: int) -> Pairs:
 
 
 def best_softmax_pairs(logits: Tensor, top_k: int) -> Pairs:
-    """Of each query its best class, by softmax over all classes and no object (DETR)."""
+    """Select from the best class of each query, by softmax over all classes and "no object" (DETR)."""
     best, labels = logits.softmax(-1)[..., :-1].max(-1)
     scores, queries = best.topk(min(top_k, best.shape[1]), dim=1)
     return Pairs(scores, queries, labels.gather(1, queries))
@@ -37,14 +37,14 @@ BEST_PAIRS = {"focal": best_focal_pairs, "softmax": best_softmax_pairs}
 
 
 def best_pairs(logits: Tensor, top_k: int, classification: str) -> Pairs:
-    """The best `top_k` pairs of query and class of logits [B, Q, K or K+1]."""
+    """The `top_k` pairs of query and class with the highest scores, from logits [B, Q, K or K+1]."""
     if classification not in BEST_PAIRS:
         raise ConfigError(f"there is no classification {classification!r}. {did_you_mean(classification, BEST_PAIRS)}")
     return BEST_PAIRS[classification](logits.float(), top_k)
 
 
 def boxes_in_pixels(boxes_cxcywh: Tensor, size_hw: Tensor) -> Tensor:
-    """Boxes [..., 4] in [0, 1] → xyxy in pixels of images of size [..., 2]."""
+    """Convert cxcywh boxes [..., 4] in [0, 1] to xyxy boxes in pixels, for images of size [..., 2]."""
     height, width = size_hw.to(boxes_cxcywh).unbind(-1)
     return cxcywh_to_xyxy(boxes_cxcywh) * torch.stack([width, height, width, height], dim=-1)
 
@@ -52,22 +52,27 @@ def boxes_in_pixels(boxes_cxcywh: Tensor, size_hw: Tensor) -> Tensor:
 def postprocess(
     output: DetectionOutput, sizes_hw: Tensor, top_k: int = 100, classification: str = "focal"
 ) -> list[dict[str, Tensor]]:
-    """The best `top_k` pairs of query and class, as boxes in pixels of the original images.
+    """Convert the output of a detector to the `top_k` best detections of each image, in pixels of the original image.
 
-    No threshold, no suppression, no clipping (released code). With "focal" a query may appear with several classes, with
-    "softmax" only with its best.
+    There is no score threshold, no non-maximum suppression and no clipping, as in the released code. With "focal" a query may
+    appear with several classes; with "softmax" it appears only with its best class.
 
     Parameters
     ----------
-    output : of the detector
+    output : output of the detector
     sizes_hw : [B, 2], heights and widths of the original images, px
-    top_k : how many pairs an image
-    classification : how the logits are read: "focal", or "softmax" where the last column means no object
+    top_k : maximum number of detections per image
+    classification : type of the logits: "focal", or "softmax", where the last logit means "no object"
 
     Returns
     -------
-    a dict an image: "scores" [k] in [0, 1], falling; "labels" int64 [k], class indices; "boxes" [k, 4], xyxy px; "queries"
-    int64 [k], the query that each is from; what further heads predict for these queries, [k, …], by the heads' names
+    One dict per image, with these entries:
+
+    - "scores" : [k] in [0, 1], in descending order
+    - "labels" : int64 [k], class indices
+    - "boxes" : [k, 4], xyxy, px
+    - "queries" : int64 [k], index of the query of each detection
+    - predictions of additional heads for these queries, [k, …], by name
     """
     scores, queries, labels = best_pairs(output.pred_logits, top_k, classification)
     boxes = output.pred_boxes.float().gather(1, queries[..., None].expand(-1, -1, 4))

@@ -1,4 +1,4 @@
-"""Resize, normalise, pad: the one path for training, evaluation and prediction."""
+"""Resizing, normalising and padding, shared by training, evaluation and prediction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from conditional_detr.config.schema import PreprocessorConfig
 
 
 def resized_hw(size_hw: tuple[int, int], shortest: int, longest: int) -> tuple[int, int]:
-    """Height and width, px, after the shorter side is brought to `shortest`, the longer staying within `longest`.
+    """Height and width, px, after resizing the shorter side to `shortest` while limiting the longer side to `longest`.
 
-    The aspect ratio is kept; fractions are cut off, as in DETR's code, so that sizes agree with it to the pixel.
+    The aspect ratio is kept. Fractions are truncated as in the code of DETR, so that sizes are exactly the same.
     """
     height, width = size_hw
     short, long = min(size_hw), max(size_hw)
@@ -26,42 +26,42 @@ def resized_hw(size_hw: tuple[int, int], shortest: int, longest: int) -> tuple[i
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Images → the network's input. Stored with every checkpoint.
+    """Converts images to the input of the network. Its configuration is stored in every checkpoint.
 
     Attributes
     ----------
-    config : sizes in pixels, mean and standard deviation of the channels in [0, 1]
+    config : sizes in px, and mean and standard deviation of each channel for values in [0, 1]
     """
 
     config: PreprocessorConfig
 
     def size_hw(self, original_hw: tuple[int, int]) -> tuple[int, int]:
-        """The size, px, to which an image is resized."""
+        """Height and width, px, to which an image is resized."""
         return resized_hw(original_hw, self.config.imgsz, self.config.longest)
 
     def padded_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """The size, px, that a resized image has in a batch of its own."""
+        """Height and width, px, of a resized image after padding, if it is alone in a batch."""
         m = self.config.size_multiple
         return -(-size_hw[0] // m) * m, -(-size_hw[1] // m) * m
 
     def __call__(self, rgb: Tensor) -> Tensor:
-        """uint8 [3, H, W] → float32 [3, h, w], resized and normalised."""
+        """Resize and normalise an image: uint8 [3, H, W] → float32 [3, h, w]."""
         return self.normalise(resize(rgb, self.size_hw((rgb.shape[-2], rgb.shape[-1]))))
 
     def normalise(self, rgb: Tensor) -> Tensor:
-        """uint8 [3, H, W] → float32, channels shifted and scaled."""
+        """Normalise the channels by mean and standard deviation: uint8 [3, H, W] → float32 [3, H, W]."""
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.mean, self.config.std))
         return (rgb.float() / 255 - mean) / std
 
     def denormalise(self, image: Tensor) -> Tensor:
-        """The inverse of `normalise`, for eyes."""
+        """Invert `normalise`, to display an image."""
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.mean, self.config.std))
         return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def collate(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Normalised images → images [B, 3, H, W] and padding mask bool [B, H, W] (True = padding).
+        """Batch normalised images: returns images [B, 3, H, W] and padding mask bool [B, H, W] (True = padding).
 
-        Zeros are added at the bottom and the right. Where nothing is padded the mask is None.
+        Images are padded with zeros at the bottom and the right. The mask is None if nothing is padded.
         """
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         height, width = self.padded_hw((max(h for h, _ in sizes), max(w for _, w in sizes)))
@@ -73,7 +73,7 @@ class Preprocessor:
 
 
 def resize(rgb: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """uint8 [3, H, W] → uint8 [3, h, w], bilinear with antialiasing."""
+    """Resize an image bilinearly with antialiasing: uint8 [3, H, W] → uint8 [3, h, w]."""
     if (rgb.shape[-2], rgb.shape[-1]) == tuple(size_hw):
         return rgb
     resized: Tensor = TF.resize(rgb, list(size_hw), antialias=True)

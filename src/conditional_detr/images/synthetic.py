@@ -1,4 +1,4 @@
-"""Images for where there are none: to measure speed, and to compare an export with its model."""
+"""Synthetic images, to measure speed and to compare an exported model with the original when there is no data."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,7 @@ NUM_IMAGES, IMAGE_HW = 8, (480, 640)
 
 
 def synthetic_images() -> list[np.ndarray]:
-    """Patches of colour under noise, the same at each call."""
+    """Random patches of colour with noise. Every call returns the same images."""
     random = np.random.default_rng(0)
     images: list[np.ndarray] = []
     for i in range(NUM_IMAGES):

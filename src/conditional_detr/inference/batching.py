@@ -1,4 +1,4 @@
-"""Images through a model: the one way that prediction and evaluation go."""
+"""Run a model on many images, in batches. Prediction and evaluation both use this module."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,13 +16,13 @@ from conditional_detr.images.postprocessing import postprocess
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.model.detr import DetectionOutput
 
-TOP_K = 100
-WAITING_BATCHES = 2
-DECODERS = 4  # threads at most; a large JPEG takes longer than a small model
+TOP_K = 100  # detections per image
+WAITING_BATCHES = 2  # prepared images that may wait for others of their size, in batches
+DECODERS = 4  # maximum number of decoding threads; decoding a large JPEG takes longer than a small model
 
 
 class Model(Protocol):
-    """What detects: a `DetectionModel`, or an exported one on an engine."""
+    """Interface of a detector: a `DetectionModel`, or an exported model run by an engine."""
 
     config: ModelConfig
     preprocessor: PreprocessorConfig
@@ -43,7 +43,7 @@ class Model(Protocol):
 
 
 class PreparedImage(NamedTuple):
-    """An image on its way: its place in the input, as it was decoded, and the network's input."""
+    """An image ready for the model: its position in the input, the decoded image, and the preprocessed image."""
 
     position: int
     rgb: Tensor
@@ -56,26 +56,27 @@ def detect(
     batch: int = 8,
     on_unreadable: Callable[[int, ImageError], None] | None = None,
 ) -> Iterator[tuple[int, Tensor, dict[str, Tensor]]]:
-    """Detect in many images, on the model's device.
+    """Detect objects in many images, on the model's device.
 
-    Only images of one prepared size share a batch, so none is padded for another's sake and an image's result does not
-    depend on its batch mates.
+    A batch contains only images that have the same size after preprocessing. So no image is padded to the size of another, and
+    the result for an image does not depend on the rest of its batch.
 
     Parameters
     ----------
-    images : are decoded a little ahead of the model
-    batch : images a batch, at most
-    on_unreadable : is told position and error of an image that cannot be read; without it the error is raised
+    images : decoded in the background, slightly ahead of the model
+    batch : largest batch size
+    on_unreadable : called with position and error for each image that cannot be read; without it the error is raised
 
     Yields
     ------
-    position in the input, the image uint8 [3, H, W], and `postprocess`'s record on the CPU. Not in the input's order
+    position in the input, the image uint8 [3, H, W], and the record of `postprocess` on the CPU. The order may differ from the
+    input's
 
     Raises
     ------
-    ConfigError : a batch below 1
-    ImageError : see `on_unreadable`
-    CheckpointError : scores that are no numbers, from damaged weights
+    ConfigError : a batch size below 1
+    ImageError : an image cannot be read, and there is no `on_unreadable`
+    CheckpointError : scores are NaN or infinite, because the weights are damaged
     """
     if batch < 1:
         raise ConfigError(f"batch must be at least 1, not {batch}")
@@ -103,7 +104,7 @@ def detect(
 def _prepared(
     images: Iterable[ImageInput], preprocessor: Preprocessor, ahead: int
 ) -> Iterator[tuple[int, PreparedImage | ImageError]]:
-    """Images by position, decoded and prepared by threads of their own while the model is at work on those before."""
+    """Decode and preprocess images in background threads while the model runs. Yields them in order, with their positions."""
 
     def prepare(position: int, image: ImageInput) -> tuple[int, PreparedImage | ImageError]:
         try:
@@ -132,12 +133,12 @@ def _prepared(
 def run_batch(
     model: Model, preprocessor: Preprocessor, group: list[PreparedImage]
 ) -> list[tuple[int, Tensor, dict[str, Tensor]]]:
-    """A batch of prepared images of one size through the model; as `detect` yields them."""
+    """Run the model on a batch of prepared images of one size. Returns what `detect` yields."""
     images, padding_mask = preprocessor.collate([prepared.image for prepared in group])
     images = images.to(model.device, memory_format=model.memory_format)
     output = model(images, None if padding_mask is None else padding_mask.to(model.device), aux=False)
     if not torch.isfinite(output.pred_logits).all():
-        raise CheckpointError("the model's scores are no numbers: its weights are damaged, or its training went astray")
+        raise CheckpointError("the model's scores are NaN or infinite: its weights are damaged, or its training diverged")
     sizes_hw = torch.tensor([prepared.rgb.shape[-2:] for prepared in group], device=model.device)
     results = postprocess(output, sizes_hw, TOP_K, model.config.classification)
     return [

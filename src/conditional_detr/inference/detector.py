@@ -1,4 +1,4 @@
-"""From images to `supervision.Detections`."""
+"""The `Detector`: images in, `supervision.Detections` out."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,20 +24,20 @@ RUNTIMES = ("auto", "torch", *ENGINES)
 
 
 def check_conf(conf: float | None) -> None:
-    """A lowest score must be in [0, 1]; None leaves it to the model."""
+    """Check that a score threshold is in [0, 1] or None (use the model's own thresholds)."""
     if conf is not None and not 0 <= conf <= 1:
         raise ConfigError(f"conf must be in [0, 1], not {conf}")
 
 
 class Detector:
-    """A model that is ready to look at images.
+    """A model with its preprocessing and postprocessing, ready for inference.
 
     Parameters
     ----------
-    source : a run folder, a checkpoint folder, an exported folder, a model name, a Hub id, or a model, which is moved to the
+    source : a run folder, a checkpoint folder, an exported folder, a model name, a Hub id, or a model. A model is moved to the
         device and set to eval mode
-    runtime : "torch"; "onnx" or "openvino", which run exported folders on the processor (OpenVINO those in ONNX too); "auto":
-        for a checkpoint torch, for an export the engine of its format, which its proof was made with
+    runtime : "torch" for checkpoints; "onnx" or "openvino" for exported folders, on the CPU (OpenVINO also runs ONNX exports);
+        "auto" = torch for a checkpoint, and for an export the engine of its format, which its proof was made with
     device : "auto", "cpu", "cuda", "cuda:1", "mps"
 
     Examples
@@ -71,23 +71,24 @@ class Detector:
     def __call__(
         self, images: ImageInput | Sequence[ImageInput], conf: float | None = None, batch: int = 8
     ) -> "list[sv.Detections]":
-        """Detect in one image or many.
+        """Detect objects in one image or several.
 
         Parameters
         ----------
-        images : a path, a PIL image or a uint8 RGB array [H, W, 3], or a list of such
-        conf : lowest score, in [0, 1]; None = for each class what the model has learned on its validation split, else 0.3
-        batch : images a batch, at most; moves no result
+        images : a path, a PIL image or a uint8 RGB array [H, W, 3], or a list of these
+        conf : lowest score, in [0, 1]; None = the thresholds per class that were determined on the validation split, or 0.3 if
+            the model has none
+        batch : largest batch size; results do not depend on it
 
         Returns
         -------
-        a `supervision.Detections` for each image, in order, also for a single one: `xyxy` in pixels of the original
-        image and inside it, `confidence`, `class_id` (class index), `data["class_name"]`, `data["category_id"]` (the
-        data set's own id); best first, at most 100
+        a list with one `supervision.Detections` per image, in input order, also for a single image. Each has at most 100
+        detections, highest score first: `xyxy` in pixels of the original image, clipped to it, `confidence`, `class_id` (class
+        index), `data["class_name"]` and `data["category_id"]` (the id in the data set)
 
         Raises
         ------
-        ImageError : an image that cannot be read, by its name
+        ImageError : an image cannot be read; the message names it
         """
         check_conf(conf)
         is_list = isinstance(images, Sequence) and not isinstance(images, str)
@@ -100,10 +101,10 @@ class Detector:
 
 
 def _engine_model(folder: Path, runtime: str, device: str) -> EngineModel:
-    """An exported folder on an engine; on the processor, the only device that they are made for here."""
+    """Load an exported folder with an engine. Exports run on the CPU only."""
     export = exported.read_exported(folder)
     if runtime == "torch" or (runtime == "onnx" and export.format != "onnx"):
         raise ConfigError(f"{folder} is exported to {export.format}: runtime {runtime} cannot run it, runtime auto can")
     if device not in ("auto", "cpu"):
-        raise ConfigError(f"{folder} is an export and runs on the processor: device must be auto or cpu, not {device}")
+        raise ConfigError(f"{folder} is an export and runs on the CPU: device must be auto or cpu, not {device}")
     return EngineModel(export, best_engine(export) if runtime == "auto" else runtime)

@@ -1,4 +1,4 @@
-"""Boxes on images, drawn by supervision."""
+"""Draw boxes and labels on images, with supervision."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,18 +13,18 @@ from conditional_detr.storage.writing import writing
 if TYPE_CHECKING:
     import supervision as sv
 
-LEGIBLE_SIDE = 480  # smaller images are enlarged by whole factors before they are drawn on, so that labels can be read
+LEGIBLE_SIDE = 480  # px; smaller images are enlarged by an integer factor, so that labels can be read
 
 
 def draw(rgb: np.ndarray, detections: "sv.Detections", labels: list[str], colours: Sequence[str] | None = None) -> np.ndarray:
-    """A copy of an image with boxes and labels.
+    """Draw boxes and labels on a copy of an image.
 
     Parameters
     ----------
     rgb : uint8 [H, W, 3]
-    detections : in the image's pixels, with class_id
-    labels : a text a box
-    colours : as in "#059669", by class_id; None = supervision's own
+    detections : boxes in pixels of the image, with class_id
+    labels : one text per box
+    colours : hex colours such as "#059669", indexed by class_id; None = supervision's default palette
     """
     import supervision as sv
 
@@ -46,13 +46,13 @@ def draw(rgb: np.ndarray, detections: "sv.Detections", labels: list[str], colour
 
 
 def score_labels(detections: "sv.Detections") -> list[str]:
-    """For each box its class name and score, as in `cat 0.87`."""
+    """Label for each box, with class name and score, such as `cat 0.87`."""
     if detections.confidence is None:
         return []
     return [f"{n} {s:.2f}" for n, s in zip(detections.data["class_name"], detections.confidence, strict=True)]
 
 
 def save_image(rgb: np.ndarray, file: Path) -> None:
-    """Write an image in the format of its suffix."""
+    """Write an image. The suffix of the file name determines the format."""
     with writing(file, RunError):
         Image.fromarray(rgb).save(file, quality=92)

@@ -1,4 +1,4 @@
-"""Exported networks on the engines that run them, answering as a `DetectionModel` does."""
+"""Run exported models with ONNX Runtime or OpenVINO, through the same interface as a `DetectionModel`."""
 
 import importlib
 import sys
@@ -15,22 +15,23 @@ from conditional_detr.errors import CheckpointError, UnavailableError
 from conditional_detr.model.detr import DetectionOutput
 from conditional_detr.weights.exported import Exported
 
-INPUTS, OUTPUTS = ("images", "padding_mask"), ("logits", "boxes")  # the names that every exported graph uses
+INPUTS, OUTPUTS = ("images", "padding_mask"), ("logits", "boxes")  # input and output names of every exported graph
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-Engine = tuple[Run, str]  # and what its floating point is
-FLOATS = {"BF16": "bf16", "FP16": "f16"}  # OpenVINO's names for what a processor can, and for what it is asked for
+Engine = tuple[Run, str]  # the function that runs a batch, and the name of its floating-point type
+# OpenVINO's names: capability of the processor → precision to compute in.
+FLOATS = {"BF16": "bf16", "FP16": "f16"}
 
 
 class EngineModel:
-    """An exported network with its preprocessing and its classes.
+    """An exported model with its preprocessing and its classes, run by an engine.
 
     Attributes
     ----------
-    config, preprocessor, class_names, category_ids, thresholds : as a `DetectionModel`'s
-    device : the processor
-    memory_format : in which it takes its batches
-    summary : what runs, in words
+    config, preprocessor, class_names, category_ids, thresholds : as in `DetectionModel`
+    device : always the CPU
+    memory_format : memory format of input batches
+    summary : description of format, precision and engine
     """
 
     def __init__(self, exported: Exported, runtime: str) -> None:
@@ -42,7 +43,7 @@ class EngineModel:
         self.summary = f"{exported.format} {exported.precision}, run by {PACKAGES[runtime]} with {computes_in}"
 
     def __call__(self, images: Tensor, padding_mask: Tensor | None = None, *, aux: bool | None = None) -> DetectionOutput:
-        """The last decoder layer's predictions, whatever `aux`: a graph holds no others."""
+        """Predictions of the last decoder layer. `aux` has no effect, because a graph returns no other layers."""
         if padding_mask is None:
             padding_mask = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool)
         logits, boxes = self._run(images.numpy(), padding_mask.numpy())
@@ -50,32 +51,32 @@ class EngineModel:
 
 
 def onnx_engine(exported: Exported, threads: int) -> Engine:
-    """ONNX Runtime on the processor."""
+    """Run an export with ONNX Runtime on the CPU."""
     onnxruntime = import_package("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(exported.graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own classes, one a fault
+    except Exception as error:  # ONNX Runtime has its own exception class for each kind of error
         raise _damaged(exported, "ONNX Runtime", error) from None
     return lambda *inputs: tuple(session.run(list(OUTPUTS), dict(zip(INPUTS, inputs, strict=True)))), "f32"
 
 
 def openvino_engine(exported: Exported, threads: int) -> Engine:
-    """OpenVINO on the processor; it reads ONNX too."""
+    """Run an export with OpenVINO on the CPU. OpenVINO also reads ONNX files."""
     openvino = import_openvino()
     core = openvino.Core()
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     wanted = "f32"
-    if exported.precision != "fp32":  # what int8 leaves in floating point is in 16 bits too, where the processor has them
+    if exported.precision != "fp32":  # int8 too: its floating-point layers run in 16 bits if the processor supports that
         wanted = next((name for capability, name in FLOATS.items() if capability in able), "f32")
     options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": wanted, "PERFORMANCE_HINT": "LATENCY"}
     try:
         compiled = core.compile_model(core.read_model(exported.graph), "CPU", options)
     except RuntimeError as error:
         raise _damaged(exported, "OpenVINO", error) from None
-    mine = threading.local()  # a request serves one thread at a time
+    mine = threading.local()  # an infer request can be used by one thread at a time
 
     def run(images: np.ndarray, padding_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not hasattr(mine, "request"):
@@ -91,15 +92,16 @@ ENGINES: dict[str, Callable[[Exported, int], Engine]] = {"onnx": onnx_engine, "o
 
 
 def best_engine(exported: Exported) -> str:
-    """What runs an export: the engine of its format, which its proof was made with. OpenVINO reads ONNX too."""
+    """Default engine for an export: that of its format, which the proof was made with. OpenVINO is a fallback for ONNX."""
     can = ("onnx", "openvino") if exported.format == "onnx" else ("openvino",)
     return next((name for name in can if find_spec(PACKAGES[name])), can[0])
 
 
 def import_openvino() -> Any:
-    """OpenVINO without the reports on its use that it sends when it is imported; so does NNCF.
+    """Import OpenVINO without its telemetry.
 
-    Their package for it counts as missing from then on, for which both have stand-ins.
+    OpenVINO and NNCF send usage reports when they are imported. This function marks their telemetry package as missing; both
+    work without it.
     """
     if "openvino" not in sys.modules:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -108,23 +110,23 @@ def import_openvino() -> Any:
 
 def _damaged(exported: Exported, engine: str, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{exported.graph} cannot be run by {engine}: the file is damaged, or made by a version that this one does not "
-        f"understand. Export again. ({first_line(error)})"
+        f"{exported.graph} cannot be run by {engine}: the file is damaged, or was written by an incompatible "
+        f"version. Export again. ({first_line(error)})"
     )
 
 
 def first_line(error: Exception) -> str:
-    """Of what a library raised, for a sentence of ours."""
+    """First line of a library's error message, at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from ")]
     return (lines or [type(error).__name__])[0][:200]
 
 
 def import_package(name: str) -> Any:
-    """A package that an extra of this library brings.
+    """Import an optional package, which one of this library's extras installs.
 
     Raises
     ------
-    UnavailableError : it is not installed
+    UnavailableError : the package is not installed or cannot be imported
     """
     try:
         return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""What a model is, in words and figures."""
+"""Describe a model: architecture, size and cost."""
 
 from pathlib import Path
 
@@ -16,17 +16,18 @@ from conditional_detr.weights import exported
 from conditional_detr.weights.discovery import find_checkpoint, read_checkpoint
 
 LANDSCAPE = (480, 640)
-ELSEWHERE = SIZES | {"backbone", "strides", "dilation", "spatial_init"}  # of a model's fields, told in other lines or nowhere
+# Fields of a model's configuration that are shown in other lines or not at all.
+ELSEWHERE = SIZES | {"backbone", "strides", "dilation", "spatial_init"}
 
 
 def describe(source: str | Path) -> dict[str, str]:
-    """A line for each thing worth knowing of a source: name → text."""
+    """Describe a model source. Returns a dict of line title → text."""
     path = find_checkpoint(source)
     if path is not None and exported.claims(path):
         return describe_export(source, exported.read_exported(path))
     if path is None:
         model = create_model(str(source), pretrained_backbone=False).eval()
-        origin = "model name; classes are set by the data that it is trained on"
+        origin = "model name; the classes come from the training data"
     else:
         checkpoint = read_checkpoint(path)
         model, origin = checkpoint.build(), f"{checkpoint.kind} {path}"
@@ -51,7 +52,7 @@ def describe(source: str | Path) -> dict[str, str]:
 
 
 def describe_export(source: str | Path, export: exported.Exported) -> dict[str, str]:
-    """The same of an exported folder, and what its proof says."""
+    """Describe an exported folder, including the result in its `proof.json`."""
     proof = exported.read_proof(export.graph.parent)
     verdict = {True: "passed", False: "NOT passed", None: "no AP was compared"}.get(proof.get("passed"), "damaged")
     ap = proof.get("AP") or {}
@@ -77,11 +78,10 @@ def _input(image: PreprocessorConfig) -> str:
 
 @torch.no_grad()
 def multiply_adds(model: DetectionModel, height: int, width: int) -> int:
-    """Multiply-adds of one image of that size in px, counted by PyTorch."""
+    """Number of multiply-adds for one image of the given size in px, counted by PyTorch."""
     images = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
-    detached = {
-        name: parameter.detach() for name, parameter in model.named_parameters()
-    }  # the counter hooks what has gradients
+    # Detached, because the counter adds hooks to tensors that require gradients.
+    detached = {name: parameter.detach() for name, parameter in model.named_parameters()}
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         functional_call(model, detached, (images,))
     return int(counter.get_total_flops()) // 2

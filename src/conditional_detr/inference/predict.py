@@ -1,4 +1,4 @@
-"""Many images in, images with boxes and `predictions.json` out."""
+"""Detect objects in image files; write images with boxes and a `predictions.json`."""
 
 import glob
 import json
@@ -12,6 +12,7 @@ from conditional_detr.images.decoding import IMAGE_SUFFIXES, is_url
 from conditional_detr.inference.batching import detect
 from conditional_detr.inference.detector import Detector, check_conf
 from conditional_detr.inference.drawing import draw, save_image, score_labels
+from conditional_detr.inference.progress import Track, untracked
 from conditional_detr.inference.results import above_threshold, clip_to_image, rows_of, to_detections
 from conditional_detr.storage.writing import writing
 
@@ -20,7 +21,7 @@ PREDICTIONS = "predictions.json"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What `predict` did: rows of `predictions.json`, images read, and the sentence of each that could not be."""
+    """Result of `predict`: rows of `predictions.json`, number of images read, and a message for each unreadable image."""
 
     rows: list[dict[str, Any]]
     read: int
@@ -28,11 +29,13 @@ class Prediction:
 
 
 def find_images(inputs: Sequence[str]) -> list[str]:
-    """Files as named, images of folders (by suffix, sorted, with their subfolders), globs, and URLs.
+    """Find the images that inputs name: files, folders, glob patterns and URLs.
+
+    Folders are searched with their subfolders for files with an image suffix, in sorted order.
 
     Raises
     ------
-    ConfigError : an input that names nothing
+    ConfigError : an input matches no image
     """
     found: list[str] = []
     for name in inputs:
@@ -40,41 +43,48 @@ def find_images(inputs: Sequence[str]) -> list[str]:
         if path.is_dir():
             inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
             if not inside:
-                raise ConfigError(f"{name} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+                raise ConfigError(f"{name} contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
             found += inside
         elif path.exists() or is_url(name):
             found.append(name)
         elif matches := _matches(name):
             found += matches
         else:
-            raise ConfigError(f"{name}: there is no such file or folder, and as a pattern it matches nothing")
+            raise ConfigError(f"{name}: there is no such file or folder, and no file matches it as a pattern")
     return found
 
 
 def predict(
-    detector: Detector, images: Sequence[str], output: str | Path, conf: float | None = None, batch: int = 8
+    detector: Detector,
+    images: Sequence[str],
+    output: str | Path,
+    conf: float | None = None,
+    batch: int = 8,
+    track: Track = untracked,
 ) -> Prediction:
-    """Detect in files and write what was found.
+    """Detect objects in image files and write the results.
 
     Parameters
     ----------
     detector : a loaded model
     images : paths and URLs
     output : folder for the images with boxes and for `predictions.json`
-    conf : lowest score, in [0, 1]; None = the model's own thresholds, else 0.3
-    batch : images a batch, at most
+    conf : lowest score, in [0, 1]; None = the model's own thresholds, or 0.3 if it has none
+    batch : largest batch size
+    track : shows the progress
     """
     check_conf(conf)
     output = Path(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{output} cannot be made: {error.strerror or error}") from None
+        raise RunError(f"{output} cannot be created: {error.strerror or error}") from None
     model = detector.model
     errors: dict[int, ImageError] = {}
     names = _output_names(images, output)
     rows: dict[int, list[dict[str, Any]]] = {}
-    for position, rgb, found in detect(model, images, batch, on_unreadable=errors.__setitem__):
+    detected = detect(model, images, batch, on_unreadable=errors.__setitem__)
+    for position, rgb, found in track(detected, len(images), "predicting"):
         result = above_threshold(clip_to_image(rgb, found), model, conf)
         detections = to_detections(result, model)
         save_image(draw(rgb.permute(1, 2, 0).numpy(), detections, score_labels(detections)), output / names[position])
@@ -100,9 +110,9 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _output_names(images: Sequence[str], output: Path) -> list[str]:
-    """A file name each, `STEM.jpg`, told apart by a number where stems are the same and where it is an input's."""
+    """Output file names, `STEM.jpg`. A number is added if a name is used twice or would overwrite an input."""
     inputs = {Path(image).resolve() for image in images if not is_url(image)}
-    # Folded, because some file systems do not tell A.jpg from a.jpg.
+    # Compared without case, because on some file systems A.jpg and a.jpg are the same file.
     used = {Path(image).name.casefold() for image in images if Path(image).parent.resolve() == output.resolve()}
     names = []
     for image in images:

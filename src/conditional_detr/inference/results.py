@@ -1,4 +1,4 @@
-"""Records of `postprocess`, what was found in an image: clipped, filtered by score, as rows, as supervision's detections."""
+"""Process the detections of an image (records of `postprocess`): clip, filter by score, convert to rows or supervision."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +12,7 @@ from conditional_detr.inference.batching import Model
 if TYPE_CHECKING:
     import supervision as sv
 
-USUAL_CONF = 0.3  # where a model has learned no thresholds
+USUAL_CONF = 0.3  # lowest score, for a model without its own thresholds
 
 
 class Row(NamedTuple):
@@ -24,21 +24,21 @@ class Row(NamedTuple):
 
 
 def rows_of(result: dict[str, Tensor]) -> list[Row]:
-    """A record as rows, best first, for files and for COCO's evaluation."""
+    """Convert a record to rows, highest score first, for files and for COCO evaluation."""
     found = zip(result["labels"].tolist(), result["boxes"].tolist(), result["scores"].tolist(), strict=True)
     return [Row(label, [x0, y0, x1 - x0, y1 - y0], score) for label, (x0, y0, x1, y1), score in found]
 
 
 def clip_to_image(rgb: Tensor, result: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A record with its boxes cut at the edges of their image [3, H, W], for people and their crops.
+    """Clip the boxes of a record to their image [3, H, W], for display and crops.
 
-    Evaluation takes them as they are, as the released code does.
+    Evaluation uses unclipped boxes, as the released code does.
     """
     return result | {"boxes": clip_boxes_to_image(result["boxes"], (rgb.shape[-2], rgb.shape[-1]))}
 
 
 def above_threshold(result: dict[str, Tensor], model: Model, conf: float | None) -> dict[str, Tensor]:
-    """The part of a record that is shown. `conf` as `Detector` takes it."""
+    """Keep the detections whose score reaches the threshold. `conf` is used as in `Detector`."""
     lowest: float | Tensor = USUAL_CONF if conf is None else conf
     if conf is None and model.thresholds is not None:
         lowest = torch.tensor(model.thresholds)[result["labels"]]
@@ -46,16 +46,17 @@ def above_threshold(result: dict[str, Tensor], model: Model, conf: float | None)
     return {key: value[kept] for key, value in result.items()}
 
 
-def lowest_score(model: Model, conf: float | None) -> str:
-    """What `above_threshold` asks for, in words."""
+def threshold_text(model: Model, conf: float | None) -> str:
+    """Description of the threshold that `above_threshold` uses."""
     if conf is not None or model.thresholds is None:
-        return f"score {USUAL_CONF if conf is None else conf} or more"
+        return f"score threshold {USUAL_CONF if conf is None else conf}"
     low, high = min(model.thresholds), max(model.thresholds)
-    return f"score {low:.2f} or more" if f"{low:.2f}" == f"{high:.2f}" else f"score {low:.2f} to {high:.2f} or more, by class,"
+    same = f"{low:.2f}" == f"{high:.2f}"
+    return f"score threshold {low:.2f}" if same else f"score thresholds {low:.2f} to {high:.2f}, one per class"
 
 
 def to_detections(result: dict[str, Tensor], model: Model) -> "sv.Detections":
-    """A record as supervision's, with the names and ids of the model's classes."""
+    """Convert a record to `supervision.Detections`, with the names and category ids of the model's classes."""
     import supervision as sv
 
     labels = result["labels"].numpy().astype(int)

@@ -1,4 +1,7 @@
-"""The decoder: queries attend to each other, then to the memory, from a place that they may refine."""
+"""The decoder. In each layer the queries attend to each other and then to the memory.
+
+A box head may refine the reference points of the queries between layers.
+"""
 
 from collections.abc import Callable
 
@@ -11,23 +14,23 @@ from conditional_detr.model.memory import Memory
 from conditional_detr.model.queries import Decoded, Queries
 from conditional_detr.model.spatial_query import SpatialQuery
 
-# (number of the layer, its normed embedding [B, Q, D], its queries) → the queries of the next one
+# (layer number, its normalised embeddings [B, Q, D], its queries) → the queries of the next layer
 Refine = Callable[[int, Tensor, Queries], Queries]
 
 
 def keep_reference(layer: int, embedding: Float[Tensor, "B Q D"], queries: Queries) -> Queries:
-    """Every layer looks from the same reference points (the paper's)."""
+    """Keep the same reference points in every layer, as in the paper."""
     return queries
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention, feed-forward, each with a residual and a norm behind it.
+    """Self-attention, cross-attention and feed-forward, each followed by a residual connection and a layer norm.
 
     Parameters
     ----------
     self_attention : Queries → [_, Q, D]
     cross_attention : (Queries, Memory) → [B, Q, D]
-    dim, feedforward_dim, dropout : D, width of the hidden layer, probability
+    dim, feedforward_dim, dropout : D, width of the hidden layer, dropout probability
     """
 
     def __init__(
@@ -49,12 +52,12 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A stack of layers that share one spatial query with its Λ_q, and one norm on the way to the heads.
+    """A stack of decoder layers. All layers share one spatial query module with its Λ_q, and one layer norm before the heads.
 
     Parameters
     ----------
-    layers : the first is built for a decoder embedding of zeros
-    spatial_query : (Queries, content) → p_q of a layer; its `first` is that of the first layer
+    layers : decoder layers; the first must expect a decoder embedding of zeros
+    spatial_query : (Queries, content) → spatial query p_q of a layer; its `first` method is used in the first layer
     dim : D
     """
 
@@ -65,8 +68,13 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, queries: Queries, memory: Memory, refine: Refine = keep_reference) -> Decoded:
-        """Embeddings of every layer, normed for the heads; the stream itself goes on un-normed."""
-        if self.training:  # each image draws its own dropout; else the stream is the same for all until it meets the memory
+        """Return the embeddings of every layer, normalised for the heads.
+
+        The next layer receives the embedding without this norm.
+        """
+        # In training each image needs its own dropout. In eval mode the content is the same for all images up to the first
+        # cross-attention, so a batch size of 1 is enough.
+        if self.training:
             queries = queries._replace(content=queries.content.expand(memory.tokens.shape[0], -1, -1))
         embeddings, references = [], []
         for number, layer in enumerate(self.layers):

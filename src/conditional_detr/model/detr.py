@@ -1,4 +1,4 @@
-"""The detector, put together from its parts, and the record that it returns."""
+"""The detector, assembled from its parts, and its output."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,15 +21,16 @@ from conditional_detr.model.query_init import QueryInit
 
 @dataclass(frozen=True)
 class DetectionOutput:
-    """What a detector predicts for a batch. What a further head predicts has two fields more, `pred_…` and `aux_…`.
+    """Predictions of a detector for a batch. An additional head adds two fields, `pred_…` and `aux_…`.
 
     Attributes
     ----------
-    pred_logits : [B, Q, K], the last decoder layer's class logits
-    pred_boxes : [B, Q, 4], its boxes (cx, cy, w, h) in [0, 1] of the unpadded image
-    aux_logits, aux_boxes : [L−1, B, Q, K or 4], the same of the earlier layers, or None where they were not asked for
-    memory : the encoder's output and where its cells lie, likewise
-    objectness : [B, N], logits of how near each of its cells is to the centre of an object, if reference points are chosen so
+    pred_logits : [B, Q, K], class logits of the last decoder layer
+    pred_boxes : [B, Q, 4], boxes (cx, cy, w, h) of the last decoder layer, in [0, 1] relative to the unpadded image
+    aux_logits, aux_boxes : [L−1, B, Q, K or 4], the same for the earlier layers; None if they were not requested
+    memory : the encoder's output with the positions of its cells; None if the earlier layers were not requested
+    objectness : [B, N], logits for how near each memory cell is to the centre of an object; None if the earlier layers were
+        not requested or the reference points are not chosen by this score
     """
 
     pred_logits: Float[Tensor, "B Q K"]
@@ -40,38 +41,38 @@ class DetectionOutput:
     objectness: Float[Tensor, "B N"] | None = None
 
     def last_layer(self) -> dict[str, Tensor]:
-        """Each head's predictions of the last layer, [B, Q, …]: "logits", "boxes", …"""
+        """Predictions of the last layer, [B, Q, …], by name: "logits", "boxes", …"""
         fields = {key.removeprefix("pred_"): value for key, value in vars(self).items() if key.startswith("pred_")}
         return {name: value for name, value in fields.items() if value is not None}
 
     def all_layers(self) -> dict[str, Tensor]:
-        """The same of all layers, [L, B, Q, …], with the last layer at the end."""
+        """Predictions of all layers, [L, B, Q, …], by name. The last layer comes last."""
         last = {name: value[None] for name, value in self.last_layer().items()}
         earlier = {name: getattr(self, f"aux_{name}") for name in last}
         return {name: x if earlier[name] is None else torch.cat([earlier[name], x]) for name, x in last.items()}
 
 
-register_dataclass(DetectionOutput, serialized_type_name="conditional_detr.DetectionOutput")  # exporters return it whole
+register_dataclass(DetectionOutput, serialized_type_name="conditional_detr.DetectionOutput")  # lets exported graphs return it
 
 
 class DETR(nn.Module):
-    """Backbone, neck, encoder, decoder and heads; which they are decides whose DETR it is.
+    """A detector made of a backbone, neck, encoder, decoder and heads. The parts decide which DETR variant it is.
 
     Parameters
     ----------
     backbone : images → feature maps
     neck : feature maps → the levels of the memory
-    grid : where the cells of these levels lie
+    grid : positions of the cells of these levels
     encoder : Memory → Memory
     reference_points : (object queries [Q, D], Memory) → the queries before the first layer
     decoder : (Queries, Memory) → Decoded
-    heads : by their names as modules; each is (Decoded, Memory) → [L, B, Q, …] and says in `predicts` what that is. One of
-        them is the "box_head", which may also refine the reference points from layer to layer
+    heads : head modules by name. Each is (Decoded, Memory) → [L, B, Q, …], and its attribute `predicts` names its output.
+        One of them must be "box_head", which may also refine the reference points from layer to layer
     """
 
     box_head: BoxHead
 
-    def __init__(  # noqa: PLR0913 · a record of its parts
+    def __init__(  # noqa: PLR0913 · one parameter per part
         self,
         backbone: Backbone,
         neck: nn.Module,
@@ -101,19 +102,19 @@ class DETR(nn.Module):
         aux: bool | None = None,
         extra_queries: Float[Tensor, "G Q D"] | None = None,
     ) -> DetectionOutput:
-        """Detect.
+        """Predict classes and boxes for a batch of images.
 
         Parameters
         ----------
-        images : float32 [B, 3, H, W], normalised as the backbone was trained
-        padding_mask : bool [B, H, W], True where an image of the batch was padded at its bottom or right
-        aux : whether earlier layers' predictions are returned too; None = while training
-        extra_queries : object queries of further groups, as many each as the model has; groups do not see each other
-            (training only)
+        images : float32 [B, 3, H, W], normalised as in the training of the backbone
+        padding_mask : bool [B, H, W], True for pixels that are padding, at the bottom or right of an image
+        aux : whether to return the predictions of the earlier layers too; None = only in training mode
+        extra_queries : object queries of additional groups, each as large as the model's own group; groups do not attend to
+            each other (for training only)
         """
         maps = self.input_projection(self.backbone(images))
         memory = self.encoder(memory_of(maps, images, padding_mask, self.grid))
-        with float32_region(images):  # points and boxes lose whole pixels in 16 bits
+        with float32_region(images):  # in 16 bits, points and boxes can be off by whole pixels
             queries, objectness = self.reference_points(self.object_query, memory)
             if extra_queries is not None:
                 queries = in_groups([queries, *(self.reference_points(group, memory).queries for group in extra_queries)])

@@ -1,4 +1,4 @@
-"""DETR's encoder: layers of self-attention over the memory."""
+"""The encoder of DETR: layers of self-attention over the memory."""
 
 from collections.abc import Iterable
 
@@ -25,12 +25,12 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each with a residual and a norm behind it.
+    """Self-attention and feed-forward, each followed by a residual connection and a layer norm.
 
     Parameters
     ----------
     self_attention : Memory → [B, N, D]
-    dim, feedforward_dim, dropout : D, width of the hidden layer, probability
+    dim, feedforward_dim, dropout : D, width of the hidden layer, dropout probability
     """
 
     def __init__(self, self_attention: nn.Module, dim: int, feedforward_dim: int, dropout: float) -> None:
@@ -46,7 +46,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of layers; the position is added anew in each, and there is no closing norm."""
+    """A stack of encoder layers. Each layer adds the position embedding again, and there is no final norm."""
 
     def __init__(self, layers: Iterable[EncoderLayer]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where the weights start."""
+"""Initialisation of the weights."""
 
 import math
 from typing import Any
@@ -10,16 +10,17 @@ from conditional_detr.model.decoder import Decoder
 from conditional_detr.model.positional import sine_embedding
 
 PEAK_LOGIT = 10.0
-WIDTH, RADIUS = 0.15, 0.1  # of the kernel and of the heads' circle, in image sizes
-ROBUSTNESS = 0.05  # relative error of an embedding's entry that the fit must bear; Λ_q is not exactly 1
-FITTED_GRID = 32
+WIDTH, RADIUS = 0.15, 0.1  # width of the kernel and radius of the circle of the heads' offsets, relative to the image size
+# Relative error of an entry of the sine embedding that the fit must tolerate, because Λ_q is not exactly the identity.
+ROBUSTNESS = 0.05
+FITTED_GRID = 32  # points along each axis that the fit uses
 
 
 def initialise_transformer(*parts: nn.Module) -> None:
-    """Xavier-uniform for every matrix, zeros for the biases of attention's output (released code).
+    """Initialise all matrices with Xavier-uniform values and the output biases of attention with zeros, as in released code.
 
-    DETR holds the query, key and value projections of its attention as one [3D, D] matrix, hence their smaller gain, and
-    starts their biases at zero.
+    DETR stores the query, key and value projections of its attention as one [3D, D] matrix. Therefore such projections get a
+    smaller gain here, and their biases start at zero.
     """
     for part in parts:
         joint = {projection for module in part.modules() for projection in getattr(module, "joint_projections", ())}
@@ -33,15 +34,15 @@ def initialise_transformer(*parts: nn.Module) -> None:
 
 @torch.no_grad()
 def init_local_spatial_attention(decoder: Decoder) -> None:
-    """Let every query look, from the first step on, around its own reference point, each head in its own direction.
+    """Initialise spatial attention so that each query attends to the surroundings of its own reference point from the start.
 
-    With the paper's initialisation p_q·p_k is noise, and the first thousands of steps go into finding out that places
-    matter. Here the projections of the points p_s and of the memory's positions p_k start so that head h's spatial logit
-    is about ``PEAK_LOGIT · exp(−|r + δ_h − x|² / 2 WIDTH²)`` for a query at r and a cell at x: both are fitted, by ridge
-    regression on the sine embedding, to the random Fourier features of that kernel. The δ_h lie on a circle. Λ_q starts
-    near the identity.
+    With the paper's initialisation the spatial logit p_q·p_k is noise at first, and the model spends thousands of steps
+    learning that positions matter. With this initialisation the spatial logit of head h is about
+    ``PEAK_LOGIT · exp(−|r + δ_h − x|² / 2 WIDTH²)`` for a query at r and a cell at x. The offsets δ_h lie on a circle, so each
+    head looks in its own direction. For this, ridge regression on the sine embedding fits the projections of the
+    reference points and of the memory positions to random Fourier features of this kernel. Λ_q starts near the identity.
 
-    Source: engineering, after the offsets that Deformable DETR's heads start with; measured in docs/experiments.md.
+    Source: our own design, inspired by the initial offsets of the heads in Deformable DETR; measured in docs/experiments.md.
     """
     for layer in decoder.layers:
         attention: Any = layer.cross_attention
@@ -53,13 +54,13 @@ def init_local_spatial_attention(decoder: Decoder) -> None:
 
 
 def local_projections(dim: int, num_heads: int) -> tuple[Tensor, Tensor]:
-    """Weights [D, D] of the spatial query and of the spatial key, for `init_local_spatial_attention`."""
+    """Weights [D, D] of the spatial query and spatial key projections for `init_local_spatial_attention`."""
     width = dim // num_heads
     grid = (torch.arange(FITTED_GRID) + 0.5) / FITTED_GRID
     points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), dim=-1).view(-1, 2).double()
     embedded = sine_embedding(points, dim).double()
     gram = embedded.T @ embedded + 0.5 * ROBUSTNESS**2 * len(points) * torch.eye(dim, dtype=torch.float64)
-    # A head's logit is divided by √(2 width): it is compared beside an equally wide content part.
+    # Logits are divided by √(2 width), because the content part of each head is as wide as its spatial part.
     gain = math.sqrt(PEAK_LOGIT * math.sqrt(2 * width))
     query_rows: list[Tensor] = []
     key_rows: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""What queries look at: the cells of one or more feature maps, and where they lie."""
+"""The memory that queries attend to: the cells of one or more feature maps, with their positions."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from conditional_detr.model.positional import Grid, cell_counts, sine_embedding
 
 
 class Memory(NamedTuple):
-    """The cells of all levels, one level after the other, the finest first; N of them in all.
+    """The N cells of all levels. The levels are concatenated, the finest first.
 
     Attributes
     ----------
-    tokens : [B, N, D]
+    tokens : [B, N, D], features of the cells
     position : [B or 1, N, D], the sine embedding of `points`
-    points : [B or 1, N, 2], lower right corner of each cell, relative to the unpadded image; it may lie outside
-    is_padding : bool [B, N], or None where nothing is padded
-    shapes : (h, w) of each of S levels
+    points : [B or 1, N, 2], lower right corner of each cell, relative to the unpadded image; may lie outside the image
+    is_padding : bool [B, N], True for cells that are padding; None if nothing is padded
+    shapes : (h, w) of each of the S levels
     extents : [B or 1, S, 2], width and height of the unpadded image in the cells of each level
     """
 
@@ -32,17 +32,17 @@ class Memory(NamedTuple):
     extents: Tensor
 
     def levels(self, x: Shaped[Tensor, "_ N *rest"]) -> list[Shaped[Tensor, "_ _ *rest"]]:
-        """What belongs to each level, of something that every cell has."""
+        """Split values of all cells [_, N, …] into one tensor per level."""
         return list(torch.split(x, [height * width for height, width in self.shapes], dim=1))
 
     def maps(self, x: Float[Tensor, "B N C"]) -> list[Float[Tensor, "B C h w"]]:
-        """A map of each level, of something that every cell has."""
+        """Reshape values of all cells [B, N, C] into one map [B, C, h, w] per level."""
         levels = zip(self.levels(x), self.shapes, strict=True)
         return [level.transpose(1, 2).reshape(*level.shape[::2], *shape) for level, shape in levels]
 
     @property
     def centres(self) -> Float[Tensor, "_ N 2"]:
-        """Of each cell, as far as it lies in the unpadded image."""
+        """Centre of the part of each cell that lies inside the unpadded image."""
         sizes = joined([level[:, :1].expand_as(level) for level in self.levels(self.points)])
         return (self.points - sizes + self.points.clamp(max=1)) / 2
 
@@ -53,13 +53,13 @@ def memory_of(
     padding_mask: Bool[Tensor, "B H W"] | None,
     grid: Grid,
 ) -> Memory:
-    """Feature maps as a memory, before the encoder.
+    """Turn feature maps into a memory, the input of the encoder.
 
     Parameters
     ----------
-    maps : of each level, the finest first
-    images, padding_mask : what they were made of, as `DETR.forward` takes them
-    grid : where the cells of the levels lie
+    maps : one feature map per level, the finest first
+    images, padding_mask : the input of the network, as in `DETR.forward`
+    grid : positions of the cells of the levels
     """
     points, padding, extents = [], [], []
     for x, stride in zip(maps, grid.strides, strict=True):
@@ -81,12 +81,12 @@ def memory_of(
 
 
 def joined(levels: list[Tensor]) -> Tensor:
-    """The cells of all levels, [_, n, …] each; those of a single one are not copied."""
+    """Concatenate the cells of all levels, each [_, n, …]. A single level is returned without a copy."""
     return levels[0] if len(levels) == 1 else torch.cat(levels, dim=1)
 
 
 def shrink_mask(padding_mask: Bool[Tensor, "B H W"] | None, features: Float[Tensor, "B D h w"]) -> Bool[Tensor, "B h w"] | None:
-    """The mask at the feature map's size: each cell takes the pixel at its top left corner (nearest)."""
+    """Resize a padding mask to the size of a feature map. Each cell takes the value of its top left pixel (nearest)."""
     if padding_mask is None:
         return None
     return F.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])[:, 0].bool()

@@ -1,4 +1,4 @@
-"""A small network of linear layers."""
+"""A multilayer perceptron."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""The one sine embedding, for the grid of the memory and for reference points alike."""
+"""The sine embedding, used for memory positions and reference points, and the positions of memory cells."""
 
 import math
 from collections.abc import Callable
@@ -12,11 +12,11 @@ TEMPERATURE = 10_000.0
 
 
 class Grid(NamedTuple):
-    """Where the cells of a memory's levels lie.
+    """How the cells of each memory level are placed in the image.
 
     Attributes
     ----------
-    strides : px a cell, of each level
+    strides : stride of each level, px
     extent : (`cell_counts` [B or 1, h, w, 2], images, padding mask, stride) → width and height of each unpadded image in cells,
         [B or 1, 2]
     """
@@ -26,15 +26,15 @@ class Grid(NamedTuple):
 
 
 def sine_embedding(points_xy: Float[Tensor, "*shape 2"], dim: int) -> Float[Tensor, "*shape {dim}"]:
-    """Sine embedding of points: [emb(y) | emb(x)], each half interleaved sin, cos, sin, cos.
+    """Sine embedding of points: [emb(y) | emb(x)], where sines and cosines alternate in each half.
 
-    ``emb(u)[2i] = sin(2πu / T^(2i / (dim/2)))`` and ``emb(u)[2i+1]`` its cosine; T = 10 000. The vertical half comes first.
+    ``emb(u)[2i] = sin(2πu / T^(2i / (dim/2)))``, and ``emb(u)[2i+1]`` is its cosine. T = 10 000. The half of y comes first.
 
     Source: DETR, appendix A.4; Conditional DETR, section 3.3.
 
     Parameters
     ----------
-    points_xy : float [..., 2], relative to the unpadded image; computed in float32 whatever comes
+    points_xy : float [..., 2], relative to the unpadded image; converted to float32
     dim : length of the embedding, divisible by 4
 
     Returns
@@ -52,17 +52,17 @@ def sine_embedding(points_xy: Float[Tensor, "*shape 2"], dim: int) -> Float[Tens
 def cell_counts(
     is_padding: Bool[Tensor, "B h w"] | None, height: int | torch.SymInt, width: int | torch.SymInt, device: torch.device
 ) -> Float[Tensor, "_ h w 2"]:
-    """How many valid cells there are up to each cell of a feature map, itself among them, along x and along y.
+    """Number of valid cells up to and including each cell of a feature map, along x and along y.
 
     Parameters
     ----------
-    is_padding : bool [B, h, w], or None where nothing is padded
+    is_padding : bool [B, h, w], or None if nothing is padded
     height, width : h and w
-    device : of the result
+    device : device of the result
 
     Returns
     -------
-    float32 [B, h, w, 2] as (x, y); [1, h, w, 2] where nothing is padded
+    float32 [B, h, w, 2] as (x, y); [1, h, w, 2] if nothing is padded
     """
     if is_padding is None:
         ones = torch.ones(1, height, width, device=device)
@@ -77,9 +77,9 @@ def whole_cells(
     padding_mask: Bool[Tensor, "B H W"] | None,
     stride: int,
 ) -> Float[Tensor, "_ 2"]:
-    """Width and height of each unpadded image in cells, whole ones: the last valid row and column are its end.
+    """Width and height of each unpadded image in whole cells: the image ends with its last valid row and column.
 
-    DETR's convention, which released weights depend on; also that it is larger by 1e-6.
+    This is the convention of DETR, including the 1e-6 that is added to both. The released weights depend on it.
     """
     return torch.stack([counts[:, 0, -1, 0], counts[:, -1, 0, 1]], dim=-1) + 1e-6
 
@@ -90,7 +90,7 @@ def pixel_aligned(
     padding_mask: Bool[Tensor, "B H W"] | None,
     stride: int,
 ) -> Float[Tensor, "_ 2"]:
-    """Width and height of each unpadded image in cells, fractions too: the corners of the last cells may lie outside."""
+    """Width and height of each unpadded image in cells, as fractions. The last cells may extend beyond the image."""
     if padding_mask is None:
         sizes = torch.tensor([[images.shape[-1], images.shape[-2]]], device=images.device)
     else:
@@ -99,7 +99,7 @@ def pixel_aligned(
 
 
 def inverse_sigmoid(probability: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """logit(p) with both p and 1 − p kept at or above 1e-5, as the reference release does."""
+    """logit(p), with p and 1 − p clamped to at least 1e-5 as in the reference release."""
     p = probability.clamp(0, 1)
     return torch.log(p.clamp(min=1e-5) / (1 - p).clamp(min=1e-5))
 

@@ -1,22 +1,27 @@
-"""What is computed in float32 where autocast is on, and what an export may not round."""
+"""Rules for reduced precision: what stays in float32 under autocast, and what an export may not round."""
 
 import torch
 from torch import Tensor
 
-# `export_precision` of a module: what its products may be rounded to when a model is exported. Without it: to 8-bit integers.
+# Values of a module's attribute `export_precision`: the lowest precision that an export may use for its matrix products.
+# A module without this attribute may be quantised to 8-bit integers.
 NO_INTEGERS = "bf16"  # 16 bits are enough
-FLOAT32 = "fp32"  # the last digits count: a box's are pixels
+FLOAT32 = "fp32"  # full precision is needed: rounding a box shifts it by pixels
 
 
 def float32_region(like: Tensor) -> torch.autocast:
-    """Where autocast, if it is on, has no say. (It does not know the meta device, on which work is counted.)"""
+    """A context that turns autocast off for the device of `like`.
+
+    Autocast does not support the meta device, which is used to count operations; the CPU stands in for it.
+    """
     return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)
 
 
 def autocast_on_cpu(x: Tensor) -> bool:
-    """Whether a processor would take 16 bits for this: a loss where PyTorch has no fast kernel for them.
+    """Whether `x` is on the CPU and autocast to 16 bits is on there.
 
-    A depthwise convolution's gradient takes it ten times as long in bfloat16 as in float32, attention's with narrow heads
-    twice: `python benchmarks/precision.py` compares whole steps.
+    Callers use it to stay in float32 where PyTorch has no fast 16-bit CPU kernel. In bfloat16, the gradient of a depthwise
+    convolution takes ten times as long on a CPU as in float32, and that of attention with narrow heads twice as long.
+    `python benchmarks/precision.py` compares complete training steps.
     """
     return x.device.type == "cpu" and torch.is_autocast_enabled("cpu")

@@ -1,4 +1,4 @@
-"""What a decoder works on, and what it returns."""
+"""Input and output of the decoder."""
 
 from typing import NamedTuple
 
@@ -10,17 +10,17 @@ from conditional_detr.model.positional import sine_embedding
 
 
 class Queries(NamedTuple):
-    """The queries of a batch. The first axis is 1 where something is the same for all images.
+    """The queries of a batch. The first axis of a field is 1 if its values are the same for all images.
 
     Attributes
     ----------
-    content : [B or 1, Q, D], f, the decoder embedding
-    position : [B or 1, Q, D], o_q, the object query
-    reference : [B or 1, Q, 2 or 4], the point (x, y) or box (cx, cy, w, h) that a query looks from, in [0, 1]
-    embedded : [B or 1, Q, D], p_s, the sine embedding of that point
-    spatial : [B or 1, Q, D], p_q, the spatial query of a layer; None where a layer's attention has none
-    blocked : bool [Q, Q], pairs of queries that do not see each other; None = all do
-    groups : number of groups of equal size, one after the other, that do not see each other (Group DETR)
+    content : [B or 1, Q, D], the decoder embedding f
+    position : [B or 1, Q, D], the object query o_q
+    reference : [B or 1, Q, 2 or 4], the reference point (x, y) or reference box (cx, cy, w, h), in [0, 1]
+    embedded : [B or 1, Q, D], p_s, the sine embedding of the reference point
+    spatial : [B or 1, Q, D], the spatial query p_q of the current layer; None if its attention does not use one
+    blocked : bool [Q, Q], True for pairs of queries that do not attend to each other; None = all attend to each other
+    groups : number of query groups of equal size, one after the other, that do not attend to each other (Group DETR)
     """
 
     content: Tensor
@@ -33,7 +33,7 @@ class Queries(NamedTuple):
 
     @classmethod
     def start(cls, object_query: Float[Tensor, "_ Q D"], reference: Float[Tensor, "_ Q R"]) -> "Queries":
-        """Before the first layer: nothing is decoded yet, the content is zero."""
+        """Queries before the first layer: their content is zero."""
         embedded = sine_embedding(reference[..., :2], object_query.shape[-1])
         return cls(torch.zeros_like(object_query), object_query, reference, embedded)
 
@@ -43,12 +43,12 @@ class Queries(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What the decoder's layers return, the first layer first.
+    """Output of all decoder layers, the first layer first.
 
     Attributes
     ----------
-    embeddings : [L, B, Q, D], normed
-    references : of each layer [B or 1, Q, 2 or 4], what its queries looked from
+    embeddings : [L, B, Q, D], normalised
+    references : reference points or boxes of the queries, one tensor [B or 1, Q, 2 or 4] per layer
     """
 
     embeddings: Tensor
@@ -56,12 +56,12 @@ class Decoded(NamedTuple):
 
     @property
     def last(self) -> "Decoded":
-        """The last layer alone."""
+        """Output of the last layer only."""
         return Decoded(self.embeddings[-1:], self.references[-1:])
 
 
 def in_groups(groups: list[Queries]) -> Queries:
-    """Several groups of queries as one, [_, G·Q, …]: queries see those of their own group only (Group DETR).
+    """Concatenate groups of queries to [_, G·Q, …]. Queries attend only to those of their own group (Group DETR).
 
     Source: Chen et al., ICCV 2023, section 3.
     """

@@ -1,4 +1,7 @@
-"""Where queries begin: their reference points. A variant is a class and a line in the table below."""
+"""Initial queries and their reference points.
+
+To add a variant, write a class and add it to `REFERENCE_POINTS`.
+"""
 
 from typing import NamedTuple
 
@@ -13,7 +16,8 @@ from conditional_detr.model.positional import inverse_sigmoid, sine_embedding
 from conditional_detr.model.precision import FLOAT32
 from conditional_detr.model.queries import Queries
 
-FILLER_SCORE = -1e4  # of slots beyond the cells: above padding (−inf), below every real cell
+# Score of the entries that are appended in case an image has too few cells: above padding (−inf), below every real cell.
+FILLER_SCORE = -1e4
 
 
 class Initial(NamedTuple):
@@ -21,8 +25,9 @@ class Initial(NamedTuple):
 
     Attributes
     ----------
-    queries : without content
-    objectness : [B, N], logits of how near each cell is to the centre of an object, where points are chosen by it; else None
+    queries : queries with zero content
+    objectness : [B, N], logits for how near each memory cell is to the centre of an object; None if the reference points are
+        not chosen by this score
     """
 
     queries: Queries
@@ -30,7 +35,7 @@ class Initial(NamedTuple):
 
 
 class QueryInit(nn.Module):
-    """(object queries o_q [Q, D], memory) → the queries before the first layer.
+    """Base class of modules (object queries o_q [Q, D], memory) → the queries before the first layer.
 
     Parameters
     ----------
@@ -48,12 +53,12 @@ class QueryInit(nn.Module):
         return Initial(Queries.start(object_query[None], reference[None]))
 
     def reference_logits(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
-        """s, the reference points before their sigmoid."""
+        """Reference points s before the sigmoid."""
         raise NotImplementedError
 
 
 class PredictedReferencePoints(QueryInit):
-    """s = MLP(o_q): each object query's reference point, before the sigmoid (section 3.3, eq. 4)."""
+    """s = MLP(o_q): the reference point is predicted from the object query (section 3.3, eq. 4)."""
 
     def __init__(self, dim: int, num_queries: int) -> None:
         super().__init__(dim, num_queries)
@@ -64,7 +69,7 @@ class PredictedReferencePoints(QueryInit):
 
 
 class LearnedReferencePoints(QueryInit):
-    """s is a free parameter of each query; at first the points lie evenly over the image (section 4.3)."""
+    """s is a learned parameter of each query, initialised uniformly over the image (section 4.3)."""
 
     def __init__(self, dim: int, num_queries: int) -> None:
         super().__init__(dim, num_queries)
@@ -75,18 +80,19 @@ class LearnedReferencePoints(QueryInit):
 
 
 class OriginReferencePoints(QueryInit):
-    """s = (0, 0) for all queries: none has a place of its own (section 4.3)."""
+    """s = (0, 0) for all queries: all share the same reference point (section 4.3)."""
 
     def reference_logits(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
         return object_query.new_zeros(object_query.shape[0], 2)
 
 
 class EncoderReferencePoints(QueryInit):
-    """Points are the centres of the Q cells whose tokens look most like the centre of an object, the highest score first.
+    """Reference points are the centres of the Q memory cells with the highest objectness, the highest first.
 
-    So an image's queries start at its objects, and need not be spread over all places that objects have in any image. As a
-    point is no function of its object query any more, its embedding is added to it: queries must know where the others look.
-    Where an image has fewer cells than there are queries, the rest look from its middle.
+    A scorer predicts from the token of each cell how near it is to the centre of an object. The queries of an image thus start
+    at its objects instead of being spread over the image. The reference point no longer follows from the object query, but
+    queries need to know each other's positions in self-attention. Therefore the embedding of the point is added to the object
+    query. If an image has fewer cells than there are queries, the remaining queries start at the middle of the image.
 
     Source: the idea of Conditional DETR V2 (Chen et al., 2022) and of DINO's mixed query selection (Zhang et al., ICLR 2023).
     """
@@ -104,7 +110,7 @@ class EncoderReferencePoints(QueryInit):
         return Initial(Queries.start(position, reference), objectness)
 
     def highest_cells(self, scores: Float[Tensor, "B N"], memory: Memory) -> Float[Tensor, "B Q 2"]:
-        """Centres of the cells with the highest scores; the middle of the image where there are no more cells."""
+        """Centres of the Q cells with the highest scores, filled up with the middle of the image if there are too few cells."""
         centres = memory.centres.expand(scores.shape[0], -1, -1)
         if memory.is_padding is not None:
             scores = scores.masked_fill(memory.is_padding, -torch.inf)

@@ -1,6 +1,7 @@
-"""p_q, what a query compares the memory's positions with, and Λ_q, how its content transforms its reference point.
+"""The spatial query p_q, which is compared with the positions of the memory, and the transform Λ_q.
 
-A variant is a class and a line in a table below.
+Λ_q transforms the embedding of a query's reference point and is predicted from the decoder embedding of the query. To add a
+variant, write a class and add it to `LAMBDA_Q` or `SPATIAL_QUERIES`.
 """
 
 import torch
@@ -11,13 +12,13 @@ from conditional_detr.model.mlp import MLP
 from conditional_detr.model.precision import NO_INTEGERS
 from conditional_detr.model.queries import Queries
 
-Content = Float[Tensor, "_ Q D"]  # a batch of 1 where it is the same for all images
+Content = Float[Tensor, "_ Q D"]  # the batch size is 1 if it is the same for all images
 
-IDENTITY_INIT_SCALE = 0.1  # of the last layer's random weights, where Λ_q starts near the identity
+IDENTITY_INIT_SCALE = 0.1  # factor on the random weights of the last layer when Λ_q is initialised near the identity
 
 
 class IdentityLambda(nn.Module):
-    """Λ_q = 1: content does not bend space."""
+    """Λ_q = 1: the embedding of the reference point is used as it is."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -30,7 +31,7 @@ class IdentityLambda(nn.Module):
 
 
 class FactorLambda(nn.Module):
-    """Λ_q multiplies by predicted factors: one for the whole embedding of the point, or one for each entry."""
+    """Λ_q multiplies the embedding of the point by predicted factors: one for the complete vector, or one per entry."""
 
     def __init__(self, dim: int, factors: int) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class FactorLambda(nn.Module):
         return self.mlp(content) * p_s
 
     def init_identity(self) -> None:
-        """Every factor starts near 1."""
+        """Initialise so that every factor is near 1."""
         init_near(self.mlp, torch.ones(()))
 
 
@@ -59,7 +60,7 @@ class ScalarLambda(FactorLambda):
 
 
 class BlockLambda(nn.Module):
-    """Λ_q is block-diagonal, a full matrix [D/blocks, D/blocks] each, all predicted from the content (figure 5)."""
+    """Λ_q is block-diagonal. Each block is a full matrix [D/blocks, D/blocks] predicted from the content (figure 5)."""
 
     def __init__(self, dim: int, blocks: int) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class BlockLambda(nn.Module):
         return (matrices @ vectors).flatten(-3)
 
     def init_identity(self) -> None:
-        """Every block starts near the identity."""
+        """Initialise so that every block is near the identity."""
         init_near(self.mlp, torch.eye(self.width).flatten().repeat(self.blocks))
 
 
@@ -85,17 +86,17 @@ class FullLambda(BlockLambda):
 
 @torch.no_grad()
 def init_near(mlp: MLP, value: Tensor) -> None:
-    """What the network predicts starts near a value, whatever comes in."""
+    """Initialise the last layer so that the output is near `value` for any input."""
     mlp.last.weight.mul_(IDENTITY_INIT_SCALE)
     mlp.last.bias.copy_(value)
 
 
 class SpatialQuery(nn.Module):
-    """p_q of a layer: what the positions of the memory are compared with.
+    """Base class of modules that compute the spatial query p_q, which is compared with the positions of the memory.
 
     Parameters
     ----------
-    lambda_q : Λ_q; kept by the forms that use it
+    lambda_q : the transform Λ_q; variants that do not use it drop it
     """
 
     export_precision = NO_INTEGERS
@@ -104,19 +105,25 @@ class SpatialQuery(nn.Module):
         super().__init__()
 
     def forward(self, queries: Queries, content: Content) -> Content | None:
-        """p_q [_, Q, D], from queries whose content is still the decoder embedding f, and the content after self-attention."""
+        """Compute p_q [_, Q, D].
+
+        Parameters
+        ----------
+        queries : queries whose content is still the decoder embedding f of the previous layer
+        content : content after the self-attention of this layer
+        """
         raise NotImplementedError
 
     def first(self, queries: Queries, content: Content) -> Content | None:
-        """That of the first layer, where nothing has been decoded yet: p_q = p_s."""
+        """Compute p_q in the first layer, where the decoder embedding is still zero: p_q = p_s."""
         return queries.embedded.expand_as(queries.content)
 
     def init_identity(self) -> None:
-        """Let Λ_q, where there is one, start near the identity."""
+        """Initialise Λ_q, if there is one, near the identity."""
 
 
 class NoSpatialQuery(SpatialQuery):
-    """None, for attention that has no use for one (DETR)."""
+    """No spatial query, for attention that does not use one (DETR)."""
 
     def forward(self, queries: Queries, content: Content) -> None:
         return None
@@ -125,13 +132,13 @@ class NoSpatialQuery(SpatialQuery):
 
 
 class PointSpatialQuery(SpatialQuery):
-    """p_q = p_s: the reference point alone (CSQ-P)."""
+    """p_q = p_s: only the reference point (CSQ-P)."""
 
     forward = SpatialQuery.first
 
 
 class ConditionalSpatialQuery(SpatialQuery):
-    """p_q = Λ_q p_s, with Λ_q from the decoder embedding of the layer before (eq. 2)."""
+    """p_q = Λ_q p_s, with Λ_q predicted from the decoder embedding of the previous layer (eq. 2)."""
 
     def __init__(self, lambda_q: nn.Module) -> None:
         super().__init__(lambda_q)
@@ -145,14 +152,14 @@ class ConditionalSpatialQuery(SpatialQuery):
 
 
 class IntermediateSpatialQuery(ConditionalSpatialQuery):
-    """p_q = Λ_q p_s, with Λ_q from the content after this layer's self-attention (CSQ-I)."""
+    """p_q = Λ_q p_s, with Λ_q predicted from the content after the self-attention of this layer (CSQ-I)."""
 
     def forward(self, queries: Queries, content: Content) -> Content:
         return self.lambda_q(content, queries.embedded)
 
 
 class LambdaSpatialQuery(ConditionalSpatialQuery):
-    """p_q = λ_q: the transform alone, without a point to act on (CSQ-T)."""
+    """p_q = λ_q: only the transform, without a reference point (CSQ-T)."""
 
     def forward(self, queries: Queries, content: Content) -> Content:
         return self.lambda_q(queries.content, torch.ones_like(queries.embedded))
@@ -161,7 +168,7 @@ class LambdaSpatialQuery(ConditionalSpatialQuery):
 
 
 class ContentSpatialQuery(SpatialQuery):
-    """p_q = f: the decoder embedding alone, zeros in the first layer (CSQ-C)."""
+    """p_q = f: only the decoder embedding, which is zero in the first layer (CSQ-C)."""
 
     def forward(self, queries: Queries, content: Content) -> Content:
         return queries.content

@@ -1,4 +1,4 @@
-"""Replacing a folder as a whole, so that a kill, a full disk or an error never leaves half of one."""
+"""Replace folders atomically, so that a kill, a full disk or an error never leaves an incomplete folder."""
 
 import os
 import shutil
@@ -14,11 +14,12 @@ from conditional_detr.storage.writing import writing
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A context that gives a new empty folder, which takes the place of `folder` if nothing went wrong.
+    """A context that provides a new empty folder, which replaces `folder` at the end if there was no error.
 
-    At any moment the old or the new one is whole, under `folder` or, for an instant, as `backup_of(folder)`: see `recover`.
+    At any moment there is a complete folder, old or new. It is at `folder` or, for an instant, at `backup_of(folder)`. See
+    `recover`.
     """
-    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - "." has no name to write beside
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - "." has no name
     new = folder.with_name(f".{folder.name}.new")
     with writing(folder, CheckpointError):
         if folder.is_file():
@@ -29,21 +30,21 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         yield new
         _replace(folder, new)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]  # as safetensors puts it
-        raise CheckpointError(f"{folder} cannot be written: {reason}. What stood there is whole") from None
+        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]  # wording of safetensors
+        raise CheckpointError(f"{folder} cannot be written: {reason}. The previous contents are unchanged") from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
 def backup_of(folder: Path) -> Path:
-    """Where a folder lies while a new one takes its place."""
+    """Path of the previous folder while a new one replaces it."""
     folder = Path(os.path.abspath(folder))  # noqa: PTH100
     return folder.with_name(f".{folder.name}.old")
 
 
 def _replace(folder: Path, new: Path) -> None:
     for file in new.iterdir():
-        file.chmod(new.stat().st_mode & 0o666)  # safetensors writes for its owner alone
+        file.chmod(new.stat().st_mode & 0o666)  # safetensors creates files that only their owner can read
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
@@ -56,8 +57,8 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Put back what a kill between the two renames of a replacement left beside `folder`."""
+    """Restore the previous folder if the process was killed between the two renames of a replacement."""
     old = backup_of(folder)
     if old.exists() and not folder.exists():
-        with suppress(FileNotFoundError):  # another process of the run was quicker
+        with suppress(FileNotFoundError):  # another process of the run has already done it
             old.rename(folder)

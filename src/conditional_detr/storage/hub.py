@@ -1,4 +1,7 @@
-"""The Hugging Face Hub, asked only where the user named something on it, and with an answer within seconds if it is away."""
+"""Downloads from the Hugging Face Hub.
+
+The Hub is contacted only if the user names something on it. If it is unreachable, an error follows within seconds.
+"""
 
 import os
 import socket
@@ -11,11 +14,11 @@ TIMEOUT_SECONDS = 5.0
 
 
 def fetch(repo: str, files: list[str], revision: str | None = None) -> list[Path]:
-    """Files of a Hub repository as local paths, from the cache if they are there, else downloaded.
+    """Return local paths of files of a Hub repository. Files that are not in the cache are downloaded.
 
     Raises
     ------
-    UnavailableError : offline, refused or not there; says which
+    UnavailableError : offline, access denied or file not found; the message gives the reason
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -25,20 +28,22 @@ def fetch(repo: str, files: list[str], revision: str | None = None) -> list[Path
     except (LocalEntryNotFoundError, ValueError, OSError):
         pass
     if reason := _out_of_reach():
-        raise UnavailableError(f"{repo} is not in the local cache and the Hub is out of reach ({reason})")
+        raise UnavailableError(f"{repo} is not in the local cache and the Hub is unreachable ({reason})")
     try:
         return [Path(hf_hub_download(repo, file, revision=revision)) for file in files]
-    except Exception as error:  # the Hub's client has many: refused, not found, gated, interrupted
+    except Exception as error:  # the client raises many kinds: access denied, not found, gated, interrupted
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise UnavailableError(f"{repo} cannot be had from the Hub: {lines[0][:200]}") from None
+        raise UnavailableError(f"{repo} cannot be downloaded from the Hub: {lines[0][:200]}") from None
 
 
 def fetch_if_there(repo: str, file: str, revision: str | None = None) -> Path | None:
-    """One file of a Hub repository as a local path, or None where the repository has no such file.
+    """Return the local path of one file of a Hub repository, or None if the repository has no such file.
+
+    Returns None as well if the file is not in the cache and the Hub is unreachable.
 
     Raises
     ------
-    UnavailableError : it is there and cannot be had
+    UnavailableError : the file exists but cannot be downloaded
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -47,18 +52,18 @@ def fetch_if_there(repo: str, file: str, revision: str | None = None) -> Path | 
         return Path(hf_hub_download(repo, file, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, ValueError, OSError):
         pass
-    if _out_of_reach():  # what was fetched before is all that is known of it
+    if _out_of_reach():  # offline, only the cached files are known
         return None
     try:
         return Path(hf_hub_download(repo, file, revision=revision))
     except EntryNotFoundError:
         return None
     except Exception as error:
-        raise UnavailableError(f"{file} of {repo} cannot be had from the Hub: {type(error).__name__}") from None
+        raise UnavailableError(f"{file} of {repo} cannot be downloaded from the Hub: {type(error).__name__}") from None
 
 
 def _out_of_reach() -> str | None:
-    """Why the Hub cannot be asked, or None. Its client would retry for most of a minute before it said so."""
+    """Reason why the Hub is unreachable, or None. The Hub's own client would retry for most of a minute first."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -1,4 +1,4 @@
-"""JSON files as others may have written them."""
+"""Reading JSON files from any source."""
 
 import json
 import re
@@ -7,29 +7,30 @@ from typing import Any
 
 from conditional_detr.errors import ConditionalDETRError
 
-HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0")  # perhaps: in UTF-16 there is a zero everywhere
-MOST_JSON_BYTES = 2**32  # COCO's own largest file has half a billion
+# Bytes that may mean a lone surrogate. Zero bytes are included because they mark UTF-16 files, which may contain one too.
+HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0")
+MOST_JSON_BYTES = 2**32  # the largest annotation file of COCO has half a billion bytes
 
 
 def read_json_object(path: Path, kind: type[ConditionalDETRError]) -> dict[str, Any]:
-    """A JSON file that holds an object, as a dict; whatever else it is, is said as an error of the given kind."""
+    """Read a JSON file that holds an object. If it is anything else or cannot be read, raise an error of the given kind."""
     try:
         if (size := path.stat().st_size) > MOST_JSON_BYTES:
-            raise kind(f"{path} is larger than any JSON file that is read here: {size} bytes, the limit is {MOST_JSON_BYTES}")
+            raise kind(f"{path} is too large for a JSON file: {size} bytes, the limit is {MOST_JSON_BYTES}")
         text = path.read_bytes()
         content = json.loads(text)
         content = without_surrogates(content) if HALF_CHARACTER.search(text) else content
     except OSError as error:
         raise kind(f"{path} cannot be opened: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise kind(f"{path} is no valid JSON: {str(error)[:200]}") from None
+        raise kind(f"{path} is not valid JSON: {str(error)[:200]}") from None
     if not isinstance(content, dict):
         raise kind(f"{path} must hold a JSON object, not {type(content).__name__}")
     return content
 
 
 def without_surrogates(value: Any) -> Any:
-    """What a JSON holds, without halves of characters, which no file can be named by or written with."""
+    """Replace lone surrogates in parsed JSON. They cannot be encoded, neither in file names nor in file contents."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):

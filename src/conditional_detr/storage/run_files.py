@@ -1,3 +1,3 @@
-"""Names of a run folder's files."""
+"""Names of the files in a run folder."""
 
 CONFIG, METRICS, BEST_FIGURES, REPORT = "config.toml", "metrics.jsonl", "metrics.json", "report.html"

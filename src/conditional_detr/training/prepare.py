@@ -1,4 +1,4 @@
-"""Everything of a training run that can fail before its first step. Nothing is written here."""
+"""Prepare a training run: everything that can fail before the first optimisation step. No files of the run are written."""
 
 import time
 from collections.abc import Iterator
@@ -31,23 +31,23 @@ from conditional_detr.training.train_step import Trainable, TrainStep, autocast_
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to begin, or to go on.
+    """A run that is ready to start or to resume.
 
     Attributes
     ----------
-    config : all settings, with what the data decided
+    config : all settings, including those chosen from the data
     folder : the run folder
-    processes : this process among those that train together
-    train, valid : the images
+    processes : rank and communication of this process, for training with several processes
+    train, valid : index of the training and of the validation split
     learning : model, auxiliary modules and optimizer
-    average : of the weights, where the recipe has one
-    step : one optimisation step
-    state : where the run is
-    batches, images : what its steps see
-    schedule : how it spends its epochs or its minutes
-    logger : what it says
-    notes : the lines that it begins with
-    started : `time.monotonic()` at which it would have begun without a stop
+    average : moving average of the weights, or None if the recipe has none
+    step : performs one optimisation step
+    state : progress of the run
+    batches, images : batches of image indices, and the data set that loads the images
+    schedule : decides when the run ends and which epochs are evaluated
+    logger : prints the progress
+    notes : lines to print at the start
+    started : `time.monotonic()` at the start of the run; after a resume, moved back by the time already spent
     """
 
     config: RunConfig
@@ -69,7 +69,7 @@ class Prepared:
 
 @contextmanager
 def prepared_run(options: TrainOptions) -> Iterator[Prepared]:
-    """Within it a run is ready: no other process writes into its folder, and its own processes are joined."""
+    """Context manager that prepares a run. It locks the run folder and connects the processes of a distributed run."""
     started = time.monotonic()
     config = resolve(options)
     set_threads(config.threads or cores_of_process())
@@ -79,7 +79,7 @@ def prepared_run(options: TrainOptions) -> Iterator[Prepared]:
 
 
 def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, started: float) -> Prepared:
-    """Data, settings, model and optimiser of a run, as it begins or as it was saved last.
+    """Load data, settings, model and optimiser, either for a new run or from the last saved state.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
     check_data(train, valid, config.strict, config.max_bad)
     folder = RunFolder(config.output)
     saved = folder.config() if options.resume and folder.has_begun else None
-    # All processes go by the first one's choices.
+    # All processes use the choices of the first one.
     config, choices = processes.gathered([resolve_auto(config, asked_for(options), train, saved)])[0]
     begun, recipe = folder.check(config, options.resume), config.training
     torch.manual_seed(config.seed)
@@ -107,7 +107,9 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
     step = build_step(learning, recipe, amp, processes.accelerator, logger.say)
     step.grad_accum_steps = max(recipe.grad_accum_steps, state.grad_accum_steps)
     where = f"{processes.device.type}, {'float32' if amp == 'off' else 'bfloat16'}"
-    notes = notes + opening(train, valid, model, config, where) + choices
+    notes = opening(train, valid, model, config, where) + notes
+    if choices:
+        notes += ["chosen from the data (--set changes them):", *(f"  {choice}" for choice in choices)]
     if options.resume:
         notes.append(_resume_note(folder, state, schedule, begun))
     return Prepared(
@@ -119,13 +121,16 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
 
 
 def saved_beside(learning: Trainable, average: AveragedModel | None) -> dict[str, nn.Module]:
-    """What is saved beside the model, by names of its own."""
+    """Modules whose weights are saved in addition to the model, each under its own name."""
     return {"auxiliary": learning.auxiliaries} | ({} if average is None else {"average": average})
 
 
 def _resume_note(folder: RunFolder, state: TrainerState, schedule: RunSchedule, begun: bool) -> str:
     if not begun:
-        return f"{folder.path} holds no run yet: starting"
+        return f"{folder.path} contains no run to resume: starting a new run"
     if schedule.is_over(state):
-        return f"{folder.path} is finished: {state.epoch} epochs"
-    return f"going on after epoch {state.epoch}, step {state.position}"
+        return (
+            f"{folder.path} is finished: {state.epoch} epochs. A larger --epochs or --minutes continues it, unless --patience "
+            "ended it"
+        )
+    return f"resuming after epoch {state.epoch}; steps already done in the next epoch: {state.position}"

@@ -1,4 +1,4 @@
-"""One optimisation step, as `train` runs it and as benchmarks time it."""
+"""One optimisation step, used by `train` and by the benchmarks."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, get_args
@@ -27,13 +27,13 @@ AMP_CHOICES = get_args(RunOptions.model_fields["amp"].annotation)
 
 
 class TrainStep:
-    """Gradients, clip, update.
+    """One optimisation step: compute gradients, clip them, update the weights.
 
     Parameters
     ----------
-    gradients : of a batch
-    optimizer : over the parameters
-    clip_max_norm : largest norm of the gradient; 0 = unlimited
+    gradients : computes the gradients of a batch
+    optimizer : updates the parameters
+    clip_max_norm : maximum gradient norm; larger gradients are clipped. 0 = no clipping
     """
 
     def __init__(self, gradients: MicroBatches, optimizer: torch.optim.Optimizer, clip_max_norm: float) -> None:
@@ -41,28 +41,29 @@ class TrainStep:
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def __call__(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Take one step.
+        """Perform one step.
 
         Parameters
         ----------
         images : float32 [B, 3, H, W]
-        padding_mask : bool [B, H, W] or None
-        targets : as `SetCriterion` wants them
+        padding_mask : bool [B, H, W], True = padding; or None
+        targets : one dict per image, see `SetCriterion`
 
         Returns
         -------
-        the losses of the batch before the update, detached, and "gradient_norm" before clipping; where that is not finite
-        no weight was moved
+        the losses of the batch before the update, detached, and "gradient_norm" before clipping. If the norm is not finite,
+        the weights were not updated
 
         Raises
         ------
-        RunError : there is not enough memory for a single image, or in one of several processes
+        RunError : memory is too small for a single image; or memory ran out in a run of several processes, where batches are
+            not split further
         """
         threads = torch.get_num_threads()
         try:
             losses = self.gradients(images, padding_mask, targets)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_max_norm or torch.inf)
-            if torch.isfinite(norm):  # else the step is left out: one bad batch must not cost the weights
+            if torch.isfinite(norm):  # otherwise skip the update: one bad batch must not destroy the weights
                 self._update()
             return losses | {"gradient_norm": norm}
         finally:
@@ -71,14 +72,14 @@ class TrainStep:
     def _update(self) -> None:
         try:
             self.optimizer.step()
-        except RuntimeError as error:  # half of the weights may be moved: it cannot be taken again
+        except RuntimeError as error:  # some weights may already be updated, so the step cannot be repeated
             if not is_out_of_memory(error):
                 raise
             raise RunError(NO_ROOM.format("the optimiser")) from None
 
     @property
     def grad_accum_steps(self) -> int:
-        """Number of parts that a batch is worked through in; grows where memory is short."""
+        """Number of parts that a batch is split into. It increases if memory runs out."""
         return self.gradients.grad_accum_steps
 
     @grad_accum_steps.setter
@@ -87,12 +88,19 @@ class TrainStep:
 
     @property
     def amp(self) -> str:
-        """ "bf16" or "off": what matrix products run in."""
+        """Precision of matrix products: "bf16" or "off" (float32)."""
         return "off" if self.gradients.objective.dtype is None else "bf16"
 
 
 def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    """What matrix products run in: bfloat16 where asked for or, with "auto", where the device is faster with it."""
+    """Data type of matrix products under autocast; None = no autocast (float32).
+
+    "bf16" gives bfloat16. "auto" gives bfloat16 if it is faster on the device.
+
+    Raises
+    ------
+    ConfigError : `amp` is none of the known values
+    """
     if amp not in AMP_CHOICES:
         raise ConfigError(f"amp must be one of {', '.join(AMP_CHOICES)}, not {amp!r}")
     if amp == "off" or (amp == "auto" and not has_fast_bf16(device)):
@@ -101,7 +109,7 @@ def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
 
 
 class Trainable(NamedTuple):
-    """What learns: a model, the modules that help it while training, and the optimiser over both."""
+    """Everything that is trained: the model, the auxiliary modules that only training uses, and the optimiser of both."""
 
     model: DetectionModel
     auxiliaries: nn.ModuleDict
@@ -109,7 +117,7 @@ class Trainable(NamedTuple):
 
 
 def trainable(model: DetectionModel, recipe: RecipeConfig) -> Trainable:
-    """A model with what a recipe lets learn beside it. The model stays on its device."""
+    """Add the auxiliary modules of a recipe and an optimiser to a model. The model stays on its device."""
     auxiliaries = auxiliary_modules(model, recipe)
     return Trainable(model, auxiliaries, build_optimizer(model, recipe, auxiliaries))
 
@@ -121,19 +129,19 @@ def build_step(
     accelerator: "Accelerator | None" = None,
     say: Callable[[str], object] = print,
 ) -> TrainStep:
-    """The step of a run.
+    """Build the optimisation step of a run.
 
     Parameters
     ----------
-    learning : what learns
-    recipe : how
+    learning : model, auxiliary modules and optimiser
+    recipe : training settings
     amp : "auto", "bf16" or "off"
-    accelerator : of several processes; None = this process alone
-    say : called once with a line when memory is too small for a batch and it is split further
+    accelerator : connects several processes; None = a single process
+    say : called with a message each time memory runs out and batches are split further
 
     Raises
     ------
-    ConfigError : the recipe's loss of classes is made for another classification than the model's
+    ConfigError : the recipe's class loss does not support the model's classification
     """
     model, auxiliaries, optimizer = learning
     criterion = build_criterion(model.config, recipe)
@@ -148,13 +156,13 @@ def build_step(
 
 
 def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | None = None) -> TrainStep:
-    """An optimisation step exactly as `train` runs it, for benchmarks.
+    """Build an optimisation step exactly as `train` runs it, for benchmarks.
 
     Parameters
     ----------
-    model : stays on its device
+    model : the model to train; it stays on its device
     amp : "auto", "bf16" or "off"
-    recipe : None = the one that `train` takes for this model
+    recipe : training settings; None = those that `train` uses for this model
 
     Examples
     --------
@@ -170,7 +178,7 @@ def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | N
 
 
 def usual_recipe(model: ModelConfig) -> RecipeConfig:
-    """The recipe that `train` takes for a model, without what the model rules out."""
+    """Return the recipe that `train` uses for a model, with a class loss that the model supports."""
     recipe = RECIPES[recipe_of(model)]
     fits = class_loss_fits(recipe.class_loss, model.classification)
     return recipe if fits else updated(recipe, {"class_loss": "model"}, "train")

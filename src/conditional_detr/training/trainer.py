@@ -1,6 +1,7 @@
-"""A training run in three steps: prepare, which is all that can fail; fit, the loop; finalize, the report."""
+"""Training in three stages: prepare (everything that can fail early), fit (the training loop) and finalize (the report)."""
 
 import math
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,12 +29,12 @@ from conditional_detr.training.prepare import Prepared, prepared_run, saved_besi
 from conditional_detr.training.setup.bad_images import BadImages
 from conditional_detr.training.setup.resolve import requested
 
-MOST_SKIPPED = 20  # steps in a row without a finite gradient, after which a run stops
+MOST_SKIPPED = 20  # a run stops after this number of consecutive steps without a finite gradient
 
 
 @dataclass(frozen=True)
 class Run:
-    """What `train` returns: where everything is, and a row an epoch as in `metrics.jsonl`."""
+    """Result of `train`: the run folder, and one row of metrics per epoch as in `metrics.jsonl`."""
 
     folder: Path
     metrics: list[dict[str, Any]]
@@ -64,14 +65,14 @@ train.__signature__ = python_signature().replace(return_annotation=Run)  # type:
 
 
 class Trainer:
-    """The loop of a run: epochs of steps, each evaluated and saved.
+    """The training loop. After each epoch the model is evaluated and saved.
 
     Parameters
     ----------
-    prepared : all that could fail before the first step
-    evaluate : (model, index of the validation images, batch size, processes) → metrics, and images that cannot be used
-    finalize : (folder, settings, facts, state) → leaves the report
-    dump : leaves a step without a finite gradient as `dump_step` does
+    prepared : the prepared run
+    evaluate : (model, index of the validation images, batch size, processes) → metrics, and the images that cannot be used
+    finalize : writes the report; takes (folder, settings, facts, state)
+    dump : records a step without a finite gradient; same signature as `dump_step`
     """
 
     def __init__(
@@ -91,43 +92,43 @@ class Trainer:
         self.stop = StopRequest()
 
     def fit(self) -> Run:
-        """Train until the run is over, and leave its report.
+        """Train until the run is complete, then write its report.
 
         Raises
         ------
         DataError : too many images cannot be used
-        RunError : too many steps in a row had no finite gradient, or the memory does not suffice for one image
+        RunError : too many consecutive steps had no finite gradient, or there is not enough memory
         KeyboardInterrupt : after Ctrl-C or SIGTERM, once `last/` is saved
         """
-        self.processes.wait()  # all have looked at the folder before one writes into it
+        self.processes.wait()  # no process may write to the folder before all have checked it
         if self.processes.is_main and not self.schedule.is_over(self.state):
             self.folder.create(self.config)
         for line in self.prepared.notes:
-            self.logger.say(line)
+            self.logger.say(line, "yellow" if line.lstrip().startswith("warning") else None)
         with self.logger, self.stop.listening():
             while not self.schedule.is_over(self.state):
                 self._epoch()
                 self._close_epoch()
         if best := next((row for row in self.state.history if row["epoch"] == self.state.best[1]), None):
             figures = f"AP {figure(best['AP'])}, AP50 {figure(best['AP50'])}"
-            self.logger.say(f"best: epoch {best['epoch']}, {figures} → {self.folder.best}")
+            self.logger.say(f"best: epoch {best['epoch']}, {figures} → {self.folder.best}", "bold")
         if self.processes.is_main:
             self._report()
-        if self.stop.requested:  # during the last evaluation
+        if self.stop.requested:  # the request came during the last evaluation
             raise KeyboardInterrupt
         return Run(self.folder.path, self.state.history)
 
     @property
     def judged(self) -> DetectionModel:
-        """The model that is evaluated and kept."""
+        """The model that is evaluated and saved as the best: the averaged one if the recipe averages weights."""
         average = self.prepared.average
         return self.model if average is None else cast(DetectionModel, average.module)
 
     def _epoch(self) -> None:
-        """The steps that are left of an epoch."""
+        """Run the remaining steps of the current epoch."""
         state, batches = self.state, self.prepared.batches
         batches.epoch, batches.position = state.epoch, state.position
-        if state.position == len(batches):  # stopped before it was evaluated
+        if state.position == len(batches):  # the run was stopped after the last step and before the evaluation
             return
         started, before = time.monotonic(), state.seconds
         for batch in training_batches(self.prepared.images, batches, self.config.workers, self._leave_out):
@@ -143,7 +144,7 @@ class Trainer:
                 return
 
     def _step(self, batch: Batch) -> dict[str, float]:
-        """One step at the run's learning rate and image size; its losses as means over processes."""
+        """Perform one step at the current learning rate and image size. Returns the losses, averaged over processes."""
         step, share = self.prepared.step, self.schedule.share_done(self.state)
         for group in step.optimizer.param_groups:
             group["lr"] = group["base_lr"] * self._lr_factor(self.state.position)
@@ -153,7 +154,7 @@ class Trainer:
         seed_generators(self._seed_of_step(), self.processes.device)
         own = step(images, padding_mask, targets)
         losses = self.processes.mean({**own, "spent": time.monotonic() - self.prepared.started})
-        self.state.spent = losses.pop("spent")  # the same in all processes, so all end with the same step
+        self.state.spent = losses.pop("spent")  # averaged, so that all processes end after the same step
         if not math.isfinite(losses["gradient_norm"]):
             self._record((images, padding_mask, targets), {key: float(value) for key, value in own.items()})
         elif self.prepared.average is not None:
@@ -161,14 +162,14 @@ class Trainer:
         return losses
 
     def _close_epoch(self) -> None:
-        """Evaluate, keep the best, save. A stop that is asked for meanwhile waits for the end of it."""
+        """Evaluate, save the model if it is the best so far, and save the state. A stop request takes effect afterwards."""
         state = self.state
-        self._save_last()  # a fault of the validation images must not cost the epoch
-        for path, reason in self.processes.gathered(self.bad_images.met("train")):  # by any of the processes
+        self._save_last()  # an error in the validation images must not lose the epoch
+        for path, reason in self.processes.gathered(self.bad_images.met("train")):  # found by any of the processes
             self.bad_images.add("train", path, reason, len(self.prepared.train))
         judged = self.schedule.has_time_to_evaluate(state)
         figures = self._figures() if judged else dict.fromkeys(FIGURES)
-        rate = self.recipe.lr * self._lr_factor(state.position - 1)  # of the last step
+        rate = self.recipe.lr * self._lr_factor(state.position - 1)  # learning rate of the last step
         is_best = state.close_epoch(figures, rate, judged)
         if is_best and self.processes.is_main:
             self.folder.save_best(self.judged)
@@ -178,7 +179,7 @@ class Trainer:
             self._stop_if_asked()
 
     def _figures(self) -> dict[str, float | None]:
-        """Of the validation split; what they cost in seconds is kept."""
+        """Evaluate on the validation split and return the metrics. The time this takes is added to the state."""
         self.logger.evaluating()
         started, state = time.monotonic(), self.state
         metrics, skipped = self.evaluate(self.judged, self.valid, self.recipe.batch, self.processes)
@@ -191,20 +192,23 @@ class Trainer:
         return {name: getattr(metrics, name) for name in FIGURES}
 
     def _report(self) -> None:
-        """A fault of the report, as an image that has gone, is said and costs the run nothing."""
+        """Write the report. An error here, such as a deleted image, is printed but does not fail the run."""
         file, indices = self.folder.path / REPORT, (self.prepared.train, self.prepared.valid)
         if not file.is_file():
-            self.logger.say("evaluating the best epoch once more, for the report")
+            self.logger.say("evaluating the best epoch again for the report")
             facts = run_facts(self.config, self.model, indices, self.state)
             try:
                 self.finalize(self.folder, self.config, facts, self.state)
             except ConditionalDETRError as error:
-                self.logger.say(f"no report: {error}")
+                self.logger.say(f"no report written (training itself is complete): {error}")
                 return
         self.logger.say(f"report: {file}")
+        self.logger.say(
+            f"To detect objects in images: {shlex.join(['cdetr', 'predict', str(self.folder.path), 'IMAGES'])}", "bold"
+        )
 
     def _record(self, batch: Batch, losses: dict[str, float]) -> None:
-        """A fault of the disk does not end a run that only wanted to leave a record."""
+        """Record a step without a finite gradient. If that cannot be written, the run continues without the record."""
         position = {"epoch": self.state.epoch + 1, "step": self.state.position + 1, "rank": self.processes.rank}
         parts = self.prepared.step.grad_accum_steps
         recipe = self.recipe.model_dump(mode="json") | {"grad_accum_steps": parts}
@@ -213,10 +217,10 @@ class Trainer:
         try:
             left = self.dump(self.folder.path, name, self.prepared.learning, batch, facts)
         except ConditionalDETRError as error:
-            self.logger.say(f"no record: {error}")
+            self.logger.say(f"a step without a finite gradient was skipped but could not be recorded: {error}")
             return
         if left is not None:
-            self.logger.say(f"a step had no finite gradient and moved no weight: cdetr replay {left}")
+            self.logger.say(f"skipped a step without a finite gradient, weights unchanged. Find the cause: cdetr replay {left}")
 
     def _preview(self, batch: Batch) -> None:
         file = self.folder.path / "train_batch.jpg"
@@ -227,12 +231,15 @@ class Trainer:
         self.bad_images.add("train", index.paths[each.position], each.reason, len(index))
 
     def _seed_of_step(self) -> int:
-        """Dropout of a step depends on the run's seed and the step's number only, so a resumed run draws the same."""
+        """Seed of the current step, so that a resumed run draws the same dropout masks.
+
+        It depends only on the run's seed, the number of the step, and the rank and number of processes.
+        """
         step = self.state.epoch * len(self.prepared.batches) + self.state.position
         return ((self.config.seed << 32) + step) * self.processes.world + self.processes.rank & 0x7FFF_FFFF_FFFF_FFFF
 
     def _lr_factor(self, position: int) -> float:
-        """Of the learning rates at a step of the epoch under way."""
+        """Learning rate factor at a step of the current epoch."""
         step = self.state.epoch * len(self.prepared.batches) + position
         return lr_factor(step, self.schedule.share_done(replace(self.state, position=position)), self.recipe)
 
@@ -248,14 +255,14 @@ class Trainer:
         if self.state.skipped_in_a_row >= MOST_SKIPPED:
             raise RunError(
                 f"{MOST_SKIPPED} steps in a row had no finite gradient (epoch {self.state.epoch + 1}, the last loss was "
-                f"{loss}). `cdetr replay {self.folder.path / FLIGHT}/STEP` takes a recorded one again and tells "
-                "where; if it is the learning rate, begin in another folder with a lower --lr"
+                f"{loss}). `cdetr replay {self.folder.path / FLIGHT}/STEP` repeats a recorded step and shows where it failed. "
+                "If the learning rate is too high, start a new run in another folder with a lower --lr"
             )
 
     def _stop_if_asked(self) -> None:
         if self.processes.any(self.stop.requested):
             self._save_last()
             self.logger.say(
-                f"stopped in epoch {self.state.epoch + 1} after step {self.state.position}: saved, --resume goes on from here"
+                f"stopped in epoch {self.state.epoch + 1} after step {self.state.position}. Saved; continue with --resume"
             )
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What was read of a checkpoint of any format, and the model that it makes."""
+"""The content of a checkpoint of any format, and building the model from it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +14,17 @@ from conditional_detr.weights.key_mapping import KeyTable
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint as it was read.
+    """The content of a checkpoint.
 
     Attributes
     ----------
-    kind : what it is, in words
-    description, file : where it is said what the model is, and where its weights lie
-    config, preprocessor : what the model is made of, and its preprocessing
-    class_names, category_ids : an entry a class; None = the classes' numbers
-    state : the weights by the names that they have there
-    keys : whose names these are; None = ours
-    thresholds : a score a class, or None
+    kind : the kind of checkpoint, as text for display
+    description, file : paths of the file that describes the model and of the file with its weights
+    config, preprocessor : configuration of the network and of the preprocessing
+    class_names, category_ids : one value per class; None = the class indices
+    state : the weights, under the tensor names of the checkpoint
+    keys : table that maps the tensor names of this library to those of the checkpoint; None if they are the same
+    thresholds : one score threshold per class, or None
     """
 
     kind: str
@@ -39,11 +39,11 @@ class Checkpoint(NamedTuple):
     thresholds: Sequence[Any] | None = None
 
     def build(self) -> DetectionModel:
-        """The model with these weights, in eval mode.
+        """Build the model with these weights, in eval mode.
 
         Raises
         ------
-        CheckpointError : names or shapes are not those of the model that is described, or there is no such model
+        CheckpointError : the description is invalid, or the names or shapes of the weights do not match it
         """
         try:
             with torch.device("meta"):
@@ -55,12 +55,15 @@ class Checkpoint(NamedTuple):
         except CheckpointError:
             raise
         except (ConfigError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise CheckpointError(f"{self.description} describes no model that can be built: {error}") from None
+            raise CheckpointError(f"{self.description} describes a model that cannot be built: {error}") from None
         return model.eval()
 
 
 def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], file: Path, description: Path) -> None:
-    """Names and shapes must be those of the described model; the first few that differ are named."""
+    """Raise `CheckpointError` if names, shapes or types of the tensors do not match the described model.
+
+    The message lists the first few that differ.
+    """
     missing = [f"{key} is missing" for key in expected if key not in state]
     surplus = [f"{key} is not expected" for key in sorted(state) if key not in expected]
     shapes = [
@@ -76,6 +79,6 @@ def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], file: Pat
     if differ := missing + surplus + shapes + kinds:
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
         raise CheckpointError(
-            f"{file} must hold the {len(expected)} tensors of the model that {description.name} describes; of the {len(state)} "
-            f"in it these differ: {'; '.join(differ[:3])}{more}"
+            f"{file} must hold the {len(expected)} tensors of the model that {description.name} describes. It holds "
+            f"{len(state)}, with these differences: {'; '.join(differ[:3])}{more}"
         )

@@ -1,4 +1,7 @@
-"""What a `source` is, found out by looking: a path, else a model name, else a Hub id."""
+"""Load a model from a `source`, which is a path, a model name or a Hub id.
+
+The kind of source is detected automatically. An existing path comes first, then a model name, then a Hub id.
+"""
 
 import logging
 import re
@@ -19,30 +22,31 @@ from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.files import DESCRIPTION, WEIGHTS
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-SHIPPED = Path(__file__).parents[1] / "shipped"  # trained models that come with the package, folders by their names
-FORMATS = (huggingface, exported, native, release)  # asked in this order
+SHIPPED = Path(__file__).parents[1] / "shipped"  # one folder per trained model that comes with the package
+FORMATS = (huggingface, exported, native, release)  # tried in this order
 
 logger = logging.getLogger("conditional_detr")
 
 
 def find_checkpoint(source: str | Path) -> Path | None:
-    """The checkpoint that a source means, a folder or a file, or None if it is a model name.
+    """Return the checkpoint folder or file that `source` refers to, or None if it is a model name.
+
+    A Hub id is downloaded first.
 
     Raises
     ------
-    SourceError : neither an existing path nor a model name nor a Hub id; or a path without a model
-    UnavailableError : a Hub id that cannot be fetched
+    SourceError : not an existing path, a model name or an available Hub id; or a path without a model
     """
     path = Path(source)
     try:
         return _look_at(path, str(source))
     except OSError as error:
-        raise SourceError(f"{str(source)[:200]} cannot be looked at: {error.strerror or error}") from None
+        raise SourceError(f"{str(source)[:200]} cannot be accessed: {error.strerror or error}") from None
 
 
 def _look_at(path: Path, name: str) -> Path | None:
     if path.is_dir():
-        # A kill while a run replaces its best/ leaves the former one beside it.
+        # If a run was killed while replacing best/, the previous one is at its backup path.
         for folder in (path, path / "best", backup_of(path / "best"), path / "last"):
             if any(each.claims(folder) for each in FORMATS):
                 return folder
@@ -63,17 +67,17 @@ def _look_at(path: Path, name: str) -> Path | None:
         try:
             return _fetch_from_hub(name)
         except UnavailableError as error:
-            raise SourceError(f"{name}: there is no such folder here, and as a Hub id: {error}") from None
-    raise SourceError(f"{name}: there is no such path, and it is no model name. {did_you_mean(name, [*PRESETS, *shipped()])}")
+            raise SourceError(f"{name} is not an existing folder, and loading it as a Hub id failed: {error}") from None
+    raise SourceError(f"{name} is neither an existing path nor a model name. {did_you_mean(name, [*PRESETS, *shipped()])}")
 
 
 def shipped() -> list[str]:
-    """Names of the trained models that come with the package."""
+    """Return the names of the trained models that come with the package."""
     return sorted(path.name for path in SHIPPED.iterdir() if native.claims(path))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint of whatever format, as `find_checkpoint` found it."""
+    """Read a checkpoint of any format, from a path that `find_checkpoint` returned."""
     try:
         for each in FORMATS:
             if each.claims(path):
@@ -82,18 +86,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise
     except (ConfigError, AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {str(error)[:300]}") from None
-    raise SourceError(f"{path} is gone")
+    raise SourceError(f"{path} no longer exists")
 
 
 def load_model(source: str | Path, num_classes: int | None = None) -> DetectionModel:
-    """A model from any source, in eval mode.
+    """Load a model from any source, in eval mode.
 
     Parameters
     ----------
-    source : a run folder (its `best/`), a checkpoint folder, a Hugging Face folder of `conditional_detr` or `detr`, a `.pth`
-        of Conditional DETR's or DETR's reference release, a trained model that comes with the package, a model name or a Hub id
-    num_classes : another number of classes than the source has keeps everything but the class head, which starts anew; the
-        logger `conditional_detr` says so
+    source : a run folder (its `best/` is loaded), a checkpoint folder, a Hugging Face folder of `conditional_detr` or `detr`, a
+        `.pth` file of the reference release of Conditional DETR or DETR, the name of a trained model that comes with the
+        package, a model name or a Hub id
+    num_classes : number of classes; None = as in the source. If it differs from the source, the class head is initialised
+        anew, and all other weights are kept. The logger `conditional_detr` then emits a warning
 
     Raises
     ------
@@ -106,13 +111,13 @@ def load_model(source: str | Path, num_classes: int | None = None) -> DetectionM
     if num_classes is not None and num_classes != (had := model.config.num_classes):
         model = with_new_class_head(model, num_classes)
         logger.warning(
-            "%s has %d classes: for %d its class head starts anew, everything else is kept", source, had, num_classes
+            "%s has %d classes: for %d the class head is initialised anew, all other weights are kept", source, had, num_classes
         )
     return model.eval()
 
 
 def with_new_class_head(model: DetectionModel, num_classes: int) -> DetectionModel:
-    """The same model for other classes: only the class head starts anew, as in a new model."""
+    """Return a copy of a model for other classes. Its class head is initialised anew; all other weights are kept."""
     config = updated(model.config, {"num_classes": num_classes}, origin="load_model")
     fresh = DetectionModel(config, model.preprocessor)
     kept = {key: value for key, value in model.state_dict().items() if not key.startswith("class_head.")}
@@ -122,14 +127,16 @@ def with_new_class_head(model: DetectionModel, num_classes: int) -> DetectionMod
 
 
 def _fetch_from_hub(repo: str) -> Path:
-    """Everything of a repository that makes a model, all of one revision, into the cache; its folder there."""
+    """Download the files of a model, all of one revision, to the Hub cache. Return their folder there."""
     folder = fetch(repo, [DESCRIPTION])[0].parent
-    revision = folder.name  # the cache names its folders by commit
+    revision = folder.name  # folders in the cache are named by commit
     if fetch_if_there(repo, WEIGHTS, revision) is None:
         if index := fetch_if_there(repo, huggingface.SHARDS, revision):
             fetch(repo, huggingface.shards_of(index), revision)
         elif fetch_if_there(repo, huggingface.PICKLED, revision) is None:
-            raise UnavailableError(f"{repo} has none of {WEIGHTS}, {huggingface.SHARDS}, {huggingface.PICKLED}")
+            raise UnavailableError(
+                f"{repo} has no weights: it must contain {WEIGHTS}, {huggingface.SHARDS} or {huggingface.PICKLED}"
+            )
     if huggingface.claims(folder):
         fetch_if_there(repo, huggingface.PREPROCESSOR, revision)
     return folder

@@ -1,4 +1,4 @@
-"""An exported folder: a graph that an engine runs, beside a `config.json` that says what it is."""
+"""Folders of exported models: a graph that an inference engine runs, and a `config.json` that describes it."""
 
 import json
 from pathlib import Path
@@ -13,19 +13,19 @@ from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.files import DESCRIPTION
 
 GRAPHS = {"onnx": "model.onnx", "openvino": "model.xml"}
-WEIGHT_FILES: dict[str, tuple[str, ...]] = {"onnx": (), "openvino": ("model.bin",)}  # beside a graph
+WEIGHT_FILES: dict[str, tuple[str, ...]] = {"onnx": (), "openvino": ("model.bin",)}  # additional files of a graph
 PRECISIONS = ("fp32", "bf16", "int8")
 KEY, PROOF = "export", "proof.json"
 
 
 class Exported(NamedTuple):
-    """What an exported folder says of itself.
+    """The description of an exported model.
 
     Attributes
     ----------
-    graph : the file that an engine reads
-    format, precision : a key of `GRAPHS`, one of `PRECISIONS`
-    config, preprocessor, class_names, category_ids, thresholds : of the model that was exported
+    graph : path of the file that the inference engine reads
+    format, precision : a key of `GRAPHS` and one of `PRECISIONS`
+    config, preprocessor, class_names, category_ids, thresholds : properties of the original model
     """
 
     graph: Path
@@ -39,7 +39,7 @@ class Exported(NamedTuple):
 
 
 def claims(path: Path) -> bool:
-    """Whether a path is a folder that `export` wrote."""
+    """Whether a path is a folder written by `export`."""
     file = path / DESCRIPTION
     if not native.claims(path) or f'"{KEY}"'.encode() not in file.read_bytes():
         return False
@@ -50,23 +50,23 @@ def claims(path: Path) -> bool:
 
 
 def write_description(model: DetectionModel, folder: Path, format: str, precision: str) -> None:
-    """The `config.json` of an exported folder: that of a checkpoint, and what was made of it."""
+    """Write the `config.json` of an exported folder: that of a checkpoint, plus format and precision of the export."""
     description = native.describe(model) | {KEY: {"format": format, "precision": precision}}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def read_exported(folder: Path) -> Exported:
-    """An exported folder.
+    """Read the description of an exported folder.
 
     Raises
     ------
-    CheckpointError : its description is damaged, or its graph is missing
+    CheckpointError : the description is damaged, or a file of the graph is missing
     """
     description = native.read_description(folder)
     what = description.get(KEY)
     if not isinstance(what, dict) or what.get("format") not in GRAPHS or what.get("precision") not in PRECISIONS:
         raise CheckpointError(
-            f"{folder / DESCRIPTION} is damaged: {KEY!r} must say a format ({', '.join(GRAPHS)}) and a precision "
+            f"{folder / DESCRIPTION} is damaged: {KEY!r} must contain a format ({', '.join(GRAPHS)}) and a precision "
             f"({', '.join(PRECISIONS)})"
         )
     config, preprocessor = native.read_configs(folder)
@@ -81,22 +81,22 @@ def read_exported(folder: Path) -> Exported:
         isinstance(thresholds, list) and len(thresholds) == len(ids) and all(isinstance(v, int | float) for v in thresholds)
     )
     if not numbers:
-        raise CheckpointError(f"{folder / DESCRIPTION} is damaged: thresholds must hold a score for each class")
+        raise CheckpointError(f"{folder / DESCRIPTION} is damaged: thresholds must hold one score per class")
     graph = folder / GRAPHS[what["format"]]
     for file in (graph, *(graph.with_name(name) for name in WEIGHT_FILES[what["format"]])):
         if not file.is_file():
-            raise CheckpointError(f"{file} is missing: the export is not whole")
+            raise CheckpointError(f"{file} is missing: the export is incomplete")
     return Exported(graph, what["format"], what["precision"], config, preprocessor, names, ids, thresholds)
 
 
 def read_proof(folder: Path) -> dict[str, Any]:
-    """The proof of an exported folder; empty where it is missing."""
+    """Read the verification results of an exported folder; an empty dict if there are none."""
     file = folder / PROOF
     return read_json_object(file, CheckpointError) if file.exists() else {}
 
 
 def read(folder: Path) -> Checkpoint:
-    """There are no weights to be had from a graph.
+    """Refuse to read an export as a checkpoint, because a graph has no weights to load.
 
     Raises
     ------
@@ -104,6 +104,6 @@ def read(folder: Path) -> Checkpoint:
     """
     exported = read_exported(folder)
     raise CheckpointError(
-        f"{folder} is an export ({exported.format}, {exported.precision}): predict, eval, bench and info take it, but there "
-        "is no model to train, explain, convert or export again. Take the checkpoint that it was made from"
+        f"{folder} is an export ({exported.format}, {exported.precision}): predict, eval, bench and info accept it, but "
+        "it cannot be trained, explained, converted or exported again. Use the checkpoint that it was made from"
     )

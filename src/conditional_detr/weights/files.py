@@ -1,4 +1,4 @@
-"""Files of tensors, read without running anything that lies in them."""
+"""Read files of tensors without running any code that they contain."""
 
 import argparse
 import os
@@ -17,13 +17,13 @@ from torch.serialization import safe_globals
 from conditional_detr.errors import CheckpointError
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
-ARGUMENTS: list[Any] = [argparse.Namespace, pathlib.PosixPath]  # what a training script's `args` are made of; both are inert
+ARGUMENTS: list[Any] = [argparse.Namespace, pathlib.PosixPath]  # types in a training script's `args`; both are harmless
 
 
 def read_weights(file: pathlib.Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file."""
+    """Read the tensors of a safetensors file."""
     if not file.exists():
-        raise CheckpointError(f"{file} is missing: the checkpoint is not whole")
+        raise CheckpointError(f"{file} is missing: the checkpoint is incomplete")
     if not os.access(file, os.R_OK):
         raise CheckpointError(f"{file} cannot be opened: Permission denied")
     try:
@@ -33,31 +33,31 @@ def read_weights(file: pathlib.Path) -> dict[str, Tensor]:
 
 
 def load_tensors(file: pathlib.Path) -> dict[str, Any]:
-    """What `torch.save` wrote, if it is tensors, plain values and the `args` of a training script under names.
+    """Read a file written by `torch.save`. It must hold a dict of tensors, plain values and the `args` of a training script.
 
     Raises
     ------
-    CheckpointError : it holds anything else, which is not run, or it is damaged
+    CheckpointError : the file is damaged, or it holds other objects, which are not loaded because they could run code
     """
     try:
         with safe_globals(ARGUMENTS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its advice is to trust the file
+            warnings.simplefilter("ignore")  # it advises to trust the file
             content = torch.load(file, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise CheckpointError(f"{file} cannot be opened: {error.strerror or error}") from None
-    except Exception as error:  # a damaged file makes its reader raise whatever it meets
+    except Exception as error:  # damaged files raise many kinds of exceptions
         if isinstance(error, pickle.UnpicklingError) and (asked := re.search(r"GLOBAL (\S+)", str(error))):
             raise CheckpointError(
-                f"{file} holds more than weights: it asks for {asked[1]}, which is not run. Save its state_dict alone"
+                f"{file} holds more than weights: it refers to {asked[1]}, which could run code. Save only its state_dict"
             ) from None
         raise CheckpointError(
-            f"{file} cannot be read as a PyTorch checkpoint: it is damaged, or something else than tensors by name"
+            f"{file} cannot be read as a PyTorch checkpoint: it is damaged, or it does not hold a dict of tensors"
         ) from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{file} must hold tensors by name; it holds a {type(content).__name__}")
+        raise CheckpointError(f"{file} must hold a dict of tensors; it holds a {type(content).__name__}")
     return content
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """A model's weights as they are written: on the CPU, each in memory of its own."""
+    """Return the weights of a model as they are saved: on the CPU and contiguous."""
     return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}

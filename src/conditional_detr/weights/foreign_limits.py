@@ -1,4 +1,4 @@
-"""Which ResNet lies in a foreign checkpoint, and which of our networks such a checkpoint can hold."""
+"""Detect the ResNet in a foreign checkpoint, and check whether a foreign format can hold a model of this library."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ from conditional_detr.config.presets import PRESETS
 from conditional_detr.config.schema import SIZES, ModelConfig
 from conditional_detr.errors import CheckpointError
 
-# Blocks a stage, and whether they are bottlenecks.
+# (blocks per stage, whether they are bottleneck blocks) → name.
 RESNETS = {
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
@@ -17,44 +17,45 @@ RESNETS = {
     ((3, 4, 23, 3), True): "resnet101",
     ((3, 8, 36, 3), True): "resnet152",
 }
-BASIC_BLOCKS = ("resnet18", "resnet34")  # torchvision, which the releases build on, cannot dilate these
-# What a foreign detector is, apart from its sizes: our fields, by the one that decides.
+BASIC_BLOCKS = ("resnet18", "resnet34")  # torchvision, which the reference releases use, cannot dilate these
+# The choices of each foreign detector: values of the fields `DECIDED`, by the value of `cross_attention`.
 DECIDED = ("spatial_query", "lambda_q", "reference_points", "box_offset", "classification")
 FOREIGN_CHOICES: dict[str, dict[str, Any]] = {
     model.cross_attention: {field: getattr(model, field) for field in DECIDED}
     for model in (PRESETS[name].model for name in ("conditional-detr-r50", "detr-r50"))
 }
-# What it may be of any value; a field that is neither here nor above must have its default, which is the paper's.
+# Fields that may have any value that the checks below allow. All fields that are neither here nor in `DECIDED` must have
+# their default, which is the value of the paper.
 FREE = SIZES | {"backbone", "dilation", "strides", "cross_attention", "spatial_init"}
 
 
 def backbone_of(state: dict[str, Tensor], prefix: str, file: object) -> str:
-    """The ResNet whose tensors, in torchvision's names, lie under a prefix.
+    """Return the name of the ResNet whose tensors are in `state` under a prefix, with the tensor names of torchvision.
 
     Raises
     ------
-    CheckpointError : what lies there is no ResNet that is known
+    CheckpointError : the tensors do not form a supported ResNet
     """
     blocks = {m.groups() for key in state if (m := re.match(re.escape(prefix) + r"layer(\d)\.(\d+)\.", key))}
     depths = tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5))
     bottleneck = f"{prefix}layer1.0.conv3.weight" in state
     if (depths, bottleneck) not in RESNETS:
-        found = f"stages of {', '.join(map(str, depths))} blocks" if blocks else "no tensor of one"
+        found = f"stages of {', '.join(map(str, depths))} blocks" if blocks else "no tensors of a ResNet"
         raise CheckpointError(f"{file} must hold a ResNet-18, -34, -50, -101 or -152 under {prefix}*; found {found}")
     return RESNETS[depths, bottleneck]
 
 
 def named(resnet: str, stated: object) -> str:
-    """timm's full name of a ResNet: what a checkpoint says it is, if that is this network, else the one of torchvision."""
+    """Full timm name of a ResNet: `stated` if it names the same network, else the version with weights of torchvision."""
     return stated if isinstance(stated, str) and stated.split(".")[0] == resnet and "." in stated else f"{resnet}.tv_in1k"
 
 
 def check_can_be_held(config: ModelConfig, format: str) -> None:
-    """A foreign format has room for two rows of choices and for ResNets.
+    """Check that a foreign format can hold a model: Conditional DETR or DETR as in the papers, with a ResNet.
 
     Raises
     ------
-    CheckpointError : names the first field that it has no room for
+    CheckpointError : the format cannot hold the model; the message names the first field that does not fit
     """
     if config.cross_attention not in FOREIGN_CHOICES:
         raise CheckpointError(
@@ -66,8 +67,8 @@ def check_can_be_held(config: ModelConfig, format: str) -> None:
         if getattr(config, field) != value:
             beside = f" with cross_attention = {config.cross_attention!r}" if field in decided else ""
             raise CheckpointError(
-                f"the format {format!r} cannot hold {field} = {getattr(config, field)!r}: it has room for {value!r} "
-                f"only{beside}. Save it as 'native'"
+                f"the format {format!r} cannot hold {field} = {getattr(config, field)!r}: only {value!r} is "
+                f"supported{beside}. Save it as 'native'"
             )
     plain = config.backbone.split(".")[0]
     if format == "official" and config.dilation and plain in BASIC_BLOCKS:
@@ -77,6 +78,6 @@ def check_can_be_held(config: ModelConfig, format: str) -> None:
         )
     if plain not in RESNETS.values():
         raise CheckpointError(
-            f"the format {format!r} cannot hold backbone = {config.backbone!r}: it has room for "
+            f"the format {format!r} cannot hold backbone = {config.backbone!r}: it supports only "
             f"{', '.join(RESNETS.values())}. Save it as 'native'"
         )

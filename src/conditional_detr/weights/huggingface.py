@@ -1,4 +1,4 @@
-"""transformers' folders of `conditional_detr` and `detr`, of its major versions 4 and 5."""
+"""Folders of the transformers models `conditional_detr` and `detr`, as written by its major versions 4 and 5."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ BACKBONE = "model.backbone.conv_encoder.model."
 Kind = Literal["conditional", "additive"]
 TYPES: dict[str, Kind] = {"conditional_detr": "conditional", "detr": "additive"}
 CLASSES = {"conditional": "ConditionalDetr", "additive": "Detr"}
-# What transformers takes where `config.json` is silent, and what there is no other of here.
+# Defaults of transformers for fields that are missing in `config.json`, and fields that support only one value here (`*ONLY`).
 DEFAULTS = {"d_model": 256, "encoder_layers": 6, "decoder_layers": 6, "decoder_ffn_dim": 2048, "decoder_attention_heads": 8}
 QUERIES = {"conditional": 300, "additive": 100}
 ONLY = {"activation_function": "relu", "position_embedding_type": "sine", "num_channels": 3, "scale_embedding": False}
@@ -46,7 +46,7 @@ PLACEHOLDER = "LABEL_"
 
 
 def claims(path: Path) -> bool:
-    """Whether a path is a folder that transformers wrote."""
+    """Whether a path is a folder written by transformers."""
     if not (path / DESCRIPTION).is_file():
         return False
     text = (path / DESCRIPTION).read_bytes()
@@ -54,22 +54,24 @@ def claims(path: Path) -> bool:
 
 
 def read(path: Path) -> Checkpoint:
-    """A folder of `conditional_detr` or `detr`: safetensors, whole or in shards, or `pytorch_model.bin`.
+    """Read a folder of `conditional_detr` or `detr`, with weights as safetensors, sharded safetensors or `pytorch_model.bin`.
 
-    `auxiliary_loss` is not looked at: with it transformers runs another model than the one that the weights are of.
+    The field `auxiliary_loss` is ignored, because it makes transformers run a different model from the one that was trained.
     """
     file = path / DESCRIPTION
     content = read_json_object(file, CheckpointError)
     kind = content.get("model_type")
     if not isinstance(kind, str) or kind not in TYPES:
-        raise CheckpointError(f"{file} must be of model_type {' or '.join(TYPES)}; it is {str(kind)[:60]!r}")
+        raise CheckpointError(f"{file} must have the model_type {' or '.join(TYPES)}; it has {str(kind)[:60]!r}")
     cross_attention = TYPES[kind]
     made = content.get("architectures") or [f"{CLASSES[cross_attention]}ForObjectDetection"]
     if not any(str(each).endswith("ForObjectDetection") for each in made):
-        raise CheckpointError(f"{file} must be of a {CLASSES[cross_attention]}ForObjectDetection; it is of {str(made[0])[:60]}")
+        raise CheckpointError(
+            f"{file} must describe a {CLASSES[cross_attention]}ForObjectDetection; it describes a {str(made[0])[:60]}"
+        )
     weights, state = _read_state(path)
     if any(key.startswith("detr.") for key in state):
-        raise CheckpointError(f"{path} must hold a detector; it is a segmentation model, which is not read")
+        raise CheckpointError(f"{path} must hold a detector; it is a segmentation model, which is not supported")
     state = renamed(state, VERSION_5, VERSION_5_CONDITIONAL if cross_attention == "conditional" else [], OWN_RESNET)
     names = _class_names(content, state, file)
     config = _config(file, content, state, cross_attention, len(names))
@@ -82,11 +84,11 @@ def read(path: Path) -> Checkpoint:
 
 
 def write(model: DetectionModel, folder: Path) -> None:
-    """`config.json`, `model.safetensors` and `preprocessor_config.json`, with names that both major versions read.
+    """Write `config.json`, `model.safetensors` and `preprocessor_config.json`, with names that both major versions read.
 
     Raises
     ------
-    CheckpointError : a variant that transformers has no room for
+    CheckpointError : the format of transformers cannot hold this variant
     """
     config = model.config
     check_can_be_held(config, "huggingface")
@@ -146,11 +148,11 @@ def _read_state(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     if (folder / PICKLED).is_file():
         content = load_tensors(folder / PICKLED)
         return folder / PICKLED, {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    raise CheckpointError(f"{folder} holds a {DESCRIPTION} but no weights: none of {WEIGHTS}, {SHARDS}, {PICKLED} is there")
+    raise CheckpointError(f"{folder} holds a {DESCRIPTION} but no weights: one of {WEIGHTS}, {SHARDS}, {PICKLED} is required")
 
 
 def shards_of(index: Path) -> list[str]:
-    """The files beside an index that hold the tensors."""
+    """Return the names of the weight files that an index lists."""
     shards = read_json_object(index, CheckpointError).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
         raise CheckpointError(f"{index} must say in 'weight_map' which file of the folder holds which tensor")
@@ -158,12 +160,15 @@ def shards_of(index: Path) -> list[str]:
 
 
 def _class_names(content: dict[str, Any], state: dict[str, Tensor], file: Path) -> list[str]:
-    """A name for each logit; transformers leaves out what nobody set, and data sets with gaps leave out what they lack."""
+    """Return a name for each logit.
+
+    transformers omits `id2label` if nobody set it, and data sets with gaps in their ids omit the names of unused ids.
+    """
     bias = state.get("class_labels_classifier.bias")
     count = 0 if bias is None else bias.numel() - (content["model_type"] == "detr")
     labels = content.get("id2label") or {str(i): f"{PLACEHOLDER}{i}" for i in range(count)}
     if not isinstance(labels, dict) or not set(labels) <= {str(i) for i in range(count)}:
-        raise CheckpointError(f"{file} must name in 'id2label' the {count} classes of the head, by numbers from 0")
+        raise CheckpointError(f"{file} must name the {count} classes of the head in 'id2label', by numbers from 0")
     return [str(labels.get(str(i), NOT_A_CATEGORY)) for i in range(count)]
 
 
@@ -203,16 +208,19 @@ def _config(
 def _backbone_options(content: dict[str, Any], file: Path) -> dict[str, Any]:
     options = content.get("backbone_config") or content.get("backbone_kwargs") or {}
     if not isinstance(options, dict):
-        raise CheckpointError(f"{file} must describe the backbone by an object; it has {str(options)[:60]!r}")
+        raise CheckpointError(f"{file} must describe the backbone by a JSON object; it has {str(options)[:60]!r}")
     _only(file, options, BACKBONE_ONLY, "the backbone's ")
     return options
 
 
 def _is_dilated(content: dict[str, Any], options: dict[str, Any], file: Path) -> bool:
-    """`output_stride` speaks where it is set, else `dilation`, which transformers' own ResNet has not."""
+    """Whether the backbone is dilated.
+
+    `output_stride` decides if it is set. Otherwise `dilation` does, which the ResNet of transformers does not support.
+    """
     stride = options.get("output_stride")
     if stride not in (None, 16, 32):
-        raise CheckpointError(f"{file} has the backbone's output_stride = {stride!r}; there are only 16 and 32 here")
+        raise CheckpointError(f"{file} has the backbone's output_stride = {stride!r}; only 16 and 32 are supported")
     if stride is None and not content.get("backbone_config"):
         return bool(content.get("use_timm_backbone", True) and content.get("dilation", False))
     return stride == 16
@@ -221,25 +229,25 @@ def _is_dilated(content: dict[str, Any], options: dict[str, Any], file: Path) ->
 def _only(file: Path, content: dict[str, Any], only: dict[str, Any], whose: str = "") -> None:
     for field, value in only.items():
         if content.get(field) not in (None, value):
-            raise CheckpointError(f"{file} has {whose}{field} = {content[field]!r}; there is only {value!r} here")
+            raise CheckpointError(f"{file} has {whose}{field} = {content[field]!r}; only {value!r} is supported")
 
 
 def _read_preprocessor(file: Path) -> PreprocessorConfig:
-    """Without a file 800 / 1333 and ImageNet's constants."""
+    """Read the preprocessing. Without a file, use sizes of 800 and 1333 px and the constants of ImageNet."""
     if not file.is_file():
         return PreprocessorConfig()
     content = read_json_object(file, CheckpointError)
     size = content.get("size", {"shortest_edge": 800, "longest_edge": 1333})
-    if isinstance(size, int):  # as older files have it
+    if isinstance(size, int):  # in older files
         size = {"shortest_edge": size, "longest_edge": content.get("max_size", 1333)}
     if not isinstance(size, dict) or not {"shortest_edge", "longest_edge"} <= set(size):
         raise CheckpointError(
-            f"{file} must resize by shortest_edge and longest_edge, which keeps an image's proportions; it has size = {size!r}"
+            f"{file} must resize by shortest_edge and longest_edge, which keeps the aspect ratio; it has size = {size!r}"
         )
     _only(file, content, PREPROCESSOR_ONLY)
     factor = content.get("rescale_factor") or 1 / 255
     if not isinstance(factor, float) or abs(255 * factor - 1) > 1e-6:
-        raise CheckpointError(f"{file} has rescale_factor = {factor!r}; there is only 1/255 here")
+        raise CheckpointError(f"{file} has rescale_factor = {factor!r}; only 1/255 is supported")
     shortest, longest = size["shortest_edge"], size["longest_edge"]
     default = isinstance(shortest, int) and longest == PreprocessorConfig(imgsz=max(16, min(shortest, 8192))).longest
     values: dict[str, Any] = {"imgsz": shortest, "max_size": 0 if default else longest}

@@ -1,4 +1,4 @@
-"""What our tensors are called in other checkpoints: one table, read in both directions."""
+"""Tensor names of this library and of foreign checkpoints, in tables that are used in both directions."""
 
 import re
 from collections.abc import Iterable
@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Ours: the reference releases' (Conditional DETR's and DETR's), transformers'. A number in brackets: the tensor is that chunk
-# of a joint projection of query, key and value.
+# Name in this library: (name in the reference releases of Conditional DETR and DETR, name in transformers). A number in
+# brackets means that the tensor is this chunk of a joint projection of query, key and value.
 ONCE = {
     "backbone.body.": ("backbone.0.body.", "model.backbone.conv_encoder.model."),
     "input_projection.": ("input_proj.", "model.input_projection."),
@@ -67,11 +67,11 @@ DECODERS = {
     },
 }
 LAYER = ("transformer.{}.layers.{}.", "model.{}.layers.{}.")
-FORMATS = ("official", "huggingface")  # in the order of the names above
+FORMATS = ("official", "huggingface")  # in the order of the tuples above
 
-# Checkpoints' own ways of saying the same, each undone before anything is looked up.
+# Other spellings of the same names. They are replaced before the tables above are used.
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
-VERSION_5 = [  # transformers 5 renames on loading and back on saving; a state dict written by hand has its own names
+VERSION_5 = [  # in-memory names of transformers 5, found in a directly saved state dict
     (r"^model\.backbone\.model\.", "model.backbone.conv_encoder.model."),
     (r"\.o_proj\.", ".out_proj."),
     (r"\.mlp\.(fc[12])\.", r".\1."),
@@ -83,7 +83,7 @@ VERSION_5_CONDITIONAL = [
     (r"(decoder\.layers\.\d+)\.self_attn\.v_proj\.", r"\1.sa_v_proj."),
     (r"(decoder\.layers\.\d+)\.encoder_attn\.v_proj\.", r"\1.ca_v_proj."),
 ]
-OWN_RESNET = [  # transformers' ResNet in torchvision's names, which timm shares
+OWN_RESNET = [  # from the ResNet of transformers to the names of torchvision and timm
     (r"\.embedder\.embedder\.convolution\.", ".conv1."),
     (r"\.embedder\.embedder\.normalization\.", ".bn1."),
     (r"\.encoder\.stages\.(\d+)\.layers\.(\d+)\.", lambda m: f".layer{int(m[1]) + 1}.{m[2]}."),
@@ -95,19 +95,19 @@ OWN_RESNET = [  # transformers' ResNet in torchvision's names, which timm shares
 
 
 class ForeignKey(NamedTuple):
-    """Where a tensor lies: under a name, whole or as one of three chunks of its rows."""
+    """Location of a tensor in a foreign checkpoint: the complete tensor `name`, or one of three chunks of its rows."""
 
     name: str
     chunk: int | None = None
 
 
 class KeyTable:
-    """Our names and those of one foreign format.
+    """Maps tensor names of this library to those of one foreign format.
 
     Parameters
     ----------
     format : one of `FORMATS`
-    cross_attention : of the model
+    cross_attention : value of this field in the configuration of the model
     """
 
     def __init__(self, format: str, cross_attention: str) -> None:
@@ -117,7 +117,7 @@ class KeyTable:
         self.layer = LAYER[column]
 
     def foreign_key(self, key: str) -> ForeignKey:
-        """Where a tensor of ours lies."""
+        """Return the location of a tensor of this library in the foreign format."""
         for start, name in self.once.items():
             if key.startswith(start):
                 return ForeignKey(name + key.removeprefix(start))
@@ -129,7 +129,7 @@ class KeyTable:
         return ForeignKey(name, int(number[0]) if bracket else None)
 
     def to_foreign(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Our tensors under foreign names; chunks are joined."""
+        """Convert tensors of this library to the foreign format. Chunks are joined."""
         foreign: dict[str, Tensor] = {}
         chunks: dict[str, list[Tensor]] = {}
         for key, value in state.items():
@@ -137,11 +137,11 @@ class KeyTable:
             if chunk is None:
                 foreign[name] = value
             else:
-                chunks.setdefault(name, []).append(value)  # query, key and value follow each other in this order
+                chunks.setdefault(name, []).append(value)  # query, key and value come in this order
         return foreign | {name: torch.cat(values) for name, values in chunks.items()}
 
     def from_foreign(self, foreign: dict[str, Tensor], keys: Iterable[str]) -> dict[str, Tensor]:
-        """The tensors of the given names of ours out of a foreign checkpoint."""
+        """Extract tensors from a foreign checkpoint, by their names in this library."""
         ours = {}
         for key in keys:
             name, chunk = self.foreign_key(key)
@@ -150,7 +150,7 @@ class KeyTable:
 
 
 def renamed(foreign: dict[str, Tensor], *tables: list) -> dict[str, Tensor]:  # type: ignore[type-arg]
-    """A foreign checkpoint in the one form that the table above knows, without counters of batches."""
+    """Rename the tensors of a foreign checkpoint to the spelling that `KeyTable` knows, and drop BatchNorm batch counters."""
     out = {}
     for key, value in foreign.items():
         if key.endswith("num_batches_tracked"):

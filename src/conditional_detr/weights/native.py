@@ -1,4 +1,7 @@
-"""Our checkpoint folder: `model.safetensors` and a `config.json` that says what it is. No code, no pickle."""
+"""The native checkpoint format: a folder with `model.safetensors` and a `config.json` that describes the model.
+
+It contains no code and no pickle files.
+"""
 
 import json
 from pathlib import Path
@@ -18,12 +21,12 @@ FORMAT_VERSION = 2
 
 
 def claims(path: Path) -> bool:
-    """Whether a path is a folder with a description; the other formats that have one are asked first."""
+    """Whether a path is a folder with a `config.json`. Other formats that have one must be tried first."""
     return (path / DESCRIPTION).is_file()
 
 
 def describe(model: DetectionModel) -> dict[str, Any]:
-    """What `config.json` says of a model."""
+    """Return the content of `config.json` for a model."""
     return {
         "format_version": FORMAT_VERSION,
         "model": model.config.model_dump(mode="json"),
@@ -34,14 +37,14 @@ def describe(model: DetectionModel) -> dict[str, Any]:
 
 
 def write(model: DetectionModel, folder: Path) -> None:
-    """The two files of a checkpoint, into a folder that exists."""
+    """Write the two files of a checkpoint to an existing folder."""
     description = describe(model)
     save_file(weights_of(model), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a checkpoint folder, checked for what a description must have."""
+    """Read the `config.json` of a checkpoint folder, and check its version and required keys."""
     file = folder / DESCRIPTION
     content = read_json_object(file, CheckpointError)
     if "format_version" not in content:
@@ -49,27 +52,27 @@ def read_description(folder: Path) -> dict[str, Any]:
     version = content["format_version"]
     if not isinstance(version, int) or version != FORMAT_VERSION:
         older = isinstance(version, int) and 1 <= version < FORMAT_VERSION
-        advice = "it is from before the first release: train it again" if older else "upgrade conditional-detr"
+        advice = "it was written before the first release: train the model again" if older else "upgrade conditional-detr"
         raise CheckpointError(f"{file} has format_version {str(version)[:40]}; this version reads {FORMAT_VERSION}: {advice}")
     kinds = {"model": dict, "preprocessor": dict, "class_names": list, "category_ids": list}
     for key, kind in kinds.items():
         if not isinstance(content.get(key), kind):
-            raise CheckpointError(f"{file} is damaged: {key!r} must be there and be a JSON {kind.__name__}")
+            raise CheckpointError(f"{file} is damaged: {key!r} must be present and be a JSON {kind.__name__}")
     return content
 
 
 def read_configs(folder: Path) -> tuple[ModelConfig, PreprocessorConfig]:
-    """What a checkpoint's model is made of, and its preprocessing."""
+    """Read the configuration of the network and of the preprocessing from a checkpoint folder."""
     description = read_description(folder)
     origin = str(folder / DESCRIPTION)
     try:
         return build(ModelConfig, description["model"], origin), build(PreprocessorConfig, description["preprocessor"], origin)
     except (ConfigError, TypeError) as error:
-        raise CheckpointError(f"{origin} describes no model that can be built: {error}") from None
+        raise CheckpointError(f"{origin} describes a model that cannot be built: {error}") from None
 
 
 def read(folder: Path) -> Checkpoint:
-    """A checkpoint folder."""
+    """Read a checkpoint folder."""
     description = read_description(folder)
     config, preprocessor = read_configs(folder)
     names, ids = description["class_names"], description["category_ids"]

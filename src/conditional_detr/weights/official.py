@@ -1,4 +1,4 @@
-"""Checkpoints of the reference releases: Conditional DETR's and DETR's `.pth`."""
+"""Checkpoints of the reference releases of Conditional DETR and DETR (`.pth` files)."""
 
 import argparse
 from pathlib import Path
@@ -19,7 +19,7 @@ from conditional_detr.weights.key_mapping import KeyTable, renamed
 
 FILE = "model.pth"
 SUFFIXES = (".pth", ".pt")
-HEADS = 8  # of every released model; weights do not tell
+HEADS = 8  # number of attention heads of every released model; it cannot be derived from the weights
 BACKBONE = "backbone.0.body."
 MARKS: dict[str, Literal["conditional", "additive"]] = {
     "transformer.decoder.layers.0.ca_qpos_sine_proj.weight": "conditional",
@@ -28,16 +28,16 @@ MARKS: dict[str, Literal["conditional", "additive"]] = {
 
 
 def claims(path: Path) -> bool:
-    """Whether a path is such a checkpoint, or a folder that `save_model` wrote one into."""
+    """Whether a path is such a checkpoint, or a folder with one that `save_model` wrote."""
     return (path.is_file() and path.suffix in SUFFIXES) or (path / FILE).is_file()
 
 
 def read(path: Path) -> Checkpoint:
-    """A `.pth` of the reference releases, a whole training checkpoint or bare weights.
+    """Read a `.pth` file of the reference releases, either a complete training checkpoint or only weights.
 
-    Only tensors and plain values are read (`weights_only`), and the `args` that the releases were trained with.
-    What the weights do not tell (heads, dilation, dropout) is taken from `args`; without them the released models' values
-    are taken, and a file whose name says "dc5" is dilated.
+    Only tensors, plain values and the `args` of the training script are read (`weights_only`). The number of heads, dilation
+    and dropout cannot be derived from the weights, so they are taken from `args`. Without `args`, the values of the released
+    models are used, and the model is dilated if the file name contains "dc5".
     """
     file = path if path.is_file() else path / FILE
     content = load_tensors(file)
@@ -63,11 +63,14 @@ def read(path: Path) -> Checkpoint:
 
 
 def write(model: DetectionModel, folder: Path) -> None:
-    """`model.pth`: the reference code reads "model" alone; names, ids, preprocessing and sizes lie beside it as plain values.
+    """Write `model.pth`.
+
+    The reference code reads only the entry "model". Class names, category ids, preprocessing and sizes are added as plain
+    values.
 
     Raises
     ------
-    CheckpointError : a variant that the reference code has no room for
+    CheckpointError : the reference code does not support this variant
     """
     config = model.config
     check_can_be_held(config, "official")
@@ -96,14 +99,14 @@ def write(model: DetectionModel, folder: Path) -> None:
     try:
         with (folder / FILE).open("wb") as file:
             torch.save(content, file)
-    except RuntimeError as error:  # its writer's word for a disk that is full
+    except RuntimeError as error:  # raised if the disk is full
         raise OSError(str(error).splitlines()[0]) from None
 
 
 def _config(file: Path, state: dict[str, Tensor], args: dict[str, Any], cross_attention: str) -> ModelConfig:
     for field, plain in (("pre_norm", (False,)), ("position_embedding", ("sine", "v2"))):
         if args.get(field, plain[0]) not in plain:
-            raise CheckpointError(f"{file} was trained with {field} = {args[field]!r}; there is only {plain[0]!r} here")
+            raise CheckpointError(f"{file} was trained with {field} = {args[field]!r}; only {plain[0]!r} is supported")
     dilation = args.get("dilation", "dc5" in file.name.lower())
     queries, dim = state["query_embed.weight"].shape
     values = {
@@ -131,5 +134,5 @@ def _layers(state: dict[str, Tensor], part: str) -> int:
 def _unknown(file: Path, state: dict[str, Tensor]) -> str:
     wanted = "a detector of Conditional DETR's or DETR's reference release (transformer.decoder.layers.0.*, class_embed.*)"
     if any(key.startswith(("detr.", "mask_head.", "bbox_attention.")) for key in state):
-        return f"{file} must hold {wanted}; it is a segmentation model, which is not read"
+        return f"{file} must hold {wanted}; it is a segmentation model, which is not supported"
     return f"{file} must hold {wanted}; found {shortened_list(sorted(state)) or 'no tensor at all'}"

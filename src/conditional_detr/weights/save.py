@@ -1,4 +1,4 @@
-"""Writing a model in any of the formats that are read."""
+"""Save a model in any of the supported formats."""
 
 from pathlib import Path
 
@@ -17,24 +17,25 @@ FORMATS = {
 
 
 def save_model(model: DetectionModel, folder: str | Path, format: str = "native") -> Path:
-    """Write a model as a checkpoint folder; what stood there before is replaced only once the new one is whole.
+    """Save a model as a checkpoint folder. An existing checkpoint is replaced only when the new one is complete.
 
     Parameters
     ----------
-    model : its weights are written as they are
-    folder : of the checkpoint
-    format : "native"; "huggingface", a folder that transformers loads; or "official", which writes `model.pth` as the
-        reference releases' code loads it. The last two hold the paper's Conditional DETR and DETR on ResNets
+    model : the model to save
+    folder : path of the checkpoint folder
+    format : "native"; "huggingface", a folder that transformers can load; or "official", which writes a `model.pth` that the
+        code of the reference releases can load. The last two support only Conditional DETR and DETR as in the papers, with a
+        ResNet backbone
 
     Raises
     ------
-    ConfigError : an unknown format
-    CheckpointError : a variant that the format has no room for, by its field; a folder that cannot be written, e.g. because
-        the disk is full, or that holds files which are not a checkpoint's
+    ConfigError : unknown format
+    CheckpointError : the format does not support this variant (the message names the field), the folder cannot be written,
+        e.g. because the disk is full, or it contains files that do not belong to a checkpoint
 
     Returns
     -------
-    the folder
+    The path of the folder.
     """
     if format not in FORMATS:
         raise ConfigError(f"there is no format {format!r}. {did_you_mean(format, FORMATS)}")
@@ -42,7 +43,7 @@ def save_model(model: DetectionModel, folder: str | Path, format: str = "native"
     folder = Path(folder)
     if folder.is_dir() and (others := sorted({p.name for p in folder.iterdir()} - files)):
         raise CheckpointError(
-            f"{folder} holds what is not a checkpoint's ({', '.join(others[:3])}): give a new or empty folder"
+            f"{folder} contains files that do not belong to a checkpoint ({', '.join(others[:3])}): give a new or empty folder"
         )
     with atomic_folder(folder) as new:
         write(model, new)

@@ -135,13 +135,13 @@ def test_paths_of_yolo_are_found_as_its_users_write_them(tmp_path, description: 
 @pytest.mark.parametrize(
     ("description", "text"),
     [
-        ("train: ../../../elsewhere", "leaves the folder"),
+        ("train: ../../../elsewhere", "lies outside the folder"),
         ("names: 3\ntrain: train/images", "'names' must be a list of class names"),
-        ("- a\n- b", "must hold a mapping with 'train', 'val' and 'names', not list"),
-        ("a: [", "is no valid YAML"),
-        ("[" * 5000, "is no valid YAML"),
-        ("x: !!python/object/apply:os.system ['touch owned']", "is no valid YAML"),
-        ("a: 1\n" * 300_000, "is larger than a description of a data set can be"),
+        ("- a\n- b", "must contain a mapping with 'train', 'val' and 'names', not list"),
+        ("a: [", "is not valid YAML"),
+        ("[" * 5000, "is not valid YAML"),
+        ("x: !!python/object/apply:os.system ['touch owned']", "is not valid YAML"),
+        ("a: 1\n" * 300_000, "is too large for the YAML file of a data set"),
     ],
 )
 def test_a_description_that_is_none_is_refused(tmp_path, monkeypatch, description: str, text: str):
@@ -163,9 +163,9 @@ def test_lines_that_cannot_be_read_are_named(tmp_path):
     assert len(index.labels) == 1
     report = told(index)
     for text in (
-        "a.txt: line 2 must be numbers, not 'dog 1 2 3 4'",
-        "a.txt: line 3 must hold a class and four numbers",
-        "c.txt cannot be read: it is no UTF-8 text",
+        "a.txt: line 2 must contain only numbers, not 'dog 1 2 3 4'",
+        "a.txt: line 3 must be a class followed by four numbers",
+        "c.txt cannot be read: it is not UTF-8 text",
     ):
         assert text in report
     assert [line.split(" (")[0] for line in index.report] == ["box-not-finite: 3", "category-unknown: 1"]
@@ -177,7 +177,7 @@ def test_lines_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "v" / "Annotations" / "d.xml").write_text(f"<annotation><object><name>cat</name>{box}</object></annotation>")
     report = told(load_split(tmp_path / "v", "train"))
     assert "a.xml: object 1 must have a name and a bndbox of four numbers" in report
-    assert "c.xml: is no valid XML" in report
+    assert "c.xml: is not valid XML" in report
     imagefolder(tmp_path / "i")
     file = tmp_path / "i" / "train" / "metadata.jsonl"
     file.write_text(
@@ -211,7 +211,7 @@ def test_nothing_outside_the_data_set_is_opened(tmp_path, monkeypatch, capsys):
     opened = []
     true_open = Image.open
     monkeypatch.setattr(Image, "open", lambda file, *rest: (opened.append(str(file)), true_open(file, *rest))[1])
-    with pytest.raises(DataError, match="leaves the data set's folder"):
+    with pytest.raises(DataError, match="lies outside the data set's folder"):
         load_split(root, "train")
     assert f"{tmp_path}/images/a.jpg" not in opened
     code, out, _ = run(capsys, "doctor", root, "--json")
@@ -277,9 +277,9 @@ def test_what_a_description_names_and_is_not_there_is_a_finding(tmp_path, capsys
     assert load_split(tmp_path, "valid").report == []
     _, out, _ = run(capsys, "doctor", tmp_path, "--json")
     findings = {finding["code"]: finding for finding in json.loads(out)["findings"]}
-    assert "test/images is not there" in findings["split-missing"]["message"]
+    assert "test/images does not exist" in findings["split-missing"]["message"]
     assert findings["annotation-orphan"]["file"].endswith("train/labels/gone.txt")
-    with pytest.raises(DataError, match="lists no images; .*test/images is not there"):
+    with pytest.raises(DataError, match="lists no images; .*test/images does not exist"):
         load_split(tmp_path, "test")
 
 
@@ -330,14 +330,14 @@ def test_voc_as_it_is_met(tmp_path):
     (tmp_path / "Annotations" / "my photo.xml").write_text(text)
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a  1\nmy photo\nbare\n../../secret\n" + "x" * 5000)
     (tmp_path.parent / "secret.xml").write_text(text)
-    with pytest.raises(DataError, match="leaves the data set's folder"):
+    with pytest.raises(DataError, match="lies outside the data set's folder"):
         load_split(tmp_path, "train")
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a  1\nmy photo\nbare\n")
     index = load_split(tmp_path, "train")
     assert [Path(path).name for path in index.paths] == ["a.jpg", "my photo.png", "bare.jpg"]
     assert [len(index.objects(i)[1]) for i in range(3)] == [2, 2, 0]
     assert [category.name for category in index.categories] == NAMES
-    assert "bare.xml: is not there" in told(index)
+    assert "bare.xml: does not exist" in told(index)
 
 
 def test_the_size_in_an_xml_is_what_its_boxes_were_made_for(tmp_path):

@@ -90,33 +90,33 @@ def test_a_missing_split_names_those_that_are_there(tmp_path):
     write(tmp_path, content())
     with pytest.raises(DataError, match=r"has no split 'test'.*It has: train"):
         load_split(tmp_path, "test")
-    with pytest.raises(DataError, match=r"is no folder"):
+    with pytest.raises(DataError, match=r"is not a folder"):
         load_split(tmp_path / "nowhere", "train")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"Nothing there looks like one of the known layouts"):
+    with pytest.raises(DataError, match=r"None of the supported layouts was found there"):
         load_split(tmp_path / "empty", "train")
 
 
 @pytest.mark.parametrize(
     ("what", "text"),
     [
-        ("{", "is no valid JSON"),
-        ("[" * 100_000, "is no valid JSON"),
+        ("{", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
         ("[]", "must hold a JSON object, not list"),
         ({"images": []}, "'annotations' must be a list of objects"),
         (content(images=[]), "lists no images"),
-        (content(categories=[]), "lists no categories"),
+        (content(categories=[]), "has no categories"),
         (content(categories=[{"id": 1}]), "must have an integer 'id' and a 'name'"),
         (
             content(images=[{"id": 1, "file_name": "a.jpg", "width": 0, "height": 5}]),
-            "has no size in _annotations.coco.json, and its own cannot be read",
+            "has no size in _annotations.coco.json, and the image file cannot be read",
         ),
-        (content(images=[{"id": "one", "file_name": "a.jpg"}]), "must have a whole number as 'id'"),
-        (content(images=[{"id": 1, "file_name": "."}]), ".: is no file"),
+        (content(images=[{"id": "one", "file_name": "a.jpg"}]), "must have an integer 'id'"),
+        (content(images=[{"id": 1, "file_name": "."}]), ".: is not a file"),
         (content(images=[{"id": 1, "file_name": "c.jpg", "width": 5, "height": 5}]), "c.jpg: cannot be opened"),
         (
             content(images=[{"id": 1, "file_name": "../../a.jpg", "width": 5, "height": 5}]),
-            "leaves the data set's folder",
+            "lies outside the data set's folder",
         ),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_file_of_absurd_size_is_refused_unread(tmp_path):
     file = write(tmp_path, content())
     with file.open("r+b") as opened:
         opened.truncate(2**33)  # a hole: no disk is taken
-    with pytest.raises(DataError, match="is larger than any JSON file that is read here: 8589934592 bytes"):
+    with pytest.raises(DataError, match="is too large for a JSON file: 8589934592 bytes"):
         load_split(tmp_path, "train")
 
 
@@ -184,7 +184,7 @@ def test_a_folder_of_images_may_be_a_link_to_elsewhere(tmp_path):
 
 def test_an_image_id_that_fits_no_array_is_refused(tmp_path):
     write(tmp_path, content(images=[{"id": 2**70, "file_name": "a.jpg", "width": 5, "height": 5}]))
-    with pytest.raises(DataError, match="must have a whole number as 'id'"):
+    with pytest.raises(DataError, match="must have an integer 'id'"):
         load_split(tmp_path, "train")
 
 
@@ -218,7 +218,7 @@ def test_objects_of_an_image_that_is_listed_twice_belong_together(tmp_path):
     index = load_split(tmp_path, "train")
     assert [len(index.objects(i)[1]) for i in range(2)] == [2, 1]
     assert sorted(row["image_id"] for row in index.ground_truth()["annotations"]) == [3, 7, 7]
-    assert index.report == ["image-duplicate: 1 (a.jpg): the later one is left out"]
+    assert index.report == ["image-duplicate: 1 (a.jpg): the later image is left out"]
 
 
 def test_crowds_are_crowds_however_they_are_written(tmp_path):
@@ -255,7 +255,7 @@ def test_an_image_without_a_size_has_its_own(tmp_path):
     Image.new("RGB", (100, 50)).save(tmp_path / "train" / "a.jpg")
     index = load_split(tmp_path, "train")
     assert index.sizes_hw[0].tolist() == [50, 100]
-    assert index.report == ["image-size: 1 (a.jpg): the image's own is taken"]
+    assert index.report == ["image-size: 1 (a.jpg): the file's own size is used"]
     assert index.missing == []
 
 

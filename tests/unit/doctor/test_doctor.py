@@ -153,7 +153,7 @@ def test_a_file_that_leaves_the_folder_is_found_and_not_read(data):
     what["images"][4]["file_name"] = "../../outside.png"
     write(data, "train", what)
     assert places(found(data)) == {("image-outside-folder", "train", "../../outside.png", None)}
-    with pytest.raises(DataError, match="outside.png.*leaves the data set's folder"):
+    with pytest.raises(DataError, match="outside.png.*lies outside the data set's folder"):
         load_split(data, "train")
     assert found(copied(data)) == []
 
@@ -221,9 +221,9 @@ def test_splits_that_are_missing_or_empty(data):
     for file in (data / "train").glob("*.png"):
         file.write_text("broken")
     assert {"split-empty", "image-unreadable"} <= {f.code for f in found(data)}
-    with pytest.raises(DataError, match="no image is left"):
+    with pytest.raises(DataError, match="no image can be used"):
         copied(data)
-    with pytest.raises(DataError, match="is no data set: nothing there looks like one of the known layouts"):
+    with pytest.raises(DataError, match="is not a data set: none of the supported layouts was found there"):
         found(data.parent / "nowhere")
 
 
@@ -297,7 +297,7 @@ def test_the_area_of_a_converted_box_is_its_own(data):
 def test_boxes_of_an_image_that_was_resized_since_are_resized_with_it(data):
     image(4).resize((64, 48)).save(data / "train" / "4.png")
     (finding,) = found(data)
-    assert (finding.code, finding.file, finding.fix) == ("image-size", "4.png", "its boxes are resized with it")
+    assert (finding.code, finding.file, finding.fix) == ("image-size", "4.png", "its boxes are resized too")
     clean = copied(data)
     assert found(clean) == []
     np.testing.assert_allclose(load_split(clean, "train").objects(4)[0], [[5, 5, 20, 25]])
@@ -310,7 +310,7 @@ def test_of_two_same_images_the_one_with_boxes_stays(data):
     write(data, "train", what)
     (finding,) = found(data)
     assert finding.file == "2.png"
-    assert "is the same file as 4.png, which has 1 boxes and this 0" in finding.message
+    assert "is the same file as 4.png, with 1 boxes, while this one has 0" in finding.message
     assert "4.png" in [image["file_name"] for image in read(copied(data))["images"]]
 
 
@@ -338,8 +338,8 @@ def test_categories_that_count_from_another_number_are_told_and_shifted(data):
     write(data, "train", what)
     write(data, "valid", read(data, "valid") | {"annotations": []})
     first = found(data)[0]
-    assert (first.code, first.file, first.fix) == ("category-unknown", "_annotations.coco.json", "+1 to all of them")
-    with pytest.raises(DataError, match="one side counts from 0, the other from 1"):
+    assert (first.code, first.file, first.fix) == ("category-unknown", "_annotations.coco.json", "+1 is added to all ids")
+    with pytest.raises(DataError, match="one list counts from 0, the other from 1"):
         load_split(data, "train")
     assert [row["category_id"] for row in read(copied(data))["annotations"]] == [1 + i % 2 for i in range(11)]
 

@@ -93,11 +93,11 @@ def test_the_table_says_more_than_where_a_run_does_not_arrive(runs):
     groups = read_groups(runs)
     assert usual_levels(groups) == [0.15, 0.3, 0.45]
     columns, (ours, theirs) = table(groups, [0.3, 0.55])
-    assert columns == ["run", "trained", "best AP", "its AP50", "to AP 0.3", "to AP 0.55"]
+    assert columns == ["run", "trained", "best AP", "AP50 (same epoch)", "to AP 0.3", "to AP 0.55"]
     assert ours[1] == "4 epochs\n40 s"
     assert ours[2] == "0.550 (0.500–0.600)"
     assert ours[4] == "2.5 (2–3) epochs\n25 s (20 s–30 s)"
-    assert ours[5] == "> 4 epochs (1 of 2 arrive, the first after 4)"
+    assert ours[5] == "> 4 epochs (1 of 2 reach it, the first after 4)"
     assert theirs[4] == "> 4 epochs"
 
 
@@ -106,7 +106,7 @@ def test_what_several_numbers_are_told_as():
     assert format_range([2.0, 2.0], [], str) == "2.0"
     assert format_range([1.0, 3.0], [], str) == "2.0 (1.0–3.0)"
     assert format_range([None, None], [5, 7], str) == "> 5"
-    assert format_range([None, 51.0], [3, 100], str, " epochs") == "> 3 epochs (1 of 2 arrive, the first after 51.0)"
+    assert format_range([None, 51.0], [3, 100], str, " epochs") == "> 3 epochs (1 of 2 reach it, the first after 51.0)"
 
 
 def test_nothing_learned_gives_no_levels(tmp_path):
@@ -127,7 +127,7 @@ def test_the_page_holds_the_table_and_what_differs(runs, tmp_path):
 
 
 def test_what_is_no_run_is_said(tmp_path, runs):
-    with pytest.raises(ConfigError, match="is no run folder: it has no config.toml"):
+    with pytest.raises(ConfigError, match="is not a run folder: it has no config.toml"):
         read_groups([tmp_path])
     with pytest.raises(ConfigError, match="theirs is given twice"):
         read_groups([*runs, runs[2]])

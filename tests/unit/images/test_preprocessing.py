@@ -102,7 +102,7 @@ def test_unreadable_images_are_named_with_the_reason(tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.png").write_text("no image")
     for name, reason in (
-        ("half.jpg", "truncated"), ("empty.jpg", "empty file"), ("text.png", "no image format"), ("none.png", "No such file"),
+        ("half.jpg", "truncated"), ("empty.jpg", "empty file"), ("text.png", "unknown image"), ("none.png", "No such file"),
     ):  # fmt: skip
         with pytest.raises(ImageError, match=f"{name}.*{reason}"):
             decode(tmp_path / name)

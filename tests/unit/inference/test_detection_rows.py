@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conditional_detr.inference.results import above_threshold, clip_to_image, lowest_score, rows_of, to_detections
+from conditional_detr.inference.results import above_threshold, clip_to_image, rows_of, threshold_text, to_detections
 
 
 @pytest.fixture
@@ -46,11 +46,11 @@ def test_what_is_shown_depends_on_the_classs_own_threshold_unless_a_score_is_giv
     assert all(len(value) == len(queries) for value in shown.values())
 
 
-def test_the_lowest_score_is_said_in_words():
-    assert lowest_score(model(), None) == "score 0.3 or more"
-    assert lowest_score(model([0.25, 0.4]), None) == "score 0.25 to 0.40 or more, by class,"
-    assert lowest_score(model([0.25, 0.4]), 0.5) == "score 0.5 or more"
-    assert lowest_score(model([0.25, 0.251]), None) == "score 0.25 or more"
+def test_the_threshold_is_described():
+    assert threshold_text(model(), None) == "score threshold 0.3"
+    assert threshold_text(model([0.25, 0.4]), None) == "score thresholds 0.25 to 0.40, one per class"
+    assert threshold_text(model([0.25, 0.4]), 0.5) == "score threshold 0.5"
+    assert threshold_text(model([0.25, 0.251]), None) == "score threshold 0.25"
 
 
 def test_detections_carry_names_and_ids(result):

@@ -315,7 +315,9 @@ def test_pixel_aligned_positions_do_not_depend_on_how_far_an_image_is_padded():
 
 
 def test_a_neck_of_one_level_refuses_what_it_cannot_make():
-    with pytest.raises(ConfigError, match="neck = 'space_to_depth' makes one level, of an undilated backbone"):
+    with pytest.raises(
+        ConfigError, match="neck = 'space_to_depth' makes one level: strides must have one entry and dilation must be false"
+    ):
         build("conditional-detr-dc5-r50", {"neck": "space_to_depth"})
     with pytest.raises(ConfigError, match="neck = 'space_to_depth' makes one level"):
         build("conditional-detr-r18", {"neck": "space_to_depth", "strides": [16, 32]})

@@ -92,7 +92,7 @@ def test_what_mirroring_would_change_is_not_mirrored(names: list[str]):
     choice = flips(names)
     assert choice is not None
     assert choice.value == 0
-    assert "mirrored" in choice.reason
+    assert "mirroring" in choice.reason
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_choices_are_made_for_a_new_model_and_said():
     )
     assert chosen.training.init_from == "conditional-detr-tiny-shapes"
     assert len(lines) == 7  # the start is said where weights are taken
-    assert any(line.startswith("model.num_queries = 30: the fullest training image has 14 objects") for line in lines)
+    assert any(line.startswith("model.num_queries = 30: a training image has up to 14 objects") for line in lines)
 
 
 def test_what_somebody_asked_for_stays():
@@ -241,7 +241,7 @@ def test_a_loss_that_the_model_rules_out_falls_away_with_a_reason():
     data = index([squares(30, 14)], [(480, 480)])
     chosen, lines = resolve_auto(config(model="detr-tiny"), set(), data)
     assert chosen.training.class_loss == "model"
-    assert lines[-1] == "class_loss = model: ia_bce is for focal classification, the model's is softmax"
+    assert lines[-1] == "class_loss = model: ia_bce needs focal classification, the model's is softmax"
     asked, lines = resolve_auto(config(model="detr-tiny"), {"class_loss"}, data)
     assert asked.training.class_loss == "ia_bce"  # which is refused when the criterion is built
     focal, lines = resolve_auto(config(), set(), data)
@@ -254,7 +254,7 @@ def test_who_begins_with_a_model_gets_its_parts(tmp_path):
     training = RECIPES["fast"].model_copy(update={"init_from": str(tmp_path / "trained")})
     chosen, lines = resolve_auto(config(training=training), {"init_from"}, index([squares(30, 14)], [(480, 480)]))
     assert chosen.model_overrides == {"reference_points": "learned", "neck": "space_to_depth", "num_queries": 30}
-    assert f"model.neck = space_to_depth: as {tmp_path / 'trained'} has it" in lines
+    assert f"model.neck = space_to_depth: as in {tmp_path / 'trained'} (initial weights)" in lines
 
 
 @pytest.mark.parametrize(("names", "expected"), [(list("0123456789"), "digits"), (["0", "1"], "shapes"), (["cell"], "shapes")])

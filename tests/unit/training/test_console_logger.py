@@ -23,9 +23,9 @@ def test_piped_output_is_plain_lines(capsys, monkeypatch):
         logger.epoch(ROW, best=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("  epoch 1/3 step 1/10  loss 2.000  ")
-    assert "images/s  left" in lines[0]
+    assert "images/s  time left" in lines[0]
     assert lines[-1] == (
-        "epoch 1/3  loss 2.500  AP   n/a  AP50 0.250  61 s  (best so far)  (2 steps skipped: no finite gradient)"
+        "epoch 1/3  loss 2.500  AP n/a  AP50 0.250  61 s  (best so far)  (skipped steps without a finite gradient: 2)"
     )
 
 

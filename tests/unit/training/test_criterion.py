@@ -135,9 +135,9 @@ def test_the_number_of_targets_and_of_classes_must_fit():
     nothing = {"labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)}
     with pytest.raises(ConfigError, match="2 images, 1 targets"):
         SetCriterion(3)(output, [nothing])
-    with pytest.raises(ConfigError, match="for 4 classes with focal there must be 4 logits a query, not 3"):
+    with pytest.raises(ConfigError, match="for 4 classes with focal there must be 4 logits per query, not 3"):
         SetCriterion(4)(output, [nothing, nothing])
-    with pytest.raises(ConfigError, match="for 3 classes with softmax there must be 4 logits a query, not 3"):
+    with pytest.raises(ConfigError, match="for 3 classes with softmax there must be 4 logits per query, not 3"):
         SetCriterion(3, classification="softmax")(output, [nothing, nothing])
     with pytest.raises(ConfigError, match="there is no classification 'focl'. Did you mean focal?"):
         SetCriterion(3, classification="focl")
@@ -177,7 +177,7 @@ def test_aligned_scores_are_matched_as_focal_ones_and_only_their_class_term_diff
 def test_the_loss_of_classes_is_that_of_the_models_logits_and_ia_bce_has_no_column_for_nothing():
     output = DetectionOutput(torch.zeros(1, 5, 4), torch.full((1, 5, 4), 0.5))
     nothing = {"labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)}
-    with pytest.raises(ConfigError, match="for 3 classes with ia_bce there must be 3 logits a query, not 4"):
+    with pytest.raises(ConfigError, match="for 3 classes with ia_bce there must be 3 logits per query, not 4"):
         SetCriterion(3, "ia_bce")(output, [nothing])
 
 

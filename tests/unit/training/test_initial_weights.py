@@ -48,5 +48,5 @@ def test_fewer_queries_are_spread_over_those_that_there_are():
 def test_other_parts_are_named():
     trained, new = model(3, 4), model(3, 4, feedforward_dim=24, lambda_q="identity")
     assert differing_fields(new.config, trained.config) == ["feedforward_dim", "lambda_q"]
-    with pytest.raises(ConfigError, match="init_from = 'a' has other parts than the model: feedforward_dim, lambda_q differ"):
+    with pytest.raises(ConfigError, match="init_from = 'a' has another architecture: feedforward_dim, lambda_q differ"):
         take_weights(new, trained, "a")

@@ -78,7 +78,7 @@ def test_a_part_without_memory_has_the_others_wait_and_all_of_them_taken_again(s
 
     monkeypatch.setattr(small_model, "forward", scarce)
     assert torch.isfinite(step(*batch())["loss"])
-    assert said == ["not enough memory: a batch is worked through in 2 parts from now on"]
+    assert said == ["not enough memory: each batch is processed in 2 parts from now on (same result)"]
     assert sizes == [2, 2, 2, 2]
 
 
@@ -146,7 +146,7 @@ def test_a_batch_that_is_too_large_for_the_memory_is_worked_through_in_parts(sma
         a, b = whole(*batch()), parts(*batch())
         torch.testing.assert_close(a["loss"], b["loss"], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(a["gradient_norm"], b["gradient_norm"], atol=1e-3, rtol=1e-3)
-    assert [text.split("through ")[1] for text in said] == ["in 2 parts from now on", "in 4 parts from now on"]
+    assert [text.split("processed ")[1] for text in said] == [f"in {parts} parts from now on (same result)" for parts in (2, 4)]
 
 
 def test_a_step_that_is_taken_again_for_want_of_memory_draws_the_same():
@@ -166,7 +166,7 @@ def test_a_step_that_is_taken_again_for_want_of_memory_draws_the_same():
 
 def test_too_little_memory_for_one_image_is_said(small_model):
     step = make_step(with_room_for(0, small_model))
-    with pytest.raises(RunError, match="not enough memory for 1 images at a time: give a smaller --imgsz"):
+    with pytest.raises(RunError, match="not enough memory for 1 images at a time: use a smaller --imgsz"):
         step(*batch())
 
 

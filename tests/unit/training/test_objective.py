@@ -93,7 +93,7 @@ def test_an_objective_takes_parts_that_are_handed_in():
 
 def test_a_class_loss_for_another_classification_is_refused_with_both_names():
     config = updated(PRESETS["detr-tiny"].model, {"num_classes": 3}, "")
-    with pytest.raises(ConfigError, match=r"class_loss = 'ia_bce' and model.classification = 'softmax' exclude each other"):
+    with pytest.raises(ConfigError, match=r"class_loss = 'ia_bce' and model.classification = 'softmax' cannot be combined"):
         build_criterion(config, RECIPES["fast"])
     assert build_criterion(config, usual_recipe(config)).classification == "softmax"
     assert build_criterion(PRESETS["conditional-detr-tiny"].model, RECIPES["fast"]).classification == "ia_bce"

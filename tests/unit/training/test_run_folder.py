@@ -42,7 +42,7 @@ def test_a_second_run_is_refused_while_the_first_lives_and_its_kill_leaves_no_lo
         [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert first.stdout.readline() == "held\n"
-    with pytest.raises(RunError, match="another process is training into"), RunFolder(folder).held():
+    with pytest.raises(RunError, match="another process is training in"), RunFolder(folder).held():
         pass
     first.kill()
     first.communicate()

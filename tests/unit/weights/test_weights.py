@@ -50,13 +50,15 @@ def test_what_is_no_source_is_said_with_both_readings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         SourceError,
-        match=r"conditional-detr-r5: there is no such path, and it is no model name. Did you mean conditional-detr-r50?",
+        match=r"conditional-detr-r5 is neither an existing path nor a model name. Did you mean conditional-detr-r50?",
     ):
         find_checkpoint("conditional-detr-r5")
-    with pytest.raises(SourceError, match=r"runs/nowhere: there is no such folder here, and as a Hub id: .*HF_HUB_OFFLINE"):
+    with pytest.raises(
+        SourceError, match=r"runs/nowhere is not an existing folder, and loading it as a Hub id failed: .*HF_HUB_OFFLINE"
+    ):
         find_checkpoint("runs/nowhere")
     (tmp_path / "runs").mkdir()
-    with pytest.raises(SourceError, match=r"runs/nowhere: there is no such path, and it is no model name"):
+    with pytest.raises(SourceError, match=r"runs/nowhere is neither an existing path nor a model name"):
         find_checkpoint("runs/nowhere")
     with pytest.raises(SourceError, match=r"runs is a folder, but holds no model"):
         find_checkpoint("runs")
@@ -69,12 +71,12 @@ def test_what_is_no_source_is_said_with_both_readings(tmp_path, monkeypatch):
         (lambda d: d.update(format_version=99), "has format_version 99; this version reads 2: upgrade conditional-detr"),
         (
             lambda d: d.update(format_version=1),
-            "has format_version 1; this version reads 2: it is from before the first release",
+            "has format_version 1; this version reads 2: it was written before the first release",
         ),
         (lambda d: d.update(format_version="2"), "has format_version 2; this version reads 2"),
-        (lambda d: d.update(model=[]), "'model' must be there and be a JSON dict"),
+        (lambda d: d.update(model=[]), "'model' must be present and be a JSON dict"),
         (lambda d: d["model"].update(hidden_dim=10**12), "hidden_dim must be less than or equal to 16384"),
-        (lambda d: d["model"].update(backbone="no-such-net"), "describes no model that can be built"),
+        (lambda d: d["model"].update(backbone="no-such-net"), "describes a model that cannot be built"),
         (lambda d: d["model"].update(num_queries=13), "object_query is [12, 32], expected [13, 32]"),
         (
             lambda d: d["model"].update(decoder_layers=1),
@@ -82,7 +84,7 @@ def test_what_is_no_source_is_said_with_both_readings(tmp_path, monkeypatch):
         ),
         (lambda d: d.update(class_names=["a"]), "an entry for each of the 3 classes, not 1"),
         (lambda d: d.update(category_ids=[1, 1, 2]), "category_ids must differ"),
-        (lambda d: d.update(category_ids=["x", 1, 2]), "describes no model that can be built"),
+        (lambda d: d.update(category_ids=["x", 1, 2]), "describes a model that cannot be built"),
     ],
 )
 def test_a_damaged_description_is_refused_with_what_is_wrong(small_model, tmp_path, change, text: str):
@@ -103,10 +105,10 @@ def test_damaged_weights_are_refused(small_model, tmp_path):
     with pytest.raises(CheckpointError, match=r"model.safetensors cannot be read as safetensors"):
         load_model(folder)
     (folder / WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match=r"model.safetensors is missing: the checkpoint is not whole"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors is missing: the checkpoint is incomplete"):
         load_model(folder)
     (folder / DESCRIPTION).write_text("[" * 100_000)
-    with pytest.raises(CheckpointError, match=r"is no valid JSON"):
+    with pytest.raises(CheckpointError, match=r"is not valid JSON"):
         load_model(folder)
 
 
@@ -149,7 +151,9 @@ def test_a_failed_write_leaves_the_old_checkpoint_whole(small_model, tmp_path):
 def test_only_a_checkpoint_is_replaced(small_model, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years")
-    with pytest.raises(CheckpointError, match=r"mine holds what is not a checkpoint's \(thesis.tex\): give a new or empty"):
+    with pytest.raises(
+        CheckpointError, match=r"mine contains files that do not belong to a checkpoint \(thesis.tex\): give a new or empty"
+    ):
         save_model(small_model, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years"
     (tmp_path / "here").mkdir()
@@ -232,5 +236,5 @@ def test_the_hub_is_said_to_be_out_of_reach_within_seconds(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "https://127.0.0.1:9")
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UnavailableError, match=r"the Hub is out of reach \(no connection to 127.0.0.1"):
+    with pytest.raises(UnavailableError, match=r"the Hub is unreachable \(no connection to 127.0.0.1"):
         hub.fetch("some/model", ["config.json"])

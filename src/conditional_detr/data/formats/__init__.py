@@ -1,1 +1,1 @@
-"""Data sets in other formats than COCO, read as COCO contents."""
+"""Readers for data sets in other formats than COCO. Each returns COCO content."""

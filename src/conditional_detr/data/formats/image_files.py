@@ -1,4 +1,4 @@
-"""What readers share: images of a folder, texts, what could not be read, and the COCO content that they make of it all."""
+"""Shared by the readers of all formats: listing images, reading text files, faults, and building COCO content."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +11,7 @@ from conditional_detr.images.header import size_of
 
 
 class Fault(NamedTuple):
-    """What could not be read: where, why, and what is done about it; the doctor's code for it."""
+    """A part of a data set that could not be read: the file, the reason, the fix, and the code and severity of the finding."""
 
     file: str
     message: str
@@ -21,20 +21,20 @@ class Fault(NamedTuple):
 
 
 def text_of(file: Path) -> str:
-    """A text file, with or without a byte order mark.
+    """Read a UTF-8 text file, with or without a byte order mark.
 
     Raises
     ------
-    DataError : it cannot be read, or is no UTF-8
+    DataError : the file cannot be read, or is not UTF-8
     """
     try:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}") from None
+        raise DataError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from None
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is a file; what can be no path, as one that is too long, is none."""
+    """Whether the path is a file. False for an invalid path, for example one that is too long."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -42,7 +42,7 @@ def is_file(path: Path) -> bool:
 
 
 def listed_images(source: Path) -> list[Path]:
-    """The images below a folder, or those that a text file lists, a path a line, relative to the file."""
+    """Images in a folder and its subfolders, or those listed in a text file: one path per line, relative to that file."""
     if source.is_dir():
         return sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     return [source.parent / line.strip() for line in text_of(source).splitlines() if line.strip()]
@@ -55,23 +55,22 @@ def content_of(
     root: Path,
     stated_size: Callable[[Path], tuple[int, int] | None] = lambda image: None,
 ) -> dict[str, Any]:
-    """A COCO content.
+    """Build COCO content from images and their annotations.
 
     Parameters
     ----------
-    files : of images
-    rows : (image, its width, its height) → annotations with "category_id" and "bbox" x, y, w, h px
-    categories : "id" and "name" each
-    root : nothing outside of it is opened; it is judged later
-    stated_size : image → the width and the height, px, that its annotations were made for, where they say it
+    files : paths of the images
+    rows : function (image, width, height) → annotations with "category_id" and "bbox" (x, y, w, h, px)
+    categories : dicts of "id" and "name"
+    root : images outside this folder are not opened; a later check reports them
+    stated_size : function image → width and height, px, according to the annotations, or None if they do not give it
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, image in enumerate(files, 1):
         may_be_opened = "\0" not in str(image) and is_inside(image, root)
-        true_size = (
-            size_of(image) if may_be_opened and is_file(image) else None
-        )  # what cannot be read is named when it is decoded
+        # An image whose size cannot be read is reported later, when it is decoded.
+        true_size = size_of(image) if may_be_opened and is_file(image) else None
         width, height = (stated_size(image) if true_size else None) or true_size or (1, 1)
         images.append({"id": number, "file_name": str(image), "width": width, "height": height})
         for row in rows(image, width, height) if true_size else []:

@@ -1,4 +1,4 @@
-"""Hugging Face's imagefolder: `SPLIT/metadata.jsonl` with a `file_name` and `objects` a line."""
+"""Reader for Hugging Face's imagefolder: `SPLIT/metadata.jsonl` with a `file_name` and `objects` in each line."""
 
 import json
 from pathlib import Path
@@ -19,14 +19,14 @@ Object = tuple[str | int, Any]  # class and box
 
 
 def splits(root: Path) -> dict[str, Path]:
-    """Each split's metadata file."""
+    """The metadata file of each split."""
     return {file.parent.name: file for file in sorted(root.glob(f"*/{METADATA}"))}
 
 
 def read(file: Path) -> tuple[dict[str, Any], list[Fault]]:
-    """One split as a COCO content, and what could not be read; boxes are x, y, w, h px.
+    """Read a split. Returns its COCO content and the faults. Boxes in the file are x, y, w, h in px.
 
-    Classes are numbers or names; names are numbered in their order over all splits of the data set. An image may have
+    Classes are numbers or names. Names are sorted over all splits of the data set and numbered from 0. An image may have
     several lines.
     """
     faults: list[Fault] = []
@@ -39,7 +39,7 @@ def read(file: Path) -> tuple[dict[str, Any], list[Fault]]:
     labels |= {label for found in objects.values() for label, _ in found}
     if not labels:
         example = f", e.g. {faults[0].file}: {faults[0].message}" if faults else ""
-        raise DataError(f"{file} has no object that can be read{example}")
+        raise DataError(f"{file} has no readable object{example}")
     named = any(isinstance(label, str) for label in labels)
     number = {label: i if named else int(label) for i, label in enumerate(sorted(labels, key=str))}
 
@@ -72,7 +72,11 @@ def _lines(file: Path, faults: list[Fault]) -> list[dict[str, Any]]:
 
 
 def _objects(row: dict[str, Any], file: Path, faults: list[Fault]) -> list[Object]:
-    """The objects of a line: lists of boxes and classes, a list of dicts with one each, or the lists in the line itself."""
+    """The objects of a line.
+
+    "objects" may be a dict with a list of boxes and a list of classes, or a list of dicts with one box and one class each.
+    Without "objects" the two lists are taken from the line itself.
+    """
     objects = row.get("objects", row)
     if isinstance(objects, list) and all(isinstance(each, dict) for each in objects):
         objects = {key: [each.get(key) for each in objects] for key in {key for each in objects for key in each}}
@@ -94,5 +98,5 @@ def _objects(row: dict[str, Any], file: Path, faults: list[Fault]) -> list[Objec
         if known is None:
             faults.append(Fault(name, f"a class must be a name or a number, not {str(label)[:60]}", "the box is left out"))
         else:
-            found.append((known, numbers(box) or [float("nan")] * 4))  # which is a finding of its own
+            found.append((known, numbers(box) or [float("nan")] * 4))  # NaN is reported later as box-not-finite
     return found

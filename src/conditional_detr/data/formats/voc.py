@@ -1,4 +1,8 @@
-"""Pascal VOC: `Annotations/*.xml`, `JPEGImages/` and splits listed in `ImageSets/Main/*.txt`; or both in a folder a split."""
+"""Reader for Pascal VOC.
+
+Two layouts are supported: `Annotations/*.xml` and `JPEGImages/` with splits listed in `ImageSets/Main/*.txt`, or one folder per
+split with images and XML files side by side.
+"""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +19,7 @@ MOST_BYTES = 10 * 2**20
 
 
 class Object(NamedTuple):
-    """A class name, corners counted from 1 with the last pixel inside, and the mark "difficult"."""
+    """An object: class name, corners (pixels counted from 1, last pixel included), and the flag "difficult"."""
 
     name: str
     corners: list[float]
@@ -23,7 +27,7 @@ class Object(NamedTuple):
 
 
 class Annotated(NamedTuple):
-    """An image, the width and height, px, that its file of annotations says, if it does, and its objects."""
+    """An image, its width and height in px according to its XML file (None if not given), and its objects."""
 
     image: Path
     size: tuple[int, int] | None
@@ -31,7 +35,10 @@ class Annotated(NamedTuple):
 
 
 def splits(root: Path) -> dict[str, Path]:
-    """Each split's list of names, a list a class (`dog_train.txt`) being none; or its folder of XML files (Roboflow)."""
+    """For each split its list of image names, or its folder of XML files (Roboflow).
+
+    Lists for single classes, such as `dog_train.txt`, are ignored.
+    """
     found: dict[str, Path] = {}
     for name, split in SPLITS.items():
         file = root / LISTS / f"{name}.txt"
@@ -43,9 +50,9 @@ def splits(root: Path) -> dict[str, Path]:
 
 
 def read(root: Path, source: Path) -> tuple[dict[str, Any], list[Fault]]:
-    """One split as a COCO content, classes in the order of their names, and what could not be read.
+    """Read a split. Returns its COCO content and the faults. Classes are sorted by name over all splits.
 
-    VOC's boxes count pixels from 1 and include their last one.
+    VOC boxes count pixels from 1 and include the last one.
     """
     faults: list[Fault] = []
     found = {each.image: each for each in _read_split(root, source, faults)}
@@ -66,7 +73,7 @@ def read(root: Path, source: Path) -> tuple[dict[str, Any], list[Fault]]:
 
 
 def _read_split(root: Path, source: Path, faults: list[Fault]) -> list[Annotated]:
-    if source.is_dir():  # an image without a file of annotations has no objects, as in YOLO
+    if source.is_dir():  # an image without an XML file has no objects, as in YOLO
         images = [path for path in sorted(source.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
         return [_annotated(path, path.with_suffix(".xml"), faults) for path in images]
     found = []
@@ -75,14 +82,14 @@ def _read_split(root: Path, source: Path, faults: list[Fault]) -> list[Annotated
             continue
         name = line.strip()
         if not is_file(root / ANNOTATIONS / f"{name}.xml") and not is_file(_image(root, name)):
-            name = name.split()[0]  # a list may have a mark behind each name
+            name = name.split()[0]  # a list may have a flag after each name
         xml = root / ANNOTATIONS / f"{name}.xml"
         if not is_inside(xml, root):
             found.append(Annotated(_image(root, name), None, []))
             continue
         if not is_file(xml):
             faults.append(
-                Fault(str(xml), "is not there", "its image is taken for one without objects", "annotation-orphan", WARNING)
+                Fault(str(xml), "does not exist", "its image is treated as one without objects", "annotation-orphan", WARNING)
             )
         found.append(_annotated(_image(root, name), xml, faults))
     return found
@@ -101,7 +108,7 @@ def _annotated(image: Path, file: Path, faults: list[Fault]) -> Annotated:
             raise ValueError(f"larger than {MOST_BYTES} bytes")
         tree = ElementTree.parse(file)
     except (OSError, ValueError, ElementTree.ParseError, RecursionError) as error:
-        faults.append(Fault(str(file), f"is no valid XML: {error}", "its boxes are left out"))
+        faults.append(Fault(str(file), f"is not valid XML: {error}", "its boxes are left out"))
         return Annotated(image, None, [])
     objects: list[Object] = []
     for i, element in enumerate(tree.iterfind("object"), 1):

@@ -1,4 +1,4 @@
-"""YOLO: a `data.yaml` that names classes and image folders; beside each image a text file of boxes or polygons."""
+"""Reader for YOLO: a `data.yaml` with class names and image folders, and one text file of boxes or polygons per image."""
 
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,20 @@ from conditional_detr.storage.json import without_surrogates
 
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 MOST_BYTES = 2**20
-CORNERS = 3  # of a polygon, at least
-NO_LABELS = ("classes.txt", "notes.txt")  # that labelling tools leave beside labels
+CORNERS = 3  # minimum number of corners of a polygon
+NO_LABELS = ("classes.txt", "notes.txt")  # text files of labelling tools that are not labels
 
 
 def description(root: Path) -> Path | None:
-    """The YAML file of a YOLO data set, if there is one."""
+    """The YAML file of a YOLO data set, or None."""
     return next((root / name for name in YAMLS if (root / name).is_file()), None)
 
 
 def splits(file: Path) -> dict[str, list[Path]]:
-    """Every split's folders or lists of images.
+    """Image folders or lists of images of each split.
 
-    As ultralytics reads it: relative to `path`, which is relative to the YAML file's folder; a path that begins with ``../`` is
-    also looked for without it. At most in the parent of the YAML's folder.
+    Paths are resolved as in ultralytics. They are relative to `path`, which is relative to the folder of the YAML file. A path
+    that begins with ``../`` is also tried without it. All paths must lie inside the parent of the YAML file's folder.
     """
     content = _read(file)
     base = _base(content, file)
@@ -39,10 +39,10 @@ def splits(file: Path) -> dict[str, list[Path]]:
 
 
 def read(file: Path, sources: list[Path]) -> tuple[dict[str, Any], list[Fault]]:
-    """One split as a COCO content, and what could not be read of its labels. File names are absolute."""
+    """Read a split. Returns its COCO content, with absolute file names, and the faults."""
     names = class_names(file)
     faults = [
-        Fault(str(file), f"{source} is not there", "nothing: it is left out", "split-missing")
+        Fault(str(file), f"{source} does not exist", "nothing is changed; the path is skipped", "split-missing")
         for source in sources
         if not source.exists()
     ]
@@ -61,11 +61,11 @@ def read(file: Path, sources: list[Path]) -> tuple[dict[str, Any], list[Fault]]:
 
 
 def _labels_alone(sources: list[Path], images: list[Path]) -> list[Fault]:
-    """Label files of images that are not there."""
+    """Faults for label files without an image."""
     folders = {label_file(source / "x").parent for source in sources if source.is_dir()}
     known = {label_file(image) for image in images}
     return [
-        Fault(str(file), "there is no image for these labels", "they are left out", "annotation-orphan")
+        Fault(str(file), "there is no image for these labels", "the labels are left out", "annotation-orphan")
         for folder in sorted(folders)
         for file in sorted(folder.rglob("*.txt"))
         if file not in known and file.name not in NO_LABELS
@@ -73,7 +73,7 @@ def _labels_alone(sources: list[Path], images: list[Path]) -> list[Fault]:
 
 
 def class_names(file: Path) -> dict[int, str]:
-    """Class names by number: `names` as a list or a mapping, or numbers where only `nc` is given."""
+    """Class names by number, from `names` (a list or a mapping). If only `nc` is given, the numbers are the names."""
     content = _read(file)
     names = content.get("names")
     if isinstance(names, list):
@@ -90,7 +90,10 @@ def class_names(file: Path) -> dict[int, str]:
 
 
 def label_file(image: Path) -> Path:
-    """The text file of an image: in `labels/` where the last `images/` is; beside it, if there is one there alone."""
+    """The label file of an image.
+
+    It lies in the path with the last `images/` replaced by `labels/`, or next to the image if it exists only there.
+    """
     beside, parts = image.with_suffix(".txt"), list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
@@ -101,7 +104,10 @@ def label_file(image: Path) -> Path:
 
 
 def _boxes(file: Path, width: int, height: int, is_pose: bool, faults: list[Fault]) -> list[dict[str, Any]]:
-    """A missing file means an image without objects. Of a pose the box comes first, then its points."""
+    """Read the boxes of a label file, in px. Without a file there are no objects.
+
+    In pose labels the box comes first, followed by keypoints, which are ignored.
+    """
     try:
         lines = text_of(file).splitlines() if file.exists() else []
     except DataError as error:
@@ -114,11 +120,13 @@ def _boxes(file: Path, width: int, height: int, is_pose: bool, faults: list[Faul
         try:
             label, *values = (float(word) for word in line.split())
         except ValueError:
-            faults.append(Fault(str(file), f"line {number} must be numbers, not {line.strip()[:60]!r}", "the line is left out"))
+            faults.append(
+                Fault(str(file), f"line {number} must contain only numbers, not {line.strip()[:60]!r}", "the line is left out")
+            )
             continue
         box = _box(values[:4] if is_pose else values)
         if box is None:
-            text = f"line {number} must hold a class and four numbers, or a polygon, not {len(values)} numbers"
+            text = f"line {number} must be a class followed by four numbers or a polygon, not by {len(values)} numbers"
             faults.append(Fault(str(file), text, "the line is left out"))
             continue
         x, y, w, h = box
@@ -127,7 +135,7 @@ def _boxes(file: Path, width: int, height: int, is_pose: bool, faults: list[Faul
 
 
 def _box(values: list[float]) -> tuple[float, float, float, float] | None:
-    """Centre and size, in [0, 1]; a polygon becomes its box."""
+    """Box as centre x, centre y, width, height in [0, 1]. A polygon is replaced by its bounding box."""
     if len(values) == 4:
         return values[0], values[1], values[2], values[3]
     if len(values) < 2 * CORNERS or len(values) % 2:
@@ -139,14 +147,14 @@ def _box(values: list[float]) -> tuple[float, float, float, float] | None:
 def _read(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MOST_BYTES:
-            raise DataError(f"{file} is larger than a description of a data set can be: {file.stat().st_size} bytes")
+            raise DataError(f"{file} is too large for the YAML file of a data set: {file.stat().st_size} bytes")
         content = yaml.safe_load(text_of(file))
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise DataError(f"{file} is no valid YAML: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{file} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):
-        raise DataError(f"{file} must hold a mapping with 'train', 'val' and 'names', not {type(content).__name__}")
+        raise DataError(f"{file} must contain a mapping with 'train', 'val' and 'names', not {type(content).__name__}")
     return content
 
 
@@ -159,8 +167,8 @@ def _base(content: dict[str, Any], file: Path) -> Path:
 def _located(name: str, base: Path, file: Path) -> Path:
     candidates = [base / name, file.parent / name, file.parent / name.removeprefix("../")]
     if "\0" in name:
-        raise DataError(f"{file}: {name[:60]!r} can be no path")
+        raise DataError(f"{file}: {name[:60]!r} is not a valid path")
     source = next((source for source in candidates if source.exists()), candidates[0])
     if not is_inside(source, file.parent.parent):
-        raise DataError(f"{file}: {name!r} leaves the folder {file.parent.parent}; it is not read")
+        raise DataError(f"{file}: {name!r} lies outside the folder {file.parent.parent} and is not read")
     return source

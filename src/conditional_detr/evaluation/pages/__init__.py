@@ -2,11 +2,13 @@
 
 import base64
 import platform
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from conditional_detr.errors import RunError
 from conditional_detr.storage.writing import writing
@@ -15,7 +17,7 @@ from conditional_detr.storage.writing import writing
 def write_page(file: Path, template: str, content: dict[str, Any]) -> None:
     """Fill a template of this folder; whatever the content says is escaped."""
     pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    pages.filters |= {"ap": ap, "number": number, "counted": counted}
+    pages.filters |= {"ap": ap, "number": number, "counted": counted, "options": options}
     text = pages.get_template(f"{template}.html.jinja").render(content)
     with writing(file, RunError):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -30,6 +32,11 @@ def embedded(content: bytes) -> str:
 def ap(value: float | None) -> str:
     """A figure between 0 and 1 as it is shown."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def options(text: str) -> Markup:
+    """A sentence in which options of the command line, such as --conf 0.4, are not broken over lines."""
+    return Markup(re.sub(r"--[a-z-]+ [\d.]*\d", r"<code>\g<0></code>", str(escape(text))))
 
 
 def number(value: Any) -> str:

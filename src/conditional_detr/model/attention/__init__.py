@@ -1,4 +1,4 @@
-"""Attention modules, and the tables that name them. A variant is a class and a line here."""
+"""Attention modules, and the tables that name them. To add a variant, write a class and add it to a table here."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,16 +12,17 @@ from conditional_detr.model.attention.conditional import (
 )
 from conditional_detr.model.attention.dense import AdditiveCrossAttention, AdditiveSelfAttention, DenseAttention
 
-Build = Callable[[int, int, float], nn.Module]  # from the width D, the number of heads and the probability of dropout
+Build = Callable[[int, int, float], nn.Module]  # (width D, number of heads, dropout probability) → module
 
 
 class DecoderAttention(NamedTuple):
-    """The attention of a decoder.
+    """The attention modules of a decoder.
 
     Attributes
     ----------
-    self_attention : Queries → [_, Q, D]
-    first_cross_attention, cross_attention : (Queries, Memory) → [B, Q, D], of the first layer and of the later ones
+    self_attention : builds a module Queries → [_, Q, D]
+    first_cross_attention : builds the cross-attention of the first layer, (Queries, Memory) → [B, Q, D]
+    cross_attention : builds the cross-attention of the later layers, (Queries, Memory) → [B, Q, D]
     """
 
     self_attention: Build

@@ -1,4 +1,4 @@
-"""Conditional DETR's attention: content and space are compared separately."""
+"""The attention of Conditional DETR, which compares content and positions separately."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -20,13 +20,13 @@ from conditional_detr.model.queries import Queries
 
 
 class SpatialProjection(nn.Linear):
-    """A linear map of positions."""
+    """A linear projection of positions."""
 
-    export_precision = NO_INTEGERS  # 8 bits are too few to say where a query looks
+    export_precision = NO_INTEGERS  # 8 bits are too coarse for the positions that queries attend to
 
 
 class ContentSpatial(NamedTuple):
-    """What is compared in cross-attention, [B, H, Q or N, d] each."""
+    """The projections that cross-attention compares, each [B, H, Q or N, d]."""
 
     content_query: Tensor
     content_key: Tensor
@@ -35,7 +35,7 @@ class ContentSpatial(NamedTuple):
 
 
 class ConditionalSelfAttention(nn.Module):
-    """Queries attend to each other: content and object query have projections of their own, and are added."""
+    """Self-attention of the queries: content and object query are projected separately, then added."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class ConditionalSelfAttention(nn.Module):
 
 
 class ConditionalCrossAttention(nn.Module):
-    """softmax((c_q·c_k + p_q·p_k) / √2d) v: content and space are compared separately, head by head (eq. 5)."""
+    """softmax((c_q·c_k + p_q·p_k) / √2d) v: content and positions are compared separately in each head (eq. 5)."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -68,19 +68,20 @@ class ConditionalCrossAttention(nn.Module):
         return self.out(attend(query, key, value, blocked, self.dropout if self.training else 0.0))
 
     def project(self, queries: Queries, memory: Memory) -> ContentSpatial:
-        """c_q, c_k, p_q and p_k, by heads."""
+        """Compute c_q, c_k, p_q and p_k, split into heads."""
         p_q, p_k = self.q_spatial(queries.spatial), self.k_spatial(memory.position).expand_as(memory.tokens)
         c_q, c_k = self.content(queries, memory, p_k)
         return ContentSpatial(*(split_heads(x, self.num_heads) for x in (c_q, c_k, p_q, p_k)))
 
     def content(self, queries: Queries, memory: Memory, p_k: Tensor) -> tuple[Tensor, Tensor]:
-        """c_q and c_k."""
+        """Compute c_q and c_k, before they are split into heads."""
         return self.q_content(queries.content), self.k_content(memory.tokens)
 
     def explain(self, queries: Queries, memory: Memory, chosen: Tensor) -> Mapping[str, Tensor]:
-        """Attention of the chosen queries of the first image, [k, H, N] each.
+        """Attention maps of the chosen queries of the first image: "spatial", "content" and "combined", each [k, H, N].
 
-        Both parts are divided by the same √2d as their sum, so that spatial · content, normalised, is combined.
+        Both parts are divided by the same √2d as their sum. The normalised product of the spatial and content maps is thus
+        the combined map.
         """
         c_q, c_k, p_q, p_k = self.project(queries, memory)
         c_q, p_q = c_q[:, :, chosen], p_q[:, :, chosen]
@@ -93,7 +94,10 @@ class ConditionalCrossAttention(nn.Module):
 
 
 class FirstConditionalCrossAttention(ConditionalCrossAttention):
-    """The first layer's: nothing is decoded yet, so the object query and the position also join the content."""
+    """Cross-attention of the first layer.
+
+    The decoder embedding is still zero there, so the object query is added to c_q and the position to c_k.
+    """
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__(dim, num_heads, dropout)

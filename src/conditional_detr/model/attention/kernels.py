@@ -1,4 +1,4 @@
-"""Attention as functions of projected queries, keys and values: no parameters here."""
+"""Attention as functions of projected queries, keys and values, without parameters of their own."""
 
 import math
 
@@ -16,7 +16,7 @@ def split_heads(x: Float[Tensor, "B N D"], num_heads: int) -> Float[Tensor, "B H
 
 
 def blocked_keys(is_padding: Bool[Tensor, "B N"] | None) -> Bool[Tensor, "B 1 1 N"] | None:
-    """Padding as pairs of query and key that `attend` leaves out."""
+    """Turn a padding mask into a mask of query-key pairs that `attend` ignores."""
     return None if is_padding is None else is_padding[:, None, None, :]
 
 
@@ -26,9 +26,10 @@ def attention_weights(
     blocked: Bool[Tensor, "..."] | None,
     width: int,
 ) -> Float[Tensor, "B H Q N"]:
-    """softmax(q·kᵀ / √width) over the pairs that are not blocked: what `attend` never writes down.
+    """Attention weights softmax(q·kᵀ / √width) over the pairs that are not blocked.
 
-    `width` is that of whole keys, also where `query` and `key` are one part of them.
+    `attend` uses these weights without storing them. `width` is the width of the complete keys, even if `query` and `key` are
+    only one part of them.
     """
     logits = query @ key.transpose(-1, -2) / math.sqrt(width)
     if blocked is not None:
@@ -43,12 +44,15 @@ def attend_within_groups(
     blocked: Bool[Tensor, "..."] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "_ N D"]:
-    """Self-attention of several groups of equal size, one after the other: to the kernel each is an image of a larger batch.
+    """Self-attention within groups of tokens. The groups have equal size and lie one after the other.
+
+    Each group is passed to the attention kernel as if it were an image of a larger batch.
 
     Parameters
     ----------
-    projected : query, key and value
-    num_heads, groups : H; 1 = all tokens see each other
+    projected : projected query, key and value
+    num_heads : number of heads H
+    groups : number of groups; 1 = all tokens attend to each other
     blocked, dropout : as for `attend`
     """
     query, key, value = (
@@ -65,17 +69,18 @@ def attend(
     blocked: Bool[Tensor, "..."] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "_ Q Dv"]:
-    """softmax(q·kᵀ / √d) v over the pairs that are not blocked; heads are joined again.
+    """Compute softmax(q·kᵀ / √d) v over the pairs that are not blocked, and join the heads.
 
-    Values may be narrower than keys, as in this model's cross-attention (32 against 64 a head). The fused kernels take
-    equal widths only, so such values travel with zeros beside them, which changes nothing else.
+    Values may be narrower than keys, as in the cross-attention of this model (32 and 64 channels per head). The fused kernels
+    require equal widths, so such values are padded with zeros, and the padding is removed from the result.
 
     Parameters
     ----------
-    query, key : [B, H, Q or N, d]; queries may have a batch of 1
+    query, key : [B, H, Q or N, d]; the batch size of `query` may be 1
     value : [B, H, N, v], v ≤ d
-    blocked : bool, broadcast to [B, H, Q, N], True = not attended to; every query has at least one key that is not blocked
-    dropout : probability with which an attention weight is zeroed
+    blocked : bool, broadcast to [B, H, Q, N], True = not attended to; every query must have at least one key that is not
+        blocked
+    dropout : probability with which an attention weight is set to zero
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Convolutions with a frozen BatchNorm behind them, made fast to train without changing what they compute."""
+"""Convolutions followed by a frozen BatchNorm, folded into one operation for faster training with the same result."""
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
@@ -14,15 +14,15 @@ FROZEN_NORMS = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
 
 
 class FoldedConv2d(nn.Conv2d):
-    """A convolution that also does the affine map of the frozen norm behind it.
+    """A convolution that also applies the affine map of the frozen norm that follows it.
 
-    ``s·(w∗x) + (b − s·mean) = (s·w)∗x + (b − s·mean)`` with ``s = γ / sqrt(var + ε)``: one pass over the feature map instead
-    of three, in the backward pass too. The weight stays the network's own, so checkpoints do not change.
+    ``s·(w∗x) + (b − s·mean) = (s·w)∗x + (b − s·mean)`` with ``s = γ / sqrt(var + ε)``. This takes one pass over the feature map
+    instead of three, also in the backward pass. The weight is stored unscaled, so checkpoints do not change.
 
     Parameters
     ----------
-    convolution : without bias; its weight is shared
-    norm : owned by the network as before; only its buffers are read here
+    convolution : a convolution without bias; its weight is shared
+    norm : the frozen norm; it remains a module of the network, and only its buffers are read here
     """
 
     def __init__(self, convolution: nn.Conv2d, norm: nn.Module) -> None:
@@ -33,7 +33,7 @@ class FoldedConv2d(nn.Conv2d):
         )  # fmt: skip
         self.weight = convolution.weight
         self.pads_same = isinstance(convolution, Conv2dSame)
-        self.__dict__["norm"] = norm  # not a child: the norm keeps its place and its name in the network
+        self.__dict__["norm"] = norm  # not registered as a child: the norm keeps its name in the state dict
 
     def forward(self, x: Tensor) -> Tensor:
         if self.groups > 1 and autocast_on_cpu(x):
@@ -53,8 +53,10 @@ class FoldedConv2d(nn.Conv2d):
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def _pad_same(self, x: Tensor) -> Tensor:
-        """Padding by the size of the input. In an exported graph sizes are symbols, and those that the preprocessor makes are
-        multiples of the stride: for them the padding is a constant.
+        """Apply "SAME" padding, which depends on the input size.
+
+        During export, sizes are symbolic. The padding is then a constant, which is exact because the preprocessor pads images
+        to multiples of the stride.
         """
         if not is_exporting():
             return pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
@@ -73,13 +75,13 @@ class FoldedConv2d(nn.Conv2d):
 
 
 def is_exporting() -> bool:
-    """Whether a graph for every size is being recorded; torch 2.6 cannot tell it from compiling."""
+    """Whether the model is being exported. torch 2.6 cannot distinguish this from compiling."""
     is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
     return bool(is_exporting())
 
 
 class FoldedNorm(nn.Module):
-    """What is left of a folded norm: its buffers, for the convolution and for checkpoints, and its activation."""
+    """The rest of a folded norm: its buffers, which the convolution and checkpoints use, and its activation."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -97,9 +99,9 @@ def _trains_on_cpu(x: Tensor) -> bool:
 
 
 class DilatedDepthwise(torch.autograd.Function):
-    """A depthwise convolution of stride 1, dilated, that keeps the size; with a backward pass that fits the CPU.
+    """A dilated depthwise convolution of stride 1 that keeps the size, with a backward pass that is fast on the CPU.
 
-    oneDNN has no fast gradient for this case; `python benchmarks/backbone_step.py` compares both.
+    oneDNN has no fast gradient for this case. `python benchmarks/backbone_step.py` compares both.
     """
 
     @staticmethod
@@ -112,7 +114,7 @@ class DilatedDepthwise(torch.autograd.Function):
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
         x_gradient = weight_gradient = None
-        if ctx.needs_input_grad[0]:  # the correlation with the kernel turned around
+        if ctx.needs_input_grad[0]:  # correlation with the flipped kernel
             x_gradient = F.conv2d(gradient, weight.flip(2, 3), None, 1, ctx.padding, ctx.dilation, groups=x.shape[1])
         if ctx.needs_input_grad[1]:
             weight_gradient = depthwise_weight_gradient(x, gradient, weight.shape, ctx.dilation).to(weight.dtype)
@@ -120,9 +122,10 @@ class DilatedDepthwise(torch.autograd.Function):
 
 
 def depthwise_weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, dilation: tuple[int, int]) -> Tensor:
-    """∂L/∂w[c, i, j] = Σ x[c, y + δy, x + δx] · g[c, y, x], where only the overlap of the two maps is touched.
+    """∂L/∂w[c, i, j] = Σ x[c, y + δy, x + δx] · g[c, y, x], summed over the overlap of the two maps.
 
-    For an odd kernel and padding that keeps the size; (δy, δx) is how far tap (i, j) reaches from the kernel's centre.
+    (δy, δx) is the offset of kernel element (i, j) from the centre of the kernel. The kernel size must be odd, and the padding
+    must keep the size of the map.
     """
     channels, _, rows, columns = shape
     height, width = x.shape[-2:]
@@ -130,7 +133,7 @@ def depthwise_weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, di
     for i in range(rows):
         for j in range(columns):
             dy, dx = (i - rows // 2) * dilation[0], (j - columns // 2) * dilation[1]
-            if abs(dy) >= height or abs(dx) >= width:  # the tap only ever meets padding
+            if abs(dy) >= height or abs(dx) >= width:  # this kernel element only sees padding
                 taps.append(x.new_zeros(channels, dtype=torch.float32))
                 continue
             here = gradient[:, :, max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
@@ -140,9 +143,9 @@ def depthwise_weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, di
 
 
 def fold_frozen_norms(network: nn.Module) -> None:
-    """Fold every frozen norm that is fed by a convolution, in place.
+    """Fold every frozen norm that directly follows a convolution, in place.
 
-    Which norm follows which convolution is seen by sending a small image through, not guessed from names.
+    A small image is sent through the network to detect which norm follows which convolution, independently of module names.
     """
     producers: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     pairs: dict[nn.Module, nn.Module] = {}

@@ -1,4 +1,7 @@
-"""From the backbone's feature maps to the levels of the memory. A variant is a class and a line in the table below."""
+"""Necks, which turn the feature maps of the backbone into the levels of the memory.
+
+To add a variant, write a class and add it to `NECKS`.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -16,23 +19,23 @@ Map = Float[Tensor, "B _ _ _"]
 
 
 class Neck(Protocol):
-    """A module that makes the levels of the memory, [B, D, h, w] each, the finest first."""
+    """A module that computes the levels of the memory, each [B, D, h, w], the finest first."""
 
     def __init__(self, channels: Sequence[int], dim: int) -> None:
-        """For the backbone's maps of so many channels."""
+        """Build a neck for backbone feature maps with these numbers of channels."""
 
     @staticmethod
     def backbone_strides(strides: Sequence[int], dilation: bool) -> list[int]:
-        """The strides of the backbone's maps that levels of these strides are made of."""
+        """Strides of the backbone feature maps that are needed for memory levels with the given strides."""
 
     def check(self, backbone: Backbone, strides: Sequence[int]) -> None:
-        """Refuse a backbone whose maps do not fit."""
+        """Raise `ConfigError` if the feature maps of the backbone do not fit."""
 
     def __call__(self, maps: list[Map]) -> list[Map]: ...
 
 
 class LastMap(nn.Conv2d):
-    """One level: a 1 × 1 convolution of the last map (the paper's)."""
+    """One level: a 1 × 1 convolution of the last feature map, as in the paper."""
 
     def __init__(self, channels: Sequence[int], dim: int) -> None:
         super().__init__(channels[-1], dim, kernel_size=1)
@@ -44,16 +47,17 @@ class LastMap(nn.Conv2d):
         return list(strides)
 
     def check(self, backbone: Backbone, strides: Sequence[int]) -> None:
-        """Any map will do."""
+        """Accept any backbone."""
 
     def forward(self, maps: list[Map]) -> list[Map]:  # type: ignore[override]
         return [super().forward(maps[-1])]
 
 
 class SpaceToDepth(nn.Conv2d):
-    """One level: a 1 × 1 convolution of the last map and, for each of its cells, the 2 × 2 cells of the map before.
+    """One level: a 1 × 1 convolution of the last feature map, concatenated with the previous one.
 
-    The finer map shows where in a cell an object ends.
+    Each cell of the last map gets the 2 × 2 cells of the previous map that it covers. The finer map shows where within a cell
+    an object ends.
     """
 
     def __init__(self, channels: Sequence[int], dim: int) -> None:
@@ -63,7 +67,7 @@ class SpaceToDepth(nn.Conv2d):
     @staticmethod
     def backbone_strides(strides: Sequence[int], dilation: bool) -> list[int]:
         if len(strides) > 1 or dilation:
-            raise ConfigError("neck = 'space_to_depth' makes one level, of an undilated backbone")
+            raise ConfigError("neck = 'space_to_depth' makes one level: strides must have one entry and dilation must be false")
         return [strides[0] // 2, strides[0]]
 
     def check(self, backbone: Backbone, strides: Sequence[int]) -> None:
@@ -77,9 +81,10 @@ class SpaceToDepth(nn.Conv2d):
 
 
 def space_to_depth(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 4*C _ _"]:
-    """2 × 2 cells in one; at odd sizes the last ones are zeros.
+    """Stack each 2 × 2 cells into one; at odd sizes the missing cells are zeros.
 
-    A convolution, which rounds odd sizes as the stage after does, and which exporters know for any size.
+    This is a convolution, because it rounds odd sizes up as the next backbone stage does, and exporters support it for any
+    size.
     """
     if autocast_on_cpu(x):
         with float32_region(x):

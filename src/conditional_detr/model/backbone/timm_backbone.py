@@ -1,4 +1,4 @@
-"""A timm network as a detector's backbone: images in, feature maps out."""
+"""A timm network as the backbone of a detector: it turns images into feature maps."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -13,24 +13,24 @@ from torch import Tensor, nn
 from conditional_detr.errors import ConfigError, did_you_mean
 from conditional_detr.model.backbone.frozen_norm import FROZEN_NORMS, fold_frozen_norms
 
-# The stem and the first stage of the ResNets stay as ImageNet left them (Conditional DETR and DETR, released code).
+# The stem and the first stage of a ResNet keep their ImageNet weights (released code of Conditional DETR and DETR).
 FROZEN_PREFIXES = ("conv1.", "layer1.")
 
 
 class Backbone(nn.Module):
-    """Feature maps of a timm network whose BatchNorm is frozen, the finest first.
+    """A timm network with frozen BatchNorm that returns feature maps, the finest first.
 
-    Every BatchNorm becomes an affine map by its stored statistics, with that layer's own epsilon and activation.
+    Every BatchNorm becomes an affine map with its stored statistics. Its epsilon and activation are kept.
 
     Parameters
     ----------
-    name : a timm model that offers `features_only`
-    strides : px a cell of each map, rising; stages after the last of them are not built
-    dilation : the last stage is dilated instead of strided, which halves its stride (DC5)
+    name : name of a timm model that supports `features_only`
+    strides : stride of each feature map, px, in ascending order; later stages are not built
+    dilation : dilate the last stage instead of striding it, which halves its stride (DC5)
 
     Attributes
     ----------
-    channels : of each map
+    channels : number of channels of each feature map
     """
 
     def __init__(self, name: str, strides: Sequence[int], dilation: bool = False) -> None:
@@ -58,7 +58,7 @@ class Backbone(nn.Module):
 
 
 def stages_of(name: str, strides: Sequence[int], dilation: bool) -> tuple[int, ...]:
-    """Which stages of a network have these strides, by number."""
+    """Indices of the stages of a network that have these strides."""
     available = strides_of(name)
     undilated = [2 * stride for stride in strides] if dilation else list(strides)
     for stride in undilated:
@@ -68,30 +68,31 @@ def stages_of(name: str, strides: Sequence[int], dilation: bool) -> tuple[int, .
 
 
 def feature_network(name: str, **options: Any) -> Any:
-    """timm's network that returns feature maps, with random weights."""
+    """Create a timm network that returns feature maps, with random weights."""
     check_network(name)
     return timm.create_model(name, pretrained=False, features_only=True, **options)
 
 
 @cache
 def strides_of(name: str) -> tuple[int, ...]:
-    """Pixels a cell of each stage of a network, the finest first."""
+    """Stride of each stage of a network, px, the finest first."""
     with torch.device("meta"):
         return tuple(feature_network(name).feature_info.reduction())
 
 
 def check_network(name: str) -> None:
-    """timm must know it; an unknown name is answered with the nearest."""
+    """Raise `ConfigError` if timm has no network of this name. The message suggests the most similar name."""
     known = timm.list_models()
     if (plain := name.split(".")[0]) not in known:
         raise ConfigError(f"timm has no network {plain!r}. {did_you_mean(plain, known)}")
 
 
 def init_zero_gain_norms(network: nn.Module) -> None:
-    """Give every frozen norm whose scale is zero one of 1/√n, in place, n being their number.
+    """Set the scale of every frozen norm with zero scale to 1/√n, in place, where n is the number of such norms.
 
-    timm ends each residual branch with a scale of zero, to be learned. A frozen one is not: a network that starts from random
-    weights would lose all of its branches for good. With 1/√n the variance grows by no more than e over n branches.
+    timm initialises the last norm of each residual branch with a scale of zero, which is then learned. A frozen scale is not
+    learned, so a network with random weights would never use these branches. With 1/√n the variance grows by at most a factor
+    of e over n branches.
     """
     scales = [dict(m.named_buffers())["weight"] for m in network.modules() if isinstance(m, FROZEN_NORMS)]
     silent = [scale for scale in scales if not scale.is_meta and not scale.any()]
@@ -100,9 +101,9 @@ def init_zero_gain_norms(network: nn.Module) -> None:
 
 
 def drop_unused(network: nn.Module) -> None:
-    """Take out, in place, the stages that the output does not depend on: timm builds and runs some of them all the same.
+    """Remove the modules that the output does not depend on, in place. timm builds and runs some unused stages.
 
-    Which ones these are is seen from the gradient of a small image, not guessed from names.
+    The gradient for a small image shows which modules are unused, independently of their names.
     """
     was_training = network.training
     features = network.eval()(torch.zeros(1, 3, 64, 64))

@@ -1,4 +1,4 @@
-"""What is predicted from decoder embeddings.
+"""Prediction heads on the decoder embeddings.
 
-A head is a module (Decoded, Memory) → [L, B, Q, …] that says in `predicts` what `DetectionOutput` calls its output.
+A head is a module (Decoded, Memory) → [L, B, Q, …]. Its attribute `predicts` is the name of its output in `DetectionOutput`.
 """

@@ -1,4 +1,4 @@
-"""Boxes."""
+"""Box heads."""
 
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from conditional_detr.model.queries import Decoded
 
 
 class BoxHead(nn.Module):
-    """(Decoded, Memory) → boxes [L, B, Q, 4]: b = sigmoid(MLP(f)), straight from the decoder embedding (DETR)."""
+    """(Decoded, Memory) → boxes [L, B, Q, 4]: b = sigmoid(MLP(f)), directly from the decoder embedding (DETR)."""
 
     predicts: ClassVar[str] = "boxes"
     export_precision = FLOAT32
@@ -28,13 +28,13 @@ class BoxHead(nn.Module):
     def forward(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "L B Q 4"]:
         return torch.sigmoid(self.mlp(decoded.embeddings))
 
-    refine = staticmethod(keep_reference)  # (layer, its embedding, its queries) → the queries of the next layer
+    refine = staticmethod(keep_reference)  # (layer number, its embeddings, its queries) → the queries of the next layer
 
 
 class OffsetBoxHead(BoxHead):
-    """b = sigmoid(MLP(f) + [logit(r), 0, 0]): the centre is predicted as an offset to the reference point (eq. 1).
+    """b = sigmoid(MLP(f) + [logit(r), 0, 0]): the centre is predicted as an offset from the reference point (eq. 1).
 
-    The last layer starts at zero, so at first every box is (r_x, r_y, 0.5, 0.5).
+    The last layer of the MLP is initialised with zeros, so every box starts as (r_x, r_y, 0.5, 0.5).
     """
 
     def __init__(self, dim: int) -> None:
@@ -43,8 +43,8 @@ class OffsetBoxHead(BoxHead):
         nn.init.zeros_(self.mlp.last.bias)
 
     def forward(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "L B Q 4"]:
-        offset = F.pad(inverse_sigmoid(decoded.references[-1]), (0, 2))  # all layers look from the same points: see `refine`
+        offset = F.pad(inverse_sigmoid(decoded.references[-1]), (0, 2))  # `refine` keeps the same points in all layers
         return torch.sigmoid(self.mlp(decoded.embeddings) + offset)
 
 
-BOX_HEADS = {True: OffsetBoxHead, False: BoxHead}  # by `box_offset`
+BOX_HEADS = {True: OffsetBoxHead, False: BoxHead}  # by the value of `box_offset`

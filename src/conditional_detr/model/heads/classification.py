@@ -1,4 +1,4 @@
-"""Class logits."""
+"""Classification heads."""
 
 import math
 from typing import ClassVar
@@ -15,7 +15,7 @@ PRIOR_LOGIT = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
 
 
 class ClassHead(nn.Linear):
-    """(Decoded, Memory) → logits [L, B, Q, K]."""
+    """(Decoded, Memory) → class logits [L, B, Q, K]."""
 
     predicts: ClassVar[str] = "logits"
     export_precision = FLOAT32
@@ -25,7 +25,7 @@ class ClassHead(nn.Linear):
 
 
 class FocalClassHead(ClassHead):
-    """One logit a class for sigmoid focal loss; at first every class has probability 0.01."""
+    """One logit per class, for the sigmoid focal loss. The bias is initialised so that every class has probability 0.01."""
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__(dim, num_classes)
@@ -33,7 +33,7 @@ class FocalClassHead(ClassHead):
 
 
 class SoftmaxClassHead(ClassHead):
-    """One logit a class and, last, one for no object (DETR)."""
+    """One logit per class, followed by one for "no object" (DETR)."""
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__(dim, num_classes + 1)

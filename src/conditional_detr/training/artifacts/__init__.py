@@ -1,1 +1,1 @@
-"""What a run leaves behind."""
+"""Files and messages that a run produces."""

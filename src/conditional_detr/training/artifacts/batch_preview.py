@@ -1,4 +1,4 @@
-"""A batch as the model sees it, for the person who wants to see that boxes lie where they should."""
+"""Preview of a training batch as the model sees it, to check that the boxes are in the right position."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from conditional_detr.config.schema import PreprocessorConfig
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.inference.drawing import draw, save_image
 
-MOST, COLUMNS = 16, 4
-GAP = 8
+MOST, COLUMNS = 16, 4  # maximum number of images, and images per row
+GAP = 8  # px between images
 
 
 def save_batch_preview(
@@ -23,16 +23,16 @@ def save_batch_preview(
     class_names: list[str],
     file: Path,
 ) -> None:
-    """Up to 16 images of a batch with their boxes, in a grid.
+    """Save up to 16 images of a batch with their boxes, in a grid.
 
     Parameters
     ----------
     images : [B, 3, H, W], normalised
-    padding_mask : bool [B, H, W] or None
-    targets : labels and boxes (cx, cy, w, h) in [0, 1] of the unpadded image
-    preprocessor : mean and standard deviation to undo
-    class_names : by label
-    file : to write
+    padding_mask : bool [B, H, W], True = padding; or None
+    targets : one dict per image: labels, and boxes (cx, cy, w, h) in [0, 1] of the unpadded image
+    preprocessor : has the mean and standard deviation that the images were normalised with
+    class_names : class names by class index
+    file : image file to write
     """
     import supervision as sv
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live bar in a terminal, plain lines elsewhere."""
+"""Console output of a run: a progress bar in a terminal, plain lines otherwise."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.training.optim.run_schedule import RunSchedule
@@ -16,18 +16,17 @@ PLAIN_INTERVAL_SECONDS = 15.0
 
 
 class ConsoleLogger:
-    """Says what happens. A context, so that a bar is always closed."""
+    """Prints messages and progress. Used as a context manager, so that the progress bar is always closed."""
 
     def __init__(self, schedule: RunSchedule, batch: int, quiet: bool = False) -> None:
         self.schedule, self.steps, self.batch, self.quiet = schedule, schedule.steps, batch, quiet
         self.live = sys.stdout.isatty() and not quiet
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not self.live)
+        self.console = Console(file=sys.stdout, highlight=False, emoji=False, quiet=not self.live)
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
             console=self.console,
             transient=True,
             disable=not self.live,
@@ -43,29 +42,32 @@ class ConsoleLogger:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.stop()
 
-    def say(self, text: str) -> None:
-        """A line that stays. A reader who has gone away, as in `| head`, does not stop a run."""
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a permanent line, with a style of rich's in a terminal.
+
+        If the reader has closed the pipe, as in `| head`, the run continues without output.
+        """
         if self.live:
-            self.console.print(text, markup=False)
+            self.console.print(text, markup=False, style=style)
         elif not self.quiet:
             try:
                 print(text, flush=True)
             except BrokenPipeError:
                 self.quiet = True
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's own last flush goes there
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's flush at exit
 
     def step(self, state: TrainerState, loss: float) -> None:
-        """After each step."""
+        """Report a finished step: update the progress bar, or print a line every 15 seconds."""
         self.steps_done += 1
         seconds = max(time.monotonic() - self.started, 1e-9)
         left = clock(self.schedule.seconds_left(state, self.steps_done, seconds))
         text = f"loss {loss:.3f}  {self.steps_done * self.batch / seconds:.1f} images/s"
         epoch = self._epoch(state.epoch + 1)
         if self.live:
-            self.bar.update(self.task, description=epoch, completed=state.position, text=f"{text}  run left {left}")
+            self.bar.update(self.task, description=epoch, completed=state.position, text=f"{text}  time left {left}")
         elif time.monotonic() - self.spoken > PLAIN_INTERVAL_SECONDS:
             self.spoken = time.monotonic()
-            self.say(f"  {epoch} step {state.position}/{self.steps}  {text}  left {left}")
+            self.say(f"  {epoch} step {state.position}/{self.steps}  {text}  time left {left}")
 
     def _epoch(self, number: int) -> str:
         return f"epoch {number}" if self.schedule.by_clock else f"epoch {number}/{self.schedule.epochs}"
@@ -75,21 +77,22 @@ class ConsoleLogger:
             self.bar.update(self.task, text="evaluating")
 
     def epoch(self, row: dict[str, Any], best: bool, judged: bool = True) -> None:
-        """The line of a finished epoch, with its figures if it was judged."""
+        """Print the line of a finished epoch, with its metrics if it was evaluated."""
         self.spoken = time.monotonic()
         mark = "  (best so far)" if best else ""
-        skipped = f"  ({row['skipped_steps']} steps skipped: no finite gradient)" if row["skipped_steps"] else ""
+        skipped = f"  (skipped steps without a finite gradient: {row['skipped_steps']})" if row["skipped_steps"] else ""
         figures = f"AP {figure(row['AP'])}  AP50 {figure(row['AP50'])}  " if judged else ""
-        self.say(f"{self._epoch(row['epoch'])}  loss {figure(row['loss'])}  {figures}{row['seconds']:.0f} s{mark}{skipped}")
+        text = f"{self._epoch(row['epoch'])}  loss {figure(row['loss'])}  {figures}{row['seconds']:.0f} s{mark}{skipped}"
+        self.say(text, "yellow" if skipped else "green" if best else None)
 
 
 def figure(value: float | None) -> str:
-    """An AP as it is printed."""
-    return "  n/a" if value is None else f"{value:.3f}"
+    """Format a metric for printing."""
+    return "n/a" if value is None else f"{value:.3f}"
 
 
 def clock(seconds: float) -> str:
-    """75 → "1:15"."""
+    """Format seconds as minutes or hours: 75 → "1:15"."""
     minutes, rest = divmod(round(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,4 +1,4 @@
-"""The end of a run: its best epoch judged once more, and the report."""
+"""The end of a run: evaluate the best epoch again and write the report."""
 
 import json
 
@@ -17,9 +17,13 @@ from conditional_detr.training.artifacts.trainer_state import TrainerState
 
 
 def finalize_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], state: TrainerState) -> None:
-    """Evaluate `best/` on the validation split; leave `metrics.json` and `report.html` in the run folder.
+    """Evaluate `best/` on the validation split and write `metrics.json` and `report.html` to the run folder.
 
-    The thresholds that are best there become the model's.
+    The score thresholds with the best F1 on this split are saved in the model.
+
+    Raises
+    ------
+    ConditionalDETRError : the evaluation failed or a file cannot be written
     """
     evaluation = evaluation_of(folder.best, config.data, "valid", config.training.batch, config.device)
     if isinstance(evaluation.model, DetectionModel):
@@ -35,7 +39,7 @@ def finalize_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], st
 
 
 def learned_thresholds(evaluation: Evaluation) -> list[float] | None:
-    """For each class of the model the score from which on it is best believed; None where it found nothing."""
+    """Score threshold with the best F1 for each class of the model; None if there are no correct detections."""
     model, index = evaluation.model, evaluation.index
     best = thresholds_by_class(index, match(index, evaluation.detections))
     if best is None:
@@ -49,7 +53,7 @@ def learned_thresholds(evaluation: Evaluation) -> list[float] | None:
 def run_facts(
     config: RunConfig, model: DetectionModel, indices: tuple[SplitIndex, SplitIndex], state: TrainerState
 ) -> dict[str, str]:
-    """What a run was, for its report; `indices` are of its training and validation images."""
+    """Facts about a run for its report. `indices` are those of the training and the validation images."""
     recipe, history = config.training, state.history
     train, valid = indices
     changed = ", ".join(f"{key} = {value}" for key, value in config.model_overrides.items())
@@ -58,13 +62,13 @@ def run_facts(
     length = f"{recipe.minutes:g} minutes" if recipe.minutes else f"{recipe.epochs} epochs"
     skipped = sum(row["skipped_steps"] for row in history)
     return {
-        "data": f"{config.data}: {len(train.categories)} classes; {len(train)} images with {len(train.labels)} objects to "
-        f"learn from, {len(valid)} with {len(valid.labels)} to validate on",
+        "data": f"{config.data}: {len(train.categories)} classes; {len(train)} images with {len(train.labels)} objects for "
+        f"training, {len(valid)} with {len(valid.labels)} for validation",
         "model": f"{config.model}{f' ({changed})' if changed else ''}, {trainable:.1f} M trainable parameters, "
         f"shorter side {config.imgsz} px",
         "recipe": f"{config.recipe}: batch {recipe.batch}, learning rate {recipe.lr:g} (backbone {recipe.lr_backbone:g}), "
         f"{recipe.schedule} schedule over {length}, seed {config.seed}",
-        "time": f"{len(history)} epochs in {duration(seconds)}, {seconds / max(1, len(history)):.0f} s an epoch with its "
+        "time": f"{len(history)} epochs in {duration(seconds)}, {seconds / max(1, len(history)):.0f} s per epoch including "
         f"evaluation, on {next(model.parameters()).device.type}"
         f"{f'; {skipped} steps without a finite gradient were skipped' if skipped else ''}",
     }

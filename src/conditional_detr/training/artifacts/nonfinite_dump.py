@@ -1,4 +1,4 @@
-"""The flight recorder: what a step saw that had no finite gradient, enough to take it again."""
+"""Record steps without a finite gradient, with everything that is needed to repeat them."""
 
 import json
 import math
@@ -23,24 +23,28 @@ from conditional_detr.training.artifacts.batch_preview import save_batch_preview
 from conditional_detr.training.train_step import Trainable, build_step, trainable
 from conditional_detr.weights import native
 
-FOLDER, MOST = "flight", 3  # records a run: the first ones tell, the others fill the disk
+FOLDER, MOST = "flight", 3  # MOST: number of records per run; the first ones show the cause, more would fill the disk
 BATCH, AUXILIARIES, RECORD = "batch.safetensors", "auxiliaries.safetensors", "record.json"
 
 
 def dump_step(folder: Path, name: str, learning: Trainable, batch: Batch, facts: dict[str, Any]) -> Path | None:
-    """Leave a folder with the batch, its images, the weights, their norms, and the facts; None where there are enough.
+    """Write a folder with the batch, its images, the weights, their norms and facts about the step.
 
     Parameters
     ----------
     folder : the run folder
-    name : of the record
-    learning : after the step, which moved no weight
-    batch : that the step was taken with
-    facts : "epoch", "step", "seed", "amp", "losses" and "recipe"
+    name : name of the record
+    learning : model, auxiliary modules and optimiser after the step, which did not change any weight
+    batch : the batch of the step
+    facts : "epoch", "step", "rank", "seed", "amp", "losses" and "recipe"
+
+    Returns
+    -------
+    the new folder; None if the run already has enough records
 
     Raises
     ------
-    CheckpointError : it cannot be written
+    CheckpointError : the folder cannot be written
     """
     records, model = folder / FOLDER, learning.model
     if records.is_dir() and len(list(records.iterdir())) >= MOST:
@@ -63,14 +67,14 @@ def dump_step(folder: Path, name: str, learning: Trainable, batch: Batch, facts:
 
 @dataclass(frozen=True)
 class Replay:
-    """What a recorded step did when it was taken again.
+    """Result of repeating a recorded step.
 
     Attributes
     ----------
-    losses : its terms and "gradient_norm"
-    module : the first module whose output was not finite, if one was
-    parameters : those whose gradient was not finite
-    largest_norms : the weights with the largest norms, the largest first
+    losses : the loss, its terms and "gradient_norm"
+    module : first module whose output was not finite; None if all outputs were finite
+    parameters : names of the parameters whose gradient was not finite
+    largest_norms : names and norms of the three weights with the largest norms, largest first
     """
 
     losses: dict[str, float]
@@ -80,15 +84,15 @@ class Replay:
 
 
 def replay(folder: str | Path, device: str = "auto") -> Replay:
-    """Take a recorded step once more, with the same weights, batch and seed.
+    """Repeat a recorded step with the same weights, batch and seed.
 
     Raises
     ------
-    RunError : the folder is no record, or is damaged
+    RunError : the folder is not a record, or it is damaged
     """
     record, where = Path(folder), choose_device(device)
     if not (record / RECORD).is_file():
-        raise RunError(f"{record} is no record of a step: a run leaves them in its folder {FOLDER}/")
+        raise RunError(f"{record} is not a recorded step: a run saves them in its folder {FOLDER}/")
     content = read_json_object(record / RECORD, RunError)
     try:
         model = native.read(record).build().to(where)

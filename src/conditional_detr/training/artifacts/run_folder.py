@@ -1,4 +1,4 @@
-"""A run folder: what a run leaves behind and what it goes on from."""
+"""The run folder: files of a run, and the state that it is resumed from."""
 
 import json
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ from conditional_detr.storage.run_files import BEST_FIGURES, CONFIG, METRICS, RE
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.weights import native
 
-LOCK, PATIENCE = ".lock", 10.0  # s
+LOCK, PATIENCE = ".lock", 10.0  # file name, and seconds to wait for the lock
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 MAY_DIFFER_IN_CONFIG = {"output", *MAY_DIFFER, *(f"training.{name}" for name in MAY_DIFFER)}
 
 
 class RunFolder:
-    """Reads and writes a run's files."""
+    """Reads and writes the files of a run."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -35,20 +35,23 @@ class RunFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a state to go on from; a kill may have left it beside its place."""
+        """Whether there is a saved state to resume from. After a kill it may be in the backup folder of `last/`."""
         return any((folder / STATE).is_file() for folder in (backup_of(self.last), self.last))
 
     def check(self, config: RunConfig, resume: bool) -> bool:
-        """Whether there is a state to go on from; looks only.
+        """Check that a run may use this folder. Nothing is written.
+
+        Returns
+        -------
+        whether there is a saved state to resume from
 
         Raises
         ------
-        RunError : the folder is not empty and `resume` was not asked for, or the settings are not those that the run began
-            with
+        RunError : the folder is not empty and `resume` is false, or the settings differ from those that the run started with
         """
         begun = self.has_begun
         if not resume and self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()):
-            advice = "Add --resume to go on with it, or give" if begun else "Give"
+            advice = "Add --resume to continue the run, or give" if begun else "Give"
             raise RunError(f"{self.path} is not empty. {advice} another folder (--output)")
         if begun:
             self._check_same(config)
@@ -56,15 +59,15 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within it no other process trains into this folder.
+        """Context manager that locks the folder, so that no other run writes to it.
 
-        The system lets go of the lock when a process ends, however it ends: the file may stay and means nothing then. Processes
-        that load images hold it too, and notice the end of their own within seconds: so long it is waited for. A folder in
-        which nothing was written goes again.
+        The operating system releases the lock when the process ends, even if it is killed. A lock file that is left over does
+        not block anything. The loader processes hold the lock too. If their parent is killed, they end within a few seconds,
+        so locking waits for up to 10 seconds. A folder that was created here and stayed empty is removed at the end.
 
         Raises
         ------
-        RunError : another process holds it, or it cannot be made
+        RunError : another process holds the lock, or the folder cannot be created
         """
         if self.path.is_file():
             raise RunError(f"{self.path} is a file: a run needs a folder (--output)")
@@ -74,28 +77,28 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=PATIENCE)
         except Timeout:
-            text = f"another process is training into {self.path}: wait for its end, or give another --output"
+            text = f"another process is training in {self.path}: wait until it has ended, or give another --output"
             raise RunError(text) from None
         except OSError as error:
             raise RunError(f"{self.path} cannot be written: {error.strerror or error}") from None
         try:
             yield
         finally:
-            with suppress(OSError):  # before it is released, so that nobody can have taken it meanwhile
+            with suppress(OSError):  # before the release, so that the file cannot already belong to another run
                 (self.path / LOCK).unlink()
             lock.release()
             if not was_there:
-                with suppress(OSError):  # it is not empty: the run was made
+                with suppress(OSError):  # fails if the run has written files, which is fine
                     self.path.rmdir()
 
     def create(self, config: RunConfig) -> None:
-        """Make the folder, or take it over, and write down the settings. What told of a shorter run goes."""
+        """Create the folder if needed and write the settings. Final metrics and report of a shorter run are deleted."""
         self._write(CONFIG, to_toml(config))
         for name in (BEST_FIGURES, REPORT):
             (self.path / name).unlink(missing_ok=True)
 
     def _write(self, name: str, text: str) -> None:
-        """Replace a text file in one go."""
+        """Replace a text file atomically."""
         new = self.path / f".{name}.new"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -105,7 +108,7 @@ class RunFolder:
             raise RunError(f"{self.path / name} cannot be written: {error.strerror or error}") from None
 
     def config(self) -> RunConfig:
-        """The settings that the run began with."""
+        """Read the settings that the run started with."""
         return build(RunConfig, read_toml(self.path / CONFIG), str(self.path / CONFIG))
 
     def _check_same(self, config: RunConfig) -> None:
@@ -115,21 +118,26 @@ class RunFolder:
         if differ:
             changes = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in differ[:3])
             raise RunError(
-                f"{self.path} was begun with other settings: {changes}. A run goes on as it began; only "
+                f"{self.path} was started with other settings: {changes}. A resumed run keeps its settings; only "
                 f"{MAY_DIFFER_TEXT} may differ"
             )
 
     def save_best(self, model: DetectionModel) -> None:
-        """The model as it is now; whatever stood in `best/` makes room."""
+        """Save the model as `best/`, replacing the previous one."""
         with atomic_folder(self.best) as new:
             native.write(model, new)
 
     def save_last(
         self, model: DetectionModel, beside: dict[str, nn.Module], optimizer: torch.optim.Optimizer, state: TrainerState
     ) -> None:
-        """Everything that the run needs to go on as if nothing had been; the former is replaced only by a whole new one.
+        """Save everything that is needed to resume the run exactly, and `metrics.jsonl`. The old state is replaced atomically.
 
-        `beside` is what learns beside the model, by names of its own.
+        Parameters
+        ----------
+        model : the model
+        beside : other modules to save, by name
+        optimizer : the optimiser, whose state is saved
+        state : progress of the run
         """
         with atomic_folder(self.last) as new:
             native.write(model, new)
@@ -145,12 +153,21 @@ class RunFolder:
         self._write(METRICS, "".join(json.dumps(row) + "\n" for row in state.history))
 
     def last_model(self) -> DetectionModel:
-        """The model as it was saved last."""
+        """Load the model of the last saved state."""
         recover(self.last)
         return native.read(self.last).build()
 
     def load_last(self, beside: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> TrainerState:
-        """Put back as it was what learns beside the model, and the optimiser."""
+        """Restore the other modules and the optimiser, in place, from the last saved state.
+
+        Returns
+        -------
+        progress of the run
+
+        Raises
+        ------
+        RunError : the saved state is damaged
+        """
         try:
             content = json.loads((self.last / STATE).read_bytes())
             state = TrainerState(**{**content, **{key: tuple(content[key]) for key in ("best", "evaluations")}})
@@ -158,19 +175,25 @@ class RunFolder:
             for name, module in beside.items():
                 module.load_state_dict({key: tensors.pop(f"{name}.{key}") for key in module.state_dict()})
             load_optimizer(optimizer, tensors)
-        except Exception as error:  # whatever a damaged file makes the readers raise
-            raise RunError(f"{self.last} is damaged: {str(error)[:200]}. Begin anew in another folder") from None
+        except Exception as error:  # a damaged file can make the readers raise any error
+            raise RunError(f"{self.last} is damaged: {str(error)[:200]}. Start a new run in another folder") from None
         return state
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back an optimiser's tensors, named by parameter number and slot."""
+    """Restore the state tensors of an optimiser, in place.
+
+    Parameters
+    ----------
+    optimizer : the optimiser to restore
+    tensors : state tensors, named "<index of the parameter>.<name of the state>"
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         i, key = name.split(".", 1)
         parameter = parameters[int(i)]
-        # The fused AdamW walks through memory: its averages must lie there as the parameter does (channels last).
+        # The fused AdamW iterates over raw memory, so its averages need the same layout as the parameter (channels last).
         same_layout = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
         state.setdefault(int(i), {})[key] = same_layout
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

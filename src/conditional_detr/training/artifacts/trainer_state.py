@@ -1,4 +1,4 @@
-"""Where a run is: what it has to remember between two steps."""
+"""Progress of a run: everything that must be remembered between two steps."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,19 +7,19 @@ from typing import Any
 
 @dataclass
 class TrainerState:
-    """Where a run is.
+    """Progress of a run.
 
     Attributes
     ----------
-    epoch, position : finished epochs, and finished steps of the one under way
-    sums, counted, seconds : of the epoch under way: losses added up, their number, time spent
-    skipped, skipped_in_a_row : steps without a finite gradient, which moved no weight: in this epoch, and since the last
-        good one
-    history : a row a finished epoch, as in `metrics.jsonl`
-    best : the highest AP so far and its epoch
-    spent : seconds of the whole run so far, with its evaluations
-    evaluations : seconds that went into evaluations, and into the last of them
-    grad_accum_steps : in how many parts a batch is worked through, where memory asked for more than the recipe does
+    epoch, position : number of finished epochs, and of finished steps in the current epoch
+    sums, counted, seconds : in the current epoch: sums of the losses, number of steps in these sums, and time in seconds
+    skipped, skipped_in_a_row : number of steps without a finite gradient, which changed no weight: in the current epoch, and
+        since the last step with a finite gradient
+    history : one row per finished epoch, as in `metrics.jsonl`
+    best : highest AP so far, and its epoch (0 = none yet)
+    spent : seconds of the whole run so far, including evaluations
+    evaluations : seconds of all evaluations together, and of the last one
+    grad_accum_steps : number of parts that a batch is split into; more than in the recipe if memory ran out
     """
 
     epoch: int = 0
@@ -36,7 +36,7 @@ class TrainerState:
     grad_accum_steps: int = 1
 
     def count(self, losses: dict[str, float]) -> None:
-        """A step is done, with these losses and "gradient_norm"."""
+        """Register a finished step with its losses and "gradient_norm"."""
         self.position += 1
         if not math.isfinite(losses["gradient_norm"]):
             self.skipped += 1
@@ -48,7 +48,18 @@ class TrainerState:
             self.sums[key] = self.sums.get(key, 0.0) + value
 
     def close_epoch(self, figures: dict[str, float | None], lr: float, judged: bool = True) -> bool:
-        """The epoch under way is done, and judged unless there was no time for it; whether it is the best so far."""
+        """Finish the current epoch: add a row to the history and reset the counters.
+
+        Parameters
+        ----------
+        figures : metrics of the epoch; None for each one that was not computed
+        lr : learning rate of the last step
+        judged : whether the epoch was evaluated
+
+        Returns
+        -------
+        whether the epoch is the best so far
+        """
         means = {key: value / self.counted for key, value in self.sums.items()}
         row = {"epoch": self.epoch + 1, "loss": None, **means, "lr": lr, "seconds": round(self.seconds, 3)}
         self.history.append({**row, "skipped_steps": self.skipped, **figures})

@@ -1,1 +1,1 @@
-"""Memory, threads, processes, interrupts."""
+"""How training is executed: memory, threads, processes and interrupts."""

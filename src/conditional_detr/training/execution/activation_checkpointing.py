@@ -1,4 +1,4 @@
-"""Gradient checkpointing: activations are computed again in the backward pass instead of kept."""
+"""Gradient checkpointing: activations are recomputed in the backward pass instead of being stored."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from conditional_detr.model.detr import DETR
 
 @contextmanager
 def activation_checkpointing(model: DETR) -> Iterator[None]:
-    """Within it only the inputs of the backbone's blocks and of the layers of encoder and decoder are kept.
+    """Context manager that stores only the inputs of backbone blocks, encoder layers and decoder layers.
 
-    Gradients are the same, dropout included; a step takes up to a third longer.
+    The gradients are the same, also with dropout. A step takes up to a third longer.
     """
     parts = list(_parts(model))
     for part in parts:

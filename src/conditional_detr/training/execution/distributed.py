@@ -1,4 +1,4 @@
-"""This process among those that train together (`torchrun`, `accelerate launch`), or alone."""
+"""Training with several processes (`torchrun`, `accelerate launch`). Everything here also works in a single process."""
 
 import os
 import re
@@ -12,10 +12,10 @@ from torch import Tensor
 from conditional_detr.device.choose import choose_device
 from conditional_detr.errors import RunError
 
-# What gloo and NCCL say of a process that does not answer any more.
+# Error messages of gloo and NCCL if another process no longer responds.
 LOST = re.compile(r"closed by peer|reset by peer|Broken pipe|Timed out|timed out|recvBytes|NCCL|unhandled system error", re.I)
 
-# Environment variables in which a launcher says which process this is: torchrun and accelerate, Intel MPI and MPICH, Open MPI.
+# Environment variables set by launchers: torchrun and accelerate, Intel MPI and MPICH, Open MPI.
 VARIABLES = {
     "rank": ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK"),
     "world": ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"),
@@ -24,19 +24,24 @@ VARIABLES = {
 
 
 def launched(what: str) -> int | None:
-    """This process's "rank", or how many there are in all ("world") or on this machine ("local_world"); None = not said."""
+    """Read a value set by the launcher; None if it is not set.
+
+    Parameters
+    ----------
+    what : "rank" of this process, number of all processes ("world") or of those on this machine ("local_world")
+    """
     values = [os.environ[name] for name in VARIABLES[what] if os.environ.get(name, "").isdecimal()]
     return int(values[0]) if values else None
 
 
 class Distributed:
-    """What the processes of one run have to agree on.
+    """Communication between the processes of one run. Used as a context manager.
 
     Attributes
     ----------
-    device : of this process
-    rank, world : which one this is, and how many there are
-    accelerator : accelerate's, where there are several; None alone
+    device : device of this process
+    rank, world : index of this process, and number of processes
+    accelerator : the `accelerate.Accelerator`; None in a single process
     """
 
     def __init__(self, device: str) -> None:
@@ -54,27 +59,27 @@ class Distributed:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        # After a fault the others may never come: they end with this process.
+        # After an error, do not wait for the other processes: they may never respond. They end when this process ends.
         if self.accelerator is not None and kind in (None, KeyboardInterrupt):
             self.accelerator.end_training()
         if self.accelerator is not None and isinstance(error, RuntimeError) and LOST.search(str(error)):
             raise RunError(
-                "another process of this run is gone: the first fault is in its own output, or the system killed it (memory?). "
-                "--resume goes on from what was saved last"
+                "another process of this run has stopped. Its own output shows the error; without one, the system may have "
+                "killed it for lack of memory. Continue from the last saved state with --resume"
             ) from None
 
     @property
     def is_main(self) -> bool:
-        """Whether this one speaks and writes."""
+        """Whether this process prints messages and writes files."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes have reached this point."""
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
 
     def gathered(self, rows: list[Any]) -> list[Any]:
-        """Everyone's rows, in every process."""
+        """Collect the rows of all processes. Every process gets the complete list."""
         if self.accelerator is None:
             return rows
         from accelerate.utils import gather_object
@@ -83,14 +88,14 @@ class Distributed:
         return everyone
 
     def mean(self, losses: Mapping[str, Tensor | float]) -> dict[str, float]:
-        """The mean over all of them, as numbers."""
+        """Mean of each value over all processes."""
         values = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=self.device) for value in losses.values()])
         if self.accelerator is not None:
             values = self.accelerator.reduce(values, reduction="mean")
         return dict(zip(losses, values.tolist(), strict=True))
 
     def any(self, flag: bool) -> bool:
-        """Whether it holds in one of them at least."""
+        """Whether the flag is true in at least one process."""
         if self.accelerator is None:
             return flag
         total = self.accelerator.reduce(torch.tensor(float(flag), device=self.device), reduction="sum")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a run saves before it stops."""
+"""Handling of Ctrl-C and SIGTERM: a run saves its state before it stops."""
 
 import signal
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop.
+    """Records whether a signal asked the run to stop.
 
     Attributes
     ----------
-    requested : by the first Ctrl-C or SIGTERM within `listening`; the second one stops at once
+    requested : True after the first Ctrl-C or SIGTERM within `listening`. A second one stops the process immediately
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it the signals only ask."""
+        """Context manager in which the first signal sets `requested` instead of stopping the process."""
 
         def ask(number: int, frame: Any) -> None:
             self.requested = True

@@ -1,4 +1,7 @@
-"""Gradients of a batch in parts: one after the other, or side by side on a processor, in as many as memory asks for."""
+"""Compute the gradients of a batch in parts: in sequence, or in parallel threads on the CPU.
+
+If memory runs out, batches are split into more parts.
+"""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 NO_ROOM = (
-    "there is not enough memory for {}: give a smaller --imgsz or --batch, --set gradient_checkpointing=true, or "
+    "there is not enough memory for {}: use a smaller --imgsz or --batch, --set gradient_checkpointing=true, or "
     "--set grad_accum_steps=N"
 )
 Losses = dict[str, Tensor]
@@ -31,20 +34,20 @@ LossesOf = Callable[[slice], Losses]
 
 
 class MicroBatches:
-    """Gradients of an objective over a batch, the same in however many parts it is worked through.
+    """Computes the gradients of a batch in parts. The number of parts does not change the result.
 
     Parameters
     ----------
-    objective : of a part, to be added to those of the others
-    model : the detector, as it is without preparation for several processes
-    parameters : that learn
-    recipe : `grad_accum_steps` and `gradient_checkpointing` are read
-    accelerator : of several processes; None = this process alone
-    say : called once with a line when memory is too small for a batch and it is split further
+    objective : computes the losses of a part
+    model : the detector itself, not wrapped for distributed training
+    parameters : the parameters to compute gradients for; frozen ones are ignored
+    recipe : uses `grad_accum_steps` and `gradient_checkpointing`
+    accelerator : connects several processes; None = a single process
+    say : called with a message each time memory runs out and batches are split further
 
     Attributes
     ----------
-    grad_accum_steps : number of parts that follow each other; grows where memory is short
+    grad_accum_steps : number of parts that are processed in sequence. It increases if memory runs out
     """
 
     def __init__(
@@ -63,11 +66,12 @@ class MicroBatches:
         self.pool: ThreadPoolExecutor | None = None
 
     def __call__(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> Losses:
-        """Leave the gradients of a batch in its parameters; its losses, detached.
+        """Compute the gradients of a batch and store them in the parameters. Returns the losses, detached.
 
         Raises
         ------
-        RunError : there is not enough memory for a single image, or in one of several processes
+        RunError : memory is too small for a single image; or memory ran out in a run of several processes, where batches are
+            not split further
         """
         threads, random_state = torch.get_num_threads(), random_state_of(self.device)
         while True:
@@ -77,8 +81,8 @@ class MicroBatches:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-            self._split_further(len(images))  # here, where the error holds on to no tensor any more
-            set_random_state(random_state, self.device)  # dropout draws again what it drew
+            self._split_further(len(images))  # outside of `except`, where the error no longer keeps tensors alive
+            set_random_state(random_state, self.device)  # so that dropout draws the same masks again
 
     def _gradients(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> Losses:
         self.objective.model.train()
@@ -107,10 +111,10 @@ class MicroBatches:
         return total
 
     def _parallel(self, losses_of: LossesOf, parts: list[slice]) -> Losses:
-        """Gradients of all parts, added in their order: as if one had come after the other.
+        """Process all parts in parallel threads. Gradients are added in the order of the parts, as in `_sequential`.
 
-        The rest of the step has as few threads as a part: where another program is busy, threads that wait for each other lose
-        whole time slices.
+        The rest of the step uses as few threads as one part. If another program keeps the cores busy, threads that wait for
+        each other would lose whole time slices.
         """
         threads = -(-torch.get_num_threads() // len(parts))
         if self.pool is None:
@@ -122,7 +126,7 @@ class MicroBatches:
 
         total: Losses = {}
         running = [self.pool.submit(work, part) for part in parts]
-        wait(running)  # for all of them, also where one has failed
+        wait(running)  # wait for all parts, even if one has failed
         torch.set_num_threads(threads)
         for gradients, losses in (each.result() for each in running):
             total = added(total, losses)
@@ -130,8 +134,10 @@ class MicroBatches:
         return total
 
     def _num_parallel(self, images: int) -> int:
-        """Parts of a batch that are worked through side by side: on a processor that is faster than all threads on the whole.
-        One where dropout would be drawn in no certain order, or memory is short.
+        """Number of parts of a batch that are processed in parallel; 1 = no parallel parts.
+
+        On a CPU, one part per thread is faster than all threads on the complete batch. Parts are not processed in parallel
+        with dropout, whose random numbers would be drawn in no fixed order, or when memory is short.
         """
         alone = self.device.type != "cpu" or self.accelerator is not None or self.model.config.dropout > 0
         if alone or self.grad_accum_steps > 1 or self.gradient_checkpointing:
@@ -139,15 +145,15 @@ class MicroBatches:
         return min(images, torch.get_num_threads())
 
     def _split_further(self, images: int) -> None:
-        """From now on work through a batch in twice as many parts."""
+        """Split this and all following batches into twice as many parts."""
         if self.accelerator is not None or self.grad_accum_steps >= images:
             raise RunError(NO_ROOM.format(f"{-(-images // self.grad_accum_steps)} images at a time"))
         self._zero_gradients()
-        gc.collect()  # what threads have failed with still holds what they had made
+        gc.collect()  # the errors of failed threads still keep their tensors alive
         self.grad_accum_steps = min(images, 2 * self.grad_accum_steps)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.say(f"not enough memory: a batch is worked through in {self.grad_accum_steps} parts from now on")
+        self.say(f"not enough memory: each batch is processed in {self.grad_accum_steps} parts from now on (same result)")
 
     def _zero_gradients(self) -> None:
         for parameter in self.parameters:
@@ -158,7 +164,7 @@ class MicroBatches:
 
     @contextmanager
     def _synchronised(self, last: bool) -> Iterator[None]:
-        """Several processes exchange gradients with the last part only."""
+        """Context manager that lets processes exchange gradients only after the last part."""
         with ExitStack() as stack:
             if not last and self.accelerator is not None:
                 for module in self.objective.modules:
@@ -167,7 +173,7 @@ class MicroBatches:
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch where the model is; nothing is copied that is there already."""
+    """Move a batch to a device. Tensors that are already there are not copied."""
     images, padding_mask, targets = batch
     return (
         images.to(device, memory_format=torch.channels_last, non_blocking=True),
@@ -178,7 +184,7 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
 
 @torch.no_grad()
 def add_gradients(parameters: list[nn.Parameter], gradients: tuple[Tensor | None, ...]) -> None:
-    """To those that they have already; None adds nothing."""
+    """Add gradients to those that the parameters already have. None adds nothing."""
     sums: list[tuple[Tensor, Tensor]] = []
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if parameter.grad is None:
@@ -190,18 +196,18 @@ def add_gradients(parameters: list[nn.Parameter], gradients: tuple[Tensor | None
 
 
 def added(total: Losses, losses: Losses) -> Losses:
-    """Losses so far and those of a further part, detached."""
+    """Add the losses of another part, detached, to the sums so far."""
     return {key: total.get(key, 0) + value.detach() for key, value in losses.items()}
 
 
 def trimmed(images: Tensor, padding_mask: Tensor | None, multiple: int) -> tuple[Tensor, Tensor | None]:
-    """Images without the rows and columns that are padding in all of them; no mask where nothing is left to pad.
+    """Remove the rows and columns that are padding in all images. The mask is None if no padding is left.
 
     Parameters
     ----------
     images : float32 [B, 3, H, W]
     padding_mask : bool [B, H, W], True = padding, at the right and the bottom; or None
-    multiple : px that the sizes stay multiples of
+    multiple : height and width stay multiples of this, px
     """
     if padding_mask is None:
         return images, None

@@ -1,4 +1,4 @@
-"""An epoch's model judged on the validation images, by all processes of a run together."""
+"""Evaluation on the validation split, shared by all processes of a run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,19 +16,19 @@ def evaluate_together(
     processes: Distributed,
     judge: Callable[[dict[str, Any], list[dict[str, Any]]], CocoMetrics] = coco_metrics,
 ) -> tuple[CocoMetrics, dict[int, str]]:
-    """Each process detects in its share of the images; all judge all of them.
+    """Evaluate a model. Each process runs detection on a part of the images; then all compute the metrics over all images.
 
     Parameters
     ----------
-    model : is set to evaluation
-    index : of the validation images
-    batch : images at a time
-    processes : of the run
-    judge : ground truth and detections, both COCO → metrics
+    model : model to evaluate; it is set to evaluation mode
+    index : index of the validation images
+    batch : batch size
+    processes : the processes of the run
+    judge : (ground truth, detections), both in COCO format → metrics
 
     Returns
     -------
-    the metrics, and the images that cannot be used, by their position in the index, each with the reason
+    the metrics, and the images that cannot be used: position in the index → reason
     """
     model.eval()
     results, skipped = detections_of(model, index, batch, slice(processes.rank, None, processes.world))

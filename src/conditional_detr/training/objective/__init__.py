@@ -1,1 +1,1 @@
-"""From a batch to losses."""
+"""Losses of a batch: matching, loss terms and auxiliary losses."""

@@ -1,4 +1,4 @@
-"""The set criterion: matching, then the loss of every decoder layer."""
+"""The set criterion: matching, then the losses of every decoder layer."""
 
 from collections.abc import Sequence
 
@@ -12,27 +12,27 @@ from conditional_detr.training.objective.matcher import hungarian_match
 from conditional_detr.training.objective.objectness import objectness_loss
 from conditional_detr.training.objective.terms import Matched, Term, box_detection_terms
 
-LARGEST_RELATIVE_BOX = 2.0  # no box that is meant in [0, 1] comes near it
+LARGEST_RELATIVE_BOX = 2.0  # larger values are taken for boxes in pixels: relative boxes lie in [0, 1]
 
 
 class SetCriterion(nn.Module):
-    """Match queries with objects and add up the losses of all decoder layers.
+    """Match queries with objects and sum the losses of all decoder layers.
 
-    Everything is computed in float32, whatever the model runs in. Each term is divided by the number of objects in the
-    batch (over all processes, at least 1), so images without objects are ordinary: they teach what is background. DETR's
-    "softmax" loss of classes is a mean over queries instead, in which no object has a tenth of the weight.
+    Call it with a `DetectionOutput` and one target per image: {"labels": int64 [M] in 0…K−1, "boxes": float32 [M, 4]
+    (cx, cy, w, h) in [0, 1]}. It returns the weighted total "loss" and each unweighted term, see `forward`.
 
-    It is called with a `DetectionOutput` and a target an image: {"labels": int64 [M] in 0…K−1, "boxes": float32 [M, 4]
-    (cx, cy, w, h) in [0, 1]}; it returns the weighted total "loss" and each unweighted term, see `forward`.
+    All losses are computed in float32, also if the model runs in bfloat16. Each term is divided by the number of objects in
+    the batch (over all processes, at least 1). Images without objects are allowed and serve as background. DETR's "softmax"
+    class loss is a weighted mean over queries instead, in which the class "no object" has a weight of 0.1.
 
     Source: Conditional DETR, section 3.4 and released code; for "softmax" DETR, section 3.1 and released code.
 
     Parameters
     ----------
-    num_classes : K
-    classification : "focal" (logits of K classes), "softmax" (K + 1, the last is no object), or "ia_bce" (focal, and matched
-        queries learn how well their box fits, not 1; Align-DETR)
-    terms : what is matched by and lost; None = the paper's for that classification
+    num_classes : number of classes, K
+    classification : "focal" (K logits), "softmax" (K + 1 logits, the last is "no object"), or "ia_bce" (focal, but the target
+        score of a matched query depends on how well its box fits, instead of being 1; Align-DETR)
+    terms : terms of the matching cost and the loss; None = the paper's terms for that classification
 
     Examples
     --------
@@ -51,24 +51,25 @@ class SetCriterion(nn.Module):
     def forward(
         self, output: DetectionOutput, targets: list[dict[str, Tensor]], totals: Totals | None = None, groups: int = 1
     ) -> dict[str, Tensor]:
-        """Losses of a batch.
+        """Compute the losses of a batch.
 
         Parameters
         ----------
-        output : of the detector
-        targets : an image each: "labels" int64 [M] in 0…K−1, "boxes" float32 [M, 4] (cx, cy, w, h) in [0, 1]
-        totals : what the terms are divided by, where these images are a part of a batch; None = counted here
-        groups : of queries, one after the other; each is matched by itself, and the losses are their mean (Group DETR)
+        output : output of the detector
+        targets : one dict per image: "labels" int64 [M] in 0…K−1, "boxes" float32 [M, 4] (cx, cy, w, h) in [0, 1]
+        totals : normalisers of the terms, needed if these images are only a part of a batch; None = computed from `targets`
+        groups : number of query groups, stored one after the other. Each group is matched separately, and the losses are
+            averaged over the groups (Group DETR)
 
         Returns
         -------
-        "loss": the weighted total over all layers, and unweighted "loss_ce", "loss_bbox", "loss_giou" of the last layer,
-        "loss_ce_0", … of the earlier ones; "loss_objectness" where reference points come from the image (in "loss" with
-        weight 1); scalars
+        scalars: "loss", the weighted total over all layers; unweighted "loss_ce", "loss_bbox", "loss_giou" of the last layer
+        and "loss_ce_0", … of the earlier layers. If reference points are chosen from the encoder's output, also
+        "loss_objectness", which "loss" contains with weight 1
 
         Raises
         ------
-        ConfigError : a label outside 0…K−1, boxes in pixels, a key that is missing, or not one target an image
+        ConfigError : a label is outside 0…K−1, boxes are in pixels, a key is missing, or the number of targets is wrong
         """
         with torch.autocast(output.pred_logits.device.type, enabled=False):
             pred = {name: layers_of_groups(layers.float(), groups) for name, layers in output.all_layers().items()}
@@ -87,7 +88,7 @@ class SetCriterion(nn.Module):
         return losses
 
     def _matched(self, pred: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> Matched:
-        """Predictions and targets, and which query answers for which object."""
+        """Match the queries of every layer with the objects."""
         targets = [{key: value.float() if value.is_floating_point() else value for key, value in t.items()} for t in targets]
 
         def cost(image: int) -> Tensor:
@@ -101,11 +102,11 @@ class SetCriterion(nn.Module):
 
     def _check(self, logits: Tensor, targets: list[dict[str, Tensor]]) -> None:
         if len(targets) != logits.shape[1]:
-            raise ConfigError(f"there must be a target an image: {logits.shape[1]} images, {len(targets)} targets")
+            raise ConfigError(f"there must be one target per image: {logits.shape[1]} images, {len(targets)} targets")
         columns = self.num_classes + (self.classification == "softmax")
         if logits.shape[-1] != columns:
             raise ConfigError(
-                f"for {self.num_classes} classes with {self.classification} there must be {columns} logits a query, "
+                f"for {self.num_classes} classes with {self.classification} there must be {columns} logits per query, "
                 f"not {logits.shape[-1]}"
             )
         for i, t in enumerate(targets):
@@ -113,7 +114,7 @@ class SetCriterion(nn.Module):
                 raise ConfigError(f"a target must have 'labels' and 'boxes'; target {i} has {', '.join(map(repr, t))}")
             if t.keys() != targets[0].keys():
                 raise ConfigError(
-                    f"all targets must have the keys of the first, {', '.join(targets[0])}; target {i} has others"
+                    f"all targets must have the keys of the first, {', '.join(targets[0])}; target {i} has different keys"
                 )
             labels = t["labels"]
             if len(labels) and float(t["boxes"].max()) > LARGEST_RELATIVE_BOX:
@@ -124,21 +125,22 @@ class SetCriterion(nn.Module):
             if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < self.num_classes):
                 raise ConfigError(
                     f"labels must be class indices from 0 to {self.num_classes - 1}; target {i} has "
-                    f"{int(labels.min())} to {int(labels.max())}. Ids of a data set are mapped to indices when it is read"
+                    f"{int(labels.min())} to {int(labels.max())}. Category ids are mapped to class indices when data are read"
                 )
 
 
 def layers_of_groups(x: Tensor, groups: int) -> Tensor:
-    """[L, B, G·Q, …] → [L·G, B, Q, …]: to the losses a group is a layer more."""
+    """Treat the query groups as additional layers: [L, B, G·Q, …] → [L·G, B, Q, …]."""
     layers, images, queries = x.shape[:3]
     return x.view(layers, images, groups, queries // groups, *x.shape[3:]).transpose(1, 2).flatten(0, 1)
 
 
 def batch_totals(targets: list[dict[str, Tensor]], num_queries: int, device: torch.device) -> Totals:
-    """What the terms of a batch are divided by, as means over processes.
+    """Normalisers of the loss terms of a batch, averaged over processes.
 
-    A batch without objects counts as one object in all of them together, so that several learn what one would. (The released
-    code counts one object in each, which halves the loss of such a batch with every doubling of the processes.)
+    A batch without objects counts as one object over all processes together, so that the number of processes does not change
+    the loss. (The released code counts one object in each process. This halves the loss of such a batch whenever the number
+    of processes doubles.)
     """
     objects = [len(t["labels"]) for t in targets]
     answers = [min(count, num_queries) for count in objects]

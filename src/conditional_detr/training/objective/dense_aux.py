@@ -1,4 +1,4 @@
-"""An auxiliary loss while training: which class lies at each cell of the memory."""
+"""An auxiliary training loss: classify each cell of the encoder's output."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,16 +9,17 @@ from conditional_detr.training.objective.losses import sigmoid_focal_loss
 
 
 class DenseClassifier(nn.Module):
-    """A linear head on the encoder's memory, for training only: which classes have an object over this cell?
+    """Linear head on the encoder's output that predicts which classes have an object at each cell. Used only in training.
 
-    Matching gives one query an object, so at first hardly any gradient says what an object looks like. Here every cell
-    inside a box says so, from the first step on and without attention in between. Nothing of it is kept for inference.
+    Matching assigns each object to a single query, so early in training few gradients describe what objects look like. This
+    head gives such a gradient for every cell inside a box, from the first step and without attention in between.
 
-    Source: engineering, in the spirit of Co-DETR's auxiliary heads; measured in docs/experiments.md.
+    Source: our own design, similar to the auxiliary heads of Co-DETR; measured in docs/experiments.md.
 
     Parameters
     ----------
-    dim, num_classes : D and K
+    dim : width of the encoder's output, D
+    num_classes : number of classes, K
     """
 
     def __init__(self, dim: int, num_classes: int) -> None:
@@ -33,15 +34,17 @@ class DenseClassifier(nn.Module):
         is_padding: Bool[Tensor, "B N"] | None,
         targets: list[dict[str, Tensor]],
     ) -> Float[Tensor, ""]:
-        """Focal loss over an image's cells that are no padding, divided by the number of its cells inside boxes; the mean
-        of the images, so that a batch may be worked through in parts.
+        """Focal loss of the cells that are not padding, averaged over images.
+
+        The loss of each image is divided by the number of its positive (cell, class) pairs. Normalising per image allows
+        processing a batch in parts.
 
         Parameters
         ----------
-        memory : of the encoder
-        centres : of the cells, relative to the unpadded image
-        is_padding : cells that are padding
-        targets : as `SetCriterion` wants them
+        memory : output of the encoder
+        centres : centres (x, y) of the cells, relative to the unpadded image
+        is_padding : True for cells that are padding; None = no padding
+        targets : one dict per image, see `SetCriterion`
         """
         logits = self.head(memory.float())
         of_each = zip(centres.expand(len(targets), -1, -1), targets, strict=True)
@@ -55,7 +58,10 @@ class DenseClassifier(nn.Module):
 def cells_inside(
     centres: Float[Tensor, "N 2"], target: dict[str, Tensor], num_classes: int
 ) -> Float[Tensor, "N {num_classes}"]:
-    """1 where the cell's centre lies in a box of the class; the cell nearest to a box's centre always counts."""
+    """Targets of the cells: 1 if the centre of the cell lies in a box of the class, else 0.
+
+    The cell nearest to the centre of a box always counts as inside, so that small boxes have a cell too.
+    """
     wanted = centres.new_zeros(len(centres), num_classes)
     if not len(target["labels"]):
         return wanted

@@ -1,4 +1,4 @@
-"""The terms of the loss, as arithmetic."""
+"""The loss functions."""
 
 from typing import NamedTuple
 
@@ -15,13 +15,13 @@ IA_BCE_ALPHA, LEAST_TARGET = 0.25, 0.01
 
 
 class Totals(NamedTuple):
-    """What terms are divided by: counts over a whole batch, as means over processes; scalars.
+    """Normalisers of the loss terms: scalar counts over a complete batch, averaged over processes.
 
     Attributes
     ----------
-    num_boxes : in all images, at least 1
-    num_matched : queries that a layer matches with an object
-    num_queries : in all images
+    num_boxes : number of objects in all images, at least 1 over all processes
+    num_matched : number of queries matched with an object in each layer
+    num_queries : number of queries in all images
     """
 
     num_boxes: Tensor
@@ -39,7 +39,7 @@ def sigmoid_focal_loss(
     Parameters
     ----------
     logits : any shape
-    targets : the same, 0 or 1
+    targets : 0 or 1, same shape as `logits`
     """
     probability = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -49,14 +49,16 @@ def sigmoid_focal_loss(
 
 
 def ia_bce_loss(logits: Float[Tensor, " P"], iou: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-    """Cross-entropy with t = p^α · IoU^(1−α), α = 0.25, of logits that answer for an object: sure only of boxes that fit.
+    """IA-BCE loss of matched queries: binary cross-entropy with the target t = p^α · IoU^(1−α), α = 0.25.
 
-    Source: Align-DETR (Cai et al., 2023), its IA-BCE loss.
+    A query is trained to give a high score only if its box fits well.
+
+    Source: IA-BCE loss of Align-DETR (Cai et al., 2023).
 
     Parameters
     ----------
-    logits : of the object's class
-    iou : of the predicted box with the object's, in [0, 1]
+    logits : logit of the matched object's class
+    iou : IoU of the predicted box with the object's box, in [0, 1]
     """
     target = logits.detach().sigmoid() ** IA_BCE_ALPHA * iou ** (1 - IA_BCE_ALPHA)
     return F.binary_cross_entropy_with_logits(logits, target.clamp(min=LEAST_TARGET), reduction="none")
@@ -70,15 +72,15 @@ def focal_class_loss(
 ) -> Float[Tensor, " L"]:
     """Sigmoid focal loss of every query and class, divided by the number of objects (Conditional DETR).
 
-    Nearly all of these are background, whose loss is (1 − α) p² log(1 + eˣ): all are added up as such, and the few that
-    answer for an object are corrected. That is a third of the work of `sigmoid_focal_loss` on the whole.
+    Nearly all entries are background, whose loss is (1 − α) p² log(1 + eˣ). All entries are first summed as background, then
+    the few matched ones are corrected. This takes a third of the work of `sigmoid_focal_loss` on all entries.
 
     Parameters
     ----------
-    logits : of K classes
-    labels : the class that each query answers for; K where it answers for none
-    totals : of the batch
-    iou : of each query's box with its object's; given, a query that answers learns `ia_bce_loss` instead
+    logits : logits of the K classes
+    labels : class index of the object matched with each query; K if there is none
+    totals : normalisers of the batch
+    iou : IoU of each query's box with its matched object's box. If given, matched entries use `ia_bce_loss`
     """
     background = (1 - FOCAL_ALPHA) * (logits.sigmoid() ** FOCAL_GAMMA * F.softplus(logits)).sum((1, 2, 3))
     layer, image, query = answers = (labels < logits.shape[-1]).nonzero(as_tuple=True)
@@ -89,12 +91,14 @@ def focal_class_loss(
 
 
 def softmax_class_loss(logits: Float[Tensor, "L B Q K"], labels: Int64[Tensor, "L B Q"], totals: Totals) -> Float[Tensor, " L"]:
-    """Cross-entropy over all classes and no object; the latter has a tenth of the weight, and the mean is weighted (DETR).
+    """Cross-entropy over all classes and "no object", as a weighted mean over queries (DETR).
+
+    The class "no object" has a weight of 0.1.
 
     Parameters
     ----------
-    logits : of K classes and, last, no object
-    labels, totals : as for `focal_class_loss`
+    logits : logits of the K classes and, last, of "no object"
+    labels, totals : as in `focal_class_loss`
     """
     weight = logits.new_ones(logits.shape[-1])
     weight[-1] = NO_OBJECT_WEIGHT
@@ -103,7 +107,7 @@ def softmax_class_loss(logits: Float[Tensor, "L B Q K"], labels: Int64[Tensor, "
 
 
 def l1_loss(boxes_cxcywh: Float[Tensor, "P 4"], targets_cxcywh: Float[Tensor, "P 4"]) -> Float[Tensor, " P"]:
-    """Sum of the four absolute differences, in the boxes' unit."""
+    """L1 distance of each pair of boxes: the sum of the four absolute differences, in the unit of the boxes."""
     return (boxes_cxcywh - targets_cxcywh).abs().sum(-1)
 
 

@@ -1,4 +1,4 @@
-"""Which query answers for which object: costs and the Hungarian assignment."""
+"""Matching of queries and objects: costs and the Hungarian algorithm."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,7 +15,7 @@ EPSILON = 1e-8
 
 
 def focal_class_cost(logits: Float[Tensor, "*shape Q K"], labels: Int64[Tensor, " M"]) -> Float[Tensor, "*shape Q M"]:
-    """α(1−p)^γ(−log p) − (1−α)p^γ(−log(1−p)) of each query for each object's class (released code)."""
+    """Focal cost of each query for each object's class: α(1−p)^γ(−log p) − (1−α)p^γ(−log(1−p)) (released code)."""
     p = logits[..., labels].sigmoid()
     positive = FOCAL_ALPHA * (1 - p) ** FOCAL_GAMMA * -(p + EPSILON).log()
     negative = (1 - FOCAL_ALPHA) * p**FOCAL_GAMMA * -(1 - p + EPSILON).log()
@@ -23,28 +23,32 @@ def focal_class_cost(logits: Float[Tensor, "*shape Q K"], labels: Int64[Tensor, 
 
 
 def softmax_class_cost(logits: Float[Tensor, "*shape Q K"], labels: Int64[Tensor, " M"]) -> Float[Tensor, "*shape Q M"]:
-    """−p of each query for each object's class, p over all classes and no object (DETR)."""
+    """Negative probability −p of each object's class for each query, by softmax over all classes and "no object" (DETR)."""
     return -logits.softmax(-1)[..., labels]
 
 
 def l1_cost(
     boxes_cxcywh: Float[Tensor, "*shape Q 4"], target_boxes_cxcywh: Float[Tensor, "M 4"]
 ) -> Float[Tensor, "*shape Q M"]:
-    """Sum of the four absolute differences."""
+    """L1 distance of each predicted box to each object's box."""
     return (boxes_cxcywh[..., :, None, :] - target_boxes_cxcywh).abs().sum(-1)
 
 
 def giou_cost(
     boxes_cxcywh: Float[Tensor, "*shape Q 4"], target_boxes_cxcywh: Float[Tensor, "M 4"]
 ) -> Float[Tensor, "*shape Q M"]:
-    """−GIoU."""
+    """Negative GIoU of each predicted box with each object's box."""
     return -generalized_iou(cxcywh_to_xyxy(boxes_cxcywh)[..., :, None, :], cxcywh_to_xyxy(target_boxes_cxcywh))
 
 
 def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The cheapest one-to-one assignment of a [Q, M] block: queries and objects, min(Q, M) of each.
+    """Find the one-to-one assignment of queries and objects with the lowest total cost, for a cost matrix [Q, M].
 
-    A query whose cost is not finite is matched last, never crashes.
+    Costs that are not finite raise no error: a query with a cost of NaN or +∞ is matched last.
+
+    Returns
+    -------
+    indices of the queries and of the objects, min(Q, M) each
     """
     query, target = linear_sum_assignment(np.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=-1e9))
     return query, target
@@ -54,19 +58,22 @@ def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def hungarian_match(
     cost: Callable[[int], Float[Tensor, "L Q M"]], num_objects: Sequence[int], device: torch.device
 ) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P"], Int64[Tensor, "P"], Int64[Tensor, "P"]]:
-    """Match every layer of every image. All costs leave the device in one transfer.
+    """Match queries and objects in every layer of every image.
 
-    Source: DETR, eq. 1. Only costs within an image are computed, never blocks between images.
+    Costs are computed only within an image, not between images. They are copied from the device in a single transfer.
+
+    Source: DETR, eq. 1.
 
     Parameters
     ----------
-    cost : number of an image → what it would cost that each of its queries answers for each of its objects
-    num_objects : of each image
-    device : of the result
+    cost : function from the index of an image to the cost of matching each of its queries with each of its objects
+    num_objects : number of objects of each image
+    device : device of the result
 
     Returns
     -------
-    layer, image, query, target : int64 [P] each, one entry a matched pair; `target` counts over the whole batch
+    layer, image, query, target : int64 [P] each, one entry per matched pair. `target` indexes the objects of all images of
+        the batch, one image after the other
     """
     blocks = [cost(image) for image, count in enumerate(num_objects) if count]
     if not blocks:

@@ -1,4 +1,4 @@
-"""What a training step lowers: a batch → its losses."""
+"""The training objective: forward pass and losses of a batch."""
 
 from collections.abc import Mapping
 
@@ -14,15 +14,15 @@ from conditional_detr.training.objective.losses import Totals
 
 
 class Objective:
-    """The formula of a step: forward under autocast, the set criterion, and the dense auxiliary loss where a recipe has it.
+    """Forward pass under autocast, the set criterion and, if the recipe uses it, the dense auxiliary loss.
 
     Parameters
     ----------
-    model : the detector, possibly prepared for several processes
-    criterion : matches queries with objects and adds up the losses
-    auxiliaries : "dense" and "extra_queries", as `auxiliary_modules` makes them
-    recipe : `query_groups` and `dense_aux_weight` are read
-    dtype : that matrix products of the forward pass run in; None = float32
+    model : the detector; with several processes, wrapped for distributed training
+    criterion : matches queries with objects and sums the losses
+    auxiliaries : modules "dense" and "extra_queries" from `auxiliary_modules`
+    recipe : uses `query_groups` and `dense_aux_weight`
+    dtype : data type of matrix products in the forward pass; None = float32
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Objective:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """All that learn."""
+        """All modules that are trained."""
         return [module for module in (self.model, self.dense, self.extra_queries) if module is not None]
 
     def __call__(
@@ -50,22 +50,22 @@ class Objective:
         totals: Totals,
         batch_size: int,
     ) -> dict[str, Tensor]:
-        """Losses of these images, to be added to those of the other parts of their batch.
+        """Compute the losses of a batch or of a part of it. The losses of all parts add up to those of the batch.
 
         Parameters
         ----------
-        images : normalised
-        padding_mask : True = padding
-        targets : as `SetCriterion` wants them
-        totals : of the whole batch
-        batch_size : images of the whole batch
+        images : normalised images
+        padding_mask : True = padding; None = no padding
+        targets : one dict per image, see `SetCriterion`
+        totals : normalisers of the complete batch
+        batch_size : number of images in the complete batch
 
         Returns
         -------
-        "loss", the weighted total, and its terms: scalars
+        scalars: "loss", the weighted total, and its terms
         """
         rounded = self.dtype is not None
-        # Threads share the cache of rounded weights and empty it for each other: sums would depend on who is first.
+        # Without autocast's cache of rounded weights: threads share and clear it, so results would depend on their timing.
         with torch.autocast(images.device.type, dtype=self.dtype, enabled=rounded, cache_enabled=False):
             extra = {} if self.extra_queries is None else {"extra_queries": self.extra_queries()}
             output = self.model(images, padding_mask, **extra)
@@ -78,20 +78,20 @@ class Objective:
 
 
 def class_loss_fits(class_loss: str, classification: str) -> bool:
-    """Whether a recipe's loss of classes can train a model with this classification."""
+    """Whether a class loss of a recipe can train a model with this classification."""
     return class_loss == "model" or classification == "focal"
 
 
 def build_criterion(model: ModelConfig, recipe: RecipeConfig) -> SetCriterion:
-    """The losses of a model with a recipe.
+    """Build the set criterion for a model and a recipe.
 
     Raises
     ------
-    ConfigError : the recipe's loss of classes is made for another classification than the model's
+    ConfigError : the recipe's class loss does not support the model's classification
     """
     if not class_loss_fits(recipe.class_loss, model.classification):
         raise ConfigError(
-            f"class_loss = {recipe.class_loss!r} and model.classification = {model.classification!r} exclude each other: "
-            f"{recipe.class_loss} is for focal classification. Leave one of the two out"
+            f"class_loss = {recipe.class_loss!r} and model.classification = {model.classification!r} cannot be combined: "
+            f"{recipe.class_loss} needs focal classification. Remove one of the two settings"
         )
     return SetCriterion(model.num_classes, model.classification if recipe.class_loss == "model" else recipe.class_loss)

@@ -1,4 +1,4 @@
-"""The loss that cells are chosen as reference points by: how near each one is to the centre of an object."""
+"""Loss of the objectness score: how near each cell is to the centre of an object. The best cells become reference points."""
 
 import torch
 from jaxtyping import Float
@@ -7,19 +7,21 @@ from torch.nn import functional as F
 
 from conditional_detr.model.memory import Memory
 
-WIDTH = 0.4  # of the hill over an object, in halves of its sides
+WIDTH = 0.4  # standard deviation of the Gaussian over an object, in half widths and half heights of its box
 
 
 def objectness_loss(objectness: Float[Tensor, "B N"], memory: Memory, targets: list[dict[str, Tensor]]) -> Float[Tensor, ""]:
-    """|t − p|² times the cross-entropy of p with t, summed over all cells that are no padding.
+    """Quality focal loss: |t − p|² times the cross-entropy of p with t, summed over all cells that are not padding.
 
-    Source: quality focal loss (Li et al., NeurIPS 2020), with a hill over each object as CenterNet has it (Zhou et al., 2019).
+    The targets t form a Gaussian over each object, see `gaussian_targets`.
+
+    Source: quality focal loss (Li et al., NeurIPS 2020), with Gaussian targets as in CenterNet (Zhou et al., 2019).
 
     Parameters
     ----------
-    objectness : logits of each cell
-    memory : where the cells lie
-    targets : as `SetCriterion` wants them
+    objectness : logit of each cell
+    memory : positions and padding of the cells
+    targets : one dict per image, see `SetCriterion`
     """
     logits, centres = objectness.float(), memory.centres.expand(len(targets), -1, -1)
     wanted = torch.stack([gaussian_targets(c, t["boxes"]) for c, t in zip(centres, targets, strict=True)])
@@ -30,7 +32,15 @@ def objectness_loss(objectness: Float[Tensor, "B N"], memory: Memory, targets: l
 
 
 def gaussian_targets(centres: Float[Tensor, "N 2"], boxes_cxcywh: Float[Tensor, "M 4"]) -> Float[Tensor, " N"]:
-    """1 at the cell nearest to a box's centre, falling to nothing at its sides; where boxes overlap the higher hill."""
+    """Target of each cell: a Gaussian that is close to 0 at the sides of a box.
+
+    The cell nearest to the centre of a box has the value 1. Where boxes overlap, the maximum counts.
+
+    Parameters
+    ----------
+    centres : centres (x, y) of the cells, relative to the unpadded image
+    boxes_cxcywh : boxes of the objects, in [0, 1]
+    """
     if not len(boxes_cxcywh):
         return centres.new_zeros(len(centres))
     offset = centres[:, None] - boxes_cxcywh[None, :, :2].float()

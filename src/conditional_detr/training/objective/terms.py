@@ -1,4 +1,4 @@
-"""Terms of the set criterion: what each costs while matching, and what is lost where queries answer for objects."""
+"""Terms of the set criterion. Each term has a loss and, if it takes part in matching, a matching cost."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -23,13 +23,13 @@ Values = Mapping[str, Tensor]
 
 
 class Matched(NamedTuple):
-    """Predictions of all layers, targets of the whole batch, and which query answers for which object.
+    """Predictions of all layers and the result of matching them with the targets: P pairs of a query and an object.
 
     Attributes
     ----------
-    layer, image, query : int64 [P] each, an entry for each matched pair
-    pred : what heads predict, [L, B, Q, …] each, by the heads' names
-    target : of the objects of all matched pairs, [P, …] each: "labels", "boxes" and what else the targets hold
+    layer, image, query : int64 [P] each, indices of the query of each pair
+    pred : predictions of each head by name, [L, B, Q, …] each
+    target : the object of each pair, [P, …] each: "labels", "boxes" and all other keys of the targets
     """
 
     layer: Int64[Tensor, " P"]
@@ -39,38 +39,39 @@ class Matched(NamedTuple):
     target: Values
 
     def pairs(self, name: str) -> Tensor:
-        """What a head predicts for the query of each matched pair, [P, …]."""
+        """Prediction of a head for the query of each matched pair, [P, …]."""
         return self.pred[name][self.layer, self.image, self.query]
 
     def sum_by_layer(self, values: Float[Tensor, " P"]) -> Float[Tensor, " L"]:
-        """The sum over each layer's pairs."""
+        """Sum the values of all pairs of each layer."""
         return sum_by(values, self.layer, len(self.pred["logits"]))
 
 
 class Term:
-    """One term of the loss; one that matching does not look at has no `cost`.
+    """One term of the loss. A term that does not take part in matching does not override `cost`.
 
     Parameters
     ----------
-    weight, cost_weight : of its loss in the total, of its cost in matching
+    weight : weight of its loss in the total loss
+    cost_weight : weight of its cost in matching
     """
 
-    name: str  # of its loss
+    name: str  # key of the term in the dict of losses
 
     def __init__(self, weight: float, cost_weight: float = 0.0) -> None:
         self.weight, self.cost_weight = weight, cost_weight
 
     def cost(self, pred: Values, target: Values) -> Float[Tensor, "L Q M"] | None:
-        """What it would cost that a query [L, Q, …] of an image answers for an object [M, …]; None = nothing."""
+        """Cost of matching each query [L, Q, …] of an image with each object [M, …]; None = no cost."""
         return None
 
     def loss(self, matched: Matched, totals: Totals) -> Float[Tensor, " L"]:
-        """Of each layer, unweighted."""
+        """Unweighted loss of each layer."""
         raise NotImplementedError
 
 
 class FocalClassTerm(Term):
-    """Sigmoid focal loss of classes (Conditional DETR)."""
+    """Class loss: sigmoid focal loss (Conditional DETR)."""
 
     name = "loss_ce"
 
@@ -83,7 +84,7 @@ class FocalClassTerm(Term):
 
 
 class AlignedClassTerm(FocalClassTerm):
-    """Focal loss, but a matched query learns how well its box fits instead of 1 (Align-DETR's IA-BCE)."""
+    """Class loss: focal loss in which the target score of a matched query depends on how well its box fits (Align-DETR)."""
 
     def loss(self, matched: Matched, totals: Totals) -> Float[Tensor, " L"]:
         logits = matched.pred["logits"]
@@ -94,7 +95,7 @@ class AlignedClassTerm(FocalClassTerm):
 
 
 class SoftmaxClassTerm(Term):
-    """Cross-entropy over all classes and no object (DETR)."""
+    """Class loss: cross-entropy over all classes and "no object" (DETR)."""
 
     name = "loss_ce"
 
@@ -107,7 +108,7 @@ class SoftmaxClassTerm(Term):
 
 
 class L1Term(Term):
-    """Sum of the absolute differences of centre, width and height."""
+    """Box loss: sum of the absolute differences of centre, width and height."""
 
     name = "loss_bbox"
 
@@ -119,7 +120,7 @@ class L1Term(Term):
 
 
 class GIoUTerm(Term):
-    """1 − GIoU."""
+    """Box loss: 1 − GIoU."""
 
     name = "loss_giou"
 
@@ -131,14 +132,14 @@ class GIoUTerm(Term):
 
 
 def labels_of_queries(matched: Matched, num_classes: int) -> Int64[Tensor, "L B Q"]:
-    """The class that each query answers for; K where it answers for none."""
+    """Class index of the object matched with each query; `num_classes` if there is none."""
     logits = matched.pred["logits"]
     labels = torch.full(logits.shape[:-1], num_classes, device=logits.device)
     labels[matched.layer, matched.image, matched.query] = matched.target["labels"]
     return labels
 
 
-# By the loss of classes: its class, and its weights in matching and in the loss (the papers').
+# Class loss → its term, and its weight in both matching and the loss (from the papers).
 CLASS_TERMS: dict[str, tuple[type[Term], float]] = {
     "focal": (FocalClassTerm, 2.0),
     "softmax": (SoftmaxClassTerm, 1.0),
@@ -147,14 +148,14 @@ CLASS_TERMS: dict[str, tuple[type[Term], float]] = {
 
 
 def box_detection_terms(class_loss: str) -> list[Term]:
-    """The terms of a detector of boxes with the papers' weights.
+    """Build the terms for box detection with the weights of the papers.
 
     Source: Conditional DETR, section 3.4 and released code; for "softmax" DETR, section 3.1 and released code; for "ia_bce"
     Align-DETR (Cai et al., 2023) with Conditional DETR's weights.
 
     Raises
     ------
-    ConfigError : an unknown loss of classes
+    ConfigError : the class loss is unknown
     """
     if class_loss not in CLASS_TERMS:
         raise ConfigError(f"there is no classification {class_loss!r}. {did_you_mean(class_loss, CLASS_TERMS)}")

@@ -1,4 +1,4 @@
-"""AdamW with the backbone apart, and how the learning rate moves."""
+"""AdamW with a separate learning rate for the backbone, frozen stages, and the learning rate schedule."""
 
 import math
 
@@ -10,15 +10,19 @@ from conditional_detr.errors import ConfigError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.model.backbone.timm_backbone import Backbone
 
-FINAL_COSINE = 0.02
-LONGEST_WARMUP = 0.1  # of a run
+FINAL_COSINE = 0.02  # final learning rate of the cosine schedule, relative to its start
+LONGEST_WARMUP = 0.1  # maximum length of the warm-up, as a fraction of the run
 
 
 def build_optimizer(model: DetectionModel, recipe: RecipeConfig, auxiliaries: nn.Module | None = None) -> torch.optim.AdamW:
-    """AdamW over groups: everything but the backbone, the backbone at its own rate (0 freezes it), and modules with a rate of
-    their own: those whose class has an attribute `lr_scale`, the multiple of the learning rate.
+    """Build AdamW with one parameter group per learning rate.
 
-    The first `freeze` stages of the backbone are frozen.
+    The backbone has its own learning rate, `lr_backbone`; 0 freezes the backbone. Modules whose class has an attribute
+    `lr_scale` are trained at that multiple of the learning rate. The first `freeze` stages of the backbone are frozen.
+
+    Raises
+    ------
+    ConfigError : the backbone has fewer than `freeze` stages
     """
     freeze_stages(model.backbone, recipe.freeze)
     if recipe.lr_backbone == 0:
@@ -36,18 +40,22 @@ def build_optimizer(model: DetectionModel, recipe: RecipeConfig, auxiliaries: nn
 
 
 def scaled_parameters(model: nn.Module) -> dict[nn.Parameter, float]:
-    """Parameters of modules with an `lr_scale`, and the multiple: the innermost module's."""
+    """Map the parameters of modules with an `lr_scale` to that scale. If modules are nested, the innermost one counts."""
     scales: dict[nn.Parameter, float] = {}
-    for module in model.modules():  # outer ones come first
+    for module in model.modules():  # outer modules come first
         if (scale := getattr(module, "lr_scale", None)) is not None:
             scales |= dict.fromkeys(module.parameters(), float(scale))
     return scales
 
 
 def freeze_stages(backbone: Backbone, stages: int) -> None:
-    """Take the gradient from all weights up to the end of a stage; the stem belongs to the first one.
+    """Freeze the first stages of the backbone. The stem belongs to the first stage.
 
-    What is frozen costs no backward pass: the first stages are the finest, and the dearest.
+    Frozen stages need no backward pass. This saves much time because the first stages work at the highest resolution.
+
+    Raises
+    ------
+    ConfigError : the backbone has fewer stages
     """
     if not stages:
         return
@@ -62,16 +70,16 @@ def freeze_stages(backbone: Backbone, stages: int) -> None:
 
 
 def lr_factor(step: int, share_done: float, recipe: RecipeConfig) -> float:
-    """What the learning rates are multiplied by at an optimisation step.
+    """Factor for all learning rates at an optimisation step.
 
-    A linear warm-up, over a tenth of the run at most; then "step": a tenth after `lr_drop_at` of the run (the paper's), or
-    "cosine": half a cosine down to 2 %.
+    It starts with a linear warm-up over `warmup_steps`, but at most a tenth of the run. Then the schedule "step" (the
+    paper's) drops to a tenth after the fraction `lr_drop_at` of the run. "cosine" follows half a cosine down to 2 %.
 
     Parameters
     ----------
-    step : steps before this one
-    share_done : of the run, in [0, 1]
-    recipe : `warmup_steps`, `schedule` and `lr_drop_at` are read
+    step : number of steps before this one
+    share_done : completed fraction of the run, in [0, 1]
+    recipe : uses `warmup_steps`, `schedule` and `lr_drop_at`
     """
     warmup = min(1.0, max((step + 1) / recipe.warmup_steps, share_done / LONGEST_WARMUP)) if recipe.warmup_steps else 1.0
     if recipe.schedule == "step":

@@ -7,20 +7,20 @@ from conditional_detr.config.recipes import RecipeConfig
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.training.objective.dense_aux import DenseClassifier
 
-GROUP_NOISE = 0.5  # of extra groups around the model's own queries, in their standard deviation
+GROUP_NOISE = 0.5  # noise added to trained queries to start extra groups, in standard deviations of these queries
 
 
 class ExtraQueries(nn.Module):
-    """Object queries of extra groups: each object is answered once in every group, so it teaches as many queries.
+    """Object queries of extra groups. Each object is matched with one query in every group, which gives more training signal.
 
-    Groups do not see each other, share all other weights with the model's own queries, and are left out of inference.
+    Groups do not attend to each other. All groups use the same decoder weights. Inference uses only the model's own queries.
 
     Source: Group DETR (Chen et al., ICCV 2023), section 3.
 
     Parameters
     ----------
-    groups : how many extra ones
-    num_queries, dim : Q and D, of the model
+    groups : number of extra groups
+    num_queries, dim : Q and D of the model
     """
 
     def __init__(self, groups: int, num_queries: int, dim: int) -> None:
@@ -28,19 +28,19 @@ class ExtraQueries(nn.Module):
         self.queries = nn.Parameter(torch.randn(groups, num_queries, dim))
 
     def forward(self) -> Tensor:
-        """All of them, [groups, Q, D]."""
+        """Return the object queries of all extra groups, [groups, Q, D]."""
         return self.queries
 
 
 def auxiliary_modules(model: DetectionModel, recipe: RecipeConfig) -> nn.ModuleDict:
-    """The auxiliary modules of a recipe, on the model's device: "dense" and "extra_queries"."""
+    """Create the auxiliary modules of a recipe on the model's device: "dense" and "extra_queries", if the recipe uses them."""
     config = model.config
     auxiliaries = nn.ModuleDict()
     if recipe.dense_aux_weight:
         auxiliaries["dense"] = DenseClassifier(config.hidden_dim, config.num_classes)
     if recipe.query_groups > 1:
         extra = ExtraQueries(recipe.query_groups - 1, config.num_queries, config.hidden_dim)
-        if recipe.init_from:  # what is learned already would be unlearned by groups that know nothing
+        if recipe.init_from:  # start near the trained queries: untrained groups would damage the trained weights
             own = model.object_query.detach().cpu().repeat(recipe.query_groups - 1, 1, 1)
             extra.queries.data = own + GROUP_NOISE * own.std() * torch.randn_like(own)
         auxiliaries["extra_queries"] = extra

@@ -1,26 +1,26 @@
-"""How a run spends its epochs, or its minutes."""
+"""Progress of a run, limited by epochs or by minutes: what is done, what is evaluated, and when the run ends."""
 
 from conditional_detr.config.recipes import RecipeConfig
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.training.optim.progressive_resize import mean_cost, size_factor
 
-MOST_EVALUATING = 0.1  # of the time of a run that ends by the clock
-EVALUATED_PER_LEARNED = 0.5  # cost of an image that is judged, in images that are learned from
-MOST_KEPT_BACK = 1 / 3  # of the time: the first steps are slow, and a guess from them would be high
-CLOSING_SECONDS = 5.0  # of a run: its report, beside evaluations
+MOST_EVALUATING = 0.1  # in a run with --minutes: maximum fraction of the time spent on evaluations
+EVALUATED_PER_LEARNED = 0.5  # cost of evaluating an image, relative to a training step on it
+MOST_KEPT_BACK = 1 / 3  # maximum fraction of the time reserved for the end: estimates from the slow first steps are too high
+CLOSING_SECONDS = 5.0  # time reserved for the report, in addition to the evaluations
 
 
 class RunSchedule:
-    """What share of a run is done, and what there is time for. Everything follows from the state alone.
+    """Decides how far a run has progressed and which epochs are evaluated. It depends only on the `TrainerState`.
 
-    A run of so many epochs evaluates after each; one of so many minutes where evaluations cost no more than a tenth, and at
-    its end, for which it keeps time back.
+    A run with `epochs` is evaluated after every epoch. A run with `minutes` is evaluated after an epoch only while
+    evaluations take at most a tenth of the time, and always at the end. Time for the final evaluation is reserved.
 
     Parameters
     ----------
-    recipe : `epochs`, `minutes` and `patience` are read
-    steps : of an epoch
-    images : to validate on
+    recipe : uses `epochs`, `minutes`, `patience` and the fields of the schedule and of progressive resizing
+    steps : number of steps per epoch
+    images : number of validation images
     """
 
     def __init__(self, recipe: RecipeConfig, steps: int, images: int) -> None:
@@ -29,30 +29,40 @@ class RunSchedule:
         self.by_clock = recipe.minutes > 0
 
     def share_done(self, state: TrainerState) -> float:
-        """Of the run, in [0, 1]. The paper's schedule of steps changes between epochs only."""
+        """Completed fraction of the run, in [0, 1]. With the schedule "step" it changes only between epochs."""
         if self.by_clock:
             return min(1.0, state.spent / max(self._seconds_to_learn(state), 1e-9))
         done = state.epoch * self.steps + (state.position if self.recipe.schedule == "cosine" else 0)
         return min(1.0, done / (self.steps * self.epochs))
 
     def is_over(self, state: TrainerState) -> bool:
-        """Whether the run is done: its share is, or no better epoch came for `patience` epochs of images of their own size."""
+        """Whether the run is complete.
+
+        It also ends if AP has not improved for `patience` epochs, but not before images have their full size.
+        """
         share, waited = self.share_done(state), state.epoch - state.best[1]
         out_of_patience = bool(self.recipe.patience and state.best[1]) and waited >= self.recipe.patience
         return share >= 1 or (out_of_patience and size_factor(share, self.recipe) == 1)
 
     def is_out_of_time(self, state: TrainerState) -> bool:
-        """Whether an epoch must end where it is."""
+        """Whether the current epoch must end now because the time is up."""
         return self.by_clock and self.share_done(state) >= 1
 
     def has_time_to_evaluate(self, state: TrainerState) -> bool:
-        """Whether a finished epoch is judged."""
+        """Whether a finished epoch is evaluated."""
         if not self.by_clock or self.is_out_of_time(state):
             return True
         return state.evaluations[0] + self._evaluation_seconds(state) <= MOST_EVALUATING * state.spent
 
     def seconds_left(self, state: TrainerState, steps: int, seconds: float) -> float:
-        """Until the end, where the last so many steps took so many seconds."""
+        """Estimate the seconds until the end of training.
+
+        Parameters
+        ----------
+        state : progress of the run
+        steps : number of most recent steps that were timed
+        seconds : time that these steps took
+        """
         if self.by_clock:
             return self._seconds_to_learn(state) - state.spent
         whole, done = self.epochs * self.steps, state.epoch * self.steps + state.position
@@ -60,12 +70,12 @@ class RunSchedule:
         return (whole - done) * seconds / steps * mean_cost(done / whole, 1.0, self.recipe) / cost
 
     def _seconds_to_learn(self, state: TrainerState) -> float:
-        """What is left of the minutes when the last evaluation and the one for the report are taken away."""
+        """Training time in seconds: `minutes` less the time for the final evaluation, the report and its own evaluation."""
         whole, closing = self.recipe.minutes * 60, 2 * self._evaluation_seconds(state) + CLOSING_SECONDS
         return whole - min(closing, MOST_KEPT_BACK * whole)
 
     def _evaluation_seconds(self, state: TrainerState) -> float:
-        """What the last one took, or a guess from the steps so far."""
+        """Duration of the last evaluation or, before the first one, an estimate from the training steps so far."""
         total, last = state.evaluations
         if last:
             return last

@@ -1,4 +1,4 @@
-"""A moving average of the weights: what is judged and kept while the weights themselves go on learning."""
+"""Moving average of the weights. The averaged model is evaluated and saved as the best, while training continues."""
 
 import torch
 from torch import Tensor, nn
@@ -8,17 +8,19 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def averaged(model: nn.Module, share: float) -> AveragedModel:
-    """An average over about the last `share` of all steps so far; `update_parameters` after each step, `.module` is the model.
+    """Create an average of the weights over about the last fraction `share` of all steps so far.
 
-    The horizon grows with the run, so neither a short nor a long one needs a constant of its own: the n-th weights enter with
-    1 / (1 + share · n).
+    Call `update_parameters` after each step. The attribute `module` is the averaged model.
 
-    Source: the idea of Karras et al., CVPR 2024 (power-function averages), with an arithmetic of our own.
+    The length of the average grows with the run, so short and long runs can use the same value. After n earlier updates, the
+    new weights are added with weight 1 / (1 + share · n).
+
+    Source: the idea of power-function averages (Karras et al., CVPR 2024), with our own formula.
 
     Parameters
     ----------
-    model : is copied
-    share : in (0, 1)
+    model : model to average; it is copied
+    share : fraction of the steps, in (0, 1)
     """
 
     def enter(average: Tensors, current: Tensors, count: Tensor | int) -> None:

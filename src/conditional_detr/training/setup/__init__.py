@@ -1,1 +1,1 @@
-"""What is settled before the first step."""
+"""Settings, data checks and initial weights: everything that is decided before the first step."""

@@ -1,4 +1,4 @@
-"""Settings that the data decide where nobody else has, each with its reason."""
+"""Settings that are chosen from the data unless the user sets them. Each choice has a reason."""
 
 import math
 import re
@@ -26,28 +26,28 @@ from conditional_detr.training.setup.memory_estimate import free_bytes, kept_byt
 from conditional_detr.weights import native
 from conditional_detr.weights.discovery import SHIPPED, find_checkpoint, read_checkpoint, shipped
 
-USUAL_START = "conditional-detr-tiny-shapes"  # of those that come with the package
-FEWEST_QUERIES, MOST_QUERIES, HEADROOM = 20, 1000, 2.0
-SMALL = 0.1  # share of the objects, every class counting alike, that may be smaller than the input's size is chosen for
-FEW = 10  # objects: a class of fewer counts less than another
-CELLS = 1.5  # of the feature map, a side, over such an object
-USUAL_IMGSZ, LARGEST_IMGSZ, MOST_ENLARGED = 320, 640, 2.0
-MULTIPLE = 32  # px
-SMALLEST_AT_FIRST = 160  # px of the shorter side, of images that grow
-SHARE_OF_MEMORY = 0.5  # of what is free, for what a step keeps for its backward pass
-MOST_A_PIXEL = 4096  # bytes that any of our models keeps
+USUAL_START = "conditional-detr-tiny-shapes"  # the preferred bundled model if none was trained on the same classes
+FEWEST_QUERIES, MOST_QUERIES, HEADROOM = 20, 1000, 2.0  # HEADROOM: queries per object of the image with the most objects
+SMALL = 0.1  # quantile of the object sizes, each class weighted equally, that the image size is chosen for
+FEW = 10  # a class with fewer objects than this has a lower weight
+CELLS = 1.5  # width of an object of that size in cells of the feature map
+USUAL_IMGSZ, LARGEST_IMGSZ, MOST_ENLARGED = 320, 640, 2.0  # px, px, and a multiple of the images' own size
+MULTIPLE = 32  # the image size is a multiple of this, px
+SMALLEST_AT_FIRST = 160  # minimum shorter side at the start of progressive resizing, px
+SHARE_OF_MEMORY = 0.5  # fraction of the free memory that activations stored for the backward pass may take
+MOST_A_PIXEL = 4096  # upper limit of the bytes per pixel that any of our models stores for the backward pass
 
 
-# Mirrored, these are something else: characters and numbers, alone or in short codes, and sides.
+# Class names whose objects change their meaning when mirrored: characters and numbers, alone or in short codes, and sides.
 CODE = re.compile(r"[^\W\d_]?\d+[^\W\d_]?|[^\W\d_]")
 SIDE = re.compile(r"(?<![^\W_])(left|right)(?![^\W_])", re.IGNORECASE)
-MANY_CODES = 0.5  # of the classes
+MANY_CODES = 0.5  # minimum fraction of the classes that must be such codes
 TURNED = {"vflip": "upside down", "transpose": "with rows as columns"}
-UPRIGHT = 0.75  # of images and their turned copies are told apart: then they are held in one way
+UPRIGHT = 0.75  # from this accuracy of telling images from their turned copies, images have a fixed orientation
 
 
 class Choice(NamedTuple):
-    """A setting as --set knows it, its value, and why."""
+    """A chosen setting: its name as in --set, its value and the reason."""
 
     setting: str
     value: Any
@@ -60,43 +60,43 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Sources:
-    """The training images, and the model that a run begins with; what several rules ask is found out once."""
+    """The training images and the model source of a run. Results that several rules need are cached."""
 
     index: SplitIndex
     model_source: str
 
     @property
     def class_names(self) -> list[str]:
-        """In the order of their indices."""
+        """Class names in the order of their class indices."""
         return [category.name for category in self.index.categories]
 
     @cached_property
     def turns(self) -> dict[str, Choice]:
-        """By setting."""
+        """Choices for the augmentations `vflip` and `transpose`, by setting."""
         return {choice.setting: choice for choice in turns(self.index)}
 
     @cached_property
     def trained(self) -> ModelConfig | None:
-        """What a trained model is made of; None for a model name."""
+        """Configuration of the trained model that the run fine-tunes; None for a model name."""
         path = find_checkpoint(self.model_source)
         return None if path is None else read_checkpoint(path).config
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule may go by: the settings with all choices so far, the data and the model."""
+    """Input of a rule: the settings with all choices so far, the data and the model."""
 
     config: RunConfig
     sources: Sources
 
     @property
     def model(self) -> ModelConfig | None:
-        """What the run's model is made of."""
+        """Configuration of the run's model."""
         return model_of(self.config) if self.is_new else self.sources.trained
 
     @property
     def is_new(self) -> bool:
-        """Whether the model is built by name: a trained one keeps its parts and its size."""
+        """Whether the model is built from a model name. A trained model keeps its architecture and its image size."""
         return self.config.model in PRESETS
 
 
@@ -104,12 +104,12 @@ Rule = Callable[[Context], Choice | None]
 
 
 def of_new_model(rule: Rule) -> Rule:
-    """The rule, for models that are built by name."""
+    """Restrict a rule to new models, built from a model name."""
     return lambda context: rule(context) if context.is_new else None
 
 
-# Setting, as --set knows it → the rule that chooses it; None leaves it as it is. Later rules see the choices of earlier ones.
-# `--resume` keeps the value that a run began with for each of them.
+# Setting, named as in --set → the rule that chooses its value. A rule returns None to leave the setting unchanged.
+# Rules run in this order and see the choices of earlier rules. `--resume` keeps the values that the run started with.
 RULES: dict[str, Rule] = {
     "hflip": lambda context: flips(context.sources.class_names),
     "vflip": lambda context: turn(context, "vflip"),
@@ -131,14 +131,18 @@ RULES: dict[str, Rule] = {
 def resolve_auto(
     config: RunConfig, asked_for: Set[str], train: SplitIndex, saved: RunConfig | None = None
 ) -> tuple[RunConfig, list[str]]:
-    """The settings of a run with what the data decide, and a line for each choice. Only the recipe `fast` leaves it to them.
+    """Choose settings from the data. Only the recipe `fast` does this.
 
     Parameters
     ----------
     config : all settings
-    asked_for : names of those that somebody chose; they stay
+    asked_for : names of the settings that the user set; they stay unchanged
     train : the training images
-    saved : the settings that a run which goes on began with: what was decided then stays, memory may be another today
+    saved : settings that a resumed run started with. Earlier choices are kept, even if, for example, less memory is free now
+
+    Returns
+    -------
+    the settings including the choices, and one line to print per choice
     """
     if config.recipe != "fast":
         return config, []
@@ -149,12 +153,12 @@ def resolve_auto(
         choice = rule(Context(config, sources)) if saved is None else choice_of(saved, setting)
         if choice is not None:
             config = with_choice(config, choice)
-            lines += [] if setting == "init_from" or saved else [str(choice)]  # of "init_from" the model's own line tells
+            lines += [] if setting == "init_from" or saved else [str(choice)]  # init_from is printed with the model
     return config, lines
 
 
 def choice_of(saved: RunConfig, setting: str) -> Choice | None:
-    """What a run began with; None where it left the setting of a model as it was."""
+    """Return the choice that a saved run started with; None if the run did not change this field of the model."""
     if setting.startswith("model."):
         field = setting.removeprefix("model.")
         return Choice(setting, saved.model_overrides[field], "") if field in saved.model_overrides else None
@@ -162,7 +166,7 @@ def choice_of(saved: RunConfig, setting: str) -> Choice | None:
 
 
 def with_choice(config: RunConfig, choice: Choice) -> RunConfig:
-    """The settings with one of them decided."""
+    """Copy the settings with one choice applied."""
     setting, value, _ = choice
     if setting.startswith("model."):
         return updated(config, {"model_overrides": config.model_overrides | {setting.removeprefix("model."): value}}, "train")
@@ -172,47 +176,48 @@ def with_choice(config: RunConfig, choice: Choice) -> RunConfig:
 
 
 def model_of(config: RunConfig) -> ModelConfig:
-    """What a new model of a run is made of."""
+    """Configuration of the new model of a run."""
     return with_overrides(PRESETS[config.model].model, config.model_overrides, "train")
 
 
 def as_source_has(context: Context, field: str, rule: Callable[[ModelConfig], Choice | None]) -> Choice | None:
-    """A part of a new model: that of the trained model that it begins with, else what pays."""
+    """Choose a field of a new model: the value of the model whose weights initialise it, otherwise the choice of the rule."""
     model, source = model_of(context.config), context.config.training.init_from
     path = find_checkpoint(source) if source else None
     if path is None:
         return rule(model)
     had = getattr(read_checkpoint(path).config, field)
-    return None if had == getattr(model, field) else Choice(f"model.{field}", had, f"as {source} has it")
+    return None if had == getattr(model, field) else Choice(f"model.{field}", had, f"as in {source} (initial weights)")
 
 
 def reference_points(model: ModelConfig) -> Choice | None:
-    """Reference points from the image; None where the model has none, or a form that is not the paper's."""
+    """Choose reference points from the encoder's output; None if the model has none, or not the paper's variant of them."""
     if (
         model.reference_points != "predicted"
         or model.cross_attention != "conditional"
         or "reference_points" in idle_fields(model)
     ):
         return None
-    return Choice("model.reference_points", "encoder", "queries start where the image seems to have objects, and learn sooner")
+    return Choice("model.reference_points", "encoder", "queries start at likely object centres, which speeds up training")
 
 
 def neck(model: ModelConfig) -> Choice | None:
-    """Features of half the stride too; None where there are none, where the stride is the paper's, or with several levels."""
+    """Add the features at half the stride; None if the backbone has none, at the paper's stride, or with several levels."""
     several, stride = len(model.strides) > 1, model.finest_stride
     if several or model.dilation or stride >= 32 or stride // 2 not in strides_of(model.backbone):
         return None
-    return Choice("model.neck", "space_to_depth", "the stage before shows where in a cell of the feature map an object ends")
+    return Choice("model.neck", "space_to_depth", "features of half the stride show where in a cell an object ends")
 
 
 def pixel_aligned_positions(model: ModelConfig) -> Choice:
-    """Cells lie where their pixels are."""
-    return Choice("model.pixel_aligned_positions", True, "images of different sizes then agree on where their cells lie")
+    """Compute the positions of cells from pixels."""
+    return Choice("model.pixel_aligned_positions", True, "positions in the feature map do not depend on the image size")
 
 
 def beginning(config: RunConfig, names: list[str]) -> Choice | None:
-    """A trained model that comes with the package: one that knows these classes, else the one to begin with; None where none
-    has the same parts, or random weights are wished for.
+    """Choose a bundled model to take weights from, preferably one trained on the same classes.
+
+    None if no bundled model has the same architecture, or if the user asked for random weights.
     """
     model = model_of(config)
     fitting = [name for name in shipped() if not differing_fields(model, native.read_configs(SHIPPED / name)[0])]
@@ -220,22 +225,23 @@ def beginning(config: RunConfig, names: list[str]) -> Choice | None:
         return None
     knowing = [name for name in fitting if native.read_description(SHIPPED / name)["class_names"] == names]
     usual = [name for name in fitting if name == USUAL_START]
-    return Choice("init_from", [*knowing, *usual, *fitting][0], "comes with the package")
+    return Choice("init_from", [*knowing, *usual, *fitting][0], "bundled with the package")
 
 
 def queries(train: SplitIndex) -> Choice:
-    """Twice as many as the fullest training image has objects: new images may be fuller."""
+    """Choose twice as many queries as the fullest training image has objects, because new images may have more."""
     most = int(np.diff(train.first).max())
     wanted = math.ceil(most * HEADROOM / 10) * 10
     value = min(max(FEWEST_QUERIES, wanted), max(MOST_QUERIES, most))
-    return Choice("model.num_queries", value, f"the fullest training image has {most} objects")
+    return Choice("model.num_queries", value, f"a training image has up to {most} objects")
 
 
 def input_size(train: SplitIndex, stride: int) -> Choice:
-    """The shorter side, px, at which small objects are about one and a half cells of the feature map wide.
+    """Choose the shorter side, px, so that small objects are about 1.5 cells of the feature map wide.
 
-    Every class counts alike, as it does in AP. Never less than images have up to 320 px, which details are worth
-    that boxes do not tell of; never more than 640 px or twice what they have.
+    Each class has the same weight, as in AP. The result is at least the images' own size or 320 px, whichever is less,
+    because objects have details that the sizes of their boxes do not show. It is at most 640 px or twice the images' own
+    size, whichever is less.
     """
     shortest = train.sizes_hw.min(1)
     owners = np.repeat(np.arange(len(train)), np.diff(train.first))
@@ -247,77 +253,78 @@ def input_size(train: SplitIndex, stride: int) -> Choice:
     low, high = min(USUAL_IMGSZ, native), min(LARGEST_IMGSZ, MOST_ENLARGED * native)
     value = max(MULTIPLE, round(min(max(wanted, low), high) / MULTIPLE) * MULTIPLE)
     reason = (
-        f"a tenth of the objects, classes alike, are below {small:.0%} of the shorter side, then {small * value:.0f} px; "
-        f"a cell of the feature map has {stride}"
+        f"small objects (10th percentile, classes weighted equally) are {small * value:.0f} px at this size, and a cell of the "
+        f"feature map is {stride} px"
     )
     return Choice("imgsz", value, reason)
 
 
 def growth(config: RunConfig, model: ModelConfig | None) -> Choice:
-    """Images begin with a part of their size, but not with less than 160 px."""
+    """Choose the image size at the start of progressive resizing, at least 160 px."""
     if model is None or not model.pixel_aligned_positions:
         return Choice(
-            "progressive_resize_from", 1.0, "without pixel_aligned_positions what is learned at one size misleads at another"
+            "progressive_resize_from", 1.0, "without pixel_aligned_positions, training on smaller images gives inexact boxes"
         )
     value = min(1.0, max(config.training.progressive_resize_from, SMALLEST_AT_FIRST / config.imgsz))
     if value == 1:
-        return Choice(
-            "progressive_resize_from", value, "images are small enough to learn from all of their size from the start"
-        )
+        return Choice("progressive_resize_from", value, "images are small enough to train at full size from the start")
     first = round(value * config.imgsz)
     return Choice(
         "progressive_resize_from",
         value,
-        f"images begin at {first} px, where steps are cheap, and have all their size for the last fifth",
+        f"training starts with images of {first} px, which are faster, and uses the full size for the last fifth of the run",
     )
 
 
 def class_loss(config: RunConfig, model: ModelConfig | None) -> Choice | None:
-    """The model's own loss of classes where the recipe's is made for another classification."""
+    """Choose the model's own class loss if the recipe's class loss does not support the model's classification."""
     if model is None or class_loss_fits(config.training.class_loss, model.classification):
         return None
     return Choice(
         "class_loss",
         "model",
-        f"{config.training.class_loss} is for focal classification, the model's is {model.classification}",
+        f"{config.training.class_loss} needs focal classification, the model's is {model.classification}",
     )
 
 
 def flips(names: list[str]) -> Choice | None:
-    """No mirroring where it would make another class, or none, of an object; None where nothing speaks against it."""
+    """Switch off horizontal flips if the class names suggest that mirroring changes the class of an object; otherwise None."""
     sides = [name for name in names if SIDE.search(name)]
     codes = [name for name in names if CODE.fullmatch(name)]
     asymmetric = sides or (codes if len(codes) >= MANY_CODES * len(names) else [])
     if not asymmetric:
         return None
-    return Choice("hflip", 0.0, f"mirrored, {shortened_list(asymmetric)} would be something else")
+    return Choice("hflip", 0.0, f"mirroring would change {shortened_list(asymmetric)}, judging by the class names")
 
 
 def turns(train: SplitIndex) -> list[Choice]:
-    """Images upside down, or with rows as columns, where nothing tells them from those that are not."""
+    """Switch vertical flips and transposition on where turned images look like the original ones, else off.
+
+    The result has no choice for a setting if there are too few images or objects to decide.
+    """
     profiles = edge_profiles(train)
     made = []
     for turn, how in TURNED.items():
         sure = upright_evidence(profiles, turn)
         if sure is not None:
             turned = sure < UPRIGHT
-            seen = f"images and objects {'look alike' if turned else 'do not look alike'} {how}"
-            made.append(Choice(turn, 0.5 if turned else 0.0, f"{seen}: told apart at {sure:.0%}, 50% being chance"))
+            seen = f"images and objects {'look the same' if turned else 'look different'} {how}"
+            made.append(Choice(turn, 0.5 if turned else 0.0, f"{seen} (told apart with {sure:.0%} accuracy, 50% is chance)"))
     return made
 
 
 def turn(context: Context, setting: str) -> Choice | None:
-    """As the images say; None where they may not even be mirrored."""
+    """Choose `vflip` or `transpose` from the images; None if there are too few of them, or if horizontal flips are off."""
     return context.sources.turns.get(setting) if context.config.training.hflip else None
 
 
 def batch(config: RunConfig, free: int) -> Choice | None:
-    """Half as many images a step, and half again, until it fits into half of the free memory; None where it does.
+    """Halve the batch size until a step fits into half of the free memory; None if it already fits.
 
     Parameters
     ----------
-    config : of the run
-    free : bytes
+    config : settings of the run
+    free : free memory, bytes
     """
     longest = preprocessing_for(model_of(config), config.imgsz).longest
     room, size = SHARE_OF_MEMORY * free, config.training.batch
@@ -328,4 +335,4 @@ def batch(config: RunConfig, free: int) -> Choice | None:
         size //= 2
     if size == config.training.batch:
         return None
-    return Choice("batch", size, f"an image needs up to {each / 2**30:.1f} GiB to learn from, and {free / 2**30:.1f} are free")
+    return Choice("batch", size, f"training needs up to {each / 2**30:.1f} GiB per image, and {free / 2**30:.1f} GiB are free")

@@ -1,4 +1,4 @@
-"""Images that a run does without: each named once, and too many of them stop it."""
+"""Images that cannot be used. A run continues without them and prints each one once; too many stop the run."""
 
 from collections.abc import Callable
 
@@ -6,14 +6,14 @@ from conditional_detr.errors import DataError
 
 
 class BadImages:
-    """What was met so far.
+    """The unusable images found so far.
 
     Parameters
     ----------
-    strict : stop at the first
-    max_bad : the share of a split's images that is too many
-    say : where they are named
-    missing : for each split those that its index is already without
+    strict : raise an error at the first unusable image
+    max_bad : maximum fraction of a split's images that may be unusable
+    say : prints a line
+    missing : number of images per split that were already left out when the index was read
     """
 
     def __init__(self, strict: bool, max_bad: float, say: Callable[[str], None], missing: dict[str, int]) -> None:
@@ -21,26 +21,33 @@ class BadImages:
         self.found: dict[str, dict[str, str]] = {}
 
     def add(self, split: str, path: str, reason: str, images: int) -> None:
-        """An image of a split, which had so many to begin with, cannot be used.
+        """Register an image that cannot be used.
+
+        Parameters
+        ----------
+        split : name of the split
+        path : file of the image
+        reason : complete message to print
+        images : number of images in the split's index at the start of the run
 
         Raises
         ------
-        DataError : it is one too many
+        DataError : too many images cannot be used; with `strict`, any image
         """
         found = self.found.setdefault(split, {})
         if path in found:
             return
         found[path] = reason
         if self.strict:
-            raise DataError(f"{reason} (--strict)")
+            raise DataError(f"{reason} (stopped by --strict)")
         self.say(f"left out: {reason}")
         bad, images = len(found) + self.missing.get(split, 0), images + self.missing.get(split, 0)
         if bad > self.max_bad * images:
             raise DataError(
-                f"{bad} images of {split} cannot be used, more than {self.max_bad:.0%} of {images} (--max-bad): "
-                "`cdetr doctor` names them all, with --fix it writes a copy without them"
+                f"{bad} images of {split} cannot be used, more than {self.max_bad:.0%} of {images} (--max-bad). "
+                "`cdetr doctor` lists them all; with --fix it writes a copy of the data set without them"
             )
 
     def met(self, split: str) -> list[tuple[str, str]]:
-        """The images of a split that were met so far, and why each cannot be used."""
+        """Return the unusable images of a split found so far, as (path, reason)."""
         return list(self.found.get(split, {}).items())

@@ -1,34 +1,41 @@
-"""Options of a training run from a file, from --set and from the command line."""
+"""Combine the training options from a TOML file, from --set and from the command line."""
 
 import tomllib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from conditional_detr.config.messages import check_values
 from conditional_detr.config.options import PYTHON_ONLY, TrainOptions
 from conditional_detr.config.recipes import RecipeConfig
 from conditional_detr.config.schema import ModelConfig
 from conditional_detr.config.toml import read_toml
 from conditional_detr.errors import ConfigError, did_you_mean
 
+PATHS = {"data", "model", "output"}
 OPTIONS = set(TrainOptions.model_fields) - PYTHON_ONLY - {"resume"}
 RECIPE_KEYS = set(RecipeConfig.model_fields) - OPTIONS
 MODEL_KEYS = {f"model.{field}" for field in ModelConfig.model_fields}
 
 
 def training_options(config: Path | None, assignments: list[str], given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `train` from a TOML file, changed by --set, changed by the options that were typed.
+    """Combine the arguments of `train`. Command line options override --set, and --set overrides the TOML file.
+
+    Parameters
+    ----------
+    config : TOML file, or None
+    assignments : values of --set, as "key=value"
+    given : options that were given on the command line
 
     Raises
     ------
-    ConfigError : a file that cannot be read, or a setting that there is not
+    ConfigError : the file cannot be read, or a setting is unknown, or a value is invalid
     """
     written = {} if config is None else _settings_of(config)
     typed = dict(map(_assigned, assignments))
     for origin, settings in ((config, written), ("--set", typed)):
-        _check_known(settings, str(origin))
+        _check(settings, str(origin))
     settings = written | typed
-    for key in {"data", "model", "output"} & settings.keys():
+    for key in PATHS & settings.keys():
         if not isinstance(settings[key], str):
             raise ConfigError(f"{key} must be a name or a path, not {settings[key]!r}")
     return {
@@ -40,7 +47,7 @@ def training_options(config: Path | None, assignments: list[str], given: dict[st
 
 
 def _settings_of(config: Path) -> dict[str, Any]:
-    """The settings of a TOML file as --set knows them."""
+    """Read the settings of a TOML file, with the same names as in --set."""
     file = read_toml(config)
     tables = {key: file.pop(key, {}) for key in ("model_overrides", "training")}
     for key, table in tables.items():
@@ -51,10 +58,10 @@ def _settings_of(config: Path) -> dict[str, Any]:
 
 
 def _assigned(assignment: str) -> tuple[str, Any]:
-    """A setting and its value from key=value; a value that is not TOML is a text."""
+    """Parse key=value into a setting and its value. A value that is not valid TOML is taken as a string."""
     key, sign, text = assignment.partition("=")
     if not sign:
-        raise ConfigError(f"--set wants key=value, not {assignment!r}")
+        raise ConfigError(f"--set expects key=value, not {assignment!r}")
     try:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
@@ -62,9 +69,14 @@ def _assigned(assignment: str) -> tuple[str, Any]:
     return key.removeprefix("training."), value
 
 
-def _check_known(settings: Iterable[str], origin: str) -> None:
+def _check(settings: dict[str, Any], origin: str) -> None:
+    """Check names and values while it is known where they come from."""
     known = OPTIONS | RECIPE_KEYS | MODEL_KEYS
     for key in settings:
         if key not in known:
             near = f"model.{key}" if f"model.{key}" in MODEL_KEYS else key
             raise ConfigError(f"{origin}: there is no setting {key!r}. {did_you_mean(near, known)}")
+    for kind, prefix in ((TrainOptions, ""), (RecipeConfig, ""), (ModelConfig, "model.")):
+        fields = {f"{prefix}{field}": field for field in kind.model_fields}
+        values = {fields[key]: settings[key] for key in settings if key in fields and fields[key] not in PATHS}
+        check_values(kind, values, f"{origin}, model" if prefix else origin)

@@ -1,4 +1,4 @@
-"""What must hold of the data before the first step."""
+"""Checks of the data before the first step, and the lines that are printed at the start."""
 
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import SplitIndex, match_categories
@@ -7,43 +7,44 @@ from conditional_detr.factory.build import DetectionModel
 
 
 def check_data(train: SplitIndex, valid: SplitIndex, strict: bool, max_bad: float) -> None:
-    """What would otherwise be noticed after an hour.
+    """Find problems of the data that would otherwise only show during training.
 
     Raises
     ------
-    DataError : nothing to learn, too many images that cannot be used, no class in common; with `strict` any fault
+    DataError : there are no boxes to train on, too many images cannot be used, or the splits have no class in common. With
+        `strict`, any problem
     """
     if not len(train.labels):
-        raise DataError(f"{train.file} has no usable box: there is nothing to learn. " + "; ".join(train.report))
+        raise DataError(f"{train.file} has no usable box: there is nothing to train on. " + "; ".join(train.report))
     match_categories([c.name for c in train.categories], [c.id for c in train.categories], valid.categories, str(valid.file))
     for index in (train, valid):
         if strict and index.report:
-            raise DataError(f"{index.file} has faults (--strict): " + "; ".join(index.report))
+            raise DataError(f"{index.file} has problems (stopped by --strict): " + "; ".join(index.report))
         bad = index.missing
         if len(bad) > max_bad * (len(bad) + len(index)):
             raise DataError(
-                f"{len(bad)} of {len(bad) + len(index)} images that {index.file} lists cannot be used, more than "
-                f"{max_bad:.0%} (--max-bad): {', '.join(bad[:3])}. `cdetr doctor` names them all"
+                f"{len(bad)} of {len(bad) + len(index)} images listed in {index.file} cannot be used, more than "
+                f"{max_bad:.0%} (--max-bad): {', '.join(bad[:3])}. `cdetr doctor` lists them all"
             )
 
 
 def opening(train: SplitIndex, valid: SplitIndex, model: DetectionModel, config: RunConfig, where: str) -> list[str]:
-    """The lines that say what is about to be trained, on what and where."""
+    """Lines to print at the start: the data, problems found in them, and the model. `where` names device and precision."""
     lines = [
-        f"data: {len(train)} images, {len(train.labels)} boxes, {len(train.categories)} classes; "
-        f"{len(valid)} images to validate on",
+        f"data: {len(train)} training images, {len(train.labels)} boxes, {len(train.categories)} classes; "
+        f"{len(valid)} validation images",
     ]
     for index in (train, valid):
         lines += [f"  {index.file}: {line}" for line in index.report]
     most = int((train.first[1:] - train.first[:-1]).max())
     if most > model.config.num_queries:
         lines.append(
-            f"  an image has {most} objects, more than the model's {model.config.num_queries} queries can find: "
-            f"--set model.num_queries={most + most // 2}"
+            f"  warning: an image has {most} objects, more than the model's {model.config.num_queries} queries can find. "
+            f"Use --set model.num_queries={most + most // 2}"
         )
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     lines.append(
-        f"model: {config.model}, {trainable / 1e6:.1f} M trainable parameters, shorter side {config.imgsz} px, {where}, "
-        f"recipe {config.recipe}"
+        f"model: {config.model}, {trainable / 1e6:.1f} M trainable parameters, image size {config.imgsz} px (shorter side), "
+        f"{where}, recipe {config.recipe}"
     )
     return lines

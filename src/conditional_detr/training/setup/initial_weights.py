@@ -1,4 +1,4 @@
-"""The model that a run begins with."""
+"""The initial model of a run."""
 
 import torch
 
@@ -13,32 +13,41 @@ from conditional_detr.weights.discovery import find_checkpoint, load_model, ship
 
 
 def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, list[str]]:
-    """The model that a run begins with, for the classes of its data, and what is to be said of it."""
+    """Build the initial model of a run, with the classes of its data.
+
+    Returns
+    -------
+    the model, and lines to print about its weights
+
+    Raises
+    ------
+    ConfigError : the settings ask for changes of the model that are not possible
+    """
     names, ids = [c.name for c in data.categories], [c.id for c in data.categories]
     if "num_classes" in config.model_overrides:
         raise ConfigError(f"model.num_classes cannot be set: {data.file} has {len(names)} classes")
     if find_checkpoint(config.model) is None and (source := config.training.init_from):
         model = create_model(config.model, len(names), False, names, ids, **config.model_overrides)
         same = take_weights(model, load_model(source), source)
-        whose = f"{source}, which comes with the package" if source in shipped() else source
-        classes = "its classes are these" if same else "other classes, so the class head starts anew"
-        notes = [f"weights: those of {whose}; {classes}"]
+        whose = f"{source}, bundled with the package" if source in shipped() else source
+        classes = "same classes, so the class head is kept" if same else "other classes, so the class head is newly initialised"
+        notes = [f"initial weights: {whose}; {classes}"]
     elif find_checkpoint(config.model) is None:
         model = create_model(config.model, len(names), config.pretrained_backbone, names, ids, **config.model_overrides)
-        start = "ImageNet weights" if config.pretrained_backbone else "random weights, as asked for"
+        start = "ImageNet weights" if config.pretrained_backbone else "random weights, as requested"
         notes = [f"backbone {model.config.backbone}: {start}"]
     elif config.model_overrides:
-        raise ConfigError(f"{config.model} is a trained model: its parts cannot be changed (--set model.…, model_overrides)")
+        raise ConfigError(f"{config.model} is a trained model: --set model.… (model_overrides) cannot change its architecture")
     else:
         model = load_model(config.model)
         had = model.class_names
         if had == names:
-            notes = [f"going on from {config.model}, same classes"]
+            notes = [f"fine-tuning {config.model}, same classes, so the class head is kept"]
         else:
             model = with_new_class_head(model, len(names))
             notes = [
-                f"going on from {config.model}: other classes ({len(had)} before, {len(names)} now), so the class head "
-                "starts anew"
+                f"fine-tuning {config.model}, other classes ({len(had)} before, {len(names)} now), so the class head "
+                "is newly initialised"
             ]
         model.class_names, model.category_ids = names, ids
     if config.imgsz != model.preprocessor.imgsz:
@@ -47,7 +56,10 @@ def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, li
 
 
 def differing_fields(model: ModelConfig, other: ModelConfig) -> list[str]:
-    """Fields for which one's weights are not the other's; the numbers of classes and of queries are none."""
+    """Fields in which two models differ so that their weights do not fit each other.
+
+    Differences in the number of classes or of queries do not count.
+    """
     return [
         field
         for field, value in model.model_dump().items()
@@ -57,36 +69,46 @@ def differing_fields(model: ModelConfig, other: ModelConfig) -> list[str]:
 
 @torch.no_grad()
 def take_weights(model: DetectionModel, source: DetectionModel, name: str) -> bool:
-    """Give a new model another one's weights, in place; it may have more or fewer queries.
+    """Copy the weights of another model into a new model, in place. The number of queries may differ.
 
-    Its class head stays, unless its classes have the same names in the same order: that is returned.
+    The class head is only copied if both models have the same class names in the same order.
+
+    Parameters
+    ----------
+    model : the new model
+    source : model to copy the weights from
+    name : name of `source`, for error messages
+
+    Returns
+    -------
+    whether the classes are the same
 
     Raises
     ------
-    ConfigError : they are not made of the same parts
+    ConfigError : the architectures differ
     """
     if differ := differing_fields(model.config, source.config):
         raise ConfigError(
-            f"init_from = {name!r} has other parts than the model: {', '.join(differ)} differ. Give the model the same"
+            f"init_from = {name!r} has another architecture: {', '.join(differ)} differ. Give the model the same values"
         )
     same = model.class_names == source.class_names
     state = {key: value for key, value in source.state_dict().items() if same or not key.startswith("class_head.")}
     nearest = torch.arange(model.config.num_queries) * source.config.num_queries // model.config.num_queries
-    state["object_query"] = state["object_query"][nearest]  # by their order: that of their reference points
+    state["object_query"] = state["object_query"][nearest]  # nearest by index, that is, by the order of their reference points
     model.load_state_dict(state, strict=False)
     return same
 
 
 def check_classes(model: DetectionModel, train: SplitIndex) -> None:
-    """A run goes on with the classes that it began with.
+    """Check that a resumed run has the same classes as before.
 
     Raises
     ------
-    RunError
+    RunError : the classes differ
     """
     had, now = list(zip(model.category_ids, model.class_names, strict=True)), [(c.id, c.name) for c in train.categories]
     if had != now:
         raise RunError(
-            f"the classes of {train.file} are not those that the run began with: then {shortened_list(map(str, had))}; now "
-            f"{shortened_list(map(str, now))}. Begin in another folder"
+            f"the classes of {train.file} differ from those at the start of the run: then {shortened_list(map(str, had))}; now "
+            f"{shortened_list(map(str, now))}. Start a new run in another folder"
         )

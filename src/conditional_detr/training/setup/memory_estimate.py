@@ -1,4 +1,4 @@
-"""Memory of a training step, counted before it is taken."""
+"""Estimate the memory of a training step before running it."""
 
 import psutil
 import torch
@@ -10,8 +10,14 @@ from conditional_detr.factory.build import DetectionModel, preprocessing_for
 
 
 def kept_bytes(config: ModelConfig, height: int, width: int) -> int:
-    """What a forward pass over one image keeps for the backward pass, counted without computing anything."""
-    kept: dict[int, int] = {}  # storages: views share one
+    """Bytes that a forward pass of one image stores for the backward pass. The model runs on the meta device only.
+
+    Parameters
+    ----------
+    config : architecture of the model
+    height, width : size of the image, px
+    """
+    kept: dict[int, int] = {}  # by storage, because views share one
 
     def note(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
@@ -21,14 +27,14 @@ def kept_bytes(config: ModelConfig, height: int, width: int) -> int:
     with torch.device("meta"):
         model = DetectionModel(config, preprocessing_for(config, height)).train()
         with saved_tensors_hooks(note, lambda value: value):
-            output = model(torch.zeros(1, 3, height, width))  # holds on to what was kept, so that no number stands for two
+            output = model(torch.zeros(1, 3, height, width))  # keeps the storages alive, so that no address is reused
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     assert output.pred_boxes.is_meta
     return sum(size for storage, size in kept.items() if storage not in own)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a device that nobody uses."""
+    """Free memory of a device, bytes."""
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]
         return free

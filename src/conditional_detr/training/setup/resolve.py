@@ -1,4 +1,4 @@
-"""All settings of a run."""
+"""Resolve all settings of a run from the given options, the model and the recipe."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +15,12 @@ from conditional_detr.weights.discovery import find_checkpoint, read_checkpoint
 
 
 def requested(values: dict[str, Any]) -> TrainOptions:
-    """Options as somebody gave them, checked; None = not given.
+    """Validate the options given by the user. None means that an option was not given.
 
     Raises
     ------
-    ConfigError : names the option, what must hold and what came; an unknown option is answered with the nearest
+    ConfigError : an option is invalid or unknown; the message names it with the expected and the actual value, or suggests
+        the most similar known option
     """
     recipe = values.get("recipe")
     if isinstance(recipe, str) and recipe not in RECIPES:
@@ -29,19 +30,19 @@ def requested(values: dict[str, Any]) -> TrainOptions:
 
 
 def asked_for(options: TrainOptions) -> set[str]:
-    """Names of the settings that somebody chose, as --set knows them."""
+    """Names of the settings that the user set, as in --set."""
     return options.model_fields_set | set(options.recipe_overrides) | {f"model.{field}" for field in options.model_overrides}
 
 
 def resolve(options: TrainOptions) -> RunConfig:
-    """All settings of a run: the model's, changed by the recipe's, changed by what was given.
+    """Resolve all settings of a run. Given options override the defaults of the recipe and of the model.
 
-    A model name says for which size and recipe it is made, a checkpoint for which size; its recipe is that of the model
-    name with its backbone.
+    A model name defines the default image size and recipe. A checkpoint defines the default image size; its default recipe
+    is that of the model name with the same backbone.
     """
     given = options.model_dump(exclude_unset=True)
     name = str(Path(options.model).resolve() if Path(options.model).exists() else options.model)
-    if not {"recipe", "imgsz"} <= given.keys():  # a run that goes on has both written down
+    if not {"recipe", "imgsz"} <= given.keys():  # config.toml of a resumed run contains both
         imgsz, recipe = made_for(name)
         given = {"imgsz": imgsz, "recipe": recipe, **given}
     recipe_values = options.recipe_overrides | {key: given[key] for key in RecipeOptions.model_fields.keys() & given.keys()}
@@ -51,7 +52,7 @@ def resolve(options: TrainOptions) -> RunConfig:
 
 
 def made_for(source: str) -> tuple[int, Literal["paper", "fast"]]:
-    """The size in px and the recipe that a source is made for, without building it."""
+    """Default image size (shorter side, px) and recipe of a model source. The model is not built."""
     path = find_checkpoint(source)
     if path is None:
         return PRESETS[source].imgsz, PRESETS[source].recipe
@@ -60,17 +61,17 @@ def made_for(source: str) -> tuple[int, Literal["paper", "fast"]]:
 
 
 def cores_of_process() -> int:
-    """Processor cores for this process: those of a machine share them."""
+    """Number of processor cores for this process. The processes of a run on one machine share its cores equally."""
     return max(1, usable_cores() // (launched("local_world") or 1))
 
 
 def _usual_workers() -> int:
-    """Half of the cores but two, which a step can use to the full."""
+    """Default number of loader processes: half of the cores beyond the first two, which are left to the training step."""
     return max(0, cores_of_process() - 2) // 2
 
 
 def _recipe(base: RecipeConfig, values: dict[str, Any]) -> RecipeConfig:
-    """A recipe with some values changed; the backbone's learning rate moves with the model's."""
+    """Copy a recipe with some values changed. A new `lr` scales `lr_backbone` in proportion, unless that is given too."""
     lr = values.get("lr")
     if isinstance(lr, int | float) and lr > 0:
         values = {"lr_backbone": base.lr_backbone * lr / base.lr, **values}
