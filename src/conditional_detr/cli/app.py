@@ -1,4 +1,4 @@
-"""The command line: one function a verb. Heavy imports wait until a verb needs them."""
+"""The command line: one function per verb. A verb imports heavy modules only when it runs."""
 
 import sys
 from collections.abc import Callable
@@ -12,44 +12,56 @@ from conditional_detr.cli.data_digits import digits
 from conditional_detr.cli.demo import demo
 from conditional_detr.cli.doctor import doctor
 from conditional_detr.cli.eval import evaluate
+from conditional_detr.cli.examples import examples
 from conditional_detr.cli.explain import explain
 from conditional_detr.cli.export import export
 from conditional_detr.cli.info import info
 from conditional_detr.cli.parsing import normalised, parse_error
 from conditional_detr.cli.predict import predict
+from conditional_detr.cli.printing import print_text
 from conditional_detr.cli.replay import replay
 from conditional_detr.cli.train import train
 from conditional_detr.errors import ConditionalDETRError
 
-app = App(
-    name="cdetr",
-    help="Conditional DETR: train, evaluate, predict, explain, export. `cdetr VERB --help` tells a verb's options.",
-    help_format="plaintext",
-    version_flags=["--version"],
-)
-VERBS: dict[tuple[str, ...], Callable[..., None]] = {
-    ("demo",): demo,
-    ("data", "digits"): digits,
-    ("data", "convert"): convert,
-    ("doctor",): doctor,
+VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
     ("train",): train,
     ("eval",): evaluate,
     ("predict",): predict,
-    ("explain",): explain,
-    ("compare",): compare,
     ("export",): export,
+    ("doctor",): doctor,
+    ("data", "convert"): convert,
+    ("data", "digits"): digits,
+    ("compare",): compare,
+    ("explain",): explain,
     ("bench",): bench,
     ("info",): info,
     ("replay",): replay,
+    ("demo",): demo,
 }
-data_app = App(name="data", help="Make and convert data sets.")
-app.command(data_app)
-for path, verb in VERBS.items():
-    (data_app if path[0] == "data" else app).command(verb, name=path[-1])
+app = App(
+    name="cdetr",
+    help="Train, evaluate, predict and export with Conditional DETR. `cdetr COMMAND --help` shows the options of a command.",
+    help_format="plaintext",
+    help_epilogue=examples(()),
+    version_flags=["--version"],
+)
+data_app = App(
+    name="data",
+    help="Convert data sets, and make one to try things with.",
+    help_epilogue=examples(("data",)),
+    sort_key=[path[0] for path in VERBS].index("data"),
+)
+for place, (path, verb) in enumerate(VERBS.items()):
+    if path[0] == "data" and "data" not in app:
+        app.command(data_app)
+    parent = data_app if path[0] == "data" else app
+    # The parser does not require --data of `train`, because --resume and --config can replace it.
+    usage = "Usage: cdetr train --data DIR [OPTIONS]" if path == ("train",) else None
+    parent.command(verb, name=path[-1], sort_key=place, usage=usage, help_epilogue=examples(path))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 the input is wrong (one message on stderr), 1 a fault of ours."""
+    """Run the command line and exit: 0 done, 2 wrong input (one message on stderr), 1 a bug in this library."""
     tokens = sys.argv[1:] if arguments is None else arguments
     try:
         app(normalised(tokens, VERBS), exit_on_error=False, print_error=False)
@@ -62,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         if not isinstance(error, MemoryError) and not is_out_of_memory(error):
             raise
-        sys.exit(_refuse("there is not enough memory for this: give a smaller --batch or --imgsz, or smaller images"))
+        sys.exit(_refuse("not enough memory: use a smaller --batch, a smaller --imgsz or smaller images"))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -72,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _refuse(message: str) -> int:
-    print(f"cdetr: {message}", file=sys.stderr)
+    print_text(f"cdetr: {message}", "red", sys.stderr)
     return 2
 
 

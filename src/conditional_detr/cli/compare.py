@@ -5,28 +5,29 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from conditional_detr.cli.printing import make_folder, print_table
+from conditional_detr.cli.parameters import GROUP, Output, argument
+from conditional_detr.cli.printing import make_folder, print_table, print_written
 from conditional_detr.errors import ConfigError
+
+Levels = Annotated[
+    list[float] | None,
+    Parameter(
+        help="AP level in (0, 1]. The epochs and the time that each run needed to reach it are shown. May be repeated.",
+        group=GROUP["Data"],
+        metavar="AP",
+        show_default="a quarter, half and three quarters of the highest AP",
+        consume_multiple=False,
+        negative="",
+    ),
+]
 
 
 def compare(
-    *runs: Path,
-    ap: Annotated[list[float] | None, Parameter(consume_multiple=False, negative="")] = None,
-    output: Path = Path("comparison"),
+    *runs: Annotated[Path, argument("Run folders. Runs that differ only by seed are shown as one line with a band.")],
+    ap: Levels = None,
+    output: Output = Path("comparison"),
 ) -> None:
-    """Show several runs side by side: curves, and the epochs and the time to an AP.
-
-    Parameters
-    ----------
-    runs
-        Run folders; those that differ by seed alone become one line in a band.
-    ap
-        An AP to be reached; may be repeated. Default: a quarter, half and three quarters of the highest.
-    output
-        Folder for comparison.html, comparison.csv and curves.png.
-    """
-    if not runs:
-        raise ConfigError("compare needs run folders: cdetr compare RUN RUN…")
+    """Compare training runs: curves, best AP, and the epochs and time needed to reach an AP."""
     if wrong := [level for level in ap or [] if not 0 < level <= 1]:
         raise ConfigError(f"--ap must be above 0 and at most 1, not {wrong[0]:g}")
     from conditional_detr.evaluation.compare_runs import read_groups, table, usual_levels, write_comparison
@@ -35,4 +36,4 @@ def compare(
     make_folder(output)
     levels = sorted(set(ap)) if ap else usual_levels(groups)
     print_table(*table(groups, levels))
-    print("→ " + ", ".join(map(str, write_comparison(groups, levels, output))))
+    print_written(*write_comparison(groups, levels, output))

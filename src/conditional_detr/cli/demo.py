@@ -1,31 +1,32 @@
-"""`cdetr demo`: the whole job on the digits set, offline: data, training, evaluation, prediction."""
+"""`cdetr demo`: make the digits data set, train, evaluate and predict, without a network."""
 
 import json
 import shutil
 import time
 from pathlib import Path
+from typing import Annotated
 
-from conditional_detr.cli.printing import print_metrics
+from conditional_detr.cli.parameters import option
+from conditional_detr.cli.printing import print_metrics, print_next, print_text
 from conditional_detr.errors import RunError
 from conditional_detr.storage.run_files import BEST_FIGURES, REPORT
 
 SCENE_PX = 128
 TRAIN_SCENES, VALID_SCENES, SHOWN = 2200, 300, 12
 MINUTES = 3.0
-# Scenes come at one size, and each is seen once or twice: the general augmentation would only make this set harder.
+# All images have the same size and are seen only once or twice, so the usual augmentation would only make training harder.
 RECIPE = {"crop": 0.0, "scales": (1.0, 1.0), "color_jitter": 0.0}
 
 
-def demo(*, output: Path = Path("demo")) -> None:
-    """Train on real handwritten digits, evaluate and predict: minutes, offline, nothing else needed.
-
-    Parameters
-    ----------
-    output
-        New folder for data, run, figures and images.
-    """
+def demo(
+    *,
+    output: Annotated[
+        Path, option("Output", "New folder for the data set, the run, the metrics and the images.", "DIR")
+    ] = Path("demo"),
+) -> None:
+    """Train on handwritten digits, evaluate and predict. Takes a few minutes and needs no network."""
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise RunError(f"{output} is not empty: give the demo a new folder (--output)")
+        raise RunError(f"{output} is not empty: give a new folder with --output")
     from conditional_detr.data.digits import make_digits
     from conditional_detr.evaluation.coco import CocoMetrics
     from conditional_detr.inference.detector import Detector
@@ -33,9 +34,13 @@ def demo(*, output: Path = Path("demo")) -> None:
     from conditional_detr.training.trainer import train
 
     started = time.monotonic()
-    print(f"1/3  making {TRAIN_SCENES} + {VALID_SCENES} scenes of handwritten digits over photographs")
+    print_text(
+        f"1/3  Making {TRAIN_SCENES} training and {VALID_SCENES} validation images: handwritten digits over photographs", "bold"
+    )
     make_digits(output / "data", TRAIN_SCENES, VALID_SCENES, SCENE_PX)
-    print("2/3  training conditional-detr-tiny, and evaluating it on scenes that it has not seen")
+    print_text(
+        f"2/3  Training conditional-detr-tiny for {MINUTES:g} minutes and evaluating it on the validation images", "bold"
+    )
     run = train(
         output / "data",
         "conditional-detr-tiny",
@@ -46,8 +51,9 @@ def demo(*, output: Path = Path("demo")) -> None:
     )
     for name in (BEST_FIGURES, REPORT):
         shutil.copyfile(run.folder / name, output / name)
-    print(f"3/3  drawing {SHOWN} of them")
+    print_text(f"3/3  Predicting {SHOWN} validation images", "bold")
     predict(Detector(run.folder), find_images([str(output / "data" / "valid")])[:SHOWN], output / "predictions")
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     print_metrics(CocoMetrics(**json.loads((output / BEST_FIGURES).read_text(encoding="utf-8"))))
-    print(f"done in {minutes} min {seconds} s. Look at {output}/report.html and {output}/predictions/")
+    print_text(f"Done in {minutes} min {seconds} s. Open {output}/report.html and the images in {output}/predictions/", "bold")
+    print_next("train on your own images", "cdetr", "train", "--data", "FOLDER", "--minutes", "20")

@@ -2,43 +2,39 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from conditional_detr.cli.parameters import DataFolder, option
+from conditional_detr.cli.printing import plural, print_next, print_table, print_text, track
 
-from conditional_detr.cli.printing import print_table
+if TYPE_CHECKING:
+    from conditional_detr.data.findings import Finding
 
 ERRORS_FOUND = 3  # exit code
 
 
 def doctor(
-    data: Path,
+    data: DataFolder,
     /,
     *,
-    fix: Path | None = None,
-    json_: Annotated[bool, Parameter(negative="")] = False,
-    model: str = "conditional-detr-tiny",
-    imgsz: int | None = None,
+    model: Annotated[
+        str,
+        option("Model", "Model name. Number and size of the objects are checked against its queries and feature map.", "NAME"),
+    ] = "conditional-detr-tiny",
+    imgsz: Annotated[
+        int | None, option("Model", "Length of the shorter side after resizing, px.", "PX", "the input size of the model")
+    ] = None,
+    fix: Annotated[
+        Path | None,
+        option("Output", "New folder for a clean copy in COCO format, with a log of every change.", "DIR", "no copy"),
+    ] = None,
+    json_: Annotated[bool, option("Output", "Print the findings as JSON.", default="off")] = False,
 ) -> None:
-    """Tell what is wrong with a data set; exit code 3 where something grave is.
-
-    Parameters
-    ----------
-    data
-        COCO, YOLO, Pascal VOC or imagefolder.
-    fix
-        New folder for a clean copy, in COCO folders, with a log of every change.
-    json_
-        Print the findings as JSON.
-    model
-        Model name: whose queries and feature map the objects must suit.
-    imgsz
-        Length of the shorter side after resizing, px; by default what the model is made for.
-    """
+    """Check a data set: images, boxes, classes and splits. Exits with 3 if there are errors."""
     from conditional_detr.config.messages import updated
     from conditional_detr.config.presets import preset
-    from conditional_detr.data.findings import WARNING, where
     from conditional_detr.doctor.clean_copy import LOG, write_copy
     from conditional_detr.doctor.examine import examine, is_ok
     from conditional_detr.factory.build import preprocessing_for
@@ -47,23 +43,44 @@ def doctor(
     image = preprocessing_for(chosen.model, chosen.imgsz)
     if imgsz is not None:
         image = updated(image, {"imgsz": imgsz, "max_size": 0}, "doctor")
-    splits, findings = examine(data, chosen.model, image)
+    splits, findings = examine(data, chosen.model, image, track)
     if fix is not None:
         counts = write_copy(splits, findings, fix)
     if json_:
         print(json.dumps({"ok": is_ok(findings), "findings": [f.to_dict() for f in findings]}, ensure_ascii=False))
     else:
         for finding in findings:
-            grave = "warning" if finding.severity == WARNING else "error"
-            print(f"{grave:<8} {finding.code:<22} {finding.split or '-'}: {where(finding)}: {finding.message} → {finding.fix}")
+            _print_finding(finding)
         rows = [
             [name, split.source.format, str(len(split.clean.images)), str(len(split.clean.annotations))]
             for name, split in splits.items()
         ]
         print_table(["split", "format", "images", "boxes"], rows)
-        print(f"{len(findings)} findings" if findings else "nothing found")
+        _print_summary(findings, data, fixed=fix is not None)
     if fix is not None:
         summary = ", ".join(f"{name}: {images} images, {boxes} boxes" for name, (images, boxes) in counts.items())
-        print(f"→ {fix} ({summary}), {fix / LOG}", file=sys.stderr if json_ else sys.stdout)
+        file = sys.stderr if json_ else sys.stdout
+        print_text(f"Wrote a clean copy to {fix} ({summary}). All changes are listed in {fix / LOG}", file=file)
+        if not json_:
+            print_next("train on the clean copy", "cdetr", "train", "--data", fix)
     if not is_ok(findings):
         sys.exit(ERRORS_FOUND)
+
+
+def _print_finding(finding: "Finding") -> None:
+    from conditional_detr.data.findings import WARNING, where
+
+    severity, style = ("warning", "yellow") if finding.severity == WARNING else ("error", "red")
+    place = f"{finding.split or '-'}: {where(finding)}"
+    print_text(f"{severity:<8} {finding.code:<22} {place}: {finding.message} → {finding.fix}", style)
+
+
+def _print_summary(findings: list["Finding"], data: Path, fixed: bool) -> None:
+    """How many errors and warnings there are, and what to do about them."""
+    counts = Counter(finding.severity for finding in findings)
+    found = [plural(counts[severity], severity) for severity in ("error", "warning") if counts[severity]]
+    print_text(f"Found {' and '.join(found)}" if found else "No problems found", "bold")
+    if found and not fixed:
+        print_next("write a clean copy", "cdetr", "doctor", data, "--fix", f"{data.resolve().stem}-clean")
+    elif not found:
+        print_next("train a model", "cdetr", "train", "--data", data)

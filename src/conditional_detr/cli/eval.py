@@ -3,39 +3,22 @@
 import sys
 from pathlib import Path
 
-from conditional_detr.cli.printing import make_folder, note_doubts, print_metrics, write_json
+from conditional_detr.cli.parameters import Batch, Data, Device, Output, Source, Split, Threads
+from conditional_detr.cli.printing import make_folder, note_doubts, print_metrics, print_written, track, write_json
 
 
 def evaluate(
-    source: str,
+    source: Source,
     /,
     *,
-    data: str,
-    split: str = "valid",
-    batch: int = 8,
-    device: str = "auto",
-    threads: int = 0,
-    output: Path = Path("evaluation"),
+    data: Data,
+    split: Split = "valid",
+    batch: Batch = 8,
+    device: Device = "auto",
+    threads: Threads = 0,
+    output: Output = Path("evaluation"),
 ) -> None:
-    """Print COCO's twelve figures and AP per class; write metrics.json and report.html.
-
-    Parameters
-    ----------
-    source
-        Run folder, checkpoint folder, exported folder, Hugging Face folder, .pth, model name or Hub id.
-    data
-        COCO, YOLO, Pascal VOC or imagefolder.
-    split
-        train, valid or test.
-    batch
-        Images a batch; moves no figure.
-    device
-        auto, cpu, cuda, cuda:1, mps.
-    threads
-        Processor threads; 0 = as many as there are.
-    output
-        Folder for metrics.json and report.html.
-    """
+    """Evaluate a model on a data set: COCO metrics, AP of each class, and a report (metrics.json, report.html)."""
     make_folder(output)
     from conditional_detr.device.threads import set_threads
     from conditional_detr.evaluation.coco import evaluation_of
@@ -44,7 +27,7 @@ def evaluate(
 
     note_doubts(source)
     set_threads(threads)
-    evaluation = evaluation_of(source, data, split, batch, device)
+    evaluation = evaluation_of(source, data, split, batch, device, track)
     print_metrics(evaluation.metrics)
     for line in (*evaluation.index.report, *(f"left out: {reason}" for reason in evaluation.skipped.values())):
         print(line, file=sys.stderr)
@@ -52,4 +35,4 @@ def evaluate(
         print(evaluation.note)
     write_json(output / BEST_FIGURES, evaluation.metrics.to_dict())
     write_report(evaluation, output / REPORT, f"{source} on {data}", facts(evaluation, source, data))
-    print(f"→ {output / BEST_FIGURES}, {output / REPORT}")
+    print_written(output / BEST_FIGURES, output / REPORT)

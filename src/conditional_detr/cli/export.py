@@ -1,46 +1,43 @@
 """`cdetr export`."""
 
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from conditional_detr.cli.printing import note_doubts
+from conditional_detr.cli.parameters import FORMATS, Split, Threads, TorchSource, argument, option
+from conditional_detr.cli.printing import note_doubts, print_facts, print_next, print_note, print_written
 
 
 def export(
-    source: str,
-    output: Path,
+    source: TorchSource,
+    output: Annotated[Path, argument("Folder for the export. predict, eval and bench accept it like any model.")],
     /,
     *,
-    format: str = "openvino",
-    precision: str = "bf16",
-    data: str | None = None,
-    split: str = "valid",
-    max_drop: float | None = None,
-    threads: int = 0,
+    data: Annotated[
+        str | None,
+        option(
+            "Data",
+            f"Data set for the proof: {FORMATS}. The AP of the model and of its export are compared on it.",
+            "DIR",
+            "synthetic images, a weaker proof",
+        ),
+    ] = None,
+    split: Split = "valid",
+    max_drop: Annotated[
+        float | None, option("Data", "Largest drop in AP that passes the proof.", "AP", "0.005; 0.01 for int8")
+    ] = None,
+    format: Annotated[str, option("Model", "Format: openvino or onnx.", "NAME")] = "openvino",
+    precision: Annotated[
+        str,
+        option(
+            "Model",
+            "Precision. fp32: as the model. bf16: 16-bit weights, half the size, faster if the processor supports bfloat16. "
+            "int8: 8-bit, calibrated on the training images of --data.",
+            "NAME",
+        ),
+    ] = "bf16",
+    threads: Threads = 0,
 ) -> None:
-    """Write a model as a graph for ONNX Runtime or OpenVINO, with the proof that it finds the same.
-
-    Parameters
-    ----------
-    source
-        Run folder, checkpoint folder, Hugging Face folder, .pth, model name or Hub id.
-    output
-        Folder of the export, which is a source for predict, eval and bench.
-    format
-        onnx or openvino.
-    precision
-        fp32; bf16, which halves the weights and is faster where the processor has it; or int8, calibrated on the training
-        images of --data.
-    data
-        COCO folder: both models are judged on it. Without it they are compared on synthetic images, a weaker proof.
-    split
-        train, valid or test: of the proof.
-    max_drop
-        How much lower the export's AP may be; by default 0.005, for int8 0.01.
-    threads
-        Processor threads; 0 = as many as there are.
-    """
+    """Export a model for ONNX Runtime or OpenVINO, and prove that it gives the same detections."""
     import json
 
     from conditional_detr.device.threads import set_threads
@@ -50,42 +47,44 @@ def export(
     note_doubts(source)
     set_threads(threads)
     if precision == "int8" and data is None:
-        print("note: calibrated on synthetic images, whose ranges are not yours: --data FOLDER takes yours", file=sys.stderr)
+        print_note("int8 is calibrated on synthetic images, which may differ from yours. Give --data DIR to use your own.")
     folder = run_export(source, output, format, precision, data, max_drop, split)
     proof = json.loads((folder / PROOF).read_text(encoding="utf-8"))
     if proof["calibrated_on"] == f"the split {split}, which the proof is of too":
-        print("note: calibrated on the images of the proof, as there are no others", file=sys.stderr)
+        print_note("int8 was calibrated on the images of the proof, because there are no training images")
     if "fault" in proof:
-        print(f"note: {proof['fault']}", file=sys.stderr)
+        print_note(proof["fault"])
     else:
-        for name, text in _proof_lines(proof, data, split).items():
-            print(f"{name:<10} {text}")
-    print(f"→ {folder}, {folder / PROOF}")
+        print_facts(_proof_lines(proof, data, split))
+    print_written(folder, folder / PROOF)
+    print_next("use the export", "cdetr", "predict", folder, "IMAGES")
 
 
 def _proof_lines(proof: dict[str, Any], data: str | None, split: str) -> dict[str, str]:
-    """What a proof says, for people."""
+    """The contents of a proof in words."""
     ap, boxes, latency = proof["AP"], proof["boxes"], proof["latency_ms"]
     compared = f"{proof['images']} {'synthetic images' if data is None else f'images of {data}, {split}'}"
     if data is None:
-        judged = f"not judged on {compared}; --data FOLDER judges it on yours"
+        compared_ap = f"not compared on {compared}; give --data DIR to compare it on yours"
     elif ap["original"] is None:
-        judged = f"not judged: there are no objects in {compared}"
+        compared_ap = f"not compared: there are no objects in {compared}"
     elif not ap["original"]:
-        judged = f"not judged: the original finds nothing in {compared}"
+        compared_ap = f"not compared: the original model finds nothing in {compared}"
     else:
-        judged = f"{ap['original']:.4f} → {ap['exported']:.4f} on {compared}"
+        compared_ap = f"{ap['original']:.4f} → {ap['exported']:.4f} on {compared}"
     if proof["unreadable"]:
-        judged += f"; {proof['unreadable']} more cannot be read"
-    found = f"none with a score of {boxes['score']} or more to compare"
+        compared_ap += f"; {proof['unreadable']} more images cannot be read"
+    found = f"the model has none with a score of {boxes['score']} or more"
     if boxes["original"]:
-        found = f"{boxes['matched']} of {boxes['original']} with a score of {boxes['score']} or more found again"
+        found = (
+            f"{boxes['matched']} of the model's {boxes['original']} boxes with a score of {boxes['score']} or more found again"
+        )
     if difference := boxes["score_difference"]:
-        found += f", IoU {boxes['least_iou']:.3f} or more, scores differ by {difference['max']:.4f} at most"
+        found += f", with an IoU of at least {boxes['least_iou']:.3f} and scores that differ by at most {difference['max']:.4f}"
     return {
-        "AP": judged,
-        "boxes": f"{found}; the export has {boxes['exported']} of its own such",
-        "scores": f"of the same rank differ by {boxes['rank_difference']:.4f} at most",
-        "latency": f"{latency['original']:.1f} → {latency['exported']:.1f} ms an image",
+        "AP": compared_ap,
+        "boxes": f"{found}; the export has {boxes['exported']} such boxes",
+        "scores": f"differ by at most {boxes['rank_difference']:.4f} at the same rank",
+        "latency": f"{latency['original']:.1f} → {latency['exported']:.1f} ms per image",
         "engine": proof["run_by"],
     }

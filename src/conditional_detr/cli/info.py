@@ -1,15 +1,11 @@
 """`cdetr info`."""
 
+from conditional_detr.cli.parameters import Source
+from conditional_detr.cli.printing import print_facts
 
-def info(source: str, /) -> None:
-    """Tell what a model is: classes, size, parameters, FLOPs.
 
-    Parameters
-    ----------
-    source
-        Run folder, checkpoint folder, exported folder, Hugging Face folder, .pth, model name or Hub id.
-    """
+def info(source: Source, /) -> None:
+    """Describe a model: classes, input size, parameters, FLOPs and origin."""
     from conditional_detr.inference.model_info import describe
 
-    for name, value in describe(source).items():
-        print(f"{name:<14} {value}")
+    print_facts({name: str(value) for name, value in describe(source).items()})

@@ -1,4 +1,4 @@
-"""What people type, made ready for the parser; and what the parser says, in our words."""
+"""Prepares what the user typed for the parser, and turns the parser's errors into our messages."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Verbs = dict[tuple[str, ...], Callable[..., None]]
 
 
 def options_of(verb: Callable[..., None]) -> dict[str, bool]:
-    """Options of a verb: "--name" → whether it takes a value."""
+    """The options of a verb: "--name" → whether it takes a value."""
     options = {}
     for name, parameter in signature(verb).parameters.items():
         if parameter.kind is Parameter.KEYWORD_ONLY:
@@ -29,32 +29,32 @@ def options_of(verb: Callable[..., None]) -> dict[str, bool]:
 
 
 def _kind(parameter: Parameter) -> Any:
-    """The type of an option's value, without what is noted beside it."""
+    """The type of an option's value, without the parser's annotations."""
     annotation = parameter.annotation
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def lists_of(verb: Callable[..., None]) -> set[str]:
-    """Options that may be given several times."""
+    """The options of a verb that may be repeated."""
     parameters = signature(verb).parameters.items()
     return {"--" + name.strip("_").replace("_", "-") for name, parameter in parameters if "list[" in str(parameter.annotation)}
 
 
 class Signature(NamedTuple):
-    """What a verb takes.
+    """What a verb accepts.
 
     Attributes
     ----------
-    path : the words that call it
+    path : words of its name, such as ("data", "convert")
     options : "--name" → whether it takes a value
-    repeatable : options that may be given several times
-    room : how many words that are no options
+    repeatable : options that may be repeated
+    arguments : largest number of positional arguments
     """
 
     path: tuple[str, ...]
     options: dict[str, bool]
     repeatable: set[str]
-    room: float
+    arguments: float
 
     @property
     def name(self) -> str:
@@ -62,14 +62,14 @@ class Signature(NamedTuple):
 
 
 def normalised(tokens: list[str], verbs: Verbs) -> list[str]:
-    """Tokens as the parser wants them: `epochs=50` becomes `--epochs=50`; an unknown word names the nearest one.
+    """The tokens for the parser: `epochs=50` becomes `--epochs=50`. An error for an unknown word names the nearest known one.
 
     `name=value` is rewritten for options of the verb only, and never where a file of that name exists.
     """
     if not tokens or tokens[0].startswith("-") or _is_data_alone(tokens):
         return tokens
     path = _path_of(tokens, verbs)
-    verb = Signature(path, options_of(verbs[path]), lists_of(verbs[path]), places_of(verbs[path]))
+    verb = Signature(path, options_of(verbs[path]), lists_of(verbs[path]), max_arguments(verbs[path]))
     return [*path, *_normalised_arguments(tokens[len(path) :], verb)]
 
 
@@ -90,29 +90,29 @@ def _path_of(tokens: list[str], verbs: Verbs) -> tuple[str, ...]:
 
 def _normalised_arguments(tokens: list[str], verb: Signature) -> list[str]:
     out: list[str] = []
-    room, given, rest = verb.room, set[str](), iter(tokens)
+    free, given, rest = verb.arguments, set[str](), iter(tokens)
     for token in rest:
-        if token == "--":  # what follows are names of files
+        if token == "--":  # only file names follow
             return [*out, token, *rest]
-        option = _as_option(token, verb, room)
+        option = _as_option(token, verb, free)
         if option is None and not token.startswith("-"):
-            if not room:
-                raise ConfigError(f"{verb.name} has no place for {token!r}: options are --name value or name=value")
-            room -= 1
+            if not free:
+                raise ConfigError(f"{verb.name} does not expect {token!r}: options are --name value or name=value")
+            free -= 1
         words = [option or token]
         if option is not None and verb.options.get(option):
-            words += islice(rest, 1)  # its value, whatever it looks like
+            words += islice(rest, 1)  # its value, even if that begins with dashes
         for word in words:
             _refuse_repetition(word, given, verb)
         out += words
     return out
 
 
-def _as_option(token: str, verb: Signature, room: float) -> str | None:
-    """A token as `--name` or `--name=value`; None if it is no option."""
+def _as_option(token: str, verb: Signature, free: float) -> str | None:
+    """The token as `--name` or `--name=value`; None if it is no option. `free`: positional arguments that may still follow."""
     name = token.split("=")[0]
     option = "--" + name.lstrip("-").replace("_", "-")
-    is_assignment = re.match(r"[A-Za-z_][\w.-]*=", token) and not Path(token).exists() and (option in verb.options or not room)
+    is_assignment = re.match(r"[A-Za-z_][\w.-]*=", token) and not Path(token).exists() and (option in verb.options or not free)
     if token == "--help" or not (token.startswith("--") or is_assignment):
         return None
     if option not in verb.options:
@@ -121,7 +121,7 @@ def _as_option(token: str, verb: Signature, room: float) -> str | None:
 
 
 def _refuse_repetition(word: str, given: set[str], verb: Signature) -> None:
-    """Adds an option to those that are given already."""
+    """Record an option; an error if it was given before."""
     if word.startswith("--"):
         option = word.split("=")[0]
         if option in given and option not in verb.repeatable:
@@ -129,8 +129,8 @@ def _refuse_repetition(word: str, given: set[str], verb: Signature) -> None:
         given.add(option)
 
 
-def places_of(verb: Callable[..., None]) -> float:
-    """How many words a verb takes that are no options."""
+def max_arguments(verb: Callable[..., None]) -> float:
+    """Largest number of positional arguments of a verb."""
     kinds = [parameter.kind for parameter in signature(verb).parameters.values()]
     return float("inf") if Parameter.VAR_POSITIONAL in kinds else kinds.count(Parameter.POSITIONAL_ONLY)
 
@@ -138,24 +138,25 @@ def places_of(verb: Callable[..., None]) -> float:
 def unknown_option(path: tuple[str, ...], name: str, options: dict[str, bool]) -> str:
     plain = name.lstrip("-").replace("-", "_")
     if "." in plain:
-        return f"{' '.join(path)} has no option {name}: single settings are --set {plain}=VALUE"
+        return f"{' '.join(path)} has no option {name}: use --set {plain}=VALUE"
     if path == ("train",):
         from conditional_detr.config.recipes import RecipeConfig
         from conditional_detr.config.schema import ModelConfig
 
         for prefix, kind in (("", RecipeConfig), ("model.", ModelConfig)):
             if plain in kind.model_fields:
-                return f"train has no option {name}: single settings are --set {prefix}{plain}=VALUE"
-    near = did_you_mean("--" + name.lstrip("-"), options) if options else "It has none."
+                return f"train has no option {name}: use --set {prefix}{plain}=VALUE"
+    near = did_you_mean("--" + name.lstrip("-"), options) if options else "It has no options."
     return f"{' '.join(path)} has no option {name}. {near}"
 
 
 def parse_error(error: CycloptsError) -> str:
-    """What the parser has to say, in our words."""
+    """Our message for an error of the parser."""
     argument = getattr(error, "argument", None)
     name = argument.name if argument is not None else ""
     if isinstance(error, MissingArgumentError):
-        return f"{name or 'an argument'} is missing: see cdetr {' '.join(error.command_chain or [])} --help"
+        verb = " ".join(error.command_chain or [])
+        return f"{verb} needs {name or 'another argument'}: see cdetr {verb} --help"
     if isinstance(error, CoercionError):
         words = {int: "a whole number", float: "a number", bool: "true or false"}
         kind = words.get(error.target_type, "another value") if error.target_type else "another value"

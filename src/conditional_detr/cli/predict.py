@@ -1,45 +1,37 @@
-"""The verb that detects."""
+"""`cdetr predict`."""
 
-import sys
+from collections import Counter
 from pathlib import Path
+from typing import Annotated
 
-from conditional_detr.cli.printing import note_doubts
-from conditional_detr.errors import ConditionalDETRError, ConfigError
+from conditional_detr.cli.parameters import Batch, Device, Output, Source, Threads, argument, option
+from conditional_detr.cli.printing import note_doubts, plural, print_note, print_text, print_written, track
+from conditional_detr.errors import ConditionalDETRError
+
+Conf = Annotated[
+    float | None,
+    option(
+        "Model",
+        "Score threshold. Detections with a lower score are dropped.",
+        "SCORE",
+        "the thresholds stored in the model, one per class; 0.3 if it has none",
+    ),
+]
 
 
 def predict(
-    source: str,
+    source: Source,
     /,
-    *images: str,
-    conf: float | None = None,
-    batch: int = 8,
-    device: str = "auto",
-    threads: int = 0,
-    output: Path = Path("predictions"),
+    *images: Annotated[str, argument("Image files, folders, patterns such as 'new/*.jpg', or URLs.")],
+    conf: Conf = None,
+    batch: Batch = 8,
+    device: Device = "auto",
+    threads: Threads = 0,
+    output: Output = Path("predictions"),
 ) -> None:
-    """Detect in images; write them with boxes, and predictions.json.
-
-    Parameters
-    ----------
-    source
-        Run folder, checkpoint folder, exported folder, Hugging Face folder, .pth, model name or Hub id.
-    images
-        Files, folders, patterns or URLs.
-    conf
-        Lowest score that is kept. Default: for each class what was learned on the validation split, else 0.3.
-    batch
-        Images a batch; moves no result.
-    device
-        auto, cpu, cuda, cuda:1, mps.
-    threads
-        Processor threads; 0 = as many as there are.
-    output
-        Folder for what is written.
-    """
+    """Detect objects in images. Writes the images with boxes, and predictions.json."""
     from conditional_detr.weights.discovery import find_checkpoint
 
-    if not images:
-        raise ConfigError("predict needs images: cdetr predict SOURCE IMAGES… (files, folders, patterns or URLs)")
     find_checkpoint(source)
     from conditional_detr.inference.predict import find_images
     from conditional_detr.inference.predict import predict as run_prediction
@@ -47,17 +39,24 @@ def predict(
     files = find_images(images)
     from conditional_detr.device.threads import set_threads
     from conditional_detr.inference.detector import Detector
-    from conditional_detr.inference.results import lowest_score
+    from conditional_detr.inference.results import threshold_text
 
     note_doubts(source)
     set_threads(threads)
     detector = Detector(source, device=device)
-    done = run_prediction(detector, files, output, conf, batch)
+    done = run_prediction(detector, files, output, conf, batch, track)
     for sentence in done.unreadable:
-        print(f"left out: {sentence}", file=sys.stderr)
+        print_note(f"left out: {sentence}")
     if done.unreadable:
-        print(f"{len(done.unreadable)} of {len(files)} inputs could not be read", file=sys.stderr)
+        print_note(f"{len(done.unreadable)} of {len(files)} inputs could not be read")
     if not done.read:
         raise ConditionalDETRError("none of the inputs could be read as an image")
-    hint = "" if done.rows else ". A lower --conf shows what it is less sure of"
-    print(f"{len(done.rows)} objects at {lowest_score(detector.model, conf)} in {done.read} images → {output}{hint}")
+    print_text(
+        f"{plural(len(done.rows), 'detection')} in {plural(done.read, 'image')}, {threshold_text(detector.model, conf)}", "bold"
+    )
+    if done.rows:
+        counts = Counter(row["category_name"] for row in done.rows).most_common()
+        print_text(", ".join(f"{name}: {count}" for name, count in counts))
+    else:
+        print_text("Nothing was detected. A lower --conf also shows detections with lower scores.")
+    print_written(output)

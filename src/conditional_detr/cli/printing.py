@@ -1,35 +1,102 @@
-"""What the command line says to people, and the files of figures that it leaves."""
+"""What the command line prints, and the JSON files that it writes.
 
+In a terminal, text is wrapped at its width and headings are bold. In a pipe or a file every line stays whole and plain.
+"""
+
+import shlex
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 from conditional_detr.errors import ConfigError
 from conditional_detr.storage.writing import writing
 
-ENDLESS = 1000  # columns: a file or a pipe has room for whole lines
+UNLIMITED = 100_000  # columns of a pipe or a file
+Item = TypeVar("Item")
+
+
+def console(file: IO[str] | None = None) -> Any:
+    """A rich console for a stream (default: stdout) that breaks lines only in a terminal."""
+    from rich.console import Console
+
+    file = file or sys.stdout
+    return Console(file=file, highlight=False, markup=False, emoji=False, width=None if file.isatty() else UNLIMITED)
+
+
+def print_text(text: str, style: str | None = None, file: IO[str] | None = None) -> None:
+    """A sentence, wrapped between words in a terminal."""
+    stream = file or sys.stdout
+    if stream.isatty():
+        console(stream).print(text, style=style)
+    else:
+        print(text, file=stream, flush=True)
+
+
+def plural(count: int, noun: str) -> str:
+    """1, "image" → "1 image"; 3, "image" → "3 images"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def print_note(text: str) -> None:
+    """Something that the user should know, on stderr."""
+    print_text(f"note: {text}", "yellow", sys.stderr)
+
+
+def print_written(*files: Path) -> None:
+    """The files that a command wrote."""
+    names = [str(file) for file in files]
+    print_text("Wrote " + (" and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]))
+
+
+def print_next(purpose: str, *words: str | Path) -> None:
+    """The command that a user most likely needs next, ready to be copied."""
+    print_text(f"To {purpose}: {shlex.join(map(str, words))}", "bold")
+
+
+def track(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:
+    """The items, with a progress bar and the time left on stderr if that is a terminal. The bar disappears at the end."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console(sys.stderr), transient=True) as progress:
+        yield from progress.track(items, total, description=description)
 
 
 def note_doubts(source: str) -> None:
-    """A model name is a network with a pretrained backbone, not a trained detector; an export may have failed its proof."""
+    """Notes for a source that may not do what the user expects.
+
+    A model name is a network with a pretrained backbone, not a trained detector. An export may have failed its proof.
+    """
     from conditional_detr.weights import exported
     from conditional_detr.weights.discovery import find_checkpoint
 
     path = find_checkpoint(source)
     if path is None:
-        print(f"note: {source} is a model name: its decoder is not trained, so what it finds is noise", file=sys.stderr)
+        print_note(
+            f"{source} is a model name, not a trained model. Its decoder has random weights, so its detections mean nothing."
+        )
     elif exported.claims(path) and exported.read_proof(path).get("passed") is False:
-        print(f"note: {source} did not pass its proof when it was exported: see {path / exported.PROOF}", file=sys.stderr)
+        print_note(f"{source} did not pass its proof when it was exported: see {path / exported.PROOF}")
 
 
 def make_folder(output: Path) -> None:
-    """Before the work, so that a place that cannot be written costs none."""
+    """Create the folder before the work begins, so that a bad path is reported at once."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise ConfigError(f"{output} is a file: --output wants a folder") from None
+        raise ConfigError(f"{output} is a file: --output needs a folder") from None
     except OSError as error:
-        raise ConfigError(f"{output} cannot be made: {error.strerror or error}") from None
+        raise ConfigError(f"{output} cannot be created: {error.strerror or error}") from None
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -41,35 +108,41 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def print_metrics(metrics: Any) -> None:
-    """The twelve figures and AP per class, as tables."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """COCO's twelve metrics and the AP of each class, as tables."""
     from conditional_detr.evaluation.coco import FIGURES
 
     def cell(value: float | None) -> str:
         return "–" if value is None else f"{value:.3f}"
 
-    console = Console(highlight=False, markup=False)
     for names in (FIGURES[:6], FIGURES[6:]):
-        table = Table(*names, box=None, padding=(0, 2), header_style="bold")
-        table.add_row(*(cell(getattr(metrics, name)) for name in names))
-        console.print(table)
-    classes = Table("class", "AP", box=None, padding=(0, 2), header_style="bold")
-    for name, value in metrics.per_class.items():
-        classes.add_row(name, cell(value))
-    console.print(classes)
+        print_table(list(names), [[cell(getattr(metrics, name)) for name in names]])
+    print_table(["class", "AP"], [[name, cell(value)] for name, value in metrics.per_class.items()])
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """A table of texts; the first column names the row."""
-    from rich.console import Console
+    """A table of texts. The first column names the row."""
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    width = None if sys.stdout.isatty() else ENDLESS
-    Console(highlight=False, markup=False, width=width).print(table)
+    console().print(table)
+
+
+def print_facts(facts: dict[str, str]) -> None:
+    """Names and values, one pair per line."""
+    from rich.table import Table
+
+    if not sys.stdout.isatty():
+        width = max(map(len, facts), default=0)
+        for name, value in facts.items():
+            print(f"{name:<{width}} {value}")
+        return
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, value)
+    console().print(table)

@@ -1,7 +1,6 @@
-"""The command line, Python and the guide say the same of an option of `train`."""
+"""The command line and Python say the same of each option of `train`."""
 
 import inspect
-from pathlib import Path
 
 from commands import run
 from conditional_detr.cli.train import train as train_verb
@@ -10,16 +9,8 @@ from conditional_detr.config.options import (
     CommandOptions,
     TrainOptions,
     command_line_options,
-    with_option_table,
 )
 from conditional_detr.training.trainer import train
-
-GUIDE = Path(__file__).parents[2] / "docs/guide.md"
-
-
-def test_the_table_in_the_guide_is_that_of_the_options():
-    text = GUIDE.read_text(encoding="utf-8")
-    assert with_option_table(text) == text, "run `python -m conditional_detr.config.options docs/guide.md`"
 
 
 def test_every_option_is_in_every_signature_with_a_help(capsys):

@@ -1,0 +1,52 @@
+"""Examples at the end of each verb's help. A test parses every one of them."""
+
+EXAMPLES: dict[tuple[str, ...], list[str]] = {
+    (): [
+        "cdetr train --data cells --minutes 20 --output runs/cells",
+        "cdetr eval runs/cells --data cells --split test",
+        "cdetr predict runs/cells new-images/",
+    ],
+    ("train",): [
+        "cdetr train --data cells --minutes 20 --output runs/cells",
+        "cdetr train --data coco --model conditional-detr-r50 --epochs 50",
+        "cdetr train --data cells --model runs/old --epochs 10 --output runs/new",
+        "cdetr train --data cells --set model.lambda_q=block --set weight_decay=0.01",
+        "cdetr train --resume --output runs/cells",
+    ],
+    ("eval",): [
+        "cdetr eval runs/cells --data cells --split test",
+        "cdetr eval microsoft/conditional-detr-resnet-50 --data coco --output coco-r50",
+    ],
+    ("predict",): [
+        "cdetr predict runs/cells new-images/",
+        "cdetr predict runs/cells a.jpg 'b/*.png' --conf 0.5 --output found",
+        "cdetr predict conditional-detr-tiny-digits docs/images/scene.png",
+    ],
+    ("export",): [
+        "cdetr export runs/cells cells-openvino --data cells",
+        "cdetr export runs/cells cells-int8 --precision int8 --data cells",
+        "cdetr export runs/cells cells-onnx --format onnx --precision fp32",
+    ],
+    ("bench",): [
+        "cdetr bench runs/cells cells-openvino cells-int8",
+        "cdetr bench runs/cells --images new-images/ --threads 1",
+    ],
+    ("explain",): [
+        "cdetr explain runs/cells image.jpg",
+        "cdetr explain runs/cells image.jpg --conf 0.6 --output attention",
+    ],
+    ("compare",): ["cdetr compare runs/a runs/b runs/c", "cdetr compare runs/a runs/b --ap 0.3 --ap 0.5 --output a-and-b"],
+    ("info",): ["cdetr info runs/cells", "cdetr info conditional-detr-tiny-digits"],
+    ("doctor",): ["cdetr doctor cells", "cdetr doctor cells --fix cells-clean", "cdetr doctor cells --json"],
+    ("data",): ["cdetr data convert yolo-folder coco-folder", "cdetr data digits digits --train 1500 --valid 300"],
+    ("data", "convert"): ["cdetr data convert yolo-folder coco-folder"],
+    ("data", "digits"): ["cdetr data digits digits --train 1500 --valid 300 --size 128"],
+    ("demo",): ["cdetr demo", "cdetr demo --output my-demo"],
+    ("replay",): ["cdetr replay runs/cells/flight/epoch-3-step-41-rank-0"],
+}
+
+
+def examples(path: tuple[str, ...]) -> str | None:
+    """The examples of a verb as a block of text; None if it has none."""
+    lines = EXAMPLES.get(path)
+    return "\n  ".join(["Examples:", *lines]) if lines else None
