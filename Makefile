@@ -1,19 +1,19 @@
-# Two commands for a newcomer: `make demo` and `make test`. Both make what they need: one .venv beside this file.
+# Start with `make demo` and `make test`. Both create the environment that they need in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test soak check clean
+.PHONY: demo test soak check docs clean
 
-demo: $(STAMP)  ## train on handwritten digits, evaluate, predict: pictures in demo/predictions
+demo: $(STAMP)  ## make a data set of handwritten digits, train, evaluate and predict
 	rm -rf demo
 	$(BIN)/cdetr demo --output demo
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
 
-soak: $(STAMP)  ## what takes long: kills, full disks, tens of thousands of odd inputs
+soak: $(STAMP)  ## slow tests: kills, full disks, tens of thousands of generated inputs
 	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest --override-ini addopts= tests/soak tests/unit/test_fuzz.py tests/unit/data/test_fuzz_files.py
 
 check: $(STAMP)  ## formatting, lint, types and the order of imports
@@ -22,10 +22,14 @@ check: $(STAMP)  ## formatting, lint, types and the order of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(STAMP)  ## the documentation as a website in docs/_build; fails on warnings, such as broken links
+	$(BIN)/python docs/generate_reference.py
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build
+
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo docs/_build
