@@ -1,4 +1,7 @@
-"""What folding frozen norms and the depthwise backward save: forward and backward of a backbone, alternating.
+"""Time of a backbone's forward and backward pass, with this library's frozen norms and with timm's.
+
+This library folds frozen norms into the convolutions and has its own backward pass for dilated depthwise convolutions. The two
+networks are timed in turns.
 
 Command: python benchmarks/backbone_step.py        Time: about 2 minutes on 2 cores.
 """
@@ -11,7 +14,7 @@ from timm.layers.norm_act import freeze_batch_norm_2d
 
 from conditional_detr.model.backbone.timm_backbone import Backbone, feature_network
 
-CASES = [  # timm name, stride of the stage, dilated, batch, side in px
+CASES = [  # timm name, stride of the stage, dilated, batch size, image side in px
     ("tf_efficientnet_lite0", 16, False, 8, 128),
     ("tf_efficientnet_lite0", 32, True, 8, 128),
     ("resnet18", 32, False, 2, 256),
@@ -19,7 +22,7 @@ CASES = [  # timm name, stride of the stage, dilated, batch, side in px
 
 
 def seconds(network: torch.nn.Module, images: torch.Tensor) -> float:
-    """Of one forward and backward pass."""
+    """Time of one forward and backward pass, in seconds."""
     start = time.perf_counter()
     out = network(images)
     (out[-1] if isinstance(out, list) else out).sum().backward()
@@ -27,10 +30,10 @@ def seconds(network: torch.nn.Module, images: torch.Tensor) -> float:
 
 
 def main() -> None:
-    """Print the median of each and their ratio."""
+    """Print both medians and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default: 9)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name, stride, dilation, batch, side in CASES:

@@ -1,6 +1,7 @@
-"""What 16 bits cost where nothing is kept from them, and what the exports' marks save (decision 010).
+"""AP of a model in bfloat16, with different parts kept in float32 (decision 010).
 
-The result of every operation is rounded to bfloat16, but for those that stay in float32: so it is told on any processor.
+The result of every operation is rounded to bfloat16, except in the parts that stay in float32. This emulates bfloat16 hardware
+on any processor. The last line keeps the same parts in float32 as exports do.
 
 Command: python benchmarks/bf16_detecting.py RUN DATA        Time: about 1 minute.
 """
@@ -26,7 +27,7 @@ POSITION = ((detr, "memory_of"),)
 
 
 class Rounded(TorchDispatchMode):
-    """Everything that is computed has the precision of bfloat16."""
+    """Rounds the result of every operation to bfloat16."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = function(*args, **(kwargs or {}))
@@ -40,7 +41,7 @@ class Rounded(TorchDispatchMode):
 
 
 def untouched(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, in float32."""
+    """Wrap a function so that it runs without rounding, in float32."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         with _disable_current_modes():
@@ -51,7 +52,7 @@ def untouched(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def float32(owners: tuple[tuple[Any, str], ...]) -> Iterator[None]:
-    """Functions and methods, as (owner, name), stay in float32."""
+    """Keep functions and methods, given as (owner, name), in float32 within the context."""
     with ExitStack() as stack:
         for owner, name in owners:
             stack.enter_context(patch.object(owner, name, untouched(getattr(owner, name))))
@@ -59,7 +60,7 @@ def float32(owners: tuple[tuple[Any, str], ...]) -> Iterator[None]:
 
 
 class Subject:
-    """A model that computes in bfloat16; as `found_by` wants it."""
+    """A model with all operations rounded to bfloat16, with the interface that `found_by` needs."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -73,25 +74,25 @@ class Subject:
 
 
 def main() -> None:
-    """Print AP for each set of parts that stay."""
+    """Print the AP for each set of parts that stay in float32."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--split", default="valid")
+    parser.add_argument("run", type=Path, help="run folder or checkpoint")
+    parser.add_argument("data", type=Path, help="data set with annotations")
+    parser.add_argument("--split", default="valid", help="split to evaluate (default: valid)")
     options = parser.parse_args()
     index, model = load_split(options.data, options.split), load_model(options.run)
     heads, folded = ((model.class_head, "forward"), (model.box_head, "forward")), ((model.reference_points, "forward"),)
     kept = {
-        "nothing but the reference points": folded,
-        "the position": (*folded, *POSITION),
-        "the heads": (*folded, *heads),
-        "position and heads, as exports do": (*folded, *POSITION, *heads),
+        "reference points": folded,
+        "reference points and positions": (*folded, *POSITION),
+        "reference points and heads": (*folded, *heads),
+        "reference points, positions and heads (as in exports)": (*folded, *POSITION, *heads),
     }
-    print(f"everything in float32: AP {average_precision(model, found_by(model, index.paths), index):.4f}")
+    print(f"float32: everything: AP {average_precision(model, found_by(model, index.paths), index):.4f}")
     for name, owners in kept.items():
         with float32(owners):
             found = found_by(Subject(model), index.paths)
-        print(f"in float32 {name}: AP {average_precision(model, found, index):.4f}", flush=True)
+        print(f"float32: {name}: AP {average_precision(model, found, index):.4f}", flush=True)
 
 
 if __name__ == "__main__":

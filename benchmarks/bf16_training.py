@@ -1,7 +1,8 @@
-"""What training in bfloat16 costs in AP: the demo's digits, with and without it.
+"""Compare the AP after training in bfloat16 and in float32, on the demo's digits.
 
-On a processor without bfloat16 its products are hundreds of times slower. So everything that autocast would give to them is
-rounded to bfloat16 here, inputs and outputs, forward and backward, and multiplied in float32, as such hardware sums.
+On a processor without bfloat16 instructions, bfloat16 products are hundreds of times slower. This benchmark emulates them: the
+inputs and outputs of every product that autocast would compute in bfloat16 are rounded to bfloat16, forward and backward, and
+the product itself is computed in float32, because bfloat16 hardware accumulates in float32.
 
 Command: python benchmarks/bf16_training.py --work DIR        Time: about 14 minutes on one core.
 """
@@ -20,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from conditional_detr import train
 from conditional_detr.data.digits import make_digits
 
-TRAIN, VALID, SCENE_PX = 1600, 300, 128  # scenes, and their side in px
+TRAIN, VALID, SCENE_PX = 1600, 300, 128  # numbers of scenes, and the side of a scene in px
 EPOCHS = 4
 PARTS = {"num_queries": 40}
 RECIPE = {"init_from": "", "batch": 4, "hflip": 0.0, "crop": 0.0, "scales": (1.0, 1.0), "color_jitter": 0.0}
@@ -28,7 +29,7 @@ PRODUCTS = (F.linear, F.conv2d, F.scaled_dot_product_attention, torch.matmul, Te
 
 
 class Rounded(torch.autograd.Function):
-    """To bfloat16 and back, for values and for gradients."""
+    """Rounds values and gradients to bfloat16."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -40,12 +41,12 @@ class Rounded(torch.autograd.Function):
 
 
 def rounded(x: Any) -> Any:
-    """A tensor of floats; anything else as it is."""
+    """Round a floating-point tensor. Other arguments are returned unchanged."""
     return Rounded.apply(x.float()) if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
 class InBfloat16(TorchFunctionMode):
-    """Products under autocast, with their precision and without their speed."""
+    """Emulates the products that autocast computes in bfloat16: same precision, not faster."""
 
     products = 0
 
@@ -60,11 +61,11 @@ class InBfloat16(TorchFunctionMode):
 
 
 def main() -> None:
-    """Train twice and print the AP of each."""
+    """Train once in each precision and print the AP."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--work", type=Path, required=True, help="folder for data and runs")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument("--seed", type=int, default=42, help="random seed (default: 42)")
     options = parser.parse_args()
     data = options.work / "digits"
     if not data.exists():

@@ -1,7 +1,9 @@
-"""A training step and a prediction of two checkouts of this library, in turns; the first one against itself is the control.
+"""Compare the time of a training step and of a prediction between two checkouts of this library.
+
+The checkouts are timed in turns, in random order. A second process of the old checkout is the control.
 
 Command: python benchmarks/checkouts.py OLD NEW
-Time: five minutes on two cores.
+Time: about five minutes on two cores.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 TURNS, RESAMPLES = 15, 4000
-# Name → (model, height and width of the input in px, batch size, calls a turn).
+# Name → (model, height and width of the input in px, batch size, calls per turn).
 KINDS = {
     "tiny step": ("conditional-detr-tiny", (320, 426), 2, 4),
     "tiny prediction": ("conditional-detr-tiny", (320, 426), 1, 12),
@@ -52,7 +54,7 @@ for _ in sys.stdin:
 
 
 def start(checkout: Path, kind: str) -> subprocess.Popen[str]:
-    """A process that measures when it is asked for."""
+    """Start a process that loads a model from a checkout and times it on request."""
     task = json.dumps([*KINDS[kind], kind.endswith("step")])
     process = subprocess.Popen(
         [sys.executable, "-c", WORKER, task], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -64,7 +66,7 @@ def start(checkout: Path, kind: str) -> subprocess.Popen[str]:
 
 
 def seconds(process: subprocess.Popen[str]) -> float:
-    """Of one call, from a turn of several."""
+    """Mean time of one call over one turn, in seconds."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("go\n")
@@ -73,7 +75,7 @@ def seconds(process: subprocess.Popen[str]) -> float:
 
 
 def ratio(new: list[float], old: list[float]) -> str:
-    """Median of the ratios of all turns and its 95 % interval, by resampling turns."""
+    """Median ratio over all turns with its 95 % interval, from bootstrap resampling of the turns."""
     logs = [math.log(a / b) for a, b in zip(new, old, strict=True)]
     resampled = sorted(median(random.choices(logs, k=len(logs))) for _ in range(RESAMPLES))
     low, high = resampled[RESAMPLES // 40], resampled[-RESAMPLES // 40]
@@ -82,8 +84,8 @@ def ratio(new: list[float], old: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
+    parser.add_argument("old", type=Path, help="folder of the old checkout")
+    parser.add_argument("new", type=Path, help="folder of the new checkout")
     options = parser.parse_args()
     for kind in KINDS:
         processes = {name: start(options.new if name == "new" else options.old, kind) for name in ("old", "new", "same")}

@@ -1,7 +1,8 @@
-"""The paper's argument in miniature: how many epochs DETR and Conditional DETR need, and what each ablation costs.
+"""Small-scale replication of the paper: how many epochs DETR and Conditional DETR need, and how each ablation changes the AP.
 
-The settings are the TOML files in `convergence/`; every run leaves its curve in `convergence/curves/`, a row an epoch. What is
-there already is not run again, and a run that was stopped goes on where it was. Several of these processes may share the work.
+The settings are in the TOML files in `convergence/`. Every run writes its learning curve to `convergence/curves/`, one line
+per epoch. Finished runs are not repeated, and an interrupted run continues from its last checkpoint. Several processes with the
+same --work folder share the runs between them.
 
 Command: python benchmarks/convergence.py digits --work DIR
          python benchmarks/convergence.py blood-cells --work DIR --data FOLDER
@@ -32,18 +33,18 @@ from conditional_detr.data.digits import make_digits
 
 HERE = Path(__file__).parent / "convergence"
 COLUMNS = ("epoch", "seconds", "loss", "AP", "AP50", "AP75")
-STRIDE = 10  # epochs at a time, between which a baseline may have arrived
+STRIDE = 10  # epochs per call to `train`; the stop condition is checked between calls
 
 
 def smooth(curve: list[dict[str, float]]) -> list[float]:
-    """AP by epoch, each the mean of the last three: a single epoch's wanders by a hundredth or two."""
+    """AP by epoch, averaged over the last three epochs, because the AP of a single epoch varies by 0.01 to 0.02."""
     aps = [row["AP"] for row in curve]
     return [mean(aps[max(0, i - 2) : i + 1]) for i in range(len(aps))]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that the study wants: until so many epochs, or until it reaches an AP."""
+    """A training run of the study: ends after `epochs` epochs, or earlier once it reaches the AP `until`."""
 
     row: str
     lr: float
@@ -58,7 +59,7 @@ class Job:
 
 @dataclass
 class Study:
-    """The settings of one file and the curves that are there."""
+    """The settings of one TOML file and the learning curves on disk."""
 
     name: str
     settings: dict[str, Any] = field(init=False)
@@ -70,7 +71,7 @@ class Study:
         return HERE / "curves" / self.name / f"{job.name}.csv"
 
     def model(self, row: str) -> dict[str, Any]:
-        """A row's fields of the model, without those that mean nothing beside the others."""
+        """Model fields of a row, without those that have no effect in combination with the others."""
         fields = self.settings["model"] | self.settings["rows"][row].get("model", {})
         idle = idle_fields(ModelConfig(**fields))
         return {key: value for key, value in fields.items() if key not in idle}
@@ -79,21 +80,23 @@ class Study:
         return int(self.settings["rows"][row].get("image_px", self.settings["image_px"]))
 
     def fingerprint(self, row: str) -> str:
-        """Of everything that makes a row's curve what it is; it stands in the curve's file."""
+        """Hash of all settings that a row's curve depends on. It is the first line of the curve's file."""
         parts = (self.model(row), self.image_px(row), self.settings["training"], self.settings.get("data"))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
     def curve(self, job: Job) -> list[dict[str, float]]:
-        """A row an epoch; empty where nothing was run."""
+        """Learning curve of a run, one entry per epoch. Empty if the run has not started."""
         if not self.file(job).is_file():
             return []
         first, *lines = self.file(job).read_text(encoding="utf-8").splitlines()
         if first != f"# settings {self.fingerprint(job.row)}":
-            raise SystemExit(f"{self.file(job)} was made with other settings than {self.name}.toml has now: remove it")
+            raise SystemExit(
+                f"{self.file(job)} was made with other settings than {self.name}.toml has now. Remove it to run again"
+            )
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
 
     def write(self, job: Job, rows: list[dict[str, Any]]) -> None:
-        """Replace a curve's file in one go: other processes read it."""
+        """Replace the file of a curve atomically, because other processes may be reading it."""
         text = io.StringIO()
         text.write(f"# settings {self.fingerprint(job.row)}\n")
         writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -105,13 +108,13 @@ class Study:
         new.replace(self.file(job))
 
     def is_done(self, job: Job) -> bool:
-        """Whether a run is as long as it has to be: a baseline that has arrived, no shorter than the other rows."""
+        """Whether a run is complete: full length, or target AP reached and at least as long as the other rows."""
         curve = self.curve(job)
         arrived = len(curve) >= self.settings["epochs"] and any(ap >= job.until for ap in smooth(curve))
         return arrived or len(curve) >= job.epochs
 
     def rate(self, row: str) -> float | None:
-        """The learning rate of a row's family: the best of its sweep; None while that is not complete."""
+        """Best learning rate of the row's sweep. None until the sweep is complete."""
         options = self.settings["rows"][row]
         if "rates_of" in self.settings:
             return Study(self.settings["rates_of"]).rate(row)
@@ -127,14 +130,14 @@ class Study:
         return max(aps, key=lambda lr: aps[lr])
 
     def sweep(self, row: str) -> list[Job]:
-        """A family's runs with the first seed at every rate; none for a row that takes another's rate."""
+        """Sweep runs of a row: the first seed at every learning rate. Empty for a row that uses the rate of another row."""
         options, sweep = self.settings["rows"][row], self.settings.get("sweep")
         if sweep is None or "rate_of" in options:
             return []
         return [Job(row, lr, 0, options.get("sweep_epochs", sweep["epochs"])) for lr in sweep["learning_rates"]]
 
     def target(self, row: str) -> float | None:
-        """The AP that a baseline has to reach: Conditional DETR's mean over its seeds after `target_epochs`."""
+        """AP that a baseline has to reach: the mean over the seeds of `row` after `target_epochs`. None until it is known."""
         at = self.settings["target_epochs"]
         curves = [self.curve(job) for job in self.wanted(row)]
         if not curves or any(len(curve) < at for curve in curves):
@@ -142,7 +145,7 @@ class Study:
         return mean(smooth(curve)[at - 1] for curve in curves)
 
     def wanted(self, row: str) -> list[Job]:
-        """A row's runs, as far as what they depend on is known."""
+        """Runs of a row. Empty until its learning rate and, for a baseline, its target AP are known."""
         options, lr = self.settings["rows"][row], self.rate(row)
         seeds = range(options.get("seeds", 1))
         if lr is None:
@@ -155,7 +158,7 @@ class Study:
         return [Job(row, lr, seed, self.settings["baseline_epochs"], target) for seed in seeds]
 
     def plan(self) -> list[Job]:
-        """All runs whose turn has come: sweeps, first seeds and what targets come from, baselines' other seeds, the rest."""
+        """Unfinished runs in order: sweeps, first seeds and rows that set a target, other seeds of baselines, all others."""
         rows = self.settings["rows"]
         ours = {options["baseline"] for options in rows.values() if "baseline" in options}
 
@@ -169,7 +172,7 @@ class Study:
 
 
 def run(study: Study, job: Job, data: Path, work: Path, threads: int) -> None:
-    """Train until the job is done; the curve is written after every stretch of epochs."""
+    """Train until the job is done. The curve is written after every `STRIDE` epochs."""
     while not study.is_done(job):
         done = train(
             data,
@@ -195,7 +198,7 @@ def run(study: Study, job: Job, data: Path, work: Path, threads: int) -> None:
 
 
 def make_data(study: Study, work: Path) -> Path:
-    """The study's own images, made by whichever process comes first while the others wait."""
+    """Make the study's images once. The first process makes them while the others wait."""
     data = work / f"{study.name}-data"
     work.mkdir(parents=True, exist_ok=True)
     with (work / "data.lock").open("w") as stream:
@@ -210,7 +213,7 @@ def make_data(study: Study, work: Path) -> Path:
 
 @contextmanager
 def claimed(file: Path) -> Iterator[bool]:
-    """Whether this process may do what the file stands for; it stays claimed until the process ends or the context does."""
+    """Try to lock a file. Yields whether it succeeded; the lock is released at the end of the context or of the process."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as stream:
         try:
@@ -222,13 +225,13 @@ def claimed(file: Path) -> Iterator[bool]:
 
 
 def main() -> None:
-    """Run what is missing."""
+    """Run everything that is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=sorted(file.stem for file in HERE.glob("*.toml")))
-    parser.add_argument("--work", type=Path, required=True, help="folder for data and runs; keep it to go on later")
-    parser.add_argument("--data", type=Path, help="COCO folder, where the study does not make its own")
-    parser.add_argument("--only", default="", help="rows whose name contains this")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--work", type=Path, required=True, help="folder for data and runs; keep it to continue later")
+    parser.add_argument("--data", type=Path, help="COCO folder, for a study that does not make its own images")
+    parser.add_argument("--only", default="", help="run only rows whose name contains this text")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     options = parser.parse_args()
     study = Study(options.study)
     data = make_data(study, options.work) if "data" in study.settings else options.data
@@ -241,7 +244,7 @@ def main() -> None:
                     run(study, job, data, options.work, options.threads)
                     break
         else:
-            time.sleep(30)  # what the others do now may open new work
+            time.sleep(30)  # runs that finish elsewhere may make new ones possible
 
 
 if __name__ == "__main__":

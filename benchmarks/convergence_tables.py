@@ -1,4 +1,7 @@
-"""The study's curves as tables and plots: rewrites what stands between the marks in docs/results.md, and docs/images/.
+"""Write the tables and plots of the convergence study from its learning curves.
+
+Rewrites the text between the marks `<!-- begin … -->` and `<!-- end … -->` in docs/results.md, and the plots
+docs/images/convergence-*.png.
 
 Command: python benchmarks/convergence_tables.py        Time: seconds.
 """
@@ -17,45 +20,45 @@ from conditional_detr.evaluation.pages import ap
 DOCS = Path(__file__).parents[1] / "docs"
 RESULTS, IMAGES = DOCS / "results.md", DOCS / "images"
 NOT_RUN = "not run"
-MOST_TELLING = 4  # rows, below which a rank correlation says nothing
+MOST_TELLING = 4  # rows; with fewer, a rank correlation has no meaning and is left out
 
-# The paper's AP on COCO, R50, 50 epochs, beside each row.
+# Table → (label, row of the study, the paper's AP on COCO with R50 after 50 epochs).
 TABLES = {
     "spatial-queries": [
-        ("CSQ-C: the decoder embedding alone", "query-content", 37.1),
-        ("CSQ-T: the transform alone", "query-lambda", 37.6),
-        ("CSQ-P: the reference point alone", "query-point", 37.8),
-        ("CSQ-I: transform from before cross-attention", "query-intermediate", 40.2),
-        ("CSQ: the paper's", "conditional", 40.9),
+        ("CSQ-C: decoder embedding only", "query-content", 37.1),
+        ("CSQ-T: transformation only", "query-lambda", 37.6),
+        ("CSQ-P: reference point only", "query-point", 37.8),
+        ("CSQ-I: transformation predicted from the self-attention output", "query-intermediate", 40.2),
+        ("CSQ: the paper's choice", "conditional", 40.9),
     ],
     "lambda": [
         ("identity", "query-point", 37.8),
-        ("a scalar", "lambda-scalar", 39.0),
+        ("scalar", "lambda-scalar", 39.0),
         ("block-diagonal", "lambda-block", 40.8),
         ("full", "lambda-full", 40.7),
-        ("diagonal: the paper's", "conditional", 40.9),
+        ("diagonal: the paper's choice", "conditional", 40.9),
     ],
     "components": [
         ("DETR", "detr", 34.9),
-        ("+ offset (OR)", "detr-offset-only", 35.0),
-        ("+ focal loss (FL)", "detr-focal-only", 35.3),
-        ("+ OR + FL", "detr-focal", 36.9),
-        ("+ OR + FL + CSQ: Conditional DETR", "conditional", 40.9),
+        ("DETR + offset regression (OR)", "detr-offset-only", 35.0),
+        ("DETR + focal loss (FL)", "detr-focal-only", 35.3),
+        ("DETR + OR + FL", "detr-focal", 36.9),
+        ("DETR + OR + FL + CSQ: Conditional DETR", "conditional", 40.9),
     ],
     "reference-points": [
-        ("the origin for all", "points-origin", 36.8),
-        ("learned, free", "points-learned", 40.7),
-        ("predicted from the object query: the paper's", "conditional", 40.9),
+        ("the origin for all queries", "points-origin", 36.8),
+        ("learned, one per query", "points-learned", 40.7),
+        ("predicted from the object query: the paper's choice", "conditional", 40.9),
     ],
 }
-MAIN = {  # name for people, row, the paper's AP after 50 epochs
+MAIN = {  # stride → (label, row of the study, the paper's AP on COCO after 50 epochs)
     "16": [
-        ("DETR, its own loss", "detr", 36.7),
+        ("DETR, original loss", "detr", 36.7),
         ("DETR, focal loss and offset", "detr-focal", None),
         ("Conditional DETR", "conditional", 43.8),
     ],
     "32": [
-        ("DETR, its own loss", "detr-32", 34.9),
+        ("DETR, original loss", "detr-32", 34.9),
         ("DETR, focal loss and offset", "detr-focal-32", 36.9),
         ("Conditional DETR", "conditional-32", 40.9),
     ],
@@ -64,17 +67,17 @@ PLOTS = {"digits": MAIN["16"], "digits-32": MAIN["32"]}
 
 
 def done(study: Study, row: str) -> list[tuple[Job, list[dict[str, float]]]]:
-    """A row's finished runs with their curves."""
+    """Finished runs of a row with their learning curves."""
     return [(job, study.curve(job)) for job in study.wanted(row) if study.is_done(job)]
 
 
 def aps(study: Study, row: str, epochs: int) -> list[float]:
-    """AP after so many epochs of every finished run of a row that is as long."""
+    """AP after `epochs` epochs, for every finished run of a row that is at least that long."""
     return [smooth(curve)[epochs - 1] for _, curve in done(study, row) if len(curve) >= epochs]
 
 
 def arrivals(study: Study, row: str, target: float) -> list[int | None]:
-    """The first epoch with such an AP, of every finished run; None where there is none."""
+    """First epoch that reaches the AP `target`, for every finished run; None for a run that never reaches it."""
     return [epochs_to([{"AP": ap} for ap in smooth(curve)], target) for _, curve in done(study, row)]
 
 
@@ -87,29 +90,30 @@ def shown(values: list[float], form: Callable[[float], str] = ap) -> str:
 
 
 def sweep_table(study: Study) -> str:
-    """AP and loss at the end of every sweep; the rate that was taken in bold."""
+    """AP and loss at the end of each sweep run. The chosen learning rate is in bold."""
     rates = study.settings["sweep"]["learning_rates"]
-    lines = ["| | " + " | ".join(f"{rate:.0e}" for rate in rates) + " |", "|---|" + "---|" * len(rates)]
-    for row in ("conditional", "detr-focal", "detr"):
+    lines = ["| system | " + " | ".join(f"{rate:.0e}" for rate in rates) + " |", "|---|" + "---|" * len(rates)]
+    for name, row, _ in reversed(MAIN["16"]):
         cells = []
         for job in study.sweep(row):
             if not study.is_done(job):
                 cells.append(NOT_RUN)
                 continue
             curve = study.curve(job)[: job.epochs]
-            cell = f"{ap(smooth(curve)[-1])}, loss {curve[-1]['loss']:.2f}"
+            cell = f"AP {ap(smooth(curve)[-1])}, loss {curve[-1]['loss']:.2f}"
             cells.append(f"**{cell}**" if study.rate(row) == job.lr else cell)
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main_table(study: Study, rows: list[tuple[str, str, float | None]]) -> str:
-    """What each system needs to reach Conditional DETR's AP."""
+    """Epochs that each system needs to reach the AP of Conditional DETR."""
     ours = rows[-1][1]
     target, own = study.target(ours), study.settings["target_epochs"]
     lines = [
-        f"| system | paper: AP after 50 epochs | rate | AP after {own} epochs | after {study.settings['epochs']} "
-        f"| epochs to AP {NOT_RUN if target is None else ap(target)} | times Conditional DETR's | runs, minutes |",
+        f"| system | paper: AP on COCO after 50 epochs | learning rate | AP after {own} epochs "
+        f"| AP after {study.settings['epochs']} epochs | epochs to reach AP {NOT_RUN if target is None else ap(target)} "
+        "| epochs relative to Conditional DETR | runs, total minutes |",
         "|---|---|---|---|---|---|---|---|",
     ]
     base = [] if target is None else arrivals(study, ours, target)
@@ -134,9 +138,10 @@ def main_table(study: Study, rows: list[tuple[str, str, float | None]]) -> str:
 
 
 def ratio(theirs: list[int | None], limits: list[int], ours: list[int | None]) -> str:
-    """How many times our epochs a baseline needs: of the means, and from its fastest against our slowest to the opposite.
+    """Epochs that a baseline needs to reach the target, divided by those of Conditional DETR.
 
-    A run of theirs that never arrives counts with what it was given, and the ratio is then a lower limit.
+    The ratio of the means, with a range: from the baseline's fastest run over our slowest to its slowest over our fastest.
+    A baseline run that never reaches the target counts with its full length; the ratio is then a lower bound.
     """
     if None in ours:
         return "Conditional DETR does not arrive with every seed"
@@ -151,9 +156,12 @@ def ratio(theirs: list[int | None], limits: list[int], ours: list[int | None]) -
 
 
 def ablation_table(study: Study, rows: list[tuple[str, str, float]]) -> str:
-    """AP beside the paper's, and how far both agree on the order."""
+    """AP of each variant next to the paper's, and the rank correlation of both."""
     epochs = study.settings["epochs"]
-    lines = [f"| | paper: AP, COCO, 50 epochs | AP after {epochs} epochs | runs, minutes |", "|---|---|---|---|"]
+    lines = [
+        f"| variant | paper: AP on COCO after 50 epochs | AP after {epochs} epochs | runs, total minutes |",
+        "|---|---|---|---|",
+    ]
     ours: list[float | None] = []
     for name, row, paper in rows:
         runs, values = done(study, row), aps(study, row, epochs)
@@ -167,7 +175,7 @@ def ablation_table(study: Study, rows: list[tuple[str, str, float]]) -> str:
 
 
 def plot(study: Study, rows: list[tuple[str, str, float | None]], name: str) -> None:
-    """AP by epoch of the finished runs of some rows, with a line at the target; nothing where nothing is finished."""
+    """Plot AP by epoch for the finished runs of some rows, with a line at the target AP. Without such runs, write nothing."""
     found = [(system, [[at["AP"] for at in curve] for _, curve in done(study, row)]) for system, row, _ in rows]
     if bands := [plots.Band(system, curves) for system, curves in found if curves]:
         image = plots.learning_curves(bands, "AP", plots.WIDE, "png", study.target(rows[-1][1]))
@@ -175,7 +183,7 @@ def plot(study: Study, rows: list[tuple[str, str, float | None]], name: str) -> 
 
 
 def fragments() -> dict[str, str]:
-    """What stands between the marks."""
+    """Text for each pair of marks, by its name."""
     digits, cells = Study("digits"), Study("blood-cells")
     return {
         "sweep": sweep_table(digits),
@@ -187,11 +195,11 @@ def fragments() -> dict[str, str]:
 
 
 def filled(text: str) -> str:
-    """The document with every fragment in its place.
+    """Insert every table between its marks.
 
     Raises
     ------
-    KeyError : a mark that nothing belongs to
+    KeyError : the text has a mark that no table belongs to
     """
     found = fragments()
     mark = re.compile(r"(<!-- begin ([\w-]+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
@@ -199,7 +207,7 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrite document and plots."""
+    """Rewrite the document and the plots."""
     RESULTS.write_text(filled(RESULTS.read_text(encoding="utf-8")), encoding="utf-8")
     for name, rows in PLOTS.items():
         plot(Study("digits"), rows, name)

@@ -1,4 +1,6 @@
-"""Peak memory, each case in a process of its own, above what its imports take.
+"""Peak memory of detection and of training, above the memory of imports and weights.
+
+Each case runs in its own process.
 
 Command: python benchmarks/memory.py        Time: about 2 minutes on 2 cores.
 """
@@ -40,15 +42,15 @@ from conditional_detr import create_model
 model = create_model("conditional-detr-dc5-r50", num_classes=91, pretrained_backbone=False).eval()
 """
 CASES = {
-    "DC5-R50 detects in 800 x 1333 px, transformers": HEAD + THEIRS + DETECT,
-    "DC5-R50 detects in 800 x 1333 px, ours": HEAD + OURS + DETECT,
-    "DC5-R50 trains on 2 images of 512 px": HEAD + TRAIN % False,
-    "DC5-R50 trains on 2 images of 512 px, gradient checkpointing": HEAD + TRAIN % True,
+    "DC5-R50, detection on one image of 800 x 1333 px, transformers": HEAD + THEIRS + DETECT,
+    "DC5-R50, detection on one image of 800 x 1333 px, ours": HEAD + OURS + DETECT,
+    "DC5-R50, training on 2 images of 512 px": HEAD + TRAIN % False,
+    "DC5-R50, training on 2 images of 512 px, gradient checkpointing": HEAD + TRAIN % True,
 }
 
 
 def main() -> None:
-    """Print each case's peak."""
+    """Print the peak of each case."""
     for name, code in CASES.items():
         done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
         print(f"{name}: {float(done.stdout.split()[-1]):.0f} MB")

@@ -1,8 +1,7 @@
-"""Parameters and multiply-adds of every system of the paper beside the paper's figures, as the table of docs/models.md.
+"""Print parameters and multiply-adds of every system of the paper next to the paper's numbers, as in docs/models.md.
 
-Multiply-adds are counted by PyTorch at 800 x 1121 px, where DETR-R50 has the 86 G that the paper gives for it: COCO's
-images are of many sizes, and the paper's figures are means over them. Nothing is computed: the models stand on the meta
-device.
+The paper's multiply-adds are means over COCO images of many sizes. PyTorch counts them here at 800 x 1121 px, because DETR-R50
+then has the 86 G of the paper. The models are on the meta device, so nothing is computed.
 
 Command: python benchmarks/model_sizes.py        Time: about a minute on 1 core.
 """
@@ -15,7 +14,7 @@ from conditional_detr.factory.build import DetectionModel
 from conditional_detr.inference.model_info import multiply_adds
 
 HEIGHT, WIDTH = 800, 1121
-PAPER = {  # Conditional DETR, table 1: parameters in M, GFLOPs (multiply-adds)
+PAPER = {  # Conditional DETR, table 1: parameters in millions, multiply-adds in billions (the paper's GFLOPs)
     "detr-r50": (41, 86),
     "conditional-detr-r50": (44, 90),
     "detr-dc5-r50": (41, 187),

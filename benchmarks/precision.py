@@ -1,6 +1,8 @@
-"""What bfloat16 brings to a training step: two images, a model's own recipe, with and without it, alternating.
+"""Time of a training step in float32 and in bfloat16: two images, each model's default recipe.
 
-Command: python benchmarks/precision.py        Time: about 3 minutes on 2 cores that have bfloat16.
+Both precisions are timed in turns.
+
+Command: python benchmarks/precision.py        Time: about 3 minutes on 2 cores with bfloat16 instructions.
 """
 
 import argparse
@@ -11,7 +13,7 @@ import torch
 
 from conditional_detr import create_model, make_step
 
-FAST = {"neck": "space_to_depth", "pixel_aligned_positions": True, "reference_points": "encoder"}  # as the recipe `fast` has it
+FAST = {"neck": "space_to_depth", "pixel_aligned_positions": True, "reference_points": "encoder"}  # as in the recipe `fast`
 CASES = [
     ("conditional-detr-tiny", FAST, 160, 224),
     ("conditional-detr-tiny", FAST, 320, 416),
@@ -20,10 +22,10 @@ CASES = [
 
 
 def main() -> None:
-    """Print the median of each and their ratio."""
+    """Print both medians and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default: 9)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name, parts, height, width in CASES:
@@ -38,7 +40,7 @@ def main() -> None:
             for amp, step in steps.items():
                 start = time.perf_counter()
                 step(images, None, targets)
-                if number:  # the first warms up
+                if number:  # round 0 is a warm-up
                     times[amp].append(time.perf_counter() - start)
         exact, rough = (1000 * median(times[amp]) for amp in ("off", "bf16"))
         what = f"{name}, 2 x {height} x {width} px"

@@ -1,7 +1,8 @@
-"""How soon each recipe learns: epochs and seconds to an AP, of a new `tiny`, all else equal.
+"""Compare how fast each recipe learns: epochs and seconds to reach an AP with `conditional-detr-tiny`.
 
-`fast` begins with ImageNet's weights as `paper` does; `fast-shipped` with the trained model that comes with the package, as
-it does by default. Runs that are finished in DIR are not run again, and recipes may be run one by one, beside each other.
+`paper` and `fast` start from ImageNet weights here. `fast-shipped` starts from the detector weights bundled with the package,
+which is the default of the recipe `fast`. All other settings are equal. Finished runs in DIR are not repeated. Several recipes
+may run at the same time, in separate processes.
 
     python benchmarks/recipes.py --data FOLDER --work DIR --imgsz 128 --queries 20 --epochs 20 --recipes paper --threads 1
     python benchmarks/recipes.py --data FOLDER --work DIR --imgsz 128 --queries 20 --epochs 4 --recipes fast --threads 1
@@ -18,7 +19,7 @@ ROWS = {"paper": ("paper", {}), "fast": ("fast", {"init_from": ""}), "fast-shipp
 
 
 def reached(rows: list[dict], level: float) -> tuple[int, float] | None:
-    """The epoch that reaches an AP first, and the seconds until its end, evaluations among them."""
+    """First epoch that reaches an AP, and the seconds until its end, including evaluations. None if no epoch does."""
     spent = 0.0
     for row in rows:
         spent += row["seconds"]
@@ -29,14 +30,16 @@ def reached(rows: list[dict], level: float) -> tuple[int, float] | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--data", type=Path, help="COCO folder")
-    parser.add_argument("--recipes", nargs="*", choices=ROWS, default=[], help="those to run")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--imgsz", type=int, default=320)
-    parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--levels", type=float, nargs="*", default=[0.05, 0.1, 0.2, 0.3, 0.4])
+    parser.add_argument(
+        "--recipes", nargs="*", choices=ROWS, default=[], help="recipes to run; without it, only the table is printed"
+    )
+    parser.add_argument("--epochs", type=int, default=20, help="number of epochs (default: 20)")
+    parser.add_argument("--imgsz", type=int, default=320, help="input size in px (default: 320)")
+    parser.add_argument("--queries", type=int, default=100, help="number of object queries (default: 100)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 (default) = all available")
+    parser.add_argument("--levels", type=float, nargs="*", default=[0.05, 0.1, 0.2, 0.3, 0.4], help="APs for the table")
     arguments = parser.parse_args()
     for name in arguments.recipes:
         recipe, settings = ROWS[name]

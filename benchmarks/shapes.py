@@ -1,8 +1,10 @@
-"""Images of shapes, for the model that others begin with: from one large object to sixty small ones, alike or mixed, in front
-of photographs, noise or plain colour, touching and hiding each other. Nothing is drawn from any data set but scikit-learn's
-two photographs and its digits.
+"""Make the images of shapes that the bundled model `conditional-detr-tiny-shapes` is trained on.
 
-    python benchmarks/shapes.py DIR --train 6000 --valid 200        # four minutes of one core: 6,000 images, 78,207 objects
+An image holds between one large object and sixty small ones, of one kind or several. Objects may touch and occlude each other.
+The background is a photograph, noise or a plain colour. The only external sources are scikit-learn's two photographs and its
+digits.
+
+    python benchmarks/shapes.py DIR --train 6000 --valid 200        # four minutes on one core: 6,000 images, 78,207 objects
 """
 
 import argparse
@@ -14,21 +16,21 @@ from PIL import Image, ImageFilter
 from sklearn.datasets import load_digits, load_sample_images
 
 KINDS = ("ellipse", "rectangle", "triangle", "star", "ring", "cross", "blob", "crescent", "digit", "letter-like")
-SIDES = (160, 320)  # of an image, px
-SMALLEST, LARGEST = 0.04, 0.7  # of an image's shorter side, an object
-SMALLEST_PX = 8
-MOST = 60  # objects an image
-COVERED = 0.45  # of an image's area, by objects' squares, at most
-MOST_HIDDEN = 0.6  # of an object, by any one in front of it
-LEAST_SEEN = 0.35  # of an object at the edge of an image
-SMALLEST_AREA = 12  # px
-INSIDE = 0.5  # of the opacity, from which on a pixel belongs to an object
+SIDES = (160, 320)  # smallest and largest side of an image, px
+SMALLEST, LARGEST = 0.04, 0.7  # typical size of an object, as a fraction of the image's shorter side
+SMALLEST_PX = 8  # smallest size of an object
+MOST = 60  # objects per image
+COVERED = 0.45  # largest fraction of the image area that objects of the typical size, taken as squares, may cover
+MOST_HIDDEN = 0.6  # largest fraction of an object that one later object may occlude
+LEAST_SEEN = 0.35  # smallest fraction of an object that must be inside the image
+SMALLEST_AREA = 12  # smallest area of an object inside the image, px
+INSIDE = 0.5  # opacity above which a pixel belongs to an object
 
 Array = np.ndarray
 
 
 class Painter:
-    """Draws images from one stream of random numbers."""
+    """Draws images with one random number generator."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -45,7 +47,7 @@ class Painter:
         return self.rng.uniform(0, 255, 3).astype(np.float32)
 
     def photograph(self, height: int, width: int) -> Array:
-        """A part of a photograph, turned, mirrored, its channels changed."""
+        """Random part of a photograph, randomly mirrored, with permuted colour channels or in grey."""
         photo = self.photographs[int(self.rng.integers(len(self.photographs)))]
         side = self.log_between(60, 420)
         scale = side / max(height, width)
@@ -61,7 +63,7 @@ class Painter:
         return out
 
     def noise(self, height: int, width: int) -> Array:
-        """Clouds of several sizes between two colours."""
+        """Smooth noise of several scales, blending two colours."""
         total = np.zeros((height, width), np.float32)
         for octave in range(int(self.rng.integers(1, 5))):
             n = 2 ** (octave + 1) + 1
@@ -72,7 +74,7 @@ class Painter:
         return self.color() * share + self.color() * (1 - share)
 
     def surface(self, height: int, width: int) -> Array:
-        """What covers a background or an object."""
+        """Random texture for a background or an object: photograph, noise or a colour gradient."""
         kind = self.rng.random()
         if kind < 0.45:
             return self.photograph(height, width)
@@ -82,7 +84,7 @@ class Painter:
         return np.broadcast_to(self.color() + slope, (height, width, 3)).astype(np.float32)
 
     def opacity(self, kind: int, style: dict, size: float) -> Array:
-        """Of an object, [h, w] in [0, 1]: 1 inside, falling over a pixel or more at its edge."""
+        """Opacity of an object, [h, w] in [0, 1]: 1 inside, with a soft edge."""
         aspect = float(np.exp(self.rng.normal(0, style["aspect"])))
         half_w, half_h = size / 2 * aspect**0.5, size / 2 / aspect**0.5
         reach = int(np.ceil(1.45 * max(half_w, half_h))) + 2
@@ -114,7 +116,7 @@ class Painter:
         return np.clip(inside * min(half_w, half_h) / style["soft"] + 0.5, 0, 1)
 
     def glyph(self, name: str, u: Array, v: Array, reach: int) -> Array:
-        """A handwritten digit, or a few strokes: [n, n] sampled at (u, v) in [−1, 1]."""
+        """Opacity of a handwritten digit or of a few random strokes, sampled at the coordinates (u, v) in [−1, 1]."""
         if name == "digit":
             source = self.digits[int(self.rng.integers(len(self.digits)))]
         else:
@@ -131,7 +133,7 @@ class Painter:
         return np.where(seen, np.clip(source[rows, columns] * 1.5 - 0.25, 0, 1), 0)
 
     def style(self) -> dict:
-        """What objects of a sort have in common."""
+        """Random appearance that is shared by all objects of one group in an image."""
         return {
             "aspect": self.between(0.05, 0.5),
             "turn": float(self.rng.choice([0.15, 0.6, 3.0])),
@@ -162,7 +164,7 @@ class Painter:
         return fill
 
     def image(self) -> tuple[Array, list[list[float]], list[int]]:
-        """uint8 [H, W, 3], boxes (x, y, w, h) px and kinds."""
+        """Draw one image: pixels uint8 [H, W, 3], boxes (x, y, w, h) in px, and class indices."""
         rng = self.rng
         height, width = (int(rng.integers(SIDES[0], SIDES[1] + 1)) for _ in range(2))
         side = min(height, width)
@@ -191,8 +193,10 @@ class Painter:
         return np.asarray(image), [box_of(mask) for mask in masks], kinds
 
     def put(self, canvas: Array, alpha: Array, style: dict, place: list[int], before: list[Array]) -> Array | None:
-        """Paint an object with its upper left corner at (x, y), in place; bool [H, W], where it is, or None where it would hide
-        another one or hardly be in the image.
+        """Paint an object onto the canvas, with the upper left corner of its opacity map at `place` (x, y).
+
+        Returns its mask, bool [H, W]. Returns None and paints nothing if the object would occlude an earlier one too much or be
+        mostly outside the image.
         """
         (height, width), (x, y) = canvas.shape[:2], place
         top, left, bottom, right = max(0, y), max(0, x), min(height, y + alpha.shape[0]), min(width, x + alpha.shape[1])
@@ -211,13 +215,13 @@ class Painter:
 
 
 def box_of(mask: Array) -> list[float]:
-    """(x, y, w, h) px, tight around it."""
+    """Tight bounding box (x, y, w, h) of a mask, in px."""
     rows, columns = np.where(mask.any(1))[0], np.where(mask.any(0))[0]
     return [float(columns[0]), float(rows[0]), float(columns[-1] - columns[0] + 1), float(rows[-1] - rows[0] + 1)]
 
 
 def make_shapes(folder: Path, train: int, valid: int, seed: int = 0) -> None:
-    """Write the set as COCO folders `train/` and `valid/`."""
+    """Write the data set as COCO folders `train/` and `valid/`."""
     for stream, (split, number) in enumerate((("train", train), ("valid", valid))):
         painter = Painter(np.random.default_rng([seed, stream]))
         (folder / split).mkdir(parents=True)
@@ -239,9 +243,9 @@ def make_shapes(folder: Path, train: int, valid: int, seed: int = 0) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--train", type=int, default=6000)
-    parser.add_argument("--valid", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("folder", type=Path, help="new folder for the data set")
+    parser.add_argument("--train", type=int, default=6000, help="number of training images")
+    parser.add_argument("--valid", type=int, default=200, help="number of validation images")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     arguments = parser.parse_args()
     make_shapes(arguments.folder, arguments.train, arguments.valid, arguments.seed)

@@ -1,5 +1,7 @@
-"""Make the trained model that comes with the package: scenes of digits, and four of them in one image, so that it knows
-few and many, large and small objects. An hour and a half of one core; weights are stored in 16 bits.
+"""Train the bundled model `conditional-detr-tiny-digits` and store its weights in the package, as 16-bit floats.
+
+The training images are scenes of digits, and mosaics of four scenes in one image, so that both few large and many small objects
+occur. The two commands take an hour and a half on one core. The second starts from the weights of the first.
 
     python benchmarks/shipped_digits.py --work DIR --minutes 55 --threads 1
     python benchmarks/shipped_digits.py --work AGAIN --start DIR/run --minutes 30 --threads 1
@@ -26,7 +28,7 @@ RECIPE = {"batch": 4, "query_groups": 3, "lr_backbone": 1e-4, "scales": (0.6, 1.
 
 
 def add_mosaics(folder: Path, number: int) -> None:
-    """Put images of 2 × 2 scenes, drawn at random, beside the scenes of a split."""
+    """Add mosaics of 2 × 2 randomly chosen scenes to a split."""
     file = folder / "_annotations.coco.json"
     content = json.loads(file.read_text())
     of_image: dict[int, list] = {}
@@ -53,7 +55,7 @@ def add_mosaics(folder: Path, number: int) -> None:
 
 
 def ship(run: Path, name: str) -> None:
-    """Put a run's best model into the package, its weights in 16 bits."""
+    """Copy the best model of a run into the package, with its weights as 16-bit floats."""
     target = SHIPPED / name
     target.mkdir(parents=True, exist_ok=True)
     weights = {key: value.half() for key, value in load_file(run / "best" / WEIGHTS).items()}
@@ -66,10 +68,10 @@ def ship(run: Path, name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="new folder for data and run")
-    parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--start", default="", help="a run of this to begin with")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--work", type=Path, required=True, help="new folder for the data and the run")
+    parser.add_argument("--minutes", type=float, default=60.0, help="training time in minutes (default: 60)")
+    parser.add_argument("--start", default="", help="earlier run of this script to start from")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 (default) = all available")
     arguments = parser.parse_args()
     data, run = arguments.work / "data", arguments.work / "run"
     if not data.exists():

@@ -1,4 +1,6 @@
-"""A training step and its objective against transformers, alternating, and where the step's time goes.
+"""Compare a training step, and matching with losses alone, with transformers, and profile the step.
+
+Both libraries are timed in turns. The profile is of this library's step.
 
 Command: python benchmarks/train_step.py        Time: about 2 minutes on 2 cores.
 """
@@ -20,7 +22,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING
 from conditional_detr import SetCriterion, create_model, make_step
 
 Targets = list[dict[str, Tensor]]
-KINDS = {  # what a name of PyTorch's profiler begins with, and what it is
+KINDS = {  # operation in PyTorch's profiler → kind of operation
     "aten::convolution_backward": "convolutions, backward",
     "aten::mkldnn_convolution": "convolutions, forward",
     "aten::_scaled_dot_product_flash_attention_for_cpu_backward": "attention, backward",
@@ -35,7 +37,7 @@ KINDS = {  # what a name of PyTorch's profiler begins with, and what it is
 
 
 def objects(generator: torch.Generator, images: int, each: int) -> Targets:
-    """Random boxes of random classes."""
+    """Random targets: `each` boxes of random classes for every image."""
     return [
         {
             "labels": torch.randint(0, 91, (each,), generator=generator),
@@ -46,20 +48,20 @@ def objects(generator: torch.Generator, images: int, each: int) -> Targets:
 
 
 def compare(what: str, theirs: Callable[[], object], ours: Callable[[], object], rounds: int) -> None:
-    """Print the medians of both, in turns, and their ratio."""
+    """Time both in turns and print their medians and the ratio."""
     times: dict[str, list[float]] = {"transformers": [], "ours": []}
     for number in range(rounds + 1):
         for name, run in (("transformers", theirs), ("ours", ours)):
             start = time.perf_counter()
             run()
-            if number:  # the first warms up
+            if number:  # round 0 is a warm-up
                 times[name].append(time.perf_counter() - start)
     theirs_s, ours_s = (median(times[name]) for name in ("transformers", "ours"))
     print(f"{what}: transformers {1000 * theirs_s:.0f} ms, ours {1000 * ours_s:.0f} ms, {theirs_s / ours_s:.1f} times as fast")
 
 
 def step_of_both(rounds: int, amp: str, dropout: float) -> Callable[[], object]:
-    """R50, batch 2, 512 x 512 px."""
+    """Compare a training step: R50, batch size 2, 512 x 512 px. Return this library's step."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, 512, 512, generator=generator)
     is_padding = torch.zeros(2, 512, 512, dtype=torch.bool)
@@ -80,7 +82,7 @@ def step_of_both(rounds: int, amp: str, dropout: float) -> Callable[[], object]:
     model = create_model("conditional-detr-r50", num_classes=91, pretrained_backbone=False, dropout=dropout)
     step = make_step(model, amp=amp)
     compare(
-        f"training step, R50, batch 2, 512 x 512 px, dropout {dropout:g}",
+        f"training step, R50, batch size 2, 512 x 512 px, dropout {dropout:g}",
         theirs,
         lambda: step(images, is_padding, targets),
         rounds,
@@ -89,7 +91,7 @@ def step_of_both(rounds: int, amp: str, dropout: float) -> Callable[[], object]:
 
 
 def objective_of_both(rounds: int) -> None:
-    """Matching and losses, forward and backward: 6 layers, batch 8, 300 queries, 20 objects each."""
+    """Compare matching and losses, forward and backward: 6 layers, batch size 8, 300 queries, 20 objects per image."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 8, 300, 91, generator=generator) - 4
     boxes = torch.rand(6, 8, 300, 4, generator=generator) * 0.4 + 0.1
@@ -113,7 +115,7 @@ def objective_of_both(rounds: int) -> None:
 
 
 def where_it_goes(step: Callable[[], object]) -> None:
-    """Print the share of each kind of operation, and the arithmetic per second."""
+    """Print the fraction of time of each kind of operation, and the FLOP/s of the step."""
     with FlopCounterMode(display=False) as counter:
         step()
     start = time.perf_counter()
@@ -126,18 +128,18 @@ def where_it_goes(step: Callable[[], object]) -> None:
         shares[KINDS.get(event.key, "the rest")] += event.self_cpu_time_total
     total = sum(shares.values())
     gflop = counter.get_total_flops() / 1e9
-    print(f"arithmetic of products: {gflop:.0f} GFLOP, {gflop / seconds:.0f} GFLOP/s over the whole step")
+    print(f"convolutions, matrix products, attention: {gflop:.0f} GFLOP, {gflop / seconds:.0f} GFLOP/s over the whole step")
     for name, share in sorted(shares.items(), key=lambda item: -item[1]):
         print(f"  {share / total:6.1%}  {name}")
 
 
 def main() -> None:
-    """All three."""
+    """Run both comparisons and the profile."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default: 5)")
     parser.add_argument("--amp", default="auto", help="auto, bf16 or off")
-    parser.add_argument("--dropout", type=float, default=0.1, help="of both")
+    parser.add_argument("--dropout", type=float, default=0.1, help="dropout of both models")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     objective_of_both(options.rounds)
