@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from conditional_detr.cli.app import app
+from conditional_detr.config.presets import PRESETS
 from conditional_detr.config.recipes import RECIPES, RecipeConfig, RecipeOptions
 from conditional_detr.config.schema import ModelConfig
 
@@ -21,6 +22,7 @@ def command_line() -> str:
 def settings() -> str:
     """All settings that `--set` and TOML files know."""
     options = set(RecipeOptions.model_fields)
+    r50, tiny = (PRESETS[f"conditional-detr-{size}"].model for size in ("r50", "tiny"))
     recipe = [name for name in RecipeConfig.model_fields if name not in options]
     lines = [
         "# Settings",
@@ -39,7 +41,7 @@ def settings() -> str:
         "|---|---|---|---|",
         *(
             f"| `{name}` | {_meaning(RecipeConfig.model_fields[name])} | "
-            f"{_value(getattr(RECIPES['paper'], name))} | {_value(getattr(RECIPES['fast'], name))} |"
+            f"{_value(getattr(RECIPES['paper'], name))} | {_used(RECIPES['fast'], name)} |"
             for name in recipe
         ),
         "",
@@ -47,18 +49,23 @@ def settings() -> str:
         "",
         "## Model",
         "",
-        "In `--set` their names begin with `model.`. The default is that of `conditional-detr-r50`. Other model names have",
-        "other defaults. [Variants](../variants.md) explains the choices.",
+        "In `--set` their names begin with `model.`. [Variants](../variants.md) explains the choices, and what other model names",
+        "change.",
         "",
-        "| setting | meaning | default |",
-        "|---|---|---|",
+        "| setting | meaning | `conditional-detr-r50` | `conditional-detr-tiny` |",
+        "|---|---|---|---|",
         *(
-            f"| `{name}` | {_meaning(field)} | {_value(field.get_default(call_default_factory=True))} |"
+            f"| `{name}` | {_meaning(field)} | {_value(getattr(r50, name))} | {_value(getattr(tiny, name))} |"
             for name, field in ModelConfig.model_fields.items()
         ),
         "",
     ]
     return NOTE + "\n".join(lines)
+
+
+def _used(recipe: RecipeConfig, name: str) -> str:
+    """A recipe's value of a setting; a dash if its schedule does not use it."""
+    return "–" if name == "lr_drop_at" and recipe.schedule != "step" else _value(getattr(recipe, name))
 
 
 def _meaning(field: Any) -> str:
@@ -71,7 +78,7 @@ def _meaning(field: Any) -> str:
 
 def _value(value: Any) -> str:
     if value == "":
-        return "none"
+        return '`""`'
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f"`{list(value)}`" if isinstance(value, tuple) else f"`{value}`"

@@ -20,7 +20,7 @@ from conditional_detr.inference.batching import Model, PreparedImage, detect, ru
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import first_line
 
-STAGES = ("decode", "prepare", "model", "finish")
+STAGES = ("decode", "preprocess", "model", "postprocess")
 Times = tuple[float, ...]  # seconds of each stage
 
 

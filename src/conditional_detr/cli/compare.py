@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from conditional_detr.cli.parameters import GROUP, Output, argument
-from conditional_detr.cli.printing import make_folder, print_table, print_written
+from conditional_detr.cli.printing import make_folder, print_table, print_text, print_written
 from conditional_detr.errors import ConfigError
 
 Levels = Annotated[
@@ -36,4 +36,6 @@ def compare(
     make_folder(output)
     levels = sorted(set(ap)) if ap else usual_levels(groups)
     print_table(*table(groups, levels))
+    if levels:
+        print_text("“> n” means that a run ended after n without reaching this AP.")
     print_written(*write_comparison(groups, levels, output))

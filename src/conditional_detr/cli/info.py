@@ -1,7 +1,17 @@
 """`cdetr info`."""
 
-from conditional_detr.cli.parameters import Source
+from typing import Annotated
+
+from conditional_detr.cli.parameters import argument
 from conditional_detr.cli.printing import print_facts
+
+Source = Annotated[
+    str,
+    argument(
+        "Model name, or a trained model: run folder, checkpoint folder, export folder, Hugging Face folder, .pth file or "
+        "Hub id."
+    ),
+]
 
 
 def info(source: Source, /) -> None:

@@ -54,11 +54,12 @@ def print_next(purpose: str, *words: str | Path) -> None:
     print_text(f"To {purpose}: {shlex.join(map(str, words))}", "bold")
 
 
-def track(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:
-    """The items, with a progress bar and the time left on stderr if that is a terminal. The bar disappears at the end."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
+def track(items: Iterable[Item], total: int, description: str) -> Iterable[Item]:
+    """The items, with a progress bar and the time left on stderr if that is a terminal."""
+    return _with_bar(items, total, description) if sys.stderr.isatty() else items
+
+
+def _with_bar(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (

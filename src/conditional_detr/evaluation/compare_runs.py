@@ -222,6 +222,11 @@ def _count(value: float) -> str:
     return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
 
 
+def _in_words(value: Any) -> str:
+    """The value of a setting as it is shown."""
+    return "default" if value is None else "none" if value == "" else str(value)
+
+
 def write_comparison(groups: list[Group], levels: list[float], output: Path) -> list[Path]:
     """Write `comparison.html`, its table as `comparison.csv`, and its curves as `curves.png`.
 
@@ -233,10 +238,7 @@ def write_comparison(groups: list[Group], levels: list[float], output: Path) -> 
     loss = [plots.Band(group.name, [[row["loss"] for row in rows] for rows in group.runs]) for group in groups]
     columns, rows = table(groups, levels)
     differ = differences(groups)
-    of_group = [
-        "; ".join(f"{key} = {'default' if values[i] is None else values[i]}" for key, values in differ.items())
-        for i in range(len(groups))
-    ]
+    shown = {key: [_in_words(value) for value in values] for key, values in differ.items()}
     content = {
         "title": f"{sum(len(group.runs) for group in groups)} runs compared",
         "names": [group.name for group in groups],
@@ -245,7 +247,7 @@ def write_comparison(groups: list[Group], levels: list[float], output: Path) -> 
         "loss": embedded(plots.learning_curves(loss, "training loss", plots.WIDE)),
         "columns": columns,
         "rows": rows,
-        "differ": of_group if differ else [],
+        "differ": shown,
         "versions": versions(),
     }
     write_page(output / PAGE, "comparison", content)

@@ -58,7 +58,7 @@ class QueryInit(nn.Module):
 
 
 class PredictedReferencePoints(QueryInit):
-    """s = MLP(o_q): the reference point is predicted from the object query (section 3.3, eq. 4)."""
+    """s = MLP(o_q): the reference point is predicted from the object query (section 3.3)."""
 
     def __init__(self, dim: int, num_queries: int) -> None:
         super().__init__(dim, num_queries)

@@ -138,7 +138,7 @@ class PointSpatialQuery(SpatialQuery):
 
 
 class ConditionalSpatialQuery(SpatialQuery):
-    """p_q = Λ_q p_s, with Λ_q predicted from the decoder embedding of the previous layer (eq. 2)."""
+    """p_q = Λ_q p_s, with Λ_q predicted from the decoder embedding of the previous layer (section 3.3)."""
 
     def __init__(self, lambda_q: nn.Module) -> None:
         super().__init__(lambda_q)

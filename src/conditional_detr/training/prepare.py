@@ -109,7 +109,7 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
     where = f"{processes.device.type}, {'float32' if amp == 'off' else 'bfloat16'}"
     notes = opening(train, valid, model, config, where) + notes
     if choices:
-        notes += ["chosen from the data (--set changes them):", *(f"  {choice}" for choice in choices)]
+        notes += ["chosen by the recipe and from the data (--set changes them):", *(f"  {choice}" for choice in choices)]
     if options.resume:
         notes.append(_resume_note(folder, state, schedule, begun))
     return Prepared(

@@ -52,7 +52,7 @@ class ConditionalSelfAttention(nn.Module):
 
 
 class ConditionalCrossAttention(nn.Module):
-    """softmax((c_q·c_k + p_q·p_k) / √2d) v: content and positions are compared separately in each head (eq. 5)."""
+    """softmax((c_q·c_k + p_q·p_k) / √2d) v: content and positions are compared separately in each head (section 3.3)."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()

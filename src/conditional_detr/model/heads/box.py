@@ -32,7 +32,7 @@ class BoxHead(nn.Module):
 
 
 class OffsetBoxHead(BoxHead):
-    """b = sigmoid(MLP(f) + [logit(r), 0, 0]): the centre is predicted as an offset from the reference point (eq. 1).
+    """b = sigmoid(MLP(f) + [logit(r), 0, 0]): the centre is predicted as an offset from the reference point (section 3.1).
 
     The last layer of the MLP is initialised with zeros, so every box starts as (r_x, r_y, 0.5, 0.5).
     """

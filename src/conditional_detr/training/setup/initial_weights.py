@@ -34,7 +34,9 @@ def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, li
         notes = [f"initial weights: {whose}; {classes}"]
     elif find_checkpoint(config.model) is None:
         model = create_model(config.model, len(names), config.pretrained_backbone, names, ids, **config.model_overrides)
-        start = "ImageNet weights" if config.pretrained_backbone else "random weights, as requested"
+        start = (
+            "ImageNet weights; all other weights are random" if config.pretrained_backbone else "random weights, as requested"
+        )
         notes = [f"backbone {model.config.backbone}: {start}"]
     elif config.model_overrides:
         raise ConfigError(f"{config.model} is a trained model: --set model.… (model_overrides) cannot change its architecture")
