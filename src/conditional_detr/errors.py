@@ -17,6 +17,7 @@ the message and exits with 2.
 import difflib
 from collections.abc import Iterable
 
+FEW_WORDS = 4  # so few known words are always listed
 MOST_LISTED = 60  # words of a message
 
 
@@ -59,9 +60,9 @@ class RunError(ConditionalDETRError, RuntimeError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest the known word that `word` begins, or the most similar one. If there is none, list known words.
 
-    >>> did_you_mean("--epoch", ["--epochs", "--batch"])
-    'Did you mean --epochs?'
-    >>> did_you_mean("clip", ["clip_max_norm", "vflip"])
+    >>> did_you_mean("fp16", ["fp32", "bf16", "int8"])
+    'Did you mean bf16? Known: bf16, fp32, int8.'
+    >>> did_you_mean("clip", ["clip_max_norm", "vflip", "hflip", "lr", "crop"])
     'Did you mean clip_max_norm?'
     >>> did_you_mean("zzz", ["focal", "softmax"])
     'Known: focal, softmax.'
@@ -69,8 +70,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     begun = [name for name in names if len(word) > 2 and name.startswith(word)]
     near = begun if len(begun) == 1 else difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if near:
+    if near and len(names) > FEW_WORDS:
         return f"Did you mean {near[0]}?"
+    if near:
+        return f"Did you mean {near[0]}? Known: {', '.join(names)}."
     if len(names) > MOST_LISTED:
         return f"There are {len(names)}, such as {', '.join(names[:3])}."
     return f"Known: {', '.join(names)}."

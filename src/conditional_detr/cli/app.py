@@ -38,11 +38,14 @@ VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
     ("replay",): replay,
     ("demo",): demo,
 }
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 a bug in this library, 2 wrong input or a failed check, 3 doctor found errors, 130 interrupted."
+)
 app = App(
     name="cdetr",
     help="Train, evaluate, predict and export with Conditional DETR. `cdetr COMMAND --help` shows the options of a command.",
     help_format="plaintext",
-    help_epilogue=examples(()),
+    help_epilogue=f"{examples(())}\n\n{EXIT_CODES}",
     version_flags=["--version"],
 )
 data_app = App(

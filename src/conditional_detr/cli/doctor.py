@@ -32,7 +32,7 @@ def doctor(
     ] = None,
     json_: Annotated[bool, option("Output", "Print the findings as JSON.", default="off")] = False,
 ) -> None:
-    """Check a data set: images, boxes, classes and splits. Exits with 3 if there are errors."""
+    """Check a data set: images, boxes, classes and splits. Exits with 3 if there are errors, also after --fix."""
     from conditional_detr.config.messages import updated
     from conditional_detr.config.presets import preset
     from conditional_detr.doctor.clean_copy import LOG, write_copy

@@ -1,10 +1,9 @@
 """`cdetr eval`."""
 
-import sys
 from pathlib import Path
 
 from conditional_detr.cli.parameters import Batch, Data, Device, Output, Source, Split, Threads
-from conditional_detr.cli.printing import make_folder, note_doubts, print_metrics, print_written, track, write_json
+from conditional_detr.cli.printing import make_folder, note_doubts, print_metrics, print_note, print_written, track, write_json
 
 
 def evaluate(
@@ -28,11 +27,11 @@ def evaluate(
     note_doubts(source)
     set_threads(threads)
     evaluation = evaluation_of(source, data, split, batch, device, track)
-    print_metrics(evaluation.metrics)
     for line in (*evaluation.index.report, *(f"left out: {reason}" for reason in evaluation.skipped.values())):
-        print(line, file=sys.stderr)
+        print_note(line)
+    print_metrics(evaluation.metrics)
     if evaluation.note:
-        print(evaluation.note)
+        print_note(evaluation.note)
     write_json(output / BEST_FIGURES, evaluation.metrics.to_dict())
     write_report(evaluation, output / REPORT, f"{source} on {data}", facts(evaluation, source, data))
     print_written(output / BEST_FIGURES, output / REPORT)

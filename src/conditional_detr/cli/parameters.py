@@ -41,5 +41,7 @@ DataFolder = Annotated[Path, argument(f"Data set folder: {FORMATS}.")]
 Split = Annotated[str, option("Data", "Split: train, valid or test.", "NAME")]
 Batch = Annotated[int, option("Hardware", "Batch size. Does not change the results.", "N")]
 Device = Annotated[str, option("Hardware", "Device: auto, cpu, cuda, cuda:1 or mps.", "NAME")]
-Threads = Annotated[int, option("Hardware", "Number of CPU threads. 0: as many as are available.", "N")]
-Output = Annotated[Path, option("Output", "Folder for the results. It is created if needed.", "DIR")]
+Threads = Annotated[int, option("Hardware", "Number of CPU threads for the model. 0: as many as are available.", "N")]
+Output = Annotated[
+    Path, option("Output", "Folder for the results. Created if needed; files of the same name are replaced.", "DIR")
+]

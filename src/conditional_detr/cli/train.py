@@ -27,6 +27,8 @@ def train(**given: Any) -> None:
     if resume and config is None and RunFolder(output).has_begun:
         config = output / CONFIG  # a run continues with its own settings; what is typed is compared with them
     values = training_options(config, assignments, given)
+    if "data" not in values and resume:
+        raise ConfigError(f"{output} contains no run to resume. Give its folder with --output, or --data to start a new run")
     if "data" not in values:
         raise ConfigError("train needs --data: the folder of a data set")
     run_training(**values, resume=resume)

@@ -91,7 +91,7 @@ class RunOptions(Settings):
     )
     strict: bool = Field(
         False,
-        description="Stop at any error in the data set instead of leaving out the image or annotation.",
+        description="Stop at any problem in the data set instead of leaving out the image or annotation.",
         json_schema_extra={"group": "Data"},
     )
     max_bad: float = Field(

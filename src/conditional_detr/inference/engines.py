@@ -40,7 +40,10 @@ class EngineModel:
         self.thresholds = exported.thresholds
         self.device, self.memory_format = torch.device("cpu"), torch.contiguous_format
         self._run, computes_in = ENGINES[runtime](exported, torch.get_num_threads())
-        self.summary = f"{exported.format} {exported.precision}, run by {PACKAGES[runtime]} with {computes_in}"
+        self.summary = (
+            f"{exported.format} {exported.precision}, run by {PACKAGES[runtime]}, floating-point parts in "
+            f"{computes_in.replace('f32', 'fp32')}"
+        )
 
     def __call__(self, images: Tensor, padding_mask: Tensor | None = None, *, aux: bool | None = None) -> DetectionOutput:
         """Predictions of the last decoder layer. `aux` has no effect, because a graph returns no other layers."""
