@@ -39,7 +39,7 @@ VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
     ("demo",): demo,
 }
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 a bug in this library, 2 wrong input or a failed check, 3 doctor found errors, 130 interrupted."
+    "Exit codes: 0 done, 1 bug in this library, 2 wrong input or failed check, 3 errors found by doctor, 130 interrupted."
 )
 app = App(
     name="cdetr",

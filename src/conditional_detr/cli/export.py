@@ -30,9 +30,8 @@ def export(
         str,
         option(
             "Model",
-            "Precision. fp32: as the model. bf16: 16-bit weights, half the size; with openvino faster if the processor supports "
-            "bfloat16. "
-            "int8: 8-bit, calibrated on the training images of --data.",
+            "Precision. fp32: as the model. bf16: 16-bit weights, half the size; with openvino also faster if the processor "
+            "supports bfloat16. int8: 8-bit, calibrated on the training images of --data.",
             "NAME",
         ),
     ] = "bf16",
@@ -75,9 +74,8 @@ def _proof_lines(proof: dict[str, Any], data: str | None, split: str) -> dict[st
             f"of matched boxes: IoU {boxes['least_iou']:.3f} or more, scores within {difference['max']:.4f} "
             f"(mean {difference['mean']:.4f})"
         )
-    lines["all boxes"] = (
-        f"with a score of {boxes['score']} or more: {boxes['original']} of the model, {boxes['exported']} of the export"
-    )
+    counts = f"{boxes['original']} of the model, {boxes['exported']} of the export"
+    lines["all boxes"] = f"with a score of {boxes['score']} or more: {counts}"
     lines["latency"] = f"{latency['original']:.1f} → {latency['exported']:.1f} ms per image"
     lines["engine"] = proof["run_by"]
     return lines

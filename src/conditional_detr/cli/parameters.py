@@ -42,6 +42,4 @@ Split = Annotated[str, option("Data", "Split: train, valid or test.", "NAME")]
 Batch = Annotated[int, option("Hardware", "Batch size. Does not change the results.", "N")]
 Device = Annotated[str, option("Hardware", "Device: auto, cpu, cuda, cuda:1 or mps.", "NAME")]
 Threads = Annotated[int, option("Hardware", "Number of CPU threads for the model. 0: as many as are available.", "N")]
-Output = Annotated[
-    Path, option("Output", "Folder for the results. Created if needed; files of the same name are replaced.", "DIR")
-]
+Output = Annotated[Path, option("Output", "Output folder. Created if needed; files of the same name are replaced.", "DIR")]

@@ -19,7 +19,10 @@ def check_data(train: SplitIndex, valid: SplitIndex, strict: bool, max_bad: floa
     match_categories([c.name for c in train.categories], [c.id for c in train.categories], valid.categories, str(valid.file))
     for index in (train, valid):
         if strict and index.report:
-            raise DataError(f"{index.file} has problems (stopped by --strict): " + "; ".join(index.report))
+            found = "; ".join(line.rsplit(": ", 1)[0] for line in index.report)
+            raise DataError(
+                f"{index.file} has problems (stopped by --strict): {found}. `cdetr doctor --fix` writes a clean copy"
+            )
         bad = index.missing
         if len(bad) > max_bad * (len(bad) + len(index)):
             raise DataError(
