@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_map
 
 from conditional_detr import load_model
 from conditional_detr.data.index import load_split
-from conditional_detr.exporting.verification import average_precision, found_by
+from conditional_detr.exporting.verification import average_precision, detect_all
 from conditional_detr.model import detr
 
-POSITION = ((detr, "memory_of"),)
+POSITION = ((detr, "build_memory"),)
 
 
 class Rounded(TorchDispatchMode):
@@ -60,7 +60,7 @@ def float32(owners: tuple[tuple[Any, str], ...]) -> Iterator[None]:
 
 
 class Subject:
-    """A model with all operations rounded to bfloat16, with the interface that `found_by` needs."""
+    """A model with all operations rounded to bfloat16, with the interface that `detect_all` needs."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -88,10 +88,10 @@ def main() -> None:
         "reference points and heads": (*folded, *heads),
         "reference points, positions and heads (as in exports)": (*folded, *POSITION, *heads),
     }
-    print(f"float32: everything: AP {average_precision(model, found_by(model, index.paths), index):.4f}")
+    print(f"float32: everything: AP {average_precision(model, detect_all(model, index.paths), index):.4f}")
     for name, owners in kept.items():
         with float32(owners):
-            found = found_by(Subject(model), index.paths)
+            found = detect_all(Subject(model), index.paths)
         print(f"float32: {name}: AP {average_precision(model, found, index):.4f}", flush=True)
 
 

@@ -27,7 +27,7 @@ from statistics import mean
 from typing import Any
 
 from conditional_detr import train
-from conditional_detr.config.parts import idle_fields
+from conditional_detr.config.parts import unused_fields
 from conditional_detr.config.schema import ModelConfig
 from conditional_detr.data.digits import make_digits
 
@@ -73,7 +73,7 @@ class Study:
     def model(self, row: str) -> dict[str, Any]:
         """Model fields of a row, without those that have no effect in combination with the others."""
         fields = self.settings["model"] | self.settings["rows"][row].get("model", {})
-        idle = idle_fields(ModelConfig(**fields))
+        idle = unused_fields(ModelConfig(**fields))
         return {key: value for key, value in fields.items() if key not in idle}
 
     def image_px(self, row: str) -> int:

@@ -18,7 +18,7 @@ import difflib
 from collections.abc import Iterable
 
 FEW_WORDS = 4  # so few known words are always listed
-MOST_LISTED = 60  # words of a message
+MAX_LISTED = 60  # words of a message
 
 
 class ConditionalDETRError(Exception):
@@ -74,7 +74,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return f"Did you mean {near[0]}?"
     if near:
         return f"Did you mean {near[0]}? Known: {', '.join(names)}."
-    if len(names) > MOST_LISTED:
+    if len(names) > MAX_LISTED:
         return f"There are {len(names)}, such as {', '.join(names[:3])}."
     return f"Known: {', '.join(names)}."
 

@@ -26,7 +26,7 @@ def test_the_tables_in_the_document_are_those_of_the_curves(tables):
 
 
 def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(tables):
-    from conditional_detr.config.parts import IDLE, idle_fields, with_overrides
+    from conditional_detr.config.parts import IDLE, unused_fields, with_overrides
     from conditional_detr.config.presets import TINY
     from conditional_detr.config.recipes import RecipeConfig
     from conditional_detr.config.schema import ModelConfig
@@ -53,7 +53,7 @@ def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(ta
         assert set(settings["training"]) == set(RecipeConfig.model_fields) - {"epochs", "lr"} - moves_no_result - set(younger)
         for row, options in settings["rows"].items():
             model = settings["model"] | options.get("model", {})
-            idle = idle_fields(ModelConfig(**model))
+            idle = unused_fields(ModelConfig(**model))
             built = with_overrides(TINY, {key: value for key, value in model.items() if key not in idle}, row)
             expected = ModelConfig(**model | {key: IDLE[key] for key in idle})
             assert {key: getattr(built, key) for key in model} == {key: getattr(expected, key) for key in model}

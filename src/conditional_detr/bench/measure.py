@@ -23,7 +23,7 @@ from conditional_detr.weights import huggingface
 from conditional_detr.weights.discovery import find_checkpoint
 
 BATCHED_ROUNDS = 3  # measured rounds for throughput
-USUAL_EXECUTION = Execution()
+DEFAULT_EXECUTION = Execution()
 
 
 class Measured(NamedTuple):
@@ -123,7 +123,7 @@ def bench(
     images: Sequence[str] = (),
     rounds: int = 20,
     batch: int = 8,
-    execution: Execution = USUAL_EXECUTION,
+    execution: Execution = DEFAULT_EXECUTION,
     track: Track = untracked,
 ) -> list[Measured]:
     """Measure several sources on the same images.

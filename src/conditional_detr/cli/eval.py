@@ -3,7 +3,15 @@
 from pathlib import Path
 
 from conditional_detr.cli.parameters import Batch, Data, Device, Output, Source, Split, Threads
-from conditional_detr.cli.printing import make_folder, note_doubts, print_metrics, print_note, print_written, track, write_json
+from conditional_detr.cli.printing import (
+    make_folder,
+    print_metrics,
+    print_note,
+    print_source_notes,
+    print_written,
+    track,
+    write_json,
+)
 
 
 def evaluate(
@@ -24,7 +32,7 @@ def evaluate(
     from conditional_detr.evaluation.report import facts, write_report
     from conditional_detr.storage.run_files import BEST_FIGURES, REPORT
 
-    note_doubts(source)
+    print_source_notes(source)
     set_threads(threads)
     evaluation = evaluation_of(source, data, split, batch, device, track)
     for line in (*evaluation.index.report, *(f"left out: {reason}" for reason in evaluation.skipped.values())):

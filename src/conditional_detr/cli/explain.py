@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from conditional_detr.cli.parameters import Device, Output, Threads, TorchSource, argument, option
-from conditional_detr.cli.printing import note_doubts, plural, print_text
+from conditional_detr.cli.printing import plural, print_source_notes, print_text
 from conditional_detr.errors import ConfigError
 
 
@@ -30,7 +30,7 @@ def explain(
     from conditional_detr.images.decoding import decode
 
     rgb = decode(image).permute(1, 2, 0).numpy()
-    note_doubts(source)
+    print_source_notes(source)
     set_threads(threads)
     explanations = run_explanation(source, rgb, conf, device)
     if not explanations:

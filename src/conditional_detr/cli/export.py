@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from conditional_detr.cli.parameters import FORMATS, Split, Threads, TorchSource, argument, option
-from conditional_detr.cli.printing import note_doubts, print_facts, print_next, print_note, print_written
+from conditional_detr.cli.printing import print_facts, print_next, print_note, print_source_notes, print_written
 
 
 def export(
@@ -44,7 +44,7 @@ def export(
     from conditional_detr.exporting.export import export as run_export
     from conditional_detr.weights.exported import PROOF
 
-    note_doubts(source)
+    print_source_notes(source)
     set_threads(threads)
     if precision == "int8" and data is None:
         print_note("int8 is calibrated on synthetic images, which may differ from yours. Give --data DIR to use your own.")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from conditional_detr.cli.parameters import Batch, Device, Output, Source, Threads, argument, option
-from conditional_detr.cli.printing import note_doubts, plural, print_note, print_text, print_written, track
+from conditional_detr.cli.printing import plural, print_note, print_source_notes, print_text, print_written, track
 from conditional_detr.errors import ConditionalDETRError
 
 Conf = Annotated[
@@ -41,7 +41,7 @@ def predict(
     from conditional_detr.inference.detector import Detector
     from conditional_detr.inference.results import threshold_text
 
-    note_doubts(source)
+    print_source_notes(source)
     set_threads(threads)
     detector = Detector(source, device=device)
     done = run_prediction(detector, files, output, conf, batch, track)

@@ -73,7 +73,7 @@ def _with_bar(items: Iterable[Item], total: int, description: str) -> Iterator[I
         yield from progress.track(items, total, description=description)
 
 
-def note_doubts(source: str) -> None:
+def print_source_notes(source: str) -> None:
     """Notes for a source that may not do what the user expects.
 
     A model name is a network with a pretrained backbone, not a trained detector. An export may have failed its proof.

@@ -24,7 +24,7 @@ USES: dict[str, dict[Any, set[str]]] = {
 IDLE = {"spatial_query": "conditional", "lambda_q": "diagonal", "reference_points": "origin", "spatial_init": "xavier"}
 
 
-def idle_fields(model: ModelConfig) -> dict[str, str]:
+def unused_fields(model: ModelConfig) -> dict[str, str]:
     """Find the fields that have no effect in this configuration.
 
     Returns
@@ -46,7 +46,7 @@ def check_parts(model: ModelConfig) -> None:
     ------
     ConfigError : names both fields
     """
-    for field, cause in idle_fields(model).items():
+    for field, cause in unused_fields(model).items():
         if getattr(model, field) != IDLE[field]:
             raise ConfigError(_conflict(model, field, cause))
 
@@ -76,7 +76,7 @@ def with_overrides(model: ModelConfig, overrides: dict[str, Any], origin: str) -
     ConfigError : a value is invalid, or an override has no effect in the resulting configuration
     """
     changed = updated(model, dict(_implied(model, overrides)) | overrides, origin)
-    idle = idle_fields(changed)
+    idle = unused_fields(changed)
     for field in idle:
         if field in overrides and getattr(changed, field) != "origin":  # always allowed: it means no reference points
             raise ConfigError(f"{origin}: {_conflict(changed, field, idle[field])}")

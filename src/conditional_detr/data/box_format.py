@@ -83,7 +83,7 @@ def detect_box_format(boxes: Boxes, sizes: Boxes, elsewhere: str = COCO) -> BoxF
     if not good and normalised:
         good = [max(names, key=lambda name: shares[name])]
     if good:
-        best = min(good, key=lambda name: lopsided(to_xywh(boxes, name, sizes), sizes))
+        best = min(good, key=lambda name: centre_offset(to_xywh(boxes, name, sizes), sizes))
         others = "".join(f"; {name} would fit too: check the boxes in the copy" for name in good if name != best)
         return BoxFormat(
             best, f"boxes are written as {best}, not as x, y, w, h in px: {shares[best]:.0%} of {count} fit this format{others}"
@@ -94,7 +94,7 @@ def detect_box_format(boxes: Boxes, sizes: Boxes, elsewhere: str = COCO) -> BoxF
     return BoxFormat()
 
 
-def lopsided(boxes: Boxes, sizes: Boxes) -> float:
+def centre_offset(boxes: Boxes, sizes: Boxes) -> float:
     """Distance of the mean box centre from the image centre, in image sides. A wrong layout shifts the centres."""
     centres = (boxes[:, :2] + boxes[:, 2:] / 2) / sizes
     return round(float(np.abs(centres.mean(0) - 0.5).sum()), 3)

@@ -57,13 +57,13 @@ def edge_profiles(index: SplitIndex) -> EdgeProfiles:
             index.check_size(i, (rgb.shape[-2], rgb.shape[-1]))
         except ConditionalDETRError:  # training reports it
             continue
-        images.append(where_edges_lie(rgb, IMAGE_PX, IMAGE_GRID))
+        images.append(edge_density_grid(rgb, IMAGE_PX, IMAGE_GRID))
         boxes, labels = index.objects(i)
         for label in np.unique(labels):
             for left, top, right, bottom in boxes[rng.permutation(np.flatnonzero(labels == label))[:OBJECTS]]:
                 cut = around(rgb, (left + right) / 2, (top + bottom) / 2, MARGIN * max(right - left, bottom - top))
                 if cut is not None:
-                    objects.setdefault(int(label), []).append(where_edges_lie(cut, OBJECT_PX, OBJECT_GRID))
+                    objects.setdefault(int(label), []).append(edge_density_grid(cut, OBJECT_PX, OBJECT_GRID))
     extent = torch.from_numpy(index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2])
     aspects = (extent[:, 0] / extent[:, 1]).log()
     stacked = torch.stack(images) if images else torch.zeros(0, IMAGE_GRID, IMAGE_GRID)
@@ -85,7 +85,7 @@ def around(rgb: Tensor, x: float, y: float, side: float) -> Tensor | None:
     return rgb[:, top:bottom, left:right]
 
 
-def where_edges_lie(rgb: Tensor, px: int, grid: int) -> Tensor:
+def edge_density_grid(rgb: Tensor, px: int, grid: int) -> Tensor:
     """Edge strength in each cell of an image, [grid, grid], normalised to zero mean and unit standard deviation.
 
     Edges are used because they hardly depend on the direction of the light, which does not show what is upright.
@@ -97,7 +97,7 @@ def where_edges_lie(rgb: Tensor, px: int, grid: int) -> Tensor:
     return (parts - parts.mean()) / parts.std().clamp(min=1e-3)
 
 
-def separability(profiles: Tensor, turn: Callable[[Tensor], Tensor]) -> float:
+def leave_one_out_accuracy(profiles: Tensor, turn: Callable[[Tensor], Tensor]) -> float:
     """Fraction of profiles that a linear classifier can distinguish from their transformed versions; 0.5 is chance.
 
     Each pair is classified by a classifier that was fitted without it. Pairs that are equal are ignored.
@@ -120,22 +120,22 @@ def unseen_scores(differences: Tensor) -> Tensor:
     return 1 - inverse.sum(1) / inverse.diagonal()
 
 
-def upright_evidence(profiles: EdgeProfiles, turn: str) -> float | None:
+def orientation_score(profiles: EdgeProfiles, turn: str) -> float | None:
     """Evidence that a transformation can be recognised, from about 0.5 (none) to 1. None for too few images or objects.
 
     It is the maximum over four measures:
 
-    - the separability of images
-    - the mean separability of all objects
-    - the separability of the objects of one class, minus its standard error under chance, 1 / (2 √n)
+    - the leave_one_out_accuracy of images
+    - the mean leave_one_out_accuracy of all objects
+    - the leave_one_out_accuracy of the objects of one class, minus its standard error under chance, 1 / (2 √n)
     - for `transpose`, the fraction of boxes that are wide, or that are tall
     """
     num_objects = sum(map(len, profiles.objects))
     if min(len(profiles.images), num_objects) < FEWEST:
         return None
-    shares = [(separability(each, TURNS[turn]), len(each)) for each in profiles.objects]
+    shares = [(leave_one_out_accuracy(each, TURNS[turn]), len(each)) for each in profiles.objects]
     of_all = sum(share * number for share, number in shares) / num_objects
     of_a_class = max(share - 0.5 / number**0.5 for share, number in shares)
     leaning = profiles.aspects[profiles.aspects.abs() > SQUARE].sign()
     wide = 0.5 + float(leaning.sum()) / len(profiles.aspects) / 2 if turn == "transpose" else 0.5
-    return float(max(separability(profiles.images, TURNS[turn]), of_all, of_a_class, wide, 1 - wide))
+    return float(max(leave_one_out_accuracy(profiles.images, TURNS[turn]), of_all, of_a_class, wide, 1 - wide))

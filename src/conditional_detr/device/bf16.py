@@ -9,7 +9,7 @@ import torch
 PRODUCTS, PRODUCT_SIDE = 9, 512  # number of matrix products timed on a CPU; rows and columns of the matrices
 
 
-BF16_PAYS = 1.2  # bfloat16 is used if it is at least this many times as fast as float32
+MIN_BF16_SPEEDUP = 1.2  # bfloat16 is used if it is at least this many times as fast as float32
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -35,4 +35,4 @@ def _bf16_is_faster() -> bool:
             started = time.perf_counter()
             matrix @ matrix
             seconds[dtype] = min(seconds[dtype], time.perf_counter() - started)
-    return seconds[torch.float32] > BF16_PAYS * seconds[torch.bfloat16]
+    return seconds[torch.float32] > MIN_BF16_SPEEDUP * seconds[torch.bfloat16]

@@ -18,8 +18,8 @@ from conditional_detr.inference.progress import Track, untracked
 
 ORDER = ("train", "valid", "test")  # an image in two splits is removed from the one that comes first here
 SMALL_CELLS = 0.5  # objects narrower than this many cells of the feature map are hard to detect
-SMALL_SHARE = 0.05  # minimum fraction of such objects that is reported
-RARE_SHARE = 0.01  # a class is rare below this fraction of the most frequent class's objects
+SMALL_FRACTION = 0.05  # minimum fraction of such objects that is reported
+RARE_FRACTION = 0.01  # a class is rare below this fraction of the most frequent class's objects
 
 
 class Examined(NamedTuple):
@@ -135,7 +135,7 @@ def _for_a_model(split: Examined, config: ModelConfig, preprocessor: Preprocesso
     scales = [preprocessor.size_hw((image["height"], image["width"]))[0] / image["height"] for image in images]
     least = SMALL_CELLS * config.finest_stride
     small = [row for row in rows if min(row["bbox"][2:]) * scales[row["image"]] < least]
-    if rows and len(small) >= SMALL_SHARE * len(rows):
+    if rows and len(small) >= SMALL_FRACTION * len(rows):
         text = (
             f"{len(small)} of {len(rows)} objects are narrower than {least:g} px (half a cell of the feature map) after "
             f"images are resized to {preprocessor.config.imgsz} px, e.g. in {images[small[0]['image']]['file_name']}"
@@ -221,7 +221,7 @@ def _classes(splits: dict[str, Examined]) -> list[Finding]:
         counts = objects_by_class(split)
         most = max(counts.values(), default=0)
         for name in sorted(used):
-            if counts[name] < RARE_SHARE * most:
+            if counts[name] < RARE_FRACTION * most:
                 text = f"{name!r} has {counts[name] or 'no'} objects in this split, the most frequent class has {most}"
                 like = next((other for other in counts if other.strip().casefold() == name.strip().casefold() != other), None)
                 text += f"; is it the same class as {like!r}, spelled differently?" if like and not counts[name] else ""

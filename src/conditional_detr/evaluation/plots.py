@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from conditional_detr.evaluation.greedy_matching import Thresholds
 
 SIZE, WIDE = (4.4, 3.1), (7.6, 4.4)  # inches
-MOST_LINES_INSIDE = 4  # maximum number of lines of a legend inside a plot
-MOST_LINES = 10  # maximum number of classes with their own lines
-LONGEST_LABEL = 28  # maximum length of a label in an image, in characters
+MAX_LINES_INSIDE = 4  # maximum number of lines of a legend inside a plot
+MAX_LINES = 10  # maximum number of classes with their own lines
+MAX_LABEL_LENGTH = 28  # maximum length of a label in an image, in characters
 LINE_LENGTH = 26  # characters per line of a name in a plot; longer names are wrapped
-MOST_CELLS = 20  # maximum number of classes of a confusion matrix with numbers in its cells
+MAX_CELLS = 20  # maximum number of classes of a confusion matrix with numbers in its cells
 RECALL = np.linspace(0, 1, 101)
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f", "#57534e", "#1e3a8a")
 STYLES = ("-", "--", ":", "-.")
@@ -50,8 +50,8 @@ class Band(NamedTuple):
 
 def shortened(name: str) -> str:
     """Shorten a label in an image, where a long one would hide objects. The middle is removed."""
-    if len(name) > LONGEST_LABEL:
-        name = f"{name[: LONGEST_LABEL // 2]}…{name[1 - LONGEST_LABEL // 2 :]}"
+    if len(name) > MAX_LABEL_LENGTH:
+        name = f"{name[: MAX_LABEL_LENGTH // 2]}…{name[1 - MAX_LABEL_LENGTH // 2 :]}"
     return name
 
 
@@ -69,7 +69,7 @@ def _axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axe
 def _legend(figure: Figure, axes: Axes) -> None:
     """A legend inside the plot; below it, on a figure that grows, if it has many lines."""
     handles, names = axes.get_legend_handles_labels()
-    if len(names) <= MOST_LINES_INSIDE:
+    if len(names) <= MAX_LINES_INSIDE:
         axes.legend()
         return
     columns = 2 if max(map(len, names)) > LINE_LENGTH // 2 else 3
@@ -149,7 +149,7 @@ def precision_recall(precision: np.ndarray, names: Sequence[str]) -> bytes:
     figure, axes = _axes("recall", "precision")
     at_half = precision[0, :, :, 0].T
     present = [k for k in range(len(names)) if at_half[k].max(initial=-1) > -1]
-    if 1 < len(present) <= MOST_LINES:
+    if 1 < len(present) <= MAX_LINES:
         for colour, k in zip(COLOURS, present, strict=False):
             axes.plot(RECALL, at_half[k], color=colour, linewidth=1, label=wrapped(names[k]))
     if present:
@@ -194,7 +194,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     shown = [wrapped(name) for name in names]
     axes.set_xticks(range(len(names)), shown, rotation=90 if max(map(len, shown)) > 2 else 0)
     axes.set_yticks(range(len(names)), shown)
-    if len(names) <= MOST_CELLS + 1:
+    if len(names) <= MAX_CELLS + 1:
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 axes.text(

@@ -15,13 +15,13 @@ from conditional_detr.evaluation.coco import Evaluation, mean_precision
 from conditional_detr.evaluation.error_analysis import ImageErrors, image_errors, most_right, most_wrong, truth_and_prediction
 from conditional_detr.evaluation.greedy_matching import Matches, Thresholds, confusion, match, thresholds
 from conditional_detr.evaluation.pages import duration, embedded, versions, write_page
-from conditional_detr.inference.results import USUAL_CONF
+from conditional_detr.inference.results import DEFAULT_CONF
 
 WORST, GOOD = 8, 4  # number of images shown
 LONGEST_SIDE = 640  # longer side of an image in the report, px
 SURE_PRECISION = 0.9  # precision of the second threshold that the report recommends
 HARDLY = 0.1  # below this F1 the report says that the model needs more training
-MOST_CLASSES = 20  # maximum number of classes in the confusion matrix
+MAX_CLASSES = 20  # maximum number of classes in the confusion matrix
 FIGURE_MEANINGS = {
     "AP": "IoU 0.50–0.95",
     "AP50": "IoU 0.50",
@@ -74,7 +74,7 @@ def write_report(
     matches = match(index, evaluation.detections)
     curves = thresholds(matches)
     best = curves.best()
-    conf = USUAL_CONF if best is None else typed(float(curves.scores[best]))
+    conf = DEFAULT_CONF if best is None else typed(float(curves.scores[best]))
     names = [category.name for category in index.categories]
     counts, shown, note = _most_confused(confusion(index, matches, conf), names)
     found = image_errors(index, matches, conf)
@@ -180,10 +180,10 @@ def _most_confused(counts: np.ndarray, names: list[str]) -> tuple[np.ndarray, li
     """The confusion matrix, its names, and a note. With many classes, only the most confused ones are kept."""
     shown = np.arange(len(names))
     note = ""
-    if len(names) > MOST_CLASSES:
+    if len(names) > MAX_CLASSES:
         between = counts[:-1, :-1] - np.diag(counts.diagonal()[:-1])
-        shown = np.sort(np.argsort(-(between.sum(0) + between.sum(1)), kind="stable")[:MOST_CLASSES])
-        note = f" Only the {MOST_CLASSES} most confused of {len(names)} classes are shown."
+        shown = np.sort(np.argsort(-(between.sum(0) + between.sum(1)), kind="stable")[:MAX_CLASSES])
+        note = f" Only the {MAX_CLASSES} most confused of {len(names)} classes are shown."
     rows = [*shown, len(names)]
     return counts[np.ix_(rows, rows)], [*(names[k] for k in shown), "no object"], note
 

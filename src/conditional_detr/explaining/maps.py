@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
-from conditional_detr.config.parts import idle_fields
+from conditional_detr.config.parts import unused_fields
 from conditional_detr.device.choose import choose_device
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.images.decoding import ImageInput, decode
@@ -115,7 +115,7 @@ def explain_image(model: DetectionModel, rgb: Tensor, conf: float) -> list[Expla
     size_hw = torch.tensor(rgb.shape[-2:])
     boxes = clip_boxes_to_image(boxes_in_pixels(output.pred_boxes[0, queries].cpu(), size_hw), tuple(rgb.shape[-2:])).numpy()
     points = (inputs[0][0].reference[0, queries, :2].cpu() * size_hw.flip(0)).numpy()
-    has_points = "reference_points" not in idle_fields(model.config)
+    has_points = "reference_points" not in unused_fields(model.config)
     sides = zip(rgb.shape[-2:], prepared.shape[-2:], strict=True)
     height, width = (model.config.finest_stride * original / resized for original, resized in sides)
     return [

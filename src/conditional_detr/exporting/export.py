@@ -24,7 +24,7 @@ from conditional_detr.exporting import graph
 from conditional_detr.exporting.mixed_precision import keep_in_float32, nodes_in_float32
 from conditional_detr.exporting.quantisation import Calibration, quantised_onnx, quantised_openvino
 from conditional_detr.exporting.rounding import modules_in_float32, modules_not_in_integers
-from conditional_detr.exporting.verification import Found, agreement, average_precision, found_by, latencies_ms
+from conditional_detr.exporting.verification import Found, agreement, average_precision, detect_all, latencies_ms
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.images.decoding import ImageInput
 from conditional_detr.images.synthetic import synthetic_images
@@ -152,7 +152,7 @@ class Exporter:
 
     @cached_property
     def found(self) -> Found:
-        found = found_by(self.original, self.images, self.index)
+        found = detect_all(self.original, self.images, self.index)
         if not found:
             raise DataError(f"none of the {len(self.images)} images of the proof can be read")
         return found
@@ -202,7 +202,7 @@ class Exporter:
     def judge(self, folder: Path) -> tuple[Model, Found, dict[str, float | None]]:
         """Evaluate an export. Returns its model, its detections, and the AP of original and export with their difference."""
         engine = Detector(folder).model
-        found = found_by(engine, self.images, self.index)
+        found = detect_all(engine, self.images, self.index)
         if self.index is None:
             return engine, found, {"original": None, "exported": None, "drop": None}
         before, after = (

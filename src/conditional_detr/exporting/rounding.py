@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.model.precision import FLOAT32, NO_INTEGERS
+from conditional_detr.model.precision import BF16_OR_HIGHER, FLOAT32
 
 IN_GRAPH = "model."  # prefix of module paths in a graph, because `DetectionGraph` wraps the model
 NO_MODULE = ("", "model")  # module path of a node whose module is unknown
@@ -11,7 +11,7 @@ NO_MODULE = ("", "model")  # module path of a node whose module is unknown
 
 def modules_not_in_integers(model: DetectionModel) -> list[str]:
     """Paths in the graph of the modules whose matrix products are not quantised to 8-bit integers."""
-    return _marked(model, {NO_INTEGERS, FLOAT32})
+    return _marked(model, {BF16_OR_HIGHER, FLOAT32})
 
 
 def modules_in_float32(model: DetectionModel) -> list[str]:

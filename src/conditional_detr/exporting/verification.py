@@ -49,7 +49,7 @@ class Agreement:
         }  # fmt: skip
 
 
-def found_by(model: Model, images: Sequence[ImageInput], index: SplitIndex | None = None, batch: int = 8) -> Found:
+def detect_all(model: Model, images: Sequence[ImageInput], index: SplitIndex | None = None, batch: int = 8) -> Found:
     """All detections of a model, by the position of the image. Images that cannot be used are left out.
 
     With an `index`, an image must also have the size that the data set gives.
@@ -106,6 +106,6 @@ def latencies_ms(models: Sequence[Model], images: Sequence[ImageInput]) -> list[
     for image in [decoded[0], *decoded]:
         for model, times in zip(models, rounds, strict=True):
             started = time.perf_counter()
-            found_by(model, [image])
+            detect_all(model, [image])
             times.append(1e3 * (time.perf_counter() - started))
     return [median(times[1:]) for times in rounds]

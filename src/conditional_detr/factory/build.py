@@ -6,7 +6,7 @@ from typing import Any
 import timm
 import torch
 
-from conditional_detr.config.parts import check_parts, idle_fields
+from conditional_detr.config.parts import check_parts, unused_fields
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.errors import ConfigError
 from conditional_detr.model.attention import CROSS_ATTENTION, ENCODER_ATTENTION
@@ -116,7 +116,7 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     neck = NECKS[config.neck]
     backbone = Backbone(config.backbone, neck.backbone_strides(config.strides, config.dilation), config.dilation)
     encoder = Encoder(encoder_layers_of(config))
-    spatial_query = SPATIAL_QUERIES["none" if "spatial_query" in idle_fields(config) else config.spatial_query]
+    spatial_query = SPATIAL_QUERIES["none" if "spatial_query" in unused_fields(config) else config.spatial_query]
     decoder = Decoder(decoder_layers, spatial_query(LAMBDA_Q[config.lambda_q](dim, num_heads)), dim)
     reference_points = REFERENCE_POINTS[config.reference_points](dim, config.num_queries)
     heads = {

@@ -7,7 +7,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from conditional_detr.config.parts import idle_fields
+from conditional_detr.config.parts import unused_fields
 from conditional_detr.config.schema import SIZES, ModelConfig, PreprocessorConfig
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
@@ -32,7 +32,7 @@ def describe(source: str | Path) -> dict[str, str]:
         checkpoint = read_checkpoint(path)
         model, origin = checkpoint.build(), f"{checkpoint.kind} {path}"
     config, image = model.config, model.preprocessor
-    choices = [field for field in ModelConfig.model_fields if field not in ELSEWHERE | idle_fields(config).keys()]
+    choices = [field for field in ModelConfig.model_fields if field not in ELSEWHERE | unused_fields(config).keys()]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     height, width = Preprocessor(image).size_hw(LANDSCAPE)

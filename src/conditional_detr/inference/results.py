@@ -12,7 +12,7 @@ from conditional_detr.inference.batching import Model
 if TYPE_CHECKING:
     import supervision as sv
 
-USUAL_CONF = 0.3  # lowest score, for a model without its own thresholds
+DEFAULT_CONF = 0.3  # lowest score, for a model without its own thresholds
 
 
 class Row(NamedTuple):
@@ -39,7 +39,7 @@ def clip_to_image(rgb: Tensor, result: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def above_threshold(result: dict[str, Tensor], model: Model, conf: float | None) -> dict[str, Tensor]:
     """Keep the detections whose score reaches the threshold. `conf` is used as in `Detector`."""
-    lowest: float | Tensor = USUAL_CONF if conf is None else conf
+    lowest: float | Tensor = DEFAULT_CONF if conf is None else conf
     if conf is None and model.thresholds is not None:
         lowest = torch.tensor(model.thresholds)[result["labels"]]
     kept = result["scores"] >= lowest
@@ -49,7 +49,7 @@ def above_threshold(result: dict[str, Tensor], model: Model, conf: float | None)
 def threshold_text(model: Model, conf: float | None) -> str:
     """Description of the threshold that `above_threshold` uses."""
     if conf is not None or model.thresholds is None:
-        return f"score threshold {USUAL_CONF if conf is None else conf}"
+        return f"score threshold {DEFAULT_CONF if conf is None else conf}"
     low, high = min(model.thresholds), max(model.thresholds)
     same = f"{low:.2f}" == f"{high:.2f}"
     return f"score threshold {low:.2f}" if same else f"score thresholds {low:.2f} to {high:.2f}, one per class"

@@ -12,7 +12,7 @@ from conditional_detr.model.backbone.timm_backbone import Backbone
 from conditional_detr.model.decoder import Decoder
 from conditional_detr.model.encoder import Encoder
 from conditional_detr.model.heads.box import BoxHead
-from conditional_detr.model.memory import Memory, memory_of
+from conditional_detr.model.memory import Memory, build_memory
 from conditional_detr.model.positional import Grid
 from conditional_detr.model.precision import float32_region
 from conditional_detr.model.queries import in_groups
@@ -113,7 +113,7 @@ class DETR(nn.Module):
             each other (for training only)
         """
         maps = self.input_projection(self.backbone(images))
-        memory = self.encoder(memory_of(maps, images, padding_mask, self.grid))
+        memory = self.encoder(build_memory(maps, images, padding_mask, self.grid))
         with float32_region(images):  # in 16 bits, points and boxes can be off by whole pixels
             queries, objectness = self.reference_points(self.object_query, memory)
             if extra_queries is not None:

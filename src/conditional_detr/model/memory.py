@@ -47,7 +47,7 @@ class Memory(NamedTuple):
         return (self.points - sizes + self.points.clamp(max=1)) / 2
 
 
-def memory_of(
+def build_memory(
     maps: Sequence[Float[Tensor, "B D _ _"]],
     images: Float[Tensor, "B 3 H W"],
     padding_mask: Bool[Tensor, "B H W"] | None,

@@ -71,7 +71,7 @@ def cell_counts(
     return torch.stack([ones.cumsum(2), ones.cumsum(1)], dim=-1)
 
 
-def whole_cells(
+def extent_in_whole_cells(
     counts: Float[Tensor, "_ h w 2"],
     images: Float[Tensor, "B _ H W"],
     padding_mask: Bool[Tensor, "B H W"] | None,
@@ -104,4 +104,4 @@ def inverse_sigmoid(probability: Float[Tensor, "*shape"]) -> Float[Tensor, "*sha
     return torch.log(p.clamp(min=1e-5) / (1 - p).clamp(min=1e-5))
 
 
-EXTENTS = {False: whole_cells, True: pixel_aligned}  # by `pixel_aligned_positions`
+EXTENTS = {False: extent_in_whole_cells, True: pixel_aligned}  # by `pixel_aligned_positions`

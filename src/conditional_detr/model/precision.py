@@ -5,7 +5,7 @@ from torch import Tensor
 
 # Values of a module's attribute `export_precision`: the lowest precision that an export may use for its matrix products.
 # A module without this attribute may be quantised to 8-bit integers.
-NO_INTEGERS = "bf16"  # 16 bits are enough
+BF16_OR_HIGHER = "bf16"  # 16 bits are enough
 FLOAT32 = "fp32"  # full precision is needed: rounding a box shifts it by pixels
 
 

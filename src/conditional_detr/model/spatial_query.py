@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from conditional_detr.model.mlp import MLP
-from conditional_detr.model.precision import NO_INTEGERS
+from conditional_detr.model.precision import BF16_OR_HIGHER
 from conditional_detr.model.queries import Queries
 
 Content = Float[Tensor, "_ Q D"]  # the batch size is 1 if it is the same for all images
@@ -99,7 +99,7 @@ class SpatialQuery(nn.Module):
     lambda_q : the transform Λ_q; variants that do not use it drop it
     """
 
-    export_precision = NO_INTEGERS
+    export_precision = BF16_OR_HIGHER
 
     def __init__(self, lambda_q: nn.Module) -> None:
         super().__init__()

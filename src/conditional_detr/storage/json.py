@@ -9,14 +9,14 @@ from conditional_detr.errors import ConditionalDETRError
 
 # Bytes that may mean a lone surrogate. Zero bytes are included because they mark UTF-16 files, which may contain one too.
 HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0")
-MOST_JSON_BYTES = 2**32  # the largest annotation file of COCO has half a billion bytes
+MAX_JSON_BYTES = 2**32  # the largest annotation file of COCO has half a billion bytes
 
 
 def read_json_object(path: Path, kind: type[ConditionalDETRError]) -> dict[str, Any]:
     """Read a JSON file that holds an object. If it is anything else or cannot be read, raise an error of the given kind."""
     try:
-        if (size := path.stat().st_size) > MOST_JSON_BYTES:
-            raise kind(f"{path} is too large for a JSON file: {size} bytes, the limit is {MOST_JSON_BYTES}")
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise kind(f"{path} is too large for a JSON file: {size} bytes, the limit is {MAX_JSON_BYTES}")
         text = path.read_bytes()
         content = json.loads(text)
         content = without_surrogates(content) if HALF_CHARACTER.search(text) else content

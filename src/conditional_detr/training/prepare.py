@@ -25,7 +25,7 @@ from conditional_detr.training.optim.weight_average import averaged
 from conditional_detr.training.setup.auto_config import resolve_auto
 from conditional_detr.training.setup.data_checks import check_data, opening
 from conditional_detr.training.setup.initial_weights import build_model, check_classes
-from conditional_detr.training.setup.resolve import asked_for, cores_of_process, resolve
+from conditional_detr.training.setup.resolve import cores_of_process, resolve, user_settings
 from conditional_detr.training.train_step import Trainable, TrainStep, autocast_dtype, build_step, trainable
 
 
@@ -90,7 +90,7 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
     folder = RunFolder(config.output)
     saved = folder.config() if options.resume and folder.has_begun else None
     # All processes use the choices of the first one.
-    config, choices = processes.gathered([resolve_auto(config, asked_for(options), train, saved)])[0]
+    config, choices = processes.gathered([resolve_auto(config, user_settings(options), train, saved)])[0]
     begun, recipe = folder.check(config, options.resume), config.training
     torch.manual_seed(config.seed)
     model, notes = (folder.last_model(), []) if begun else build_model(config, train)
@@ -99,7 +99,7 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
     model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     learning = trainable(model, recipe)
     average = averaged(model, recipe.weight_average) if recipe.weight_average else None
-    state = folder.load_last(saved_beside(learning, average), learning.optimizer) if begun else TrainerState()
+    state = folder.load_last(extra_modules(learning, average), learning.optimizer) if begun else TrainerState()
     batches = EpochBatches(len(train), recipe.batch, config.seed, processes.rank, processes.world)
     schedule = RunSchedule(recipe, len(batches), len(valid))
     logger = ConsoleLogger(schedule, recipe.batch, options.quiet or not processes.is_main)
@@ -120,7 +120,7 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
     )  # fmt: skip
 
 
-def saved_beside(learning: Trainable, average: AveragedModel | None) -> dict[str, nn.Module]:
+def extra_modules(learning: Trainable, average: AveragedModel | None) -> dict[str, nn.Module]:
     """Modules whose weights are saved in addition to the model, each under its own name."""
     return {"auxiliary": learning.auxiliaries} | ({} if average is None else {"average": average})
 

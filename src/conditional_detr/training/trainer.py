@@ -25,7 +25,7 @@ from conditional_detr.training.execution.micro_batches import on_device
 from conditional_detr.training.execution.shared_evaluation import evaluate_together
 from conditional_detr.training.optim.optimizer import lr_factor
 from conditional_detr.training.optim.progressive_resize import resized, size_factor
-from conditional_detr.training.prepare import Prepared, prepared_run, saved_beside
+from conditional_detr.training.prepare import Prepared, extra_modules, prepared_run
 from conditional_detr.training.setup.bad_images import BadImages
 from conditional_detr.training.setup.resolve import requested
 
@@ -138,14 +138,14 @@ class Trainer:
             state.count(losses)
             state.seconds = before + time.monotonic() - started
             self.logger.step(state, losses["loss"])
-            self._stop_if_astray(losses["loss"])
+            self._stop_after_nonfinite_steps(losses["loss"])
             self._stop_if_asked()
             if self.schedule.is_out_of_time(state):
                 return
 
     def _step(self, batch: Batch) -> dict[str, float]:
         """Perform one step at the current learning rate and image size. Returns the losses, averaged over processes."""
-        step, share = self.prepared.step, self.schedule.share_done(self.state)
+        step, share = self.prepared.step, self.schedule.progress_fraction(self.state)
         for group in step.optimizer.param_groups:
             group["lr"] = group["base_lr"] * self._lr_factor(self.state.position)
         images, padding_mask, targets = on_device(batch, self.processes.device)
@@ -241,17 +241,17 @@ class Trainer:
     def _lr_factor(self, position: int) -> float:
         """Learning rate factor at a step of the current epoch."""
         step = self.state.epoch * len(self.prepared.batches) + position
-        return lr_factor(step, self.schedule.share_done(replace(self.state, position=position)), self.recipe)
+        return lr_factor(step, self.schedule.progress_fraction(replace(self.state, position=position)), self.recipe)
 
     def _save_last(self) -> None:
         if self.processes.is_main:
             learning, state = self.prepared.learning, self.state
             state.grad_accum_steps = self.prepared.step.grad_accum_steps
-            beside = saved_beside(learning, self.prepared.average)
+            beside = extra_modules(learning, self.prepared.average)
             self.folder.save_last(learning.model, beside, learning.optimizer, state)
         self.processes.wait()
 
-    def _stop_if_astray(self, loss: float) -> None:
+    def _stop_after_nonfinite_steps(self, loss: float) -> None:
         if self.state.skipped_in_a_row >= MOST_SKIPPED:
             raise RunError(
                 f"{MOST_SKIPPED} steps in a row had no finite gradient (epoch {self.state.epoch + 1}, the last loss was "

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conditional_detr.config.messages import build, updated
-from conditional_detr.config.parts import IDLE, USES, check_parts, idle_fields, with_overrides
+from conditional_detr.config.parts import IDLE, USES, check_parts, unused_fields, with_overrides
 from conditional_detr.config.presets import PRESETS, preset
 from conditional_detr.config.recipes import RECIPES, RecipeConfig
 from conditional_detr.config.run import RunConfig
@@ -175,9 +175,9 @@ CHOICES = {field: get_args(ModelConfig.model_fields[field].annotation) for field
 def test_what_is_idle_follows_from_what_each_part_uses(cross_attention: str, spatial_query: str, box_offset: bool):
     model = ModelConfig(cross_attention=cross_attention, spatial_query=spatial_query, box_offset=box_offset)
     expected = idle_by_plain_rules(model)
-    assert idle_fields(model) == expected
+    assert unused_fields(model) == expected
     others = {"reference_points": "learned", "lambda_q": "scalar", "spatial_init": "local", "classification": "softmax"}
-    assert idle_fields(model.model_copy(update=others)) == expected  # these make nothing idle themselves
+    assert unused_fields(model.model_copy(update=others)) == expected  # these make nothing idle themselves
 
 
 def test_every_choice_of_a_part_says_what_it_uses():

@@ -6,7 +6,7 @@ from conditional_detr.config.options import command_line_options, python_signatu
 from conditional_detr.config.recipes import RECIPES
 from conditional_detr.errors import ConfigError
 from conditional_detr.training.setup.config_file import training_options
-from conditional_detr.training.setup.resolve import asked_for, requested, resolve
+from conditional_detr.training.setup.resolve import requested, resolve, user_settings
 
 
 def test_defaults_are_those_of_the_fields_or_say_what_decides():
@@ -24,8 +24,8 @@ def test_only_what_was_given_counts_as_asked_for(tmp_path):
     options = requested({
         "data": tmp_path, "epochs": 3, "lr": None, "recipe_overrides": {"crop": 0.0}, "model_overrides": {"num_queries": 7},
     })  # fmt: skip
-    assert asked_for(options) >= {"data", "epochs", "crop", "model.num_queries"}
-    assert not asked_for(options) & {"lr", "seed", "imgsz", "recipe"}
+    assert user_settings(options) >= {"data", "epochs", "crop", "model.num_queries"}
+    assert not user_settings(options) & {"lr", "seed", "imgsz", "recipe"}
     config = resolve(options)
     assert (config.data, config.imgsz, config.recipe, config.training.epochs) == (str(tmp_path), 320, "fast", 3)
     assert config.training.lr == RECIPES["fast"].lr
@@ -44,7 +44,7 @@ def test_the_backbones_learning_rate_moves_in_proportion():
     [
         ({"epoch": 3}, "train: there is no setting 'epoch'. Did you mean epochs?"),
         ({"epochs": "many"}, "train: epochs must be a whole number, not 'many'"),
-        ({"recipe": "papr"}, "there is no recipe 'papr'. Did you mean paper?"),
+        ({"recipe": "papr"}, "there is no recipe 'papr'. Did you mean paper? Known: fast, paper."),
         ({"recipe": 3}, "train: recipe must be 'paper' or 'fast', not 3"),
         ({"recipe": [1]}, "train: recipe must be 'paper' or 'fast', not [1]"),
         ({"amp": "fp8"}, "train: amp must be 'auto', 'bf16' or 'off', not 'fp8'"),

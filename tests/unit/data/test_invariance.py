@@ -11,12 +11,12 @@ from conditional_detr.data.index import Category, SplitIndex
 from conditional_detr.data.invariance import (
     FEWEST,
     TURNS,
+    edge_density_grid,
     edge_profiles,
-    separability,
+    leave_one_out_accuracy,
+    orientation_score,
     some_images,
     unseen_scores,
-    upright_evidence,
-    where_edges_lie,
 )
 from conditional_detr.training.setup.auto_config import resolve_auto, turns
 
@@ -102,7 +102,7 @@ def test_the_data_decide_for_classes_that_may_be_mirrored(tmp_path):
 
 def test_few_images_say_nothing(tmp_path):
     data = made(tmp_path, disc, number=FEWEST - 1)
-    assert {upright_evidence(edge_profiles(data), turn) for turn in TURNS} == {None}
+    assert {orientation_score(edge_profiles(data), turn) for turn in TURNS} == {None}
     assert turns(data) == []
 
 
@@ -110,7 +110,7 @@ def test_few_objects_say_nothing(tmp_path):
     data = made(tmp_path, disc)
     data.first[:] = 0  # whose images have none
     data.first[-1] = len(data.labels)
-    assert {upright_evidence(edge_profiles(data), turn) for turn in TURNS} == {None}
+    assert {orientation_score(edge_profiles(data), turn) for turn in TURNS} == {None}
 
 
 def test_images_that_training_does_not_take_are_passed_over(tmp_path):
@@ -129,7 +129,7 @@ def test_of_huge_images_a_few_are_looked_at(tmp_path):
 @pytest.mark.parametrize("turn", TURNS.values(), ids=TURNS)
 def test_edges_of_a_turned_image_are_the_turned_edges(turn):
     rgb = torch.randint(256, (3, 48, 48), dtype=torch.uint8)
-    torch.testing.assert_close(where_edges_lie(turn(rgb), 48, 6), turn(where_edges_lie(rgb, 48, 6)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(edge_density_grid(turn(rgb), 48, 6), turn(edge_density_grid(rgb, 48, 6)), atol=1e-4, rtol=1e-4)
 
 
 def test_each_pair_is_judged_by_a_rule_that_has_not_seen_it():
@@ -143,9 +143,9 @@ def test_each_pair_is_judged_by_a_rule_that_has_not_seen_it():
 
 def test_what_is_its_own_mirror_image_is_told_apart_by_chance():
     profiles = torch.randn(40, 3, 3)
-    assert separability(profiles + profiles.flip(-2), TURNS["vflip"]) == 0.5
+    assert leave_one_out_accuracy(profiles + profiles.flip(-2), TURNS["vflip"]) == 0.5
 
 
 def test_black_frames_say_nothing_of_the_others():
     upright = torch.randn(30, 3, 3) + torch.tensor([[2.0], [0], [-2]])
-    assert separability(torch.cat([upright, torch.zeros(20, 3, 3)]), TURNS["vflip"]) > 0.9
+    assert leave_one_out_accuracy(torch.cat([upright, torch.zeros(20, 3, 3)]), TURNS["vflip"]) > 0.9

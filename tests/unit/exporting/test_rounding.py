@@ -4,12 +4,12 @@ from torch import nn
 
 from conditional_detr.exporting.quantisation import stays_in_float
 from conditional_detr.exporting.rounding import is_within, modules_in_float32, modules_not_in_integers
-from conditional_detr.model.precision import NO_INTEGERS
+from conditional_detr.model.precision import BF16_OR_HIGHER
 from models import small
 
 
 class Careful(nn.Linear):
-    export_precision = NO_INTEGERS
+    export_precision = BF16_OR_HIGHER
 
 
 def test_positions_and_heads_say_that_they_are_not_rounded():

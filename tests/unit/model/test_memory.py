@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from conditional_detr.model.memory import Memory, joined, memory_of
-from conditional_detr.model.positional import Grid, pixel_aligned, sine_embedding, whole_cells
+from conditional_detr.model.memory import Memory, build_memory, joined
+from conditional_detr.model.positional import Grid, extent_in_whole_cells, pixel_aligned, sine_embedding
 
 STRIDES = 16, 32
-every_extent = pytest.mark.parametrize("extent", [whole_cells, pixel_aligned])
+every_extent = pytest.mark.parametrize("extent", [extent_in_whole_cells, pixel_aligned])
 
 
 def two_levels() -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
@@ -21,8 +21,8 @@ def each_alone(extent, padded: bool = True) -> tuple[Memory, list[Memory]]:
     """A memory of two levels, and one of each map by itself."""
     maps, images, padding_mask = two_levels()
     mask = padding_mask if padded else None
-    both = memory_of(maps, images, mask, Grid(STRIDES, extent))
-    return both, [memory_of([x], images, mask, Grid((s,), extent)) for x, s in zip(maps, STRIDES, strict=True)]
+    both = build_memory(maps, images, mask, Grid(STRIDES, extent))
+    return both, [build_memory([x], images, mask, Grid((s,), extent)) for x, s in zip(maps, STRIDES, strict=True)]
 
 
 @every_extent
@@ -58,7 +58,7 @@ def test_cells_of_a_coarser_level_are_larger_and_their_centres_lie_in_the_image(
 @every_extent
 def test_maps_are_what_the_memory_was_made_of(extent):
     maps, images, padding_mask = two_levels()
-    memory = memory_of(maps, images, padding_mask, Grid(STRIDES, extent))
+    memory = build_memory(maps, images, padding_mask, Grid(STRIDES, extent))
     for x, given in zip(memory.maps(memory.tokens), maps, strict=True):
         assert x.equal(given)
     assert memory.position.equal(sine_embedding(memory.points, 8))
@@ -73,4 +73,4 @@ def test_a_single_level_is_not_copied():
 def test_every_level_has_a_stride():
     maps, images, padding_mask = two_levels()
     with pytest.raises(ValueError, match="shorter"):
-        memory_of(maps, images, padding_mask, Grid(STRIDES[:1], whole_cells))
+        build_memory(maps, images, padding_mask, Grid(STRIDES[:1], extent_in_whole_cells))

@@ -2,17 +2,17 @@ import math
 
 import torch
 
-from conditional_detr.model.memory import Memory, memory_of
-from conditional_detr.model.positional import Grid, inverse_sigmoid, pixel_aligned, sine_embedding, whole_cells
+from conditional_detr.model.memory import Memory, build_memory
+from conditional_detr.model.positional import Grid, extent_in_whole_cells, inverse_sigmoid, pixel_aligned, sine_embedding
 
-WHOLE, ALIGNED = Grid((16,), whole_cells), Grid((16,), pixel_aligned)
+WHOLE, ALIGNED = Grid((16,), extent_in_whole_cells), Grid((16,), pixel_aligned)
 
 
 def memory_at(padding_mask: torch.Tensor, grid: Grid, masked: bool = True) -> Memory:
     """A memory of images whose pixels are padding where the mask [B, H, W] says so, at stride 16."""
     batch, height, width = padding_mask.shape
     images, features = torch.zeros(batch, 3, height, width), torch.zeros(batch, 4, height // 16, width // 16)
-    return memory_of([features], images, padding_mask if masked else None, grid)
+    return build_memory([features], images, padding_mask if masked else None, grid)
 
 
 def points_of(height: int, width: int) -> torch.Tensor:

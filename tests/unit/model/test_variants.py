@@ -14,7 +14,7 @@ from conditional_detr.model.attention import CROSS_ATTENTION, ENCODER_ATTENTION
 from conditional_detr.model.backbone.neck import NECKS, space_to_depth
 from conditional_detr.model.heads.box import BOX_HEADS
 from conditional_detr.model.heads.classification import CLASS_HEADS
-from conditional_detr.model.memory import Memory, memory_of
+from conditional_detr.model.memory import Memory, build_memory
 from conditional_detr.model.positional import EXTENTS, sine_embedding
 from conditional_detr.model.queries import Queries
 from conditional_detr.model.query_init import REFERENCE_POINTS
@@ -162,7 +162,7 @@ def test_the_forward_goes_the_way_that_these_tests_go(name: str, variant: dict):
         output = model(images, is_padding, aux=True).all_layers()
         maps = model.input_projection(model.backbone(images))
         for head, found in zip(
-            model.head_names, after_encoder(model, memory_of(maps, images, is_padding, model.grid)), strict=True
+            model.head_names, after_encoder(model, build_memory(maps, images, is_padding, model.grid)), strict=True
         ):
             assert output[model.get_submodule(head).predicts].equal(found)
 

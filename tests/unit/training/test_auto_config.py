@@ -18,7 +18,7 @@ from conditional_detr.training.setup.auto_config import (
     queries,
     resolve_auto,
 )
-from conditional_detr.training.setup.memory_estimate import kept_bytes
+from conditional_detr.training.setup.memory_estimate import activation_bytes
 from conditional_detr.weights.discovery import shipped
 from conditional_detr.weights.save import save_model
 from models import small
@@ -162,7 +162,7 @@ def test_images_begin_no_smaller_than_160_px(imgsz: int, asked: float, expected:
 
 
 def test_a_batch_is_halved_until_it_fits_into_half_of_the_memory():
-    each = kept_bytes(PRESETS["conditional-detr-tiny"].model, 320, 533)
+    each = activation_bytes(PRESETS["conditional-detr-tiny"].model, 320, 533)
     wide = config(imgsz=320, training=RECIPES["fast"].model_copy(update={"batch": 8}))
     assert batch(wide, free=2**40) is None
     assert batch(wide, free=16 * each + 1) is None
@@ -174,7 +174,7 @@ def test_a_batch_is_halved_until_it_fits_into_half_of_the_memory():
 
 def test_what_an_image_keeps_grows_with_its_area():
     model = PRESETS["conditional-detr-tiny"].model
-    small, large = (kept_bytes(model, side, side) for side in (128, 256))
+    small, large = (activation_bytes(model, side, side) for side in (128, 256))
     assert 3 * small < large < 6 * small  # the decoder's queries stay, attention among cells grows faster
     assert 15e6 < small < 40e6
 

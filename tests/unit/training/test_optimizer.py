@@ -36,7 +36,7 @@ def test_the_papers_schedule_drops_once_between_epochs():
     recipe = RECIPES["paper"]
     plan = RunSchedule(recipe, steps=10, images=5)
     states = [TrainerState(epoch=step // 10, position=step % 10) for step in range(500)]
-    factors = [lr_factor(step, plan.share_done(state), recipe) for step, state in enumerate(states)]
+    factors = [lr_factor(step, plan.progress_fraction(state), recipe) for step, state in enumerate(states)]
     assert factors == [1.0] * 400 + [0.1] * 100
 
 

@@ -60,4 +60,4 @@ def test_judging_whole_images_costs_more_than_small_ones_that_are_learned():
         for start in (0.5, 1.0)
     )
     begun = TrainerState(position=60, spent=6.0)
-    assert small.share_done(begun) > whole.share_done(begun)
+    assert small.progress_fraction(begun) > whole.progress_fraction(begun)

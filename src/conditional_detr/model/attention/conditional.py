@@ -15,14 +15,14 @@ from conditional_detr.model.attention.kernels import (
     split_heads,
 )
 from conditional_detr.model.memory import Memory
-from conditional_detr.model.precision import NO_INTEGERS
+from conditional_detr.model.precision import BF16_OR_HIGHER
 from conditional_detr.model.queries import Queries
 
 
 class SpatialProjection(nn.Linear):
     """A linear projection of positions."""
 
-    export_precision = NO_INTEGERS  # 8 bits are too coarse for the positions that queries attend to
+    export_precision = BF16_OR_HIGHER  # 8 bits are too coarse for the positions that queries attend to
 
 
 class ContentSpatial(NamedTuple):

@@ -70,7 +70,7 @@ class ConsoleLogger:
             self.say(f"  {epoch} step {state.position}/{self.steps}  {text}  time left {left}")
 
     def _epoch(self, number: int) -> str:
-        return f"epoch {number}" if self.schedule.by_clock else f"epoch {number}/{self.schedule.epochs}"
+        return f"epoch {number}" if self.schedule.time_limited else f"epoch {number}/{self.schedule.epochs}"
 
     def evaluating(self) -> None:
         if self.live:

@@ -72,7 +72,7 @@ class SetCriterion(nn.Module):
         ConfigError : a label is outside 0…K−1, boxes are in pixels, a key is missing, or the number of targets is wrong
         """
         with torch.autocast(output.pred_logits.device.type, enabled=False):
-            pred = {name: layers_of_groups(layers.float(), groups) for name, layers in output.all_layers().items()}
+            pred = {name: groups_as_layers(layers.float(), groups) for name, layers in output.all_layers().items()}
             self._check(pred["logits"], targets)
             _, _, num_queries, _ = pred["logits"].shape
             counted = batch_totals(targets, num_queries, output.pred_logits.device) if totals is None else totals
@@ -129,7 +129,7 @@ class SetCriterion(nn.Module):
                 )
 
 
-def layers_of_groups(x: Tensor, groups: int) -> Tensor:
+def groups_as_layers(x: Tensor, groups: int) -> Tensor:
     """Treat the query groups as additional layers: [L, B, G·Q, …] → [L·G, B, Q, …]."""
     layers, images, queries = x.shape[:3]
     return x.view(layers, images, groups, queries // groups, *x.shape[3:]).transpose(1, 2).flatten(0, 1)

@@ -69,7 +69,7 @@ def freeze_stages(backbone: Backbone, stages: int) -> None:
             parameter.requires_grad_(False)
 
 
-def lr_factor(step: int, share_done: float, recipe: RecipeConfig) -> float:
+def lr_factor(step: int, progress_fraction: float, recipe: RecipeConfig) -> float:
     """Factor for all learning rates at an optimisation step.
 
     It starts with a linear warm-up over `warmup_steps`, but at most a tenth of the run. Then the schedule "step" (the
@@ -78,10 +78,10 @@ def lr_factor(step: int, share_done: float, recipe: RecipeConfig) -> float:
     Parameters
     ----------
     step : number of steps before this one
-    share_done : completed fraction of the run, in [0, 1]
+    progress_fraction : completed fraction of the run, in [0, 1]
     recipe : uses `warmup_steps`, `schedule` and `lr_drop_at`
     """
-    warmup = min(1.0, max((step + 1) / recipe.warmup_steps, share_done / LONGEST_WARMUP)) if recipe.warmup_steps else 1.0
+    warmup = min(1.0, max((step + 1) / recipe.warmup_steps, progress_fraction / LONGEST_WARMUP)) if recipe.warmup_steps else 1.0
     if recipe.schedule == "step":
-        return warmup * (0.1 if share_done >= recipe.lr_drop_at else 1.0)
-    return warmup * (FINAL_COSINE + (1 - FINAL_COSINE) * (1 + math.cos(math.pi * share_done)) / 2)
+        return warmup * (0.1 if progress_fraction >= recipe.lr_drop_at else 1.0)
+    return warmup * (FINAL_COSINE + (1 - FINAL_COSINE) * (1 + math.cos(math.pi * progress_fraction)) / 2)

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from conditional_detr.config.recipes import RecipeConfig
 
-GROWN_AT = 0.8  # fraction of the run after which images have their full size
+FULL_SIZE_FROM = 0.8  # fraction of the run after which images have their full size
 
 
-def size_factor(share_done: float, recipe: RecipeConfig) -> float:
+def size_factor(progress_fraction: float, recipe: RecipeConfig) -> float:
     """Factor for both sides of an image. It rises linearly from `progressive_resize_from` to 1."""
-    return min(1.0, recipe.progressive_resize_from + (1 - recipe.progressive_resize_from) * share_done / GROWN_AT)
+    return min(1.0, recipe.progressive_resize_from + (1 - recipe.progressive_resize_from) * progress_fraction / FULL_SIZE_FROM)
 
 
 def mean_cost(begin: float, end: float, recipe: RecipeConfig) -> float:

@@ -4,9 +4,11 @@ from conditional_detr.config.recipes import RecipeConfig
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.training.optim.progressive_resize import mean_cost, size_factor
 
-MOST_EVALUATING = 0.1  # in a run with --minutes: maximum fraction of the time spent on evaluations
-EVALUATED_PER_LEARNED = 0.5  # cost of evaluating an image, relative to a training step on it
-MOST_KEPT_BACK = 1 / 3  # maximum fraction of the time reserved for the end: estimates from the slow first steps are too high
+MAX_EVALUATION_FRACTION = 0.1  # in a run with --minutes: maximum fraction of the time spent on evaluations
+EVALUATION_COST = 0.5  # cost of evaluating an image, relative to a training step on it
+MAX_RESERVED_FRACTION = (
+    1 / 3
+)  # maximum fraction of the time reserved for the end: estimates from the slow first steps are too high
 CLOSING_SECONDS = 5.0  # time reserved for the report, in addition to the evaluations
 
 
@@ -26,11 +28,11 @@ class RunSchedule:
     def __init__(self, recipe: RecipeConfig, steps: int, images: int) -> None:
         self.recipe, self.steps, self.images = recipe, steps, images
         self.epochs = recipe.epochs
-        self.by_clock = recipe.minutes > 0
+        self.time_limited = recipe.minutes > 0
 
-    def share_done(self, state: TrainerState) -> float:
+    def progress_fraction(self, state: TrainerState) -> float:
         """Completed fraction of the run, in [0, 1]. With the schedule "step" it changes only between epochs."""
-        if self.by_clock:
+        if self.time_limited:
             return min(1.0, state.spent / max(self._seconds_to_learn(state), 1e-9))
         done = state.epoch * self.steps + (state.position if self.recipe.schedule == "cosine" else 0)
         return min(1.0, done / (self.steps * self.epochs))
@@ -40,19 +42,19 @@ class RunSchedule:
 
         It also ends if AP has not improved for `patience` epochs, but not before images have their full size.
         """
-        share, waited = self.share_done(state), state.epoch - state.best[1]
+        share, waited = self.progress_fraction(state), state.epoch - state.best[1]
         out_of_patience = bool(self.recipe.patience and state.best[1]) and waited >= self.recipe.patience
         return share >= 1 or (out_of_patience and size_factor(share, self.recipe) == 1)
 
     def is_out_of_time(self, state: TrainerState) -> bool:
         """Whether the current epoch must end now because the time is up."""
-        return self.by_clock and self.share_done(state) >= 1
+        return self.time_limited and self.progress_fraction(state) >= 1
 
     def has_time_to_evaluate(self, state: TrainerState) -> bool:
         """Whether a finished epoch is evaluated."""
-        if not self.by_clock or self.is_out_of_time(state):
+        if not self.time_limited or self.is_out_of_time(state):
             return True
-        return state.evaluations[0] + self._evaluation_seconds(state) <= MOST_EVALUATING * state.spent
+        return state.evaluations[0] + self._evaluation_seconds(state) <= MAX_EVALUATION_FRACTION * state.spent
 
     def seconds_left(self, state: TrainerState, steps: int, seconds: float) -> float:
         """Estimate the seconds until the end of training.
@@ -63,7 +65,7 @@ class RunSchedule:
         steps : number of most recent steps that were timed
         seconds : time that these steps took
         """
-        if self.by_clock:
+        if self.time_limited:
             return self._seconds_to_learn(state) - state.spent
         whole, done = self.epochs * self.steps, state.epoch * self.steps + state.position
         cost = mean_cost((done - steps) / whole, done / whole, self.recipe)
@@ -72,7 +74,7 @@ class RunSchedule:
     def _seconds_to_learn(self, state: TrainerState) -> float:
         """Training time in seconds: `minutes` less the time for the final evaluation, the report and its own evaluation."""
         whole, closing = self.recipe.minutes * 60, 2 * self._evaluation_seconds(state) + CLOSING_SECONDS
-        return whole - min(closing, MOST_KEPT_BACK * whole)
+        return whole - min(closing, MAX_RESERVED_FRACTION * whole)
 
     def _evaluation_seconds(self, state: TrainerState) -> float:
         """Duration of the last evaluation or, before the first one, an estimate from the training steps so far."""
@@ -82,4 +84,4 @@ class RunSchedule:
         steps = state.epoch * self.steps + state.position
         seconds_per_image = (state.spent - total) / max(1, steps) / self.recipe.batch
         cost = mean_cost(0.0, state.spent / (self.recipe.minutes * 60), self.recipe)
-        return EVALUATED_PER_LEARNED * self.images * seconds_per_image / cost
+        return EVALUATION_COST * self.images * seconds_per_image / cost

@@ -10,32 +10,32 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from conditional_detr.config.messages import updated
-from conditional_detr.config.parts import idle_fields, with_overrides
+from conditional_detr.config.parts import unused_fields, with_overrides
 from conditional_detr.config.presets import PRESETS
 from conditional_detr.config.run import RunConfig
 from conditional_detr.config.schema import ModelConfig
 from conditional_detr.data.index import SplitIndex
-from conditional_detr.data.invariance import edge_profiles, upright_evidence
+from conditional_detr.data.invariance import edge_profiles, orientation_score
 from conditional_detr.device.choose import choose_device
 from conditional_detr.errors import shortened_list
 from conditional_detr.factory.build import preprocessing_for
 from conditional_detr.model.backbone.timm_backbone import strides_of
 from conditional_detr.training.objective.objective import class_loss_fits
 from conditional_detr.training.setup.initial_weights import differing_fields
-from conditional_detr.training.setup.memory_estimate import free_bytes, kept_bytes
+from conditional_detr.training.setup.memory_estimate import activation_bytes, free_bytes
 from conditional_detr.weights import native
 from conditional_detr.weights.discovery import SHIPPED, find_checkpoint, read_checkpoint, shipped
 
-USUAL_START = "conditional-detr-tiny-shapes"  # the preferred bundled model if none was trained on the same classes
-FEWEST_QUERIES, MOST_QUERIES, HEADROOM = 20, 1000, 2.0  # HEADROOM: queries per object of the image with the most objects
+DEFAULT_START = "conditional-detr-tiny-shapes"  # the preferred bundled model if none was trained on the same classes
+MIN_QUERIES, MAX_QUERIES, HEADROOM = 20, 1000, 2.0  # HEADROOM: queries per object of the image with the most objects
 SMALL = 0.1  # quantile of the object sizes, each class weighted equally, that the image size is chosen for
 FEW = 10  # a class with fewer objects than this has a lower weight
 CELLS = 1.5  # width of an object of that size in cells of the feature map
-USUAL_IMGSZ, LARGEST_IMGSZ, MOST_ENLARGED = 320, 640, 2.0  # px, px, and a multiple of the images' own size
+DEFAULT_IMGSZ, MAX_IMGSZ, MAX_ENLARGEMENT = 320, 640, 2.0  # px, px, and a multiple of the images' own size
 MULTIPLE = 32  # the image size is a multiple of this, px
 SMALLEST_AT_FIRST = 160  # minimum shorter side at the start of progressive resizing, px
-SHARE_OF_MEMORY = 0.5  # fraction of the free memory that activations stored for the backward pass may take
-MOST_A_PIXEL = 4096  # upper limit of the bytes per pixel that any of our models stores for the backward pass
+MEMORY_FRACTION = 0.5  # fraction of the free memory that activations stored for the backward pass may take
+MAX_BYTES_PER_PIXEL = 4096  # upper limit of the bytes per pixel that any of our models stores for the backward pass
 
 
 # Class names whose objects change their meaning when mirrored: characters and numbers, alone or in short codes, and sides.
@@ -129,14 +129,14 @@ RULES: dict[str, Rule] = {
 
 
 def resolve_auto(
-    config: RunConfig, asked_for: Set[str], train: SplitIndex, saved: RunConfig | None = None
+    config: RunConfig, user_settings: Set[str], train: SplitIndex, saved: RunConfig | None = None
 ) -> tuple[RunConfig, list[str]]:
     """Choose settings from the data. Only the recipe `fast` does this.
 
     Parameters
     ----------
     config : all settings
-    asked_for : names of the settings that the user set; they stay unchanged
+    user_settings : names of the settings that the user set; they stay unchanged
     train : the training images
     saved : settings that a resumed run started with. Earlier choices are kept, even if, for example, less memory is free now
 
@@ -148,7 +148,7 @@ def resolve_auto(
         return config, []
     sources, lines = Sources(train, config.model), []
     for setting, rule in RULES.items():
-        if setting in asked_for:
+        if setting in user_settings:
             continue
         choice = rule(Context(config, sources)) if saved is None else choice_of(saved, setting)
         if choice is not None:
@@ -195,7 +195,7 @@ def reference_points(model: ModelConfig) -> Choice | None:
     if (
         model.reference_points != "predicted"
         or model.cross_attention != "conditional"
-        or "reference_points" in idle_fields(model)
+        or "reference_points" in unused_fields(model)
     ):
         return None
     return Choice("model.reference_points", "encoder", "queries start at likely object centres, which speeds up training")
@@ -224,7 +224,7 @@ def beginning(config: RunConfig, names: list[str]) -> Choice | None:
     if not fitting or not config.pretrained_backbone:
         return None
     knowing = [name for name in fitting if native.read_description(SHIPPED / name)["class_names"] == names]
-    usual = [name for name in fitting if name == USUAL_START]
+    usual = [name for name in fitting if name == DEFAULT_START]
     return Choice("init_from", [*knowing, *usual, *fitting][0], "bundled with the package")
 
 
@@ -232,7 +232,7 @@ def queries(train: SplitIndex) -> Choice:
     """Choose twice as many queries as the fullest training image has objects, because new images may have more."""
     most = int(np.diff(train.first).max())
     wanted = math.ceil(most * HEADROOM / 10) * 10
-    value = min(max(FEWEST_QUERIES, wanted), max(MOST_QUERIES, most))
+    value = min(max(MIN_QUERIES, wanted), max(MAX_QUERIES, most))
     return Choice("model.num_queries", value, f"a training image has up to {most} objects")
 
 
@@ -250,7 +250,7 @@ def input_size(train: SplitIndex, stride: int) -> Choice:
     small = float(np.quantile(sides / shortest[owners], SMALL, weights=weights, method="inverted_cdf"))
     native = float(np.median(shortest))
     wanted = CELLS * stride / small
-    low, high = min(USUAL_IMGSZ, native), min(LARGEST_IMGSZ, MOST_ENLARGED * native)
+    low, high = min(DEFAULT_IMGSZ, native), min(MAX_IMGSZ, MAX_ENLARGEMENT * native)
     value = max(MULTIPLE, round(min(max(wanted, low), high) / MULTIPLE) * MULTIPLE)
     reason = (
         f"small objects (10th percentile, classes weighted equally) are {small * value:.0f} px at this size, and a cell of the "
@@ -305,7 +305,7 @@ def turns(train: SplitIndex) -> list[Choice]:
     profiles = edge_profiles(train)
     made = []
     for turn, how in TURNED.items():
-        sure = upright_evidence(profiles, turn)
+        sure = orientation_score(profiles, turn)
         if sure is not None:
             turned = sure < UPRIGHT
             seen = f"images and objects {'look the same' if turned else 'look different'} {how}"
@@ -327,10 +327,10 @@ def batch(config: RunConfig, free: int) -> Choice | None:
     free : free memory, bytes
     """
     longest = preprocessing_for(model_of(config), config.imgsz).longest
-    room, size = SHARE_OF_MEMORY * free, config.training.batch
-    if size * config.imgsz * longest * MOST_A_PIXEL <= room:
+    room, size = MEMORY_FRACTION * free, config.training.batch
+    if size * config.imgsz * longest * MAX_BYTES_PER_PIXEL <= room:
         return None
-    each = kept_bytes(model_of(config), config.imgsz, longest)
+    each = activation_bytes(model_of(config), config.imgsz, longest)
     while size > 1 and size * each > room:
         size //= 2
     if size == config.training.batch:

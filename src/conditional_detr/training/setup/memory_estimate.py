@@ -9,7 +9,7 @@ from conditional_detr.config.schema import ModelConfig
 from conditional_detr.factory.build import DetectionModel, preprocessing_for
 
 
-def kept_bytes(config: ModelConfig, height: int, width: int) -> int:
+def activation_bytes(config: ModelConfig, height: int, width: int) -> int:
     """Bytes that a forward pass of one image stores for the backward pass. The model runs on the meta device only.
 
     Parameters

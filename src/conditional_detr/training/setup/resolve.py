@@ -29,7 +29,7 @@ def requested(values: dict[str, Any]) -> TrainOptions:
     return build(TrainOptions, given, origin="train")
 
 
-def asked_for(options: TrainOptions) -> set[str]:
+def user_settings(options: TrainOptions) -> set[str]:
     """Names of the settings that the user set, as in --set."""
     return options.model_fields_set | set(options.recipe_overrides) | {f"model.{field}" for field in options.model_overrides}
 
@@ -47,7 +47,7 @@ def resolve(options: TrainOptions) -> RunConfig:
         given = {"imgsz": imgsz, "recipe": recipe, **given}
     recipe_values = options.recipe_overrides | {key: given[key] for key in RecipeOptions.model_fields.keys() & given.keys()}
     settings = {key: given[key] for key in RunConfig.model_fields.keys() & given.keys()}
-    settings |= {"data": str(Path(options.data).resolve()), "model": name, "workers": given.get("workers", _usual_workers())}
+    settings |= {"data": str(Path(options.data).resolve()), "model": name, "workers": given.get("workers", _default_workers())}
     return build(RunConfig, {**settings, "training": _recipe(RECIPES[given["recipe"]], recipe_values)}, origin="train")
 
 
@@ -65,7 +65,7 @@ def cores_of_process() -> int:
     return max(1, usable_cores() // (launched("local_world") or 1))
 
 
-def _usual_workers() -> int:
+def _default_workers() -> int:
     """Default number of loader processes: half of the cores beyond the first two, which are left to the training step."""
     return max(0, cores_of_process() - 2) // 2
 
