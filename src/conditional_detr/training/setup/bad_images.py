@@ -44,7 +44,7 @@ class BadImages:
         bad, images = len(found) + self.missing.get(split, 0), images + self.missing.get(split, 0)
         if bad > self.max_bad * images:
             raise DataError(
-                f"{bad} images of {split} cannot be used, more than {self.max_bad:.0%} of {images} (--max-bad). "
+                f"{bad} images of {split} cannot be used, more than {100 * self.max_bad:g}% of {images} (--max-bad). "
                 "`cdetr doctor` lists them all; with --fix it writes a copy of the data set without them"
             )
 

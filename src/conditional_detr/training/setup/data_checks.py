@@ -27,7 +27,7 @@ def check_data(train: SplitIndex, valid: SplitIndex, strict: bool, max_bad: floa
         if len(bad) > max_bad * (len(bad) + len(index)):
             raise DataError(
                 f"{len(bad)} of {len(bad) + len(index)} images listed in {index.file} cannot be used, more than "
-                f"{max_bad:.3g} of them (--max-bad): {', '.join(bad[:3])}. `cdetr doctor` lists them all"
+                f"{100 * max_bad:g}% (--max-bad): {', '.join(bad[:3])}. `cdetr doctor` lists them all"
             )
 
 
