@@ -53,9 +53,9 @@ from conditional_detr.weights.save import save_model
         (["predict", "runs/none", "x.jpg"], "runs/none is not an existing folder"),
         (["predict", "conditional-detr-tiny", "none.jpg"], "none.jpg: there is no such file or folder"),
         (["info"], "info needs SOURCE: see cdetr info --help"),
-        (["doctor", "nowhere"], "nowhere is not a data set: none of the supported layouts was found there"),
+        (["doctor", "nowhere"], "nowhere does not exist: the data set must be a folder, or the YAML file of a YOLO data set"),
         (["doctor", ".", "--imgsz", "-5"], "doctor: imgsz must be"),
-        (["data", "convert", "nowhere", "x"], "nowhere is not a data set"),
+        (["data", "convert", "nowhere", "x"], "nowhere does not exist"),
         (["replay", "nowhere"], "nowhere is not a recorded step: a run saves them in its folder flight/"),
         (["train", "--data", "x", "--max-bad", "2"], "train: max_bad must be"),
         (["compare"], "compare needs RUNS: see cdetr compare --help"),
@@ -236,7 +236,7 @@ def test_resume_needs_nothing_but_the_folder(capsys, tmp_path):
     run(capsys, "train", "--data", tmp_path / "d", "--epochs", 1, "--output", tmp_path / "r", *parts, *common)
     code, out, err = run(capsys, "train", "--output", tmp_path / "r", "--resume", "--epochs", 2, "--threads", 1)
     assert (code, err) == (0, "")
-    assert "resuming after epoch 1" in out
+    assert "resuming in epoch 2, after step 0 of" in out
     assert "backbone" not in out
     assert "epoch 2/2" in out
     code, _, err = run(capsys, "train", "--output", tmp_path / "r", "--resume", "--imgsz", 96)

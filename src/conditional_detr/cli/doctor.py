@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from conditional_detr.data.findings import Finding
 
 ERRORS_FOUND = 3  # exit code
+SHOWN_PER_CODE = 10  # findings
 
 
 def doctor(
@@ -49,8 +50,7 @@ def doctor(
     if json_:
         print(json.dumps({"ok": is_ok(findings), "findings": [f.to_dict() for f in findings]}, ensure_ascii=False))
     else:
-        for finding in findings:
-            _print_finding(finding)
+        _print_findings(findings)
         rows = [
             [name, split.source.format, str(len(split.clean.images)), str(len(split.clean.annotations))]
             for name, split in splits.items()
@@ -67,12 +67,24 @@ def doctor(
         sys.exit(ERRORS_FOUND)
 
 
+def _print_findings(findings: list["Finding"]) -> None:
+    """The findings in their order; of each code only the first ones."""
+    shown = Counter[str]()
+    for finding in findings:
+        shown[finding.code] += 1
+        if shown[finding.code] <= SHOWN_PER_CODE:
+            _print_finding(finding)
+    for code, count in shown.items():
+        if count > SHOWN_PER_CODE:
+            print_text(f"... and {count - SHOWN_PER_CODE} more of {code} (--json lists all)")
+
+
 def _print_finding(finding: "Finding") -> None:
     from conditional_detr.data.findings import WARNING, where
 
     severity, style = ("warning", "yellow") if finding.severity == WARNING else ("error", "red")
-    place = f"{finding.split or '-'}: {where(finding)}"
-    print_text(f"{severity:<8} {finding.code:<22} {place}: {finding.message} → {finding.fix}", style)
+    places = dict.fromkeys([finding.split or "data set", where(finding)])
+    print_text(f"{severity:<8} {finding.code:<22} {': '.join(places)}: {finding.message} (--fix: {finding.fix})", style)
 
 
 def _print_summary(findings: list["Finding"], data: Path, fixed: bool) -> None:
@@ -80,7 +92,8 @@ def _print_summary(findings: list["Finding"], data: Path, fixed: bool) -> None:
     counts = Counter(finding.severity for finding in findings)
     found = [plural(counts[severity], severity) for severity in ("error", "warning") if counts[severity]]
     print_text(f"Found {' and '.join(found)}" if found else "No problems found", "bold")
-    if found and not fixed:
+    fixable = any(not finding.fix.startswith("nothing") for finding in findings)
+    if fixable and not fixed:
         print_next("write a clean copy", "cdetr", "doctor", data, "--fix", f"{data.resolve().stem}-clean")
     elif not found:
         print_next("train a model", "cdetr", "train", "--data", data)

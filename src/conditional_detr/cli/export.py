@@ -66,8 +66,8 @@ def _proof_lines(proof: dict[str, Any], data: str | None, split: str) -> dict[st
     lines = {"proof": _verdict(proof, data, split)}
     if boxes["original"]:
         lines["matched boxes"] = (
-            f"{boxes['matched']} of the model's {boxes['original']} boxes with a score of {boxes['score']} or more "
-            f"have the same class in the export and an IoU of {boxes['iou']} or more"
+            f"{boxes['matched']} of {boxes['original']} (score {boxes['score']} or more) are found again with the same class "
+            f"at IoU {boxes['iou']} or more"
         )
     if difference := boxes["score_difference"]:
         lines["differences"] = (

@@ -12,6 +12,15 @@ from cyclopts.exceptions import CoercionError, MissingArgumentError
 
 from conditional_detr.errors import ConfigError, did_you_mean
 
+# Names of options in other tools, and ours; "" = there is no such thing.
+HABITS = {
+    "threshold": "--conf", "thresh": "--conf", "score": "--conf", "confidence": "--conf", "weights": "--model",
+    "name": "--output", "project": "--output", "out": "--output", "img": "--imgsz", "img_size": "--imgsz",
+    "image_size": "--imgsz", "batch_size": "--batch", "learning_rate": "--lr", "lr0": "--lr", "half": "--precision",
+    "iou": "", "nms": "",
+}  # fmt: skip
+NO_SUPPRESSION = "The model needs no non-maximum suppression, so there is no IoU threshold."
+
 Verbs = dict[tuple[str, ...], Callable[..., None]]
 
 
@@ -97,11 +106,14 @@ def _normalised_arguments(tokens: list[str], verb: Signature) -> list[str]:
         option = _as_option(token, verb, free)
         if option is None and not token.startswith("-"):
             if not free:
-                raise ConfigError(f"{verb.name} does not expect {token!r}: options are --name value or name=value")
+                hint = f"did you mean --data {token}?" if verb.path == ("train",) and Path(token).exists() else ""
+                raise ConfigError(f"{verb.name} does not expect {token!r}: {hint or 'options are --name value or name=value'}")
             free -= 1
         words = [option or token]
         if option is not None and verb.options.get(option):
             words += islice(rest, 1)  # its value, even if that begins with dashes
+            if "=" not in words[0] and len(words) == 1:
+                raise ConfigError(f"{words[0]} needs a value")
         for word in words:
             _refuse_repetition(word, given, verb)
         out += words
@@ -146,6 +158,8 @@ def unknown_option(path: tuple[str, ...], name: str, options: dict[str, bool]) -
         for prefix, kind in (("", RecipeConfig), ("model.", ModelConfig)):
             if plain in kind.model_fields:
                 return f"train has no option {name}: use --set {prefix}{plain}=VALUE"
+    if plain in HABITS and (meant := HABITS[plain]) in (*options, ""):
+        return f"{' '.join(path)} has no option {name}. " + (f"Did you mean {meant}?" if meant else NO_SUPPRESSION)
     near = did_you_mean("--" + name.lstrip("-"), options) if options else "It has no options."
     return f"{' '.join(path)} has no option {name}. {near}"
 

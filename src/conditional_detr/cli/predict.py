@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from conditional_detr.cli.parameters import Batch, Device, Output, Source, Threads, argument, option
-from conditional_detr.cli.printing import plural, print_note, print_source_notes, print_text, print_written, track
+from conditional_detr.cli.printing import plural, print_note, print_source_notes, print_text, track
 from conditional_detr.errors import ConditionalDETRError
 
 Conf = Annotated[
@@ -33,7 +33,7 @@ def predict(
     from conditional_detr.weights.discovery import find_checkpoint
 
     find_checkpoint(source)
-    from conditional_detr.inference.predict import find_images
+    from conditional_detr.inference.predict import PREDICTIONS, find_images
     from conditional_detr.inference.predict import predict as run_prediction
 
     files = find_images(images)
@@ -59,4 +59,4 @@ def predict(
         print_text(", ".join(f"{name}: {count}" for name, count in counts))
     else:
         print_text("Nothing was detected. A lower --conf also shows detections with lower scores.")
-    print_written(output)
+    print_text(f"Wrote {plural(done.read, 'image')} with boxes and {PREDICTIONS} to {output}")

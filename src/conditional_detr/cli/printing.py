@@ -139,7 +139,7 @@ def print_facts(facts: dict[str, str]) -> None:
     if not sys.stdout.isatty():
         width = max(map(len, facts), default=0)
         for name, value in facts.items():
-            print(f"{name:<{width}} {value}")
+            print(f"{name:<{width}}  {value}")
         return
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)

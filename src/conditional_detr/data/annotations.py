@@ -81,8 +81,13 @@ def _box(owned: Owned, images: list[Row], layout: str) -> tuple[list[float] | No
     if image is None:
         return None, [("annotation-orphan", f"belongs to the image id {row.get('image_id')!r}, which is not listed")]
     if category is None:
-        return None, [("category-unknown", f"has the category id {row.get('category_id')!r}, which is not listed")]
+        return None, [("category-unknown", f"has the category id {_readable_id(row.get('category_id'))}, which is not listed")]
     return box_inside(row, images[image], layout)
+
+
+def _readable_id(value: Any) -> str:
+    """An id as it is shown: 5 for 5.0, which is how the readers of some formats store it."""
+    return repr(value if as_id(value) is None or isinstance(value, str) else as_id(value))
 
 
 class Ids:

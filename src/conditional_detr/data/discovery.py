@@ -55,12 +55,14 @@ def find_source(folder: str | Path, split: str) -> SplitSource:
     if not root.is_dir() and not _is_yaml(root):
         raise DataError(f"{root} is not a folder: --data must be a data set (supported layouts: {LAYOUTS})")
     found = sources(root)
+    split = next((usual for usual, names in SPLIT_NAMES.items() if split in names and split not in found), split)
     if split in SPLIT_NAMES:
         found = by_usual_name(found)
     if split in found:
         return found[split]
-    have = f"It has: {', '.join(sorted(found))}." if found else "None of the supported layouts was found there."
-    raise DataError(f"{root} has no split {split!r} (supported layouts: {LAYOUTS}). {have}")
+    if found:
+        raise DataError(f"{root} has no split {split!r}. It has: {', '.join(sorted(found))}.")
+    raise DataError(f"{root} is not a data set: none of the supported layouts was found there ({LAYOUTS})")
 
 
 def sources(root: Path) -> dict[str, SplitSource]:

@@ -15,7 +15,10 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
-        raise ConfigError(f"the device {name!r} is not available: device must be auto, cpu, cuda, cuda:N or mps") from None
+        raise ConfigError(
+            f"the device {name!r} is not available here: use auto or cpu, or a device that PyTorch supports on this machine "
+            "(cuda, cuda:N, mps)"
+        ) from None
     return device
 
 

@@ -78,6 +78,8 @@ def as_written(folder: str | Path, track: Track = untracked) -> tuple[dict[str, 
 
 def _sources(folder: str | Path) -> dict[str, SplitSource]:
     found = sources(Path(folder))
+    if not found and not Path(folder).exists():
+        raise DataError(f"{folder} does not exist: the data set must be a folder, or the YAML file of a YOLO data set")
     if not found:
         raise DataError(f"{folder} is not a data set: none of the supported layouts was found there ({LAYOUTS})")
     return found

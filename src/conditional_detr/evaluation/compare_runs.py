@@ -16,7 +16,7 @@ from conditional_detr.config.run import RunConfig
 from conditional_detr.config.toml import flat, read_toml
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.evaluation import plots
-from conditional_detr.evaluation.pages import ap, duration, embedded, versions, write_page
+from conditional_detr.evaluation.pages import ap, counted, duration, embedded, versions, write_page
 from conditional_detr.storage.run_files import CONFIG, METRICS
 
 PAGE, TABLE, IMAGE = "comparison.html", "comparison.csv", "curves.png"
@@ -95,7 +95,8 @@ def read_groups(folders: list[Path]) -> list[Group]:
         rows = read_rows(folder / METRICS)
         settings = {key: value for key, value in flat(config.model_dump()).items() if key not in SAME}
         wanted = config.training.epochs
-        stopped = f" (stopped: {len(rows)} of {wanted})" if len(rows) < wanted and not config.training.patience else ""
+        open_end = config.training.patience or config.training.minutes  # the run may end before its epochs
+        stopped = f" (stopped: {len(rows)} of {wanted})" if len(rows) < wanted and not open_end else ""
         again = sum(other == (settings, config.seed) for other in earlier)
         earlier.append((settings, config.seed))
         key = json.dumps([settings, stopped and str(folder), again], sort_keys=True)
@@ -240,7 +241,7 @@ def write_comparison(groups: list[Group], levels: list[float], output: Path) -> 
     differ = differences(groups)
     shown = {key: [_in_words(value) for value in values] for key, values in differ.items()}
     content = {
-        "title": f"{sum(len(group.runs) for group in groups)} runs compared",
+        "title": f"Comparison of {counted(sum(len(group.runs) for group in groups), 'run')}",
         "names": [group.name for group in groups],
         "has_seeds": any(len(group.runs) > 1 for group in groups),
         "ap": embedded(plots.learning_curves(ap, "AP", plots.WIDE)),

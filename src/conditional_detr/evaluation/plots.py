@@ -131,7 +131,8 @@ def learning_curves(
     if level is not None:
         axes.axhline(level, color="#6b7280", linewidth=0.8, linestyle="--")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_ylim(bottom=0)
+    if np.isfinite(axes.dataLim.y1) and axes.dataLim.y1 > 0:
+        axes.set_ylim(0, 1.05 * axes.dataLim.y1)
     if len(bands) > 1:
         _legend(figure, axes)
     return _written(figure, form)

@@ -42,7 +42,7 @@ LEARNING = {  # plots of a run: columns of metrics.jsonl with the labels of thei
         {"loss_ce": "class", "loss_bbox": "box, L1", "loss_giou": "box, GIoU"},
         "Unweighted losses of the last decoder layer.",
     ),
-    "AP": ({"AP": "AP", "AP50": "AP50", "AP75": "AP75"}, "On the validation images, after each epoch."),
+    "AP": ({"AP": "AP", "AP50": "AP50", "AP75": "AP75"}, "On the validation images, after each evaluated epoch."),
 }
 COLUMNS = ("epoch", "loss", "loss_ce", "loss_bbox", "loss_giou", "AP", "AP50", "AP75", "lr", "seconds")
 
@@ -98,7 +98,7 @@ def write_report(
         "is_marked": best is not None,
         "scores": embedded(plots.score_curves(curves, None if best is None else conf)),
         "precision_recall": embedded(plots.precision_recall(judgement.precision, names)),
-        "precision_recall_caption": "Classes with objects at IoU 0.5, and their mean at IoU 0.5 and 0.75.",
+        "precision_recall_caption": "One line per class at IoU 0.5. Black: the mean over classes, at IoU 0.5 and 0.75.",
         "conf": conf,
         "confusion": embedded(plots.confusion_matrix(counts, shown)),
         "confusion_note": note,
@@ -168,7 +168,7 @@ def _advice(curves: Thresholds, best: float | None, objects: int) -> list[str]:
         return [*sentences, "The model detects almost nothing yet. Train it longer before you choose a threshold."]
     sure = curves.for_precision(SURE_PRECISION)
     if sure is None:
-        sentences.append("At no score are 90 % of the detections correct.")
+        sentences.append("No score threshold reaches a precision of 0.9.")
     elif curves.recall[sure] < 0.01:
         sentences.append("90 % of the detections are correct only where less than 1 % of the objects is found.")
     else:

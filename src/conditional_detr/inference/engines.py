@@ -40,10 +40,9 @@ class EngineModel:
         self.thresholds = exported.thresholds
         self.device, self.memory_format = torch.device("cpu"), torch.contiguous_format
         self._run, computes_in = ENGINES[runtime](exported, torch.get_num_threads())
-        self.summary = (
-            f"{exported.format} {exported.precision}, run by {PACKAGES[runtime]}, floating-point parts in "
-            f"{computes_in.replace('f32', 'fp32')}"
-        )
+        number = computes_in.replace("f32", "fp32")
+        parts = f"8-bit parts in int8, others in {number}" if exported.precision == "int8" else f"computed in {number}"
+        self.summary = f"{exported.format} {exported.precision}, run by {PACKAGES[runtime]}, {parts}"
 
     def __call__(self, images: Tensor, padding_mask: Tensor | None = None, *, aux: bool | None = None) -> DetectionOutput:
         """Predictions of the last decoder layer. `aux` has no effect, because a graph returns no other layers."""

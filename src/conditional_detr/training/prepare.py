@@ -129,8 +129,9 @@ def _resume_note(folder: RunFolder, state: TrainerState, schedule: RunSchedule, 
     if not begun:
         return f"{folder.path} contains no run to resume: starting a new run"
     if schedule.is_over(state):
+        option = "--minutes" if schedule.time_limited else "--epochs"
         return (
-            f"{folder.path} is finished: {state.epoch} epochs. A larger --epochs or --minutes continues it, unless --patience "
-            "ended it"
+            f"{folder.path} is finished: {state.epoch} epochs. To continue it, give a larger {option}, which counts from the "
+            "start of the run (unless --patience ended it)"
         )
-    return f"resuming after epoch {state.epoch}; steps already done in the next epoch: {state.position}"
+    return f"resuming in epoch {state.epoch + 1}, after step {state.position} of {schedule.steps}"

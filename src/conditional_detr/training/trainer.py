@@ -112,6 +112,8 @@ class Trainer:
         if best := next((row for row in self.state.history if row["epoch"] == self.state.best[1]), None):
             figures = f"AP {figure(best['AP'])}, AP50 {figure(best['AP50'])}"
             self.logger.say(f"best: epoch {best['epoch']}, {figures} → {self.folder.best}", "bold")
+            if best is self.state.history[-1] and len(self.state.history) > 1:
+                self.logger.say("The last epoch is the best: a longer run would probably reach a higher AP.")
         if self.processes.is_main:
             self._report()
         if self.stop.requested:  # the request came during the last evaluation
@@ -263,6 +265,7 @@ class Trainer:
         if self.processes.any(self.stop.requested):
             self._save_last()
             self.logger.say(
-                f"stopped in epoch {self.state.epoch + 1} after step {self.state.position}. Saved; continue with --resume"
+                f"stopped in epoch {self.state.epoch + 1} after step {self.state.position}, and saved. To continue: "
+                + shlex.join(["cdetr", "train", "--resume", "--output", str(self.folder.path)])
             )
             raise KeyboardInterrupt

@@ -54,10 +54,7 @@ def _look_at(path: Path, name: str) -> Path | None:
     if path.exists():
         if release.claims(path):
             return path
-        raise SourceError(
-            f"{path} is a file: a model is a checkpoint folder, a run folder, a Hugging Face folder or a file "
-            f"{' or '.join('*' + suffix for suffix in release.SUFFIXES)} of the reference releases"
-        )
+        raise _not_a_model(path)
     if name in PRESETS:
         return None
     if name in shipped():
@@ -69,6 +66,15 @@ def _look_at(path: Path, name: str) -> Path | None:
         except UnavailableError as error:
             raise SourceError(f"{name} is not an existing folder, and loading it as a Hub id failed: {error}") from None
     raise SourceError(f"{name} is neither an existing path nor a model name. {did_you_mean(name, [*PRESETS, *shipped()])}")
+
+
+def _not_a_model(file: Path) -> SourceError:
+    if any(each.claims(file.parent) for each in FORMATS):
+        return SourceError(f"{file} is a file of a model: give its folder, {file.parent}")
+    return SourceError(
+        f"{file} is a file: a model is a checkpoint folder, a run folder, a Hugging Face folder or a file "
+        f"{' or '.join('*' + suffix for suffix in release.SUFFIXES)} of the reference releases"
+    )
 
 
 def shipped() -> list[str]:

@@ -93,7 +93,7 @@ def test_a_missing_split_names_those_that_are_there(tmp_path):
     with pytest.raises(DataError, match=r"is not a folder"):
         load_split(tmp_path / "nowhere", "train")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"None of the supported layouts was found there"):
+    with pytest.raises(DataError, match=r"none of the supported layouts was found there"):
         load_split(tmp_path / "empty", "train")
 
 

@@ -223,7 +223,7 @@ def test_splits_that_are_missing_or_empty(data):
     assert {"split-empty", "image-unreadable"} <= {f.code for f in found(data)}
     with pytest.raises(DataError, match="no image can be used"):
         copied(data)
-    with pytest.raises(DataError, match="is not a data set: none of the supported layouts was found there"):
+    with pytest.raises(DataError, match="does not exist"):
         found(data.parent / "nowhere")
 
 

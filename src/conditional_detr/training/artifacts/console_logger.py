@@ -81,7 +81,7 @@ class ConsoleLogger:
         self.spoken = time.monotonic()
         mark = "  (best so far)" if best else ""
         skipped = f"  (skipped steps without a finite gradient: {row['skipped_steps']})" if row["skipped_steps"] else ""
-        figures = f"AP {figure(row['AP'])}  AP50 {figure(row['AP50'])}  " if judged else ""
+        figures = f"AP {figure(row['AP'])}  AP50 {figure(row['AP50'])}  " if judged else "not evaluated  "
         text = f"{self._epoch(row['epoch'])}  loss {figure(row['loss'])}  {figures}{row['seconds']:.0f} s{mark}{skipped}"
         self.say(text, "yellow" if skipped else "green" if best else None)
 

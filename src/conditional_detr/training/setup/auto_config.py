@@ -253,8 +253,8 @@ def input_size(train: SplitIndex, stride: int) -> Choice:
     low, high = min(DEFAULT_IMGSZ, native), min(MAX_IMGSZ, MAX_ENLARGEMENT * native)
     value = max(MULTIPLE, round(min(max(wanted, low), high) / MULTIPLE) * MULTIPLE)
     reason = (
-        f"small objects (10th percentile, classes weighted equally) are {small * value:.0f} px at this size, and a cell of the "
-        f"feature map is {stride} px"
+        f"small objects (10th percentile) are then {small * value:.0f} px wide; at least {CELLS * stride:g} px is wanted, "
+        f"{CELLS:g} cells of the feature map"
     )
     return Choice("imgsz", value, reason)
 
@@ -308,8 +308,9 @@ def turns(train: SplitIndex) -> list[Choice]:
         sure = orientation_score(profiles, turn)
         if sure is not None:
             turned = sure < UPRIGHT
-            seen = f"images and objects {'look the same' if turned else 'look different'} {how}"
-            made.append(Choice(turn, 0.5 if turned else 0.0, f"{seen} (told apart with {sure:.0%} accuracy, 50% is chance)"))
+            seen = f"images {'can hardly' if turned else 'can'} be told from images {how}"
+            limit = f"accuracy {sure:.0%}, {'below' if turned else 'not below'} the limit of {UPRIGHT:.0%}"
+            made.append(Choice(turn, 0.5 if turned else 0.0, f"{seen} ({limit})"))
     return made
 
 
