@@ -18,7 +18,7 @@ def export(
             "Data",
             f"Data set for the proof: {FORMATS}. The AP of the model and of its export are compared on it.",
             "DIR",
-            "synthetic images, a weaker proof",
+            "synthetic images; no AP is compared, so the check cannot fail",
         ),
     ] = None,
     split: Split = "valid",
@@ -71,7 +71,7 @@ def _proof_lines(proof: dict[str, Any], data: str | None, split: str) -> dict[st
         )
     if difference := boxes["score_difference"]:
         lines["differences"] = (
-            f"of matched boxes: IoU {boxes['least_iou']:.3f} or more, scores within {difference['max']:.4f} "
+            f"of matched boxes: lowest IoU {boxes['least_iou']:.3f}, scores differ by at most {difference['max']:.4f} "
             f"(mean {difference['mean']:.4f})"
         )
     counts = f"{boxes['original']} of the model, {boxes['exported']} of the export"

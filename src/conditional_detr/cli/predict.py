@@ -56,7 +56,7 @@ def predict(
     )
     if done.rows:
         counts = Counter(row["category_name"] for row in done.rows).most_common()
-        print_text(", ".join(f"{name}: {count}" for name, count in counts))
+        print_text("by class: " + ", ".join(f"{count} × {name}" for name, count in counts))
     else:
         print_text("Nothing was detected. A lower --conf also shows detections with lower scores.")
     print_text(f"Wrote {plural(done.read, 'image')} with boxes and {PREDICTIONS} to {output}")
