@@ -25,7 +25,13 @@ def doctor(
         option("Model", "Model name. Number and size of the objects are checked against its queries and feature map.", "NAME"),
     ] = "conditional-detr-tiny",
     imgsz: Annotated[
-        int | None, option("Model", "Length of the shorter side after resizing, px.", "PX", "the input size of the model")
+        int | None,
+        option(
+            "Model",
+            "Length of the shorter side after resizing that small objects are checked for, px.",
+            "PX",
+            "the input size of the model",
+        ),
     ] = None,
     fix: Annotated[
         Path | None,

@@ -42,8 +42,8 @@ class RecipeOptions(Settings):
     patience: int = Field(
         0,
         ge=0,
-        description="Stop after this number of epochs without a better AP. Epochs before images have reached full size do not "
-        "count. 0: never.",
+        description="Stop after this number of epochs without a better AP. Training may start with smaller images; "
+        "their epochs do not count. 0: never.",
         json_schema_extra={"group": "Schedule", "metavar": "N"},
     )
     freeze: int = Field(

@@ -45,7 +45,11 @@ class RunOptions(Settings):
         le=8192,
         description="Length of the shorter side after resizing, px. The aspect ratio is kept; the longer side is at most "
         "1333/800 of this length.",
-        json_schema_extra={"group": "Model", "metavar": "PX", "default": "the input size of the model"},
+        json_schema_extra={
+            "group": "Model",
+            "metavar": "PX",
+            "default": "recipe fast: chosen from the data; paper: the input size of the model",
+        },
     )
     recipe: Literal["paper", "fast"] = Field(
         "paper",
@@ -86,7 +90,8 @@ class RunOptions(Settings):
     )
     pretrained_backbone: bool = Field(
         True,
-        description="Start the backbone of a new model from ImageNet weights.",
+        description="Start a new model from pretrained weights: bundled detector weights if they fit it (recipe fast), else "
+        "ImageNet weights of the backbone.",
         json_schema_extra={"group": "Model"},
     )
     strict: bool = Field(

@@ -14,7 +14,7 @@ def test_defaults_are_those_of_the_fields_or_say_what_decides():
     assert (options["seed"].default, options["seed"].default_text) == (42, "42")
     assert options["batch"].default is None
     assert options["batch"].default_text == "from the recipe: paper 16, fast 2"
-    assert options["imgsz"].default_text == "the input size of the model"
+    assert options["imgsz"].default_text == "recipe fast: chosen from the data; paper: the input size of the model"
     parameters = python_signature().parameters
     assert parameters["data"].default is inspect.Parameter.empty
     assert (parameters["epochs"].annotation, parameters["epochs"].default) == (int | None, None)
