@@ -28,7 +28,7 @@ def doctor(
         int | None,
         option(
             "Model",
-            "Length of the shorter side after resizing that small objects are checked for, px.",
+            "Length of the shorter side after resizing, px. Objects that are too small at this size are reported.",
             "PX",
             "the input size of the model",
         ),

@@ -42,16 +42,16 @@ class RecipeOptions(Settings):
     patience: int = Field(
         0,
         ge=0,
-        description="Stop after this number of epochs without a better AP. Training may start with smaller images; "
-        "their epochs do not count. 0: never.",
+        description="Stop after this number of epochs without a better AP. Some runs train on smaller images at first; "
+        "those epochs do not count. 0: never.",
         json_schema_extra={"group": "Schedule", "metavar": "N"},
     )
     freeze: int = Field(
         0,
         ge=0,
         le=100,
-        description="Number of leading backbone stages to freeze, including the stem. The stem and first stage of a ResNet are "
-        "always frozen, as in the paper.",
+        description="Number of leading backbone stages to freeze. The stem counts as part of the first stage. Both are "
+        "always frozen in a ResNet, as in the paper.",
         json_schema_extra={"group": "Model", "metavar": "N"},
     )
 
