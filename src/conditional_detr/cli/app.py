@@ -21,6 +21,7 @@ from conditional_detr.cli.predict import predict
 from conditional_detr.cli.printing import print_text
 from conditional_detr.cli.replay import replay
 from conditional_detr.cli.train import train
+from conditional_detr.device.threads import prepare_threads
 from conditional_detr.errors import ConditionalDETRError
 
 VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
@@ -65,6 +66,7 @@ for place, (path, verb) in enumerate(VERBS.items()):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong input (one message on stderr), 1 a bug in this library."""
+    prepare_threads()
     tokens = sys.argv[1:] if arguments is None else arguments
     try:
         app(normalised(tokens, VERBS), exit_on_error=False, print_error=False)
