@@ -108,6 +108,14 @@ def write_json(file: Path, content: Any) -> None:
         file.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
+def print_json(content: Any) -> None:
+    """One line of JSON. An encoding other than UTF-8 gets only ASCII: JSON has escapes of its own."""
+    import json
+
+    is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    print(json.dumps(content, ensure_ascii=not is_unicode))
+
+
 def print_metrics(metrics: Any) -> None:
     """COCO's twelve metrics and the AP of each class, as tables."""
     from conditional_detr.evaluation.coco import FIGURES
