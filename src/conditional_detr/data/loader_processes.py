@@ -5,6 +5,7 @@ import multiprocessing.queues
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,11 +71,25 @@ def _started(loader: DataLoader) -> Iterator[Any]:
         text = f"a process that loads images cannot be started ({error or type(error).__name__}): give fewer --workers"
         raise RunError(f"{text}; {WITHOUT_PROCESSES}") from None
     finally:
-        if made is not None:
-            made._shutdown_workers()
-        for process in own:
-            process.kill()  # they leave SIGTERM to the main process, so it would not end them
-            process.join()
+        with _ended_children_unnoticed():
+            for process in own:
+                process.kill()  # PyTorch waits up to 10 s for each, and sends SIGTERM, which they leave to the main process
+                process.join()
+            if made is not None:
+                made._shutdown_workers()
+
+
+@contextmanager
+def _ended_children_unnoticed() -> Iterator[None]:
+    """Context manager in which PyTorch's handler of SIGCHLD does not raise errors about ended processes."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, lambda number, frame: None) or signal.SIG_DFL
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 @contextmanager
@@ -99,7 +114,8 @@ def lost_process_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (found := re.search(r"DataLoader worker .*?(killed by signal: [\w ]+|exited unexpectedly)", str(error))):
+        text = f"{error.__cause__} {error}"  # the cause says more, if there is one
+        if not (found := re.search(r"DataLoader worker .*?(killed by signal: [\w ]+|exited unexpectedly)", text)):
             raise
         raise RunError(
             f"a process that loads images ended unexpectedly ({found[1]}), perhaps because memory ran out: give fewer "
