@@ -81,7 +81,9 @@ def steady(stream: IO[str] | None) -> Any:
     """The stream as a `SteadyStream`. None, which Python has in place of a closed stream, takes text and shows nothing."""
     if isinstance(stream, SteadyStream):
         return stream
-    return SteadyStream(open(os.devnull, "w", encoding="utf-8") if stream is None else stream)  # noqa: SIM115, PTH123
+    if stream is None:  # a descriptor that stays open takes the place of the closed one, which the next file would get
+        stream = open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
+    return SteadyStream(stream)
 
 
 @contextmanager

@@ -23,6 +23,15 @@ LONGEST_WAIT_SECONDS = 600.0  # without a batch, before a run gives up
 WITHOUT_PROCESSES = "--workers 0 loads images without further processes"
 
 
+def lacking_for_processes() -> str | None:
+    """What this machine lacks to start processes that load; None = nothing. Their queues need semaphores in /dev/shm."""
+    try:
+        multiprocessing.Semaphore()
+    except (OSError, ImportError) as error:
+        return str(error)
+    return None
+
+
 def from_processes(loader: DataLoader, while_waiting: Callable[[float], object]) -> Iterator[Any]:
     """What the processes of a loader load, in order.
 

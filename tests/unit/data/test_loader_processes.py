@@ -11,7 +11,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from conditional_detr.data import loader_processes
-from conditional_detr.data.loader_processes import POLL_SECONDS, from_processes, lost_process_named, prepare_process, sendable
+from conditional_detr.data.loader_processes import (
+    POLL_SECONDS,
+    from_processes,
+    lacking_for_processes,
+    lost_process_named,
+    prepare_process,
+    sendable,
+)
 from conditional_detr.errors import RunError
 
 
@@ -65,7 +72,10 @@ def test_everything_arrives_in_order():
             "unsendable",
             r"could not send a batch \(\[Errno 28\] No space left on device\): give a smaller --batch; --workers 0 loads images",
         ),
-        ("killed", r"ended unexpectedly \(killed by signal: Killed\), perhaps because memory ran out: give fewer --workers; --workers 0"),
+        (
+            "killed",
+            r"ended unexpectedly \(killed by signal: Killed\), perhaps because memory ran out: give fewer --workers; --workers 0",
+        ),
         ("exit", r"a process that loads images ended unexpectedly \(exited unexpectedly\)"),
         ("silent", r"no batch has arrived for 0 minutes: the processes that load images do not answer. Check that the disk"),
     ],
@@ -91,8 +101,20 @@ def test_a_process_that_cannot_be_started_is_named(monkeypatch):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr("multiprocessing.process.BaseProcess.start", refuse_to_fork)
-    with pytest.raises(RunError, match=r"cannot be started \(\[Errno 11\] Resource temporarily unavailable\): give fewer --workers"):
+    with pytest.raises(
+        RunError, match=r"cannot be started \(\[Errno 11\] Resource temporarily unavailable\): give fewer --workers"
+    ):
         found("usual")
+
+
+def test_what_a_machine_lacks_for_processes_is_known_before_they_start(monkeypatch):
+    assert lacking_for_processes() is None
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing, "Semaphore", full)
+    assert lacking_for_processes() == "[Errno 28] No space left on device"
 
 
 def test_an_error_of_another_kind_is_left_alone():

@@ -66,7 +66,10 @@ def test_what_the_user_set_for_openmp_stays(monkeypatch, given, usable, expected
     assert os.environ == expected
 
 
-@pytest.mark.parametrize("start", ["import conditional_detr.cli.app as a; a.main(sys.argv[1:])", "runpy.run_module('conditional_detr', run_name='__main__')"])
+@pytest.mark.parametrize(
+    "start",
+    ["import conditional_detr.cli.app as a; a.main(sys.argv[1:])", "runpy.run_module('conditional_detr', run_name='__main__')"],
+)
 def test_the_command_line_asks_openmp_to_sleep_before_torch_is_loaded(start):
     """An import of torch notes what the environment said at that moment."""
     code = f"""
