@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from errno import EINVAL, EPIPE
-from typing import IO, Any
+from typing import Any, TextIO
 
 LOOK_ALIKES = {"→": "->", "–": "-", "—": "-", "−": "-", "━": "-", "…": "...", "×": "x", "≥": ">=", "≤": "<=", "’": "'"}
 CLOSED = (EPIPE, EINVAL)  # what a pipe without a reader answers; the second one on Windows
@@ -22,7 +22,7 @@ class SteadyStream:
     All other attributes are those of the stream.
     """
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream, self._is_lost = stream, False
 
     def write(self, text: str) -> int:
@@ -77,12 +77,12 @@ def encodable(text: str, encoding: str, errors: str = "strict") -> str:
     return "".join(map(shown, text))
 
 
-def steady(stream: IO[str] | None) -> Any:
+def steady(stream: TextIO | None) -> Any:
     """The stream as a `SteadyStream`. None, which Python has in place of a closed stream, takes text and shows nothing."""
     if isinstance(stream, SteadyStream):
         return stream
     if stream is None:  # a descriptor that stays open takes the place of the closed one, which the next file would get
-        stream = open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
+        stream = open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     return SteadyStream(stream)
 
 

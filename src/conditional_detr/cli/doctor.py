@@ -1,6 +1,5 @@
 """`cdetr doctor`."""
 
-import json
 import sys
 from collections import Counter
 from pathlib import Path

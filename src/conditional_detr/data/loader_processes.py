@@ -32,7 +32,7 @@ def lacking_for_processes() -> str | None:
     return None
 
 
-def from_processes(loader: DataLoader, while_waiting: Callable[[float], object]) -> Iterator[Any]:
+def from_processes(loader: DataLoader[Any], while_waiting: Callable[[float], object]) -> Iterator[Any]:
     """What the processes of a loader load, in order.
 
     Parameters
@@ -64,10 +64,11 @@ def from_processes(loader: DataLoader, while_waiting: Callable[[float], object])
 
 
 @contextmanager
-def _started(loader: DataLoader) -> Iterator[Any]:
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
     """Context manager that starts the processes of a loader. At its end none of them is left, even if it does not answer."""
     others = set(multiprocessing.active_children())
-    made, own = None, set()
+    made: Any = None
+    own: set[multiprocessing.process.BaseProcess] = set()
     try:
         with _without_script():
             made = iter(loader)
@@ -161,6 +162,7 @@ def sendable(images: Tensor) -> Tensor | np.ndarray:
     Containers have 64 MB of shared memory by default.
     """
     try:
-        return images.share_memory_()
+        images.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError:
         return images.numpy()
+    return images

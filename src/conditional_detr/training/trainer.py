@@ -175,8 +175,8 @@ class Trainer:
             self._stop_if_asked()
         elif self.stop.requested and seconds > STOP_PATIENCE_SECONDS:
             raise RunError(
-                f"stopped while waiting for a batch, {seconds:.0f} s after the last one. Continue from the last saved state with "
-                "--resume"
+                f"stopped while waiting for a batch, {seconds:.0f} s after the last one. Continue from the last saved "
+                "state with --resume"
             )
 
     def _close_epoch(self) -> None:

@@ -70,11 +70,11 @@ def test_everything_arrives_in_order():
     [
         (
             "unsendable",
-            r"could not send a batch \(\[Errno 28\] No space left on device\): give a smaller --batch; --workers 0 loads images",
+            r"could not send a batch \(\[Errno 28\] No space left on device\): give a smaller --batch; --workers 0",
         ),
         (
             "killed",
-            r"ended unexpectedly \(killed by signal: Killed\), perhaps because memory ran out: give fewer --workers; --workers 0",
+            r"ended unexpectedly \(killed by signal: Killed\), perhaps because memory ran out: give fewer --workers",
         ),
         ("exit", r"a process that loads images ended unexpectedly \(exited unexpectedly\)"),
         ("silent", r"no batch has arrived for 0 minutes: the processes that load images do not answer. Check that the disk"),

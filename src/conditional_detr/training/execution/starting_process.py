@@ -15,6 +15,6 @@ def refuse_in_starting_process() -> None:
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RunError(
-            "train was called while this process was starting: Python runs the script again in each process that it starts. Put "
-            'the call below `if __name__ == "__main__":`'
+            "train was called while this process was starting: Python runs the script again in each process that it starts. "
+            'Put the call below `if __name__ == "__main__":`'
         )
