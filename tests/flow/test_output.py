@@ -107,3 +107,15 @@ def test_a_command_whose_output_nobody_takes_does_its_work(digits_folder, tmp_pa
     note = "note: the output cannot be written (No space left on device). The command goes on without it\n"
     assert done.stderr == (note if place == "full disk" else "")
     assert (copy / "valid" / "_annotations.coco.json").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are texts on other systems")
+def test_a_file_name_that_is_no_text_is_predicted_printed_and_written(monkeypatch, digits_folder, tmp_path):
+    name = os.fsdecode(b"a\xff.png")
+    shutil.copy(digits_folder / "valid" / "00001.png", tmp_path / name)
+    found = printed(
+        monkeypatch, "utf-8", "predict", "conditional-detr-tiny-digits", tmp_path / name, "--output", tmp_path / "p"
+    )
+    assert found[0] == 0
+    rows = json.loads((tmp_path / "p" / "predictions.json").read_text(encoding="utf-8"))
+    assert {Path(row["file_name"]).name for row in rows} == {name}
