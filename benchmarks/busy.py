@@ -1,6 +1,7 @@
 """Compare an idle machine with one whose cores other programs keep busy: one image through tiny, and a training step.
 
-OpenMP's threads wait for each other in two ways: spinning, its default, or sleeping, as the command line sets it. A process of
+OpenMP's threads wait for each other in two ways: spinning, its default, or sleeping after some microseconds,
+as the command line sets it. A process of
 each kind measures, in turns; in every round the machine is idle first and busy afterwards. Nothing else should run.
 
 Command: python benchmarks/busy.py        Time: about 3 minutes on 2 cores.
@@ -19,7 +20,7 @@ from statistics import median, quantiles
 from conditional_detr.device.threads import prepare_threads, usable_cores
 
 WAITS = ("spinning", "sleeping")
-TASKS = {"one image": 15, "training step": 3}  # name → times per round
+TASKS = {"one image": 10, "training step": 2}  # name → times per round
 MODEL = "conditional-detr-tiny"
 
 
@@ -73,7 +74,8 @@ def others(count: int) -> Iterator[None]:
 
 def started(waiting: str) -> Connection:
     """A measuring process whose threads wait in one of the two ways."""
-    os.environ.pop("OMP_WAIT_POLICY", None)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        os.environ.pop(name, None)
     if waiting == "sleeping":
         prepare_threads()
     here, there = multiprocessing.Pipe()
