@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 
 from commands import run as run_command
 from conditional_detr.data.index import load_split
+from conditional_detr.data.loader import TrainingImages
 from conditional_detr.errors import CheckpointError, ConditionalDETRError, ConfigError, DataError, RunError
 from conditional_detr.evaluation.coco import coco_metrics, detections_of, evaluate
 from conditional_detr.training.artifacts.nonfinite_dump import replay
@@ -155,6 +158,37 @@ def test_a_stopped_run_that_goes_on_equals_one_that_was_left_alone(finished, dig
     for ours, theirs in zip(run.metrics, finished.metrics, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert ours["lr"] == theirs["lr"]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_waiting_for_a_batch_is_heard_and_loses_nothing(digits_folder, tmp_path, monkeypatch, signal_number):
+    """The process that loads images hangs after the first batch, as on a network drive that does not answer."""
+    usual = TrainingImages.__getitem__
+
+    def hang(dataset, key):
+        if dataset.asked == 4:
+            os.kill(os.getppid(), signal_number)
+            time.sleep(1000)
+        dataset.asked += 1
+        return usual(dataset, key)
+
+    monkeypatch.setattr(TrainingImages, "asked", 0, raising=False)  # the process is forked and counts by itself
+    monkeypatch.setattr(TrainingImages, "__getitem__", hang)
+    with pytest.raises(KeyboardInterrupt):
+        fit(digits_folder, output=tmp_path / "b", epochs=1, **OPTIONS | {"workers": 1})
+    state = json.loads((tmp_path / "b" / "last" / "state.json").read_text())
+    assert (state["epoch"], state["position"]) == (0, 1)
+    assert not multiprocessing.active_children()
+
+
+def test_without_room_for_semaphores_a_run_loads_by_itself_and_says_so(digits_folder, tmp_path, monkeypatch, capsys):
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing, "Semaphore", full)
+    fit(digits_folder, output=tmp_path / "b", epochs=1, **OPTIONS | {"workers": 2, "quiet": False})
+    said = "warning: no processes that load images can be started here ([Errno 28] No space left on device): this process loads"
+    assert said in capsys.readouterr().out
 
 
 def test_a_stop_while_evaluating_loses_nothing(finished, digits_folder, tmp_path):

@@ -21,7 +21,9 @@ from conditional_detr.cli.predict import predict
 from conditional_detr.cli.printing import print_text
 from conditional_detr.cli.replay import replay
 from conditional_detr.cli.train import train
+from conditional_detr.device.threads import prepare_threads
 from conditional_detr.errors import ConditionalDETRError
+from conditional_detr.streams import steady_output
 
 VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
     ("train",): train,
@@ -65,7 +67,12 @@ for place, (path, verb) in enumerate(VERBS.items()):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong input (one message on stderr), 1 a bug in this library."""
-    tokens = sys.argv[1:] if arguments is None else arguments
+    prepare_threads()
+    with steady_output():
+        _run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(tokens: list[str]) -> None:
     try:
         app(normalised(tokens, VERBS), exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -81,9 +88,6 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
 
 
 def _refuse(message: str) -> int:

@@ -1,13 +1,12 @@
 """`cdetr doctor`."""
 
-import json
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from conditional_detr.cli.parameters import DataFolder, option
-from conditional_detr.cli.printing import plural, print_next, print_table, print_text, track
+from conditional_detr.cli.printing import plural, print_json, print_next, print_table, print_text, track
 
 if TYPE_CHECKING:
     from conditional_detr.data.findings import Finding
@@ -54,7 +53,7 @@ def doctor(
     if fix is not None:
         counts = write_copy(splits, findings, fix)
     if json_:
-        print(json.dumps({"ok": is_ok(findings), "findings": [f.to_dict() for f in findings]}, ensure_ascii=False))
+        print_json({"ok": is_ok(findings), "findings": [f.to_dict() for f in findings]})
     else:
         _print_findings(findings)
         rows = [

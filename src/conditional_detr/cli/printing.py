@@ -105,7 +105,17 @@ def write_json(file: Path, content: Any) -> None:
 
     with writing(file, ConfigError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        # In a file name that is no text, bytes become JSON's escapes.
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def print_json(content: Any) -> None:
+    """One line of JSON. An encoding other than UTF-8 gets only ASCII: JSON has escapes of its own."""
+    import json
+
+    is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    print(json.dumps(content, ensure_ascii=not is_unicode))
 
 
 def print_metrics(metrics: Any) -> None:

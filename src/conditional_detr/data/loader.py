@@ -1,8 +1,7 @@
 """Batches for training. Each batch depends only on the seed, the epoch and its position, not on the number of workers."""
 
-import signal
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +10,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from conditional_detr.boxes import xyxy_to_cxcywh
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.index import SplitIndex
+from conditional_detr.data.loader_processes import POLL_SECONDS, from_processes, prepare_process, sendable
 from conditional_detr.device.seeding import seed_generators
-from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError, RunError
+from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError
 from conditional_detr.images.decoding import decode
 from conditional_detr.images.preprocessing import Preprocessor
 
@@ -118,8 +118,27 @@ class Collate:
         return (images, padding_mask, [item.target for item in good]), [each for item in good for each in item.unusable]
 
 
+class CollateToSend(Collate):
+    """Collate in a loader process.
+
+    Targets are sent as arrays: in shared memory, each of their tensors would occupy a file descriptor of the main process.
+    """
+
+    def __call__(self, items: list[Item | ConditionalDETRError]) -> Any:
+        made = super().__call__(items)
+        if isinstance(made, ConditionalDETRError):
+            return made
+        (images, padding_mask, targets), unusable = made
+        arrays = [{key: value.numpy() for key, value in target.items()} for target in targets]
+        return (sendable(images), None if padding_mask is None else sendable(padding_mask), arrays), unusable
+
+
 def training_batches(
-    dataset: TrainingImages, batches: EpochBatches, workers: int, on_unusable: Callable[[Unusable], None]
+    dataset: TrainingImages,
+    batches: EpochBatches,
+    workers: int,
+    on_unusable: Callable[[Unusable], None],
+    while_waiting: Callable[[float], object] = lambda seconds: None,
 ) -> Iterator[Batch]:
     """Load the batches of an epoch.
 
@@ -127,44 +146,31 @@ def training_batches(
     ----------
     workers : number of processes that load images; 0 = load in this process
     on_unusable : called for each image that cannot be used, each time it is drawn
+    while_waiting : see `from_processes`
 
     Raises
     ------
     DataError : hardly any image can be used
-    RunError : a worker process ended unexpectedly
+    RunError : a worker process could not be started, ended unexpectedly or does not answer
     """
     loader = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=Collate(dataset.preprocessor),
-        worker_init_fn=_leave_signals,
+        collate_fn=(CollateToSend if workers else Collate)(dataset.preprocessor),
+        worker_init_fn=prepare_process,
         generator=torch.Generator(),  # its own: the loader draws a seed in each pass, which must not change dropout
         pin_memory=torch.cuda.is_available(),
+        timeout=POLL_SECONDS if workers else 0,
     )
-    made = iter(loader)
-    while True:
-        try:
-            found = next(made, None)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            text = "a process that loads images ended unexpectedly, perhaps because memory ran out: give fewer --workers"
-            raise RunError(text) from None
-        if found is None:
-            return
+    for found in from_processes(loader, while_waiting) if workers else loader:
         if isinstance(found, ConditionalDETRError):
             raise found
-        batch, unusable = found
+        (images, padding_mask, targets), unusable = found
         for each in unusable:
             on_unusable(each)
-        yield batch
-
-
-def _leave_signals(worker: int) -> None:
-    """Ignore SIGINT and SIGTERM in a worker.
-
-    Both signals reach every process of the group. Only the main process handles them; the workers stop with it.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        yield (
+            torch.as_tensor(images),
+            None if padding_mask is None else torch.as_tensor(padding_mask),
+            [{key: torch.as_tensor(value) for key, value in target.items()} for target in targets],
+        )

@@ -253,7 +253,7 @@ def write_comparison(groups: list[Group], levels: list[float], output: Path) -> 
     }
     write_page(output / PAGE, "comparison", content)
     try:
-        with (output / TABLE).open("w", newline="", encoding="utf-8") as stream:
+        with (output / TABLE).open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
             csv.writer(stream).writerows([columns, *([cell.replace("\n", ", ") for cell in row] for row in rows)])
         (output / IMAGE).write_bytes(plots.learning_curves(ap, "AP", plots.WIDE, form="png"))
     except OSError as error:

@@ -101,7 +101,9 @@ def predict(
         ]
     flat = [row for position in sorted(rows) for row in rows[position]]
     with writing(output / PREDICTIONS, RunError):
-        (output / PREDICTIONS).write_text(json.dumps(flat, ensure_ascii=False), encoding="utf-8")
+        # In a file name that is no text, bytes become JSON's escapes.
+        text = json.dumps(flat, ensure_ascii=False)
+        (output / PREDICTIONS).write_text(text, encoding="utf-8", errors="backslashreplace")
     return Prediction(flat, len(rows), [str(errors[position]) for position in sorted(errors)])
 
 

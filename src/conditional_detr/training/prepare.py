@@ -14,6 +14,7 @@ from conditional_detr.config.run import RunConfig
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.index import SplitIndex, load_split
 from conditional_detr.data.loader import EpochBatches, TrainingImages
+from conditional_detr.data.loader_processes import lacking_for_processes
 from conditional_detr.device.threads import set_threads
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.training.artifacts.console_logger import ConsoleLogger
@@ -108,6 +109,9 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
     step.grad_accum_steps = max(recipe.grad_accum_steps, state.grad_accum_steps)
     where = f"{processes.device.type}, {'float32' if amp == 'off' else 'bfloat16'}"
     notes = opening(train, valid, model, config, where) + notes
+    if config.workers and (lacking := lacking_for_processes()):
+        config = config.model_copy(update={"workers": 0})
+        notes.append(f"warning: no processes that load images can be started here ({lacking}): this process loads them itself")
     if choices:
         notes += ["chosen by the recipe and from the data (--set changes them):", *(f"  {choice}" for choice in choices)]
     if options.resume:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from conditional_detr.config.options import documented, python_signature
 from conditional_detr.data.loader import Batch, Unusable, training_batches
+from conditional_detr.data.loader_processes import lost_process_named
 from conditional_detr.device.seeding import seed_generators
 from conditional_detr.errors import ConditionalDETRError, RunError
 from conditional_detr.evaluation.coco import FIGURES, CocoMetrics
@@ -23,12 +24,14 @@ from conditional_detr.training.artifacts.nonfinite_dump import dump_step
 from conditional_detr.training.execution.interrupts import StopRequest
 from conditional_detr.training.execution.micro_batches import on_device
 from conditional_detr.training.execution.shared_evaluation import evaluate_together
+from conditional_detr.training.execution.starting_process import refuse_in_starting_process
 from conditional_detr.training.optim.optimizer import lr_factor
 from conditional_detr.training.optim.progressive_resize import resized, size_factor
 from conditional_detr.training.prepare import Prepared, extra_modules, prepared_run
 from conditional_detr.training.setup.bad_images import BadImages
 from conditional_detr.training.setup.resolve import requested
 
+STOP_PATIENCE_SECONDS = 10.0  # one of several processes waits so long for a batch after it was asked to stop
 MOST_SKIPPED = 20  # a run stops after this number of consecutive steps without a finite gradient
 
 
@@ -56,6 +59,7 @@ def train(data: str | Path, model: str | Path | None = None, output: str | Path 
     ConfigError, DataError, SourceError, UnavailableError, RunError
     KeyboardInterrupt : after Ctrl-C or SIGTERM, once `last/` is saved
     """
+    refuse_in_starting_process()
     with prepared_run(requested({"data": data, "model": model, "output": output, **options})) as prepared:
         return Trainer(prepared).fit()
 
@@ -107,7 +111,8 @@ class Trainer:
             self.logger.say(line, "yellow" if line.lstrip().startswith("warning") else None)
         with self.logger, self.stop.listening():
             while not self.schedule.is_over(self.state):
-                self._epoch()
+                with lost_process_named():
+                    self._epoch()
                 self._close_epoch()
         if best := next((row for row in self.state.history if row["epoch"] == self.state.best[1]), None):
             figures = f"AP {figure(best['AP'])}, AP50 {figure(best['AP50'])}"
@@ -133,7 +138,8 @@ class Trainer:
         if state.position == len(batches):  # the run was stopped after the last step and before the evaluation
             return
         started, before = time.monotonic(), state.seconds
-        for batch in training_batches(self.prepared.images, batches, self.config.workers, self._leave_out):
+        loaded = training_batches(self.prepared.images, batches, self.config.workers, self._leave_out, self._while_waiting)
+        for batch in loaded:
             if state.epoch == state.position == 0 and self.processes.is_main:
                 self._preview(batch)
             losses = self._step(batch)
@@ -162,6 +168,16 @@ class Trainer:
         elif self.prepared.average is not None:
             self.prepared.average.update_parameters(self.model)
         return losses
+
+    def _while_waiting(self, seconds: float) -> None:
+        """No batch has come for some seconds: hear a request to stop. Several processes stop together, after a step."""
+        if self.processes.world == 1:
+            self._stop_if_asked()
+        elif self.stop.requested and seconds > STOP_PATIENCE_SECONDS:
+            raise RunError(
+                f"stopped while waiting for a batch, {seconds:.0f} s after the last one. Continue from the last saved "
+                "state with --resume"
+            )
 
     def _close_epoch(self) -> None:
         """Evaluate, save the model if it is the best so far, and save the state. A stop request takes effect afterwards."""

@@ -23,16 +23,22 @@ def refuse(unusable: Unusable) -> None:
     raise AssertionError(unusable)
 
 
-def test_batches_are_the_same_however_many_workers_make_them(digits_folder):
+def test_batches_are_the_same_however_many_workers_make_them_and_without_room_in_shared_memory(digits_folder, monkeypatch):
+    def without_room(*_):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
     results = []
-    for workers in (0, 1):
+    for workers, has_room in ((0, True), (1, True), (1, False)):
+        if not has_room:
+            monkeypatch.setattr(torch.Tensor, "share_memory_", without_room)  # the loader process is forked and inherits it
         batches = EpochBatches(12, batch=5, seed=7)
         batches.epoch = 3
         results.append(list(training_batches(training_images(digits_folder), batches, workers, refuse)))
-    for (a, mask_a, targets_a), (b, mask_b, targets_b) in zip(*results, strict=True):
-        assert a.equal(b)
-        assert (mask_a is None and mask_b is None) or mask_a.equal(mask_b)
-        assert all(x["boxes"].equal(y["boxes"]) for x, y in zip(targets_a, targets_b, strict=True))
+    for (a, mask_a, targets_a), *others in zip(*results, strict=True):
+        for b, mask_b, targets_b in others:
+            assert a.equal(b)
+            assert (mask_a is None and mask_b is None) or mask_a.equal(mask_b)
+            assert all(x[key].equal(y[key]) for x, y in zip(targets_a, targets_b, strict=True) for key in ("boxes", "labels"))
 
 
 def test_an_epoch_can_be_entered_at_any_position():

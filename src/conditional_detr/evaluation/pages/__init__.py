@@ -21,7 +21,7 @@ def write_page(file: Path, template: str, content: dict[str, Any]) -> None:
     text = pages.get_template(f"{template}.html.jinja").render(content)
     with writing(file, RunError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def embedded(content: bytes) -> str:

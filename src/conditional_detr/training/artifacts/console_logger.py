@@ -1,6 +1,5 @@
 """Console output of a run: a progress bar in a terminal, plain lines otherwise."""
 
-import os
 import sys
 import time
 from types import TracebackType
@@ -9,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from conditional_detr.streams import steady
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.training.optim.run_schedule import RunSchedule
 
@@ -20,8 +20,9 @@ class ConsoleLogger:
 
     def __init__(self, schedule: RunSchedule, batch: int, quiet: bool = False) -> None:
         self.schedule, self.steps, self.batch, self.quiet = schedule, schedule.steps, batch, quiet
-        self.live = sys.stdout.isatty() and not quiet
-        self.console = Console(file=sys.stdout, highlight=False, emoji=False, quiet=not self.live)
+        self.stream = steady(sys.stdout)
+        self.live = self.stream.isatty() and not quiet
+        self.console = Console(file=self.stream, highlight=False, emoji=False, quiet=not self.live)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
@@ -43,18 +44,11 @@ class ConsoleLogger:
         self.bar.stop()
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Print a permanent line, with a style of rich's in a terminal.
-
-        If the reader has closed the pipe, as in `| head`, the run continues without output.
-        """
+        """Print a permanent line, with a style of rich's in a terminal."""
         if self.live:
             self.console.print(text, markup=False, style=style)
         elif not self.quiet:
-            try:
-                print(text, flush=True)
-            except BrokenPipeError:
-                self.quiet = True
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's flush at exit
+            print(text, file=self.stream, flush=True)
 
     def step(self, state: TrainerState, loss: float) -> None:
         """Report a finished step: update the progress bar, or print a line every 15 seconds."""

@@ -1,0 +1,50 @@
+"""The CPU quota of a container (Docker's `--cpus`, Kubernetes' limits), read from Linux control groups, version 1 and 2."""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+MOUNTS = {2: ("", "unified"), 1: ("cpu", "cpu,cpuacct", "cpuacct,cpu")}  # version → folders in /sys/fs/cgroup
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Number of cores' worth of time that this process may use; None = no limit, or not on Linux.
+
+    The limits of the process's group and of all groups above it hold. In a container, the groups above are not visible, and
+    its own may be mounted in place of the root.
+
+    Parameters
+    ----------
+    root : where `proc` and `sys` are
+    """
+    limits = [limit for folder in _group_folders(root) if (limit := _limit(folder)) is not None]
+    return min(limits, default=None)
+
+
+def _group_folders(root: Path) -> Iterator[Path]:
+    """Folders of the process's group and of the groups above it, of both versions. They need not exist."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        group = PurePosixPath(path.lstrip("/"))
+        for mount in MOUNTS[1 if controllers else 2]:
+            for above in (group, *group.parents):
+                yield root / "sys/fs/cgroup" / mount / above
+
+
+def _limit(folder: Path) -> float | None:
+    """The limit that a group sets itself, in cores."""
+    try:
+        if (file := folder / "cpu.max").is_file():
+            quota, period = file.read_text(encoding="ascii").split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii").strip()
+            period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
+        limit = float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):  # "max", or not such a folder
+        return None
+    return limit if limit > 0 else None
