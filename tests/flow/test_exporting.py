@@ -35,9 +35,11 @@ from conditional_detr.exporting.export import Exporter
 from conditional_detr.weights.discovery import load_model
 folder, train, valid = Path(sys.argv[1]), *(load_split(sys.argv[2], split) for split in ("train", "valid"))
 for format in ("onnx", "openvino"):
-    exporter = Exporter(load_model(folder / "model"), format, valid, train.paths)
+    exporter, told = Exporter(load_model(folder / "model"), format, valid, train.paths), []
+    exporter.report = told.append
     for precision in ("fp32", "bf16", "int8"):
         exporter.export(folder / f"{format}-{precision}", precision, max_drop=1.0)
+    (folder / f"{format}-told.txt").write_text("\\n".join(told))
     texts = []
     for _ in range(2):
         try: exporter.export(folder / f"{format}-refused", "int8", max_drop=1e-6)
@@ -62,7 +64,9 @@ def cdetr(*arguments: object) -> subprocess.CompletedProcess:
 
 COMMANDS = """
 import contextlib, io, json, sys
+from conditional_detr.cli import heartbeat
 from conditional_detr.cli.app import main
+heartbeat.PAUSE_S = 0.02
 for line in json.load(sys.stdin):
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -245,6 +249,20 @@ def test_integers_of_an_onnx_file_are_its_weights_and_keep_away_too(exports):
     assert quantised > 40
 
 
+@pytest.mark.parametrize("format", ["openvino", "onnx"])
+def test_every_step_is_told_in_its_order(exports, format):
+    """Each image once, so calibration runs in one pass."""
+    told = (exports / f"{format}-told.txt").read_text().splitlines()
+    assert told[0] == "proof: detections of the model, image 1 of 6"
+    assert told[6:8] == ["tracing the model", f"converting the model to {format}"]
+    quantised = told[told.index("quantising: preparing the graph") + 1 :]
+    calibrating = [text for text in quantised if "calibration image" in text]
+    assert calibrating == quantised[: len(calibrating)] == [f"quantising: calibration image {i} of 12" for i in range(1, 13)]
+    proof = [text for text in quantised if text.startswith("proof: ")]
+    assert proof[:2] == ["proof: loading the export", "proof: detections of the export, image 1 of 6"]
+    assert proof[-8:] == ["proof: computing the AP", *(f"proof: latency, round {i} of 7" for i in range(1, 8))]
+
+
 @pytest.mark.parametrize("kind", ["onnx-int8", "openvino-bf16"])
 def test_the_commands_take_an_export(exports, tmp_path, kind):
     image = load_split(exports / "data", "valid").paths[0]
@@ -357,6 +375,8 @@ def test_a_proof_is_of_the_images_that_could_be_read(exports, tmp_path):
     done, none = commands((*export, "--data", data), (*export, "--data", gone))
     assert done.returncode == 0, done.stderr
     assert "calibrated on the images of the proof" in done.stderr
+    for step in ("loading", "tracing the model", "converting the model to openvino", "quantising"):
+        assert f" s: {step}" in done.stderr
     proof = json.loads((tmp_path / "x" / "proof.json").read_text())
     assert (proof["images"], proof["unreadable"]) == (2, len(images) - 2)
     assert proof["calibrated_on"] == "the split valid, which the proof is of too"

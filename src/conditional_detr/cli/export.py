@@ -40,15 +40,18 @@ def export(
     """Export a model for ONNX Runtime or OpenVINO, and check with --data that its AP does not drop."""
     import json
 
-    from conditional_detr.device.threads import set_threads
-    from conditional_detr.exporting.export import export as run_export
-    from conditional_detr.weights.exported import PROOF
+    from conditional_detr.cli.heartbeat import Heartbeat
 
-    print_source_notes(source)
-    set_threads(threads)
-    if precision == "int8" and data is None:
-        print_note("int8 is calibrated on synthetic images, which may differ from yours. Give --data DIR to use your own.")
-    folder = run_export(source, output, format, precision, data, max_drop, split)
+    with Heartbeat("loading libraries") as report:
+        from conditional_detr.device.threads import set_threads
+        from conditional_detr.exporting.export import export as run_export
+        from conditional_detr.weights.exported import PROOF
+
+        print_source_notes(source)
+        set_threads(threads)
+        if precision == "int8" and data is None:
+            print_note("int8 is calibrated on synthetic images, which may differ from yours. Give --data DIR to use your own.")
+        folder = run_export(source, output, format, precision, data, max_drop, split, report)
     proof = json.loads((folder / PROOF).read_text(encoding="utf-8"))
     if proof["calibrated_on"] == f"the split {split}, which the proof is of too":
         print_note("int8 was calibrated on the images of the proof, because there are no training images")

@@ -31,6 +31,7 @@ from conditional_detr.images.synthetic import synthetic_images
 from conditional_detr.inference.batching import Model
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import first_line, import_openvino, import_package
+from conditional_detr.inference.progress import Report, unreported
 from conditional_detr.storage.atomic import atomic_folder
 from conditional_detr.weights import exported
 from conditional_detr.weights.discovery import load_model
@@ -47,6 +48,7 @@ def export(  # noqa: PLR0913 · public interface
     data: str | Path | None = None,
     max_drop: float | None = None,
     split: str = "valid",
+    report: Report = unreported,
 ) -> Path:
     """Export a model as a graph for ONNX Runtime or OpenVINO, with a `proof.json` that compares it with the original.
 
@@ -66,6 +68,7 @@ def export(  # noqa: PLR0913 · public interface
         weaker proof and never fails
     max_drop : largest allowed drop of AP; None = 0.005, for int8 0.01
     split : split for the evaluation: "valid", "train" or "test"
+    report : is told what is being done, for example print
 
     Returns
     -------
@@ -91,12 +94,15 @@ def export(  # noqa: PLR0913 · public interface
         raise ConfigError(f"{folder} is not an export (found: {', '.join(others[:3])}): give a new or empty folder")
     for name in packages_of(format, precision):
         import_package(name)
+    report("loading the model and the data")
     index = None if data is None else load_split(data, split)
     model = copy.deepcopy(source) if isinstance(source, DetectionModel) else load_model(source)
     if index is not None:  # fails early if the classes do not match
         match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     calibration = _calibration_images(data, split) if precision == "int8" else ((), None)
-    return Exporter(model.eval().cpu(), format, index, *calibration).export(folder, precision, max_drop)
+    exporter = Exporter(model.eval().cpu(), format, index, *calibration)
+    exporter.report = report
+    return exporter.export(folder, precision, max_drop)
 
 
 def _calibration_images(data: str | Path | None, split: str) -> tuple[Sequence[ImageInput], str]:
@@ -126,6 +132,10 @@ class Exporter:
     index : images and objects for the proof; None = synthetic images without objects
     calibration : calibration images for int8
     calibrated_on : description of the calibration images, for the proof
+
+    Attributes
+    ----------
+    report : is told what is being done
     """
 
     def __init__(
@@ -138,21 +148,25 @@ class Exporter:
     ) -> None:
         self.model, self.format, self.index = model, format, index
         self.calibration, self.calibrated_on = calibration, calibrated_on
+        self.report: Report = unreported
         self.images: Sequence[ImageInput] = synthetic_images() if index is None else index.paths
         self.original = Detector(copy.deepcopy(model), device="cpu").model
 
     @cached_property
     def program(self) -> ExportedProgram:
+        self.report("tracing the model")
         return graph.traced(self.model)
 
     @cached_property
     def converted(self) -> Any:
         convert = graph.to_onnx if self.format == "onnx" else graph.to_openvino
-        return convert(self.model, self.program)
+        program = self.program
+        self.report(f"converting the model to {self.format}")
+        return convert(self.model, program)
 
     @cached_property
     def found(self) -> Found:
-        found = detect_all(self.original, self.images, self.index)
+        found = detect_all(self.original, self.images, self.index, "proof: detections of the model, image", self.report)
         if not found:
             raise DataError(f"none of the {len(self.images)} images of the proof can be read")
         return found
@@ -185,26 +199,32 @@ class Exporter:
         write_description(self.model, folder, self.format, precision)
 
     def _write(self, file: Path, precision: str) -> None:
+        made = self.converted
+        calibration, kept = None, modules_not_in_integers(self.model)
+        if precision == "int8":
+            self.report("quantising: preparing the graph")
+            calibration = Calibration(self.model, self.calibration, self.report)
         if self.format == "openvino":
-            made = self.converted
-            if precision == "int8":
-                made = quantised_openvino(
-                    made, self.program, Calibration(self.model, self.calibration), modules_not_in_integers(self.model)
-                )
+            if calibration is not None:
+                made = quantised_openvino(made, self.program, calibration, kept)
+            self.report("writing the graph")
             graph.write_openvino(made, file, half=precision != "fp32")
             if precision != "fp32":
                 keep_in_float32(file, nodes_in_float32(made, graph.modules_of(self.program), modules_in_float32(self.model)))
-        elif precision == "int8":
-            quantised_onnx(self.converted, Calibration(self.model, self.calibration), modules_not_in_integers(self.model), file)
+        elif calibration is not None:
+            quantised_onnx(made, calibration, kept, file)
         else:
-            graph.write_onnx(graph.with_16_bit_weights(self.converted) if precision == "bf16" else self.converted, file)
+            self.report("writing the graph")
+            graph.write_onnx(graph.with_16_bit_weights(made) if precision == "bf16" else made, file)
 
     def judge(self, folder: Path) -> tuple[Model, Found, dict[str, float | None]]:
         """Evaluate an export. Returns its model, its detections, and the AP of original and export with their difference."""
+        self.report("proof: loading the export")
         engine = Detector(folder).model
-        found = detect_all(engine, self.images, self.index)
+        found = detect_all(engine, self.images, self.index, "proof: detections of the export, image", self.report)
         if self.index is None:
             return engine, found, {"original": None, "exported": None, "drop": None}
+        self.report("proof: computing the AP")
         before, after = (
             average_precision(model, by, self.index) for model, by in ((self.original, self.found), (engine, found))
         )
@@ -225,7 +245,7 @@ class Exporter:
             engine, found, ap = self.judge(folder)
         except CheckpointError as error:  # its scores are not finite, or the engine cannot run it
             return {"passed": None if self.index is None else False, "fault": str(error)} | what
-        ours, theirs = latencies_ms([self.original, engine], [self.images[i] for i in self.found])
+        ours, theirs = latencies_ms([self.original, engine], [self.images[i] for i in self.found], self.report)
         return {
             # None without objects, or if the original has AP 0.
             "passed": ap["drop"] <= allowed if ap["original"] and ap["drop"] is not None else None,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch.export import ExportedProgram
 
+from conditional_detr.config.schema import PreprocessorConfig
 from conditional_detr.errors import DataError, ExportError, ImageError
 from conditional_detr.exporting.graph import modules_of, quiet
 from conditional_detr.exporting.rounding import IN_GRAPH, is_within
@@ -22,8 +23,10 @@ from conditional_detr.images.decoding import ImageInput, decode
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.inference.batching import Model
 from conditional_detr.inference.engines import INPUTS, import_openvino, import_package
+from conditional_detr.inference.progress import Report, counted, unreported
 
-CALIBRATION_IMAGES = 128
+MOST_IMAGES, FEWEST_IMAGES = 128, 8  # for calibration
+CALIBRATION_PIXELS = 28e6  # of all its images together: ranges and means are of pixels, of which a large image has many
 BACKBONE = f"{IN_GRAPH}backbone."
 # Activations too, because they limit the range of the convolution before them.
 ONNX_KINDS = ["Conv", "Gemm", "MatMul", "Clip", "Relu"]
@@ -33,17 +36,20 @@ SCOPES = "pkg.torch.onnx.name_scopes"  # metadata key of an ONNX node that holds
 class Calibration:
     """Calibration images, preprocessed as inputs of the graph.
 
-    At most 128 images are used, evenly spaced over those given. Images that cannot be read are left out.
+    At most `images_for` images are used, evenly spaced over those given. Images that cannot be read are left out.
 
     Parameters
     ----------
     model : model whose preprocessing is used
     images : images, of which at least one can be read
+    report : is told which image is being run
     """
 
-    def __init__(self, model: Model, images: Sequence[ImageInput]) -> None:
+    def __init__(self, model: Model, images: Sequence[ImageInput], report: Report = unreported) -> None:
+        self.report = report
         self.preprocessor = Preprocessor(model.preprocessor)
-        chosen = np.linspace(0, len(images) - 1, min(len(images), CALIBRATION_IMAGES)).round().astype(int)
+        number = min(len(images), images_for(model.preprocessor))
+        chosen = np.linspace(0, len(images) - 1, number).round().astype(int)
         self.images = [image for image in (images[i] for i in chosen) if _is_readable(image)]
         if not self.images:
             raise DataError("none of the images for calibration can be read")
@@ -52,10 +58,18 @@ class Calibration:
         return len(self.images)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        for image in self.images:
+        for image in counted(self.images, len(self), "quantising: calibration image", self.report):
             images, padding_mask = self.preprocessor.collate([self.preprocessor(decode(image))])
             mask = np.zeros((1, *images.shape[-2:]), dtype=bool) if padding_mask is None else padding_mask.numpy()
             yield dict(zip(INPUTS, (images.numpy(), mask), strict=True))
+
+
+def images_for(config: PreprocessorConfig) -> int:
+    """Number of images for calibration: 128, or fewer if they are large, such as 32 with a shorter side of 800 px.
+
+    Counted with sides of 4 : 3.
+    """
+    return int(np.clip(CALIBRATION_PIXELS // (config.imgsz**2 * 4 / 3), FEWEST_IMAGES, MOST_IMAGES))
 
 
 def _is_readable(image: ImageInput) -> bool:
@@ -102,6 +116,8 @@ def quantised_openvino(converted: Any, program: ExportedProgram, calibration: Ca
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=advanced.OverflowFix.ENABLE,  # 7-bit weights, see quantised_onnx
                 activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX,
+                # No SmoothQuant: it runs all images once more, and changed no result (docs/experiments.md).
+                smooth_quant_alphas=advanced.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
             ),
         )
 

@@ -13,10 +13,11 @@ from conditional_detr.data.index import SplitIndex, match_categories
 from conditional_detr.evaluation.coco import coco_metrics, coco_results
 from conditional_detr.images.decoding import ImageInput, decode
 from conditional_detr.inference.batching import Model, detect
+from conditional_detr.inference.progress import Report, counted, unreported
 
 LOWEST_COMPARED = 0.3  # boxes with a lower score are not compared individually
 SAME_BOX = 0.9  # minimum IoU of two boxes that count as the same
-TIMED_IMAGES = 20  # maximum number of images in the latency measurement
+TIMED_IMAGES, LEAST_TIMED, TIMED_S = 20, 3, 10  # most and fewest images of the latency measurement; it ends after 10 s
 Found = dict[int, dict[str, torch.Tensor]]  # records of `postprocess` by the position of the image
 
 
@@ -49,14 +50,17 @@ class Agreement:
         }  # fmt: skip
 
 
-def detect_all(model: Model, images: Sequence[ImageInput], index: SplitIndex | None = None, batch: int = 8) -> Found:
+def detect_all(
+    model: Model, images: Sequence[ImageInput], index: SplitIndex | None = None, doing: str = "", report: Report = unreported
+) -> Found:
     """All detections of a model, by the position of the image. Images that cannot be used are left out.
 
-    With an `index`, an image must also have the size that the data set gives.
+    With an `index`, an image must also have the size that the data set gives. `report` is told `doing` and the image's number.
     """
+    detected = detect(model, images, on_unreadable=lambda *_: None)
     return {
         position: result
-        for position, rgb, result in detect(model, images, batch, on_unreadable=lambda *_: None)
+        for position, rgb, result in counted(detected, len(images), doing, report)
         if index is None or index.has_size(position, (rgb.shape[-2], rgb.shape[-1]))
     }
 
@@ -99,13 +103,19 @@ def agreement(original: Found, exported: Found) -> Agreement:
     return Agreement(counts[0], counts[1], ious, differences, max(ranks))
 
 
-def latencies_ms(models: Sequence[Model], images: Sequence[ImageInput]) -> list[float]:
-    """Median latency of each model in ms, from a decoded image to its boxes. Models alternate; the first round is a warm-up."""
+def latencies_ms(models: Sequence[Model], images: Sequence[ImageInput], report: Report = unreported) -> list[float]:
+    """Median latency of each model in ms, from a decoded image to its boxes.
+
+    Models alternate. The first round is a warm-up. Up to 20 images are used, slow models get fewer: three, or what 10 s allow.
+    """
     rounds: list[list[float]] = [[] for _ in models]
     decoded = [decode(image).permute(1, 2, 0).numpy() for image in images[:TIMED_IMAGES]]
-    for image in [decoded[0], *decoded]:
+    end = time.perf_counter() + TIMED_S
+    for image in counted([decoded[0], *decoded], len(decoded) + 1, "proof: latency, round", report):
         for model, times in zip(models, rounds, strict=True):
             started = time.perf_counter()
             detect_all(model, [image])
             times.append(1e3 * (time.perf_counter() - started))
+        if time.perf_counter() > end and len(rounds[0]) > LEAST_TIMED:
+            break
     return [median(times[1:]) for times in rounds]
