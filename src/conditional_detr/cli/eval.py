@@ -25,12 +25,15 @@ def evaluate(
     threads: Threads = 0,
     output: Output = Path("evaluation"),
 ) -> None:
-    """Evaluate a model on a data set: COCO metrics, AP of each class, and a report (metrics.json, report.html)."""
+    """Evaluate a model on a data set: COCO metrics, AP of each class, and a report.
+
+    Writes metrics.json, predictions.json (COCO results) and report.html.
+    """
     make_folder(output)
     from conditional_detr.device.threads import set_threads
     from conditional_detr.evaluation.coco import evaluation_of
     from conditional_detr.evaluation.report import facts, write_report
-    from conditional_detr.storage.run_files import BEST_FIGURES, REPORT
+    from conditional_detr.storage.run_files import BEST_FIGURES, PREDICTIONS, REPORT
 
     print_source_notes(source)
     set_threads(threads)
@@ -41,5 +44,6 @@ def evaluate(
     if evaluation.note:
         print_note(evaluation.note)
     write_json(output / BEST_FIGURES, evaluation.metrics.to_dict())
+    write_json(output / PREDICTIONS, evaluation.detections, indent=None)
     write_report(evaluation, output / REPORT, f"{source} on {data}", facts(evaluation, source, data))
-    print_written(output / BEST_FIGURES, output / REPORT)
+    print_written(output / BEST_FIGURES, output / PREDICTIONS, output / REPORT)

@@ -100,12 +100,12 @@ def make_folder(output: Path) -> None:
         raise ConfigError(f"{output} cannot be created: {error.strerror or error}") from None
 
 
-def write_json(file: Path, content: Any) -> None:
+def write_json(file: Path, content: Any, indent: int | None = 1) -> None:
     import json
 
     with writing(file, ConfigError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        file.write_text(json.dumps(content, indent=indent, ensure_ascii=False), encoding="utf-8")
 
 
 def print_metrics(metrics: Any) -> None:

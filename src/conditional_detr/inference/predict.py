@@ -14,9 +14,8 @@ from conditional_detr.inference.detector import Detector, check_conf
 from conditional_detr.inference.drawing import draw, save_image, score_labels
 from conditional_detr.inference.progress import Track, untracked
 from conditional_detr.inference.results import above_threshold, clip_to_image, rows_of, to_detections
+from conditional_detr.storage.run_files import PREDICTIONS
 from conditional_detr.storage.writing import writing
-
-PREDICTIONS = "predictions.json"
 
 
 @dataclass(frozen=True)
