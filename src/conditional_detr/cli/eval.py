@@ -8,6 +8,7 @@ from conditional_detr.cli.printing import (
     print_metrics,
     print_note,
     print_source_notes,
+    print_text,
     print_written,
     track,
     write_json,
@@ -38,8 +39,11 @@ def evaluate(
     print_source_notes(source)
     set_threads(threads)
     evaluation = evaluation_of(source, data, split, batch, device, track)
+    print_text(f"{split}: {evaluation.summary}")
     for line in (*evaluation.index.report, *(f"left out: {reason}" for reason in evaluation.skipped.values())):
         print_note(line)
+    if not evaluation.summary.boxes:
+        print_note(f"{evaluation.index.file} has no object in the split {split}: no metric can be computed")
     print_metrics(evaluation.metrics)
     if evaluation.note:
         print_note(evaluation.note)

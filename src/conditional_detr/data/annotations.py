@@ -1,17 +1,15 @@
 """Annotations of a split: select the usable ones and report the faults of the others."""
 
-from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from conditional_detr.data.box_format import COCO, FEW, TOLERANCE_PX, BoxFormat, box_of, detect_box_format, numbers, to_xywh
-from conditional_detr.data.findings import Finding
-from conditional_detr.data.split_location import SplitLocation
+from conditional_detr.data.box_format import COCO, TOLERANCE_PX, BoxFormat, box_of, detect_box_format, numbers, to_xywh
 
 Row = dict[str, Any]
 Fault = tuple[str, str]  # code and message
-MANY_UNKNOWN = 0.1  # fraction of a file's annotations
+MANY_UNKNOWN = 0.1  # fraction of the annotations
+MARKS = {"iscrowd": "crowd", "difficult": "difficult", "ignore": "ignore"}  # field of an annotation → name of the mark
 
 
 class Owned(NamedTuple):
@@ -42,7 +40,7 @@ def ground_truth_of(owned: list[Owned]) -> list[tuple[float, ...]]:
         box = box_of(row)
         if image is not None and category is not None and box is not None:
             area = numbers([row.get("area")], 1)
-            found.append((image, category, *box, area[0] if area else box[2] * box[3], is_crowd(row)))
+            found.append((image, category, *box, area[0] if area else box[2] * box[3], mark_of(row) is not None))
     return found
 
 
@@ -61,7 +59,7 @@ def usable_annotations(
     for each in owned:
         row, image, category = each
         box, faults = _box(each, images, layout)
-        key = (image, category, tuple(box or ()), is_crowd(row))
+        key = (image, category, tuple(box or ()), mark_of(row))
         if box is not None and key in boxes:
             box, faults = None, [("box-duplicate", "is a copy of an earlier box: same image, category and coordinates")]
         if box is not None:
@@ -134,31 +132,6 @@ def box_format_of(rows: list[Row], images: list[Row], image_of: dict[int | None,
     return detect_box_format(boxes, sizes, elsewhere)
 
 
-def category_shift(rows: list[Row], category_of: dict[int | None, int], location: SplitLocation) -> tuple[int, list[Finding]]:
-    """Detect category ids that are off by one, because annotations count from 0 and categories from 1, or the reverse.
-
-    Returns
-    -------
-    the number to add to the category ids of the annotations (0 = nothing), and the finding about it, if any
-    """
-    used = Counter(as_id(row.get("category_id")) for row in rows)
-    unknown = sum(count for id_, count in used.items() if id_ not in category_of)
-    if unknown < max(FEW, MANY_UNKNOWN * len(rows)):
-        return 0, []
-    for shift in (1, -1):
-        if all(id_ is not None and id_ + shift in category_of for id_ in used):
-            text = (
-                f"{unknown} of {len(rows)} annotations have an unknown category id. With {shift:+d} added, all ids are known: "
-                "one list counts from 0, the other from 1"
-            )
-            return shift, [
-                Finding(
-                    "category-unknown", location.split, location.file.name, None, text, fix=f"{shift:+d} is added to all ids"
-                )
-            ]
-    return 0, []
-
-
 def as_id(value: Any) -> int | None:
     """An id as an integer, also if a tool wrote 7 as 7.0 or "7". None if it is not an integer."""
     if isinstance(value, bool):
@@ -173,5 +146,29 @@ def as_id(value: Any) -> int | None:
 
 def is_crowd(row: Row) -> bool:
     """Whether an annotation is a crowd region, also if a tool wrote "iscrowd" as a string or a boolean."""
-    value = row.get("iscrowd")
-    return value is True or as_id(value) not in (None, 0)
+    return is_set(row.get("iscrowd"))
+
+
+def mark_of(row: Row) -> str | None:
+    """The mark of an annotation that is no ordinary object: "crowd", "difficult" (VOC) or "ignore"; None without one.
+
+    Training leaves marked annotations out. In evaluation they count neither as found nor as missed, as COCO does with crowds.
+    """
+    return next((mark for key, mark in MARKS.items() if is_set(row.get(key))), None)
+
+
+def unmarked(row: Row) -> Row:
+    """A copy of an annotation without a mark."""
+    return row | {key: 0 for key in MARKS if key in row}
+
+
+def is_set(value: Any) -> bool:
+    """Whether a flag is set, also if a tool wrote it as a string or a boolean."""
+    if isinstance(value, str):
+        return as_id(value) not in (None, 0) or value.strip().lower() in ("true", "yes")
+    return bool(value) and (value is True or as_id(value) not in (None, 0))
+
+
+def printable(name: str) -> str:
+    """A printable name. Unprintable characters and lone surrogates become �, white space becomes a space."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in name)

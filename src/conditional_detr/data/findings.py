@@ -35,17 +35,25 @@ RULES = {
     "box-not-finite": Rule(ERROR, "the box is left out"),
     "box-format": Rule(ERROR, "the boxes are converted"),
     "box-duplicate": Rule(WARNING, "the later box is left out"),
+    "box-marked": Rule(WARNING, "nothing is changed; the boxes are left out of training. If they are objects, remove the mark"),
     "category-unknown": Rule(ERROR, "the box is left out"),
     "category-unused": Rule(WARNING, "the category is left out"),
     "category-duplicate": Rule(ERROR, "boxes go to the first category of that name; a second name for one id is dropped"),
+    "category-in-one-split": Rule(WARNING, "nothing is changed; use the same class names in all splits"),
     "annotation-orphan": Rule(ERROR, "the annotation is left out"),
     "annotation-id-duplicate": Rule(ERROR, "the later annotation gets a new id"),
     "too-many-objects": Rule(WARNING, "nothing is changed; train with more queries: --set model.num_queries=N"),
     "too-small-objects": Rule(WARNING, "nothing is changed; train with a larger --imgsz"),
     "class-imbalance": Rule(WARNING, "nothing is changed; add images of the rare class"),
+    "labels-missing": Rule(WARNING, "nothing is changed; the images are treated as images without objects"),
     "split-empty": Rule(WARNING, "nothing is changed; add images with boxes to the split"),
     "split-missing": Rule(WARNING, "nothing is changed; train needs the splits train and valid"),
 }
+
+# Codes of single boxes that are left out.
+LOSES_BOX = {"box-degenerate", "box-outside", "box-not-finite", "box-duplicate", "category-unknown", "annotation-orphan"}
+# Codes whose message is the same for a whole split, so a summary shows it.
+OF_A_SPLIT = {"box-marked", "category-in-one-split", "labels-missing"}
 
 
 @dataclass(frozen=True)
@@ -90,11 +98,16 @@ class Finding:
 
 
 def counted(findings: Iterable[Finding], named: int = 3) -> list[str]:
-    """Summarise findings in one line per code, most frequent first: number, up to `named` places, and the fix."""
+    """Summarise findings in one line per code, most frequent first: number, up to `named` places, and the fix.
+
+    Findings about a whole split come first, each with its message.
+    """
+    findings = list(findings)
+    lines = [f"{each.code}: {each.message}: {each.fix}" for each in findings if each.code in OF_A_SPLIT]
     groups: dict[str, list[Finding]] = {}
     for finding in findings:
-        groups.setdefault(finding.code, []).append(finding)
-    lines = []
+        if finding.code not in OF_A_SPLIT:
+            groups.setdefault(finding.code, []).append(finding)
     for code, found in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
         names = list(dict.fromkeys(where(finding) for finding in found))
         lines.append(f"{code}: {len(found)} ({shortened_list(names, named)}): {found[0].fix}")

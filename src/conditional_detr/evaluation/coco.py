@@ -14,6 +14,8 @@ from torch import Tensor
 
 from conditional_detr.data.annotations import is_crowd
 from conditional_detr.data.index import SplitIndex, as_id, check_lists, load_split, match_categories, read_json
+from conditional_detr.data.splits.summary import Summary
+from conditional_detr.data.splits.together import spelled_otherwise
 from conditional_detr.errors import ConditionalDETRError, DataError, shortened_list
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.inference.batching import Model, detect
@@ -175,6 +177,11 @@ class Evaluation:
         return self.coco.metrics
 
     @property
+    def summary(self) -> Summary:
+        """Counts of the evaluated images and boxes."""
+        return self.index.summary
+
+    @property
     def note(self) -> str:
         """Remarks on the classes that are needed to understand the metrics; usually empty."""
         model, categories = self.model, self.index.categories
@@ -186,7 +193,9 @@ class Evaluation:
                 "The model's class names are only numbers, so its classes were matched to those of the data set by id."
             )
         if lacking:
-            names = shortened_list(lacking, 5)
+            twins = spelled_otherwise(lacking, model.class_names)
+            shown = [f"{name} (is it {twins[name]!r}?)" if name in twins else name for name in lacking]
+            names = shortened_list(shown, 5)
             notes.append(f"{len(lacking)} of {len(categories)} classes are unknown to the model and count as AP 0: {names}.")
         return " ".join(notes)
 

@@ -265,8 +265,8 @@ def _edges(content: dict[str, Any], file: Path) -> tuple[Any, Any]:
         return size["shortest_edge"], size["longest_edge"]
     if not isinstance(size, dict) or not {"max_height", "max_width"} <= set(size):
         raise CheckpointError(
-            f"{file} must resize by shortest_edge and longest_edge, or by max_height and max_width, which keep the aspect ratio; "
-            f"it has size = {size!r}"
+            f"{file} must resize by shortest_edge and longest_edge, or by max_height and max_width, which keep the aspect "
+            f"ratio; it has size = {size!r}"
         )
     if size["max_height"] != size["max_width"]:
         raise CheckpointError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from conditional_detr.data.annotations import is_set
 from conditional_detr.data.findings import WARNING
 from conditional_detr.data.formats.image_files import Fault, content_of, is_file, text_of
 from conditional_detr.data.split_location import is_inside
@@ -120,7 +121,7 @@ def _annotated(image: Path, file: Path, faults: list[Fault]) -> Annotated:
         except ValueError:
             faults.append(Fault(str(file), f"object {i} must have a name and a bndbox of four numbers", "the box is left out"))
             continue
-        objects.append(Object(name, corners, element.findtext("difficult") == "1"))
+        objects.append(Object(name, corners, is_set(element.findtext("difficult"))))
     return Annotated(image, _size(tree), objects)
 
 

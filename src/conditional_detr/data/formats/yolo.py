@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from conditional_detr.data.formats.image_files import Fault, content_of, listed_images, text_of
+from conditional_detr.data.formats.label_files import missing_labels
 from conditional_detr.data.split_location import is_inside
 from conditional_detr.errors import DataError
 from conditional_detr.storage.json import without_surrogates
@@ -55,7 +56,7 @@ def read(file: Path, sources: list[Path]) -> tuple[dict[str, Any], list[Fault]]:
         return _boxes(labels, width, height, is_pose, faults) if is_inside(labels, around) else []
 
     images = [image for source in sources if source.exists() for image in listed_images(source)]
-    faults += _labels_alone(sources, images)
+    faults += _labels_alone(sources, images) + missing_labels(images, label_file)
     categories = [{"id": i, "name": name} for i, name in sorted(names.items())]
     return content_of(images, rows, categories, around), faults
 
