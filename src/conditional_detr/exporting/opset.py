@@ -78,7 +78,7 @@ def _layer_norm(node: Any, graph: Any) -> list[Any]:
     x, scale, *bias = node.input
     epsilon = f"{name}.epsilon"
     graph.initializer.append(onnx.helper.make_tensor(epsilon, onnx.TensorProto.FLOAT, [], [values.get("epsilon", 1e-5)]))
-    made = []
+    made: list[Any] = []
 
     def add(kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         output = output or f"{name}.{len(made)}"
