@@ -105,7 +105,7 @@ def test_a_ground_truth_that_is_no_coco_is_refused():
     truth = {"images": images, "annotations": [row, good], "categories": categories}
     found = [{"image_id": "1", "category_id": 1.0, "bbox": [0, 0, 5, 5], "score": 0.9}]
     assert pytest.approx(1) == coco_metrics(truth, found).AP
-    with pytest.raises(DataError, match="must have a unique integer 'id'"):
+    with pytest.raises(DataError, match="must have a unique 'id'"):
         coco_metrics({**truth, "images": images * 2}, found)
     with pytest.raises(DataError, match="categories also a 'name'"):
         coco_metrics({**truth, "categories": [{"id": 1}]}, found)

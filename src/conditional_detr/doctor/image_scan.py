@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from conditional_detr.device.threads import usable_cores
 from conditional_detr.errors import ImageError
 from conditional_detr.images.decoding import decode
+from conditional_detr.images.file_types import open_image
 from conditional_detr.images.header import ORIENTATION
 from conditional_detr.inference.progress import Track, untracked
 
@@ -73,7 +73,7 @@ def scan_image(path: str) -> ImageScan:
 
 def _orientation(path: str) -> int:
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             return int(opened.getexif().get(ORIENTATION, 1))
     except Exception:  # Pillow may raise any error of its codecs; the image itself could be read
         return 1

@@ -161,6 +161,7 @@ def test_lines_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "y" / "train" / "labels" / "c.txt").write_bytes(b"\xff\xfe\x00")
     index = load_split(tmp_path / "y", "train")
     assert len(index.labels) == 1
+    assert [Path(path).name for path in index.paths] == ["a.jpg", "b.jpg"]  # c has labels that cannot be read
     report = told(index)
     for text in (
         "a.txt: line 2 must contain only numbers, not 'dog 1 2 3 4'",
@@ -168,7 +169,11 @@ def test_lines_that_cannot_be_read_are_named(tmp_path):
         "c.txt cannot be read: it is not UTF-8 text",
     ):
         assert text in report
-    assert [line.split(" (")[0] for line in index.report] == ["box-not-finite: 3", "category-unknown: 1"]
+    assert [line.split(" (")[0] for line in index.report] == [
+        "box-not-finite: 2",
+        "annotation-unreadable: 1",
+        "category-unknown: 1",
+    ]
     voc(tmp_path / "v")
     (tmp_path / "v" / "Annotations" / "a.xml").write_text("<annotation><object><name>cat</name></object></annotation>")
     (tmp_path / "v" / "Annotations" / "c.xml").write_text("<annotation>")
@@ -210,7 +215,7 @@ def test_nothing_outside_the_data_set_is_opened(tmp_path, monkeypatch, capsys):
     (root / "data.yaml").write_text("train: train.txt\nval: valid/images\nnames: [cat, dog]")
     opened = []
     true_open = Image.open
-    monkeypatch.setattr(Image, "open", lambda file, *rest: (opened.append(str(file)), true_open(file, *rest))[1])
+    monkeypatch.setattr(Image, "open", lambda file, **rest: (opened.append(str(file)), true_open(file, **rest))[1])
     with pytest.raises(DataError, match="lies outside the data set's folder"):
         load_split(root, "train")
     assert f"{tmp_path}/images/a.jpg" not in opened
