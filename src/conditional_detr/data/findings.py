@@ -48,7 +48,7 @@ RULES = {
     "too-small-objects": Rule(WARNING, "nothing is changed; train with a larger --imgsz"),
     "class-imbalance": Rule(WARNING, "nothing is changed; add images of the rare class"),
     "split-empty": Rule(WARNING, "nothing is changed; add images with boxes to the split"),
-    "split-missing": Rule(WARNING, "nothing is changed; train needs the splits train and valid"),
+    "split-missing": Rule(WARNING, "nothing is changed; train needs train and valid: `cdetr data split` makes them"),
 }
 
 

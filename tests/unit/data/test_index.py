@@ -111,7 +111,7 @@ def test_a_missing_split_names_those_that_are_there(tmp_path):
             content(images=[{"id": 1, "file_name": "a.jpg", "width": 0, "height": 5}]),
             "has no size in _annotations.coco.json, and the image file cannot be read",
         ),
-        (content(images=[{"id": None, "file_name": "a.jpg"}]), "must have an 'id' \\(a whole number or a text\\)"),
+        (content(images=[{"id": None, "file_name": "a.jpg"}]), "must have an 'id' (a whole number or a text)"),
         (content(images=[{"id": 1, "file_name": "."}]), ".: is not a file"),
         (content(images=[{"id": 1, "file_name": "c.jpg", "width": 5, "height": 5}]), "c.jpg: cannot be opened"),
         (
