@@ -22,7 +22,8 @@ LARGER = {
     "shift_jis": "cp932",
     "euc-kr": "cp949",
 }
-ALONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])")
+ALONE = re.compile(rb"(?<![\x80-\xff])([\x80-\xff]|(?<=[A-Za-z])[\x80-\xff]{2}(?=[a-z]))(?![\x80-\xff])")
+PAIRS = re.compile(rb"(?:[\0-\x7f]|[\xc2-\xdf][\x80-\xbf])*")
 HIGH = re.compile(rb"[\x80-\xff]+")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
@@ -54,8 +55,8 @@ def encoding_of(data: bytes) -> tuple[str, bool]:
     """The encoding of text, and whether it is a guess.
 
     It is known by a byte order mark, by the encoding that an XML declaration names, or because the text is UTF-8. Anything else
-    is read as GB 18030 (which contains GB2312 and GBK), or as Windows-1252 if letters beyond ASCII stand alone, as accented
-    letters of European languages do.
+    is read as GB 18030 (which contains GB2312 and GBK), or as Windows-1252 if most letters beyond ASCII stand alone between
+    others, as accented letters of European languages do.
 
     Raises
     ------
@@ -74,6 +75,11 @@ def encoding_of(data: bytes) -> tuple[str, bool]:
             continue
         return encoding, encoding not in known
     raise UnicodeError("it is not UTF-8 text")
+
+
+def may_be_other(data: bytes) -> bool:
+    """Whether UTF-8 text could also be text in another encoding: a few words of GBK are, by chance, pairs of UTF-8."""
+    return not data.isascii() and PAIRS.fullmatch(data) is not None
 
 
 def _guesses(data: bytes) -> list[str]:

@@ -4,6 +4,8 @@ Two layouts are supported: `Annotations/*.xml` and `JPEGImages/` with splits lis
 split with images and XML files side by side.
 """
 
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -13,7 +15,7 @@ from conditional_detr.data.findings import RULES, WARNING
 from conditional_detr.data.formats.image_files import NOTES, Fault, content_of, is_file, lines_of, passed_over_in
 from conditional_detr.data.split_location import SplitLocation
 from conditional_detr.data.split_names import usual_split
-from conditional_detr.data.text import encoding_of, number_of
+from conditional_detr.data.text import encoding_of, may_be_other, number_of
 from conditional_detr.images.file_types import files_below, folder_contents, is_image_name, is_visible, is_visible_in_list
 
 ANNOTATIONS = ("Annotations", "xml", "labels")
@@ -160,6 +162,24 @@ class SplitReader:
             faults.append(Fault(str(source), text, RULES["annotation-encoding"].fix, "annotation-encoding"))
         return [each for each in found if each is not None]
 
+    def _encoding_of(self, data: bytes) -> tuple[str, bool]:
+        """The encoding of an XML file, and whether it is a guess. The other files of the data set decide where it is open."""
+        encoding, is_guessed = encoding_of(data)
+        if encoding == "utf-8" and may_be_other(data) and self.other_encoding:
+            return self.other_encoding, True
+        return encoding, is_guessed
+
+    @cached_property
+    def other_encoding(self) -> str | None:
+        """The encoding of the first XML file of the data set whose encoding must be guessed."""
+        for file in sorted(files_below(self.root)):
+            if file.suffix.lower() == ".xml" and file.stat().st_size <= MOST_BYTES:
+                with suppress(OSError, UnicodeError):
+                    encoding, is_guessed = encoding_of(file.read_bytes())
+                    if is_guessed:
+                        return encoding
+        return None
+
     def _of_folder(self, folder: Path, faults: list[Fault]) -> list[Annotated | None]:
         """An image without an XML file has no objects, as in YOLO."""
         files = [file for file in sorted(folder.iterdir()) if is_visible(file.name) and file.is_file()]
@@ -201,7 +221,7 @@ class SplitReader:
             if file.stat().st_size > MOST_BYTES:
                 raise ValueError(f"larger than {MOST_BYTES} bytes")
             data = file.read_bytes()
-            encoding, is_guessed = encoding_of(data)
+            encoding, is_guessed = self._encoding_of(data)
             tree = ElementTree.fromstring(data.decode(encoding))
         except (OSError, ValueError, ElementTree.ParseError, RecursionError) as error:
             faults.append(Fault(str(file), f"is not valid XML: {error}", *UNREADABLE))
