@@ -489,6 +489,27 @@ def test_a_list_of_voc_may_hold_names_or_paths_of_files(tmp_path, line: str):
     assert "3 of its names have a suffix or a folder, and their stems are there" in finding.message
 
 
+@pytest.mark.parametrize("place", ["ImageSets", "."])
+def test_lists_of_voc_in_other_places(tmp_path, place: str):
+    voc(tmp_path)
+    for file in (tmp_path / "ImageSets" / "Main").iterdir():
+        file.write_text("\n".join(f"JPEGImages/{name}.jpg Annotations/{name}.xml" for name in BOXES))
+        file.rename(tmp_path / place / file.name)
+    index = load_split(tmp_path, "valid")
+    assert (len(index), len(index.labels)) == (3, 3)
+
+
+def test_an_image_of_voc_in_an_unknown_format_is_named(tmp_path, capsys):
+    voc(tmp_path)
+    (tmp_path / "JPEGImages" / "a.jpg").rename(tmp_path / "JPEGImages" / "a.heic")
+    (tmp_path / "JPEGImages" / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    _, out, _ = run(capsys, "doctor", tmp_path, "--json")
+    (finding,) = [each for each in json.loads(out)["findings"] if each["split"] == "train" and each["severity"] == "error"]
+    assert finding["code"] == "image-unreadable"
+    assert finding["file"].endswith("a.heic")
+    assert "unknown image format (known: AVIF, BMP" in finding["message"]
+
+
 def test_suffixes_of_voc_in_capitals(tmp_path):
     voc(tmp_path / "lists")
     for file in [*(tmp_path / "lists").rglob("*.jpg"), *(tmp_path / "lists").rglob("*.xml")]:

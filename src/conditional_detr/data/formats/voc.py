@@ -20,7 +20,7 @@ from conditional_detr.images.file_types import files_below, folder_contents, is_
 
 ANNOTATIONS = ("Annotations", "xml", "labels")
 IMAGES = ("JPEGImages", "images", "imgs", "img")
-LISTS = Path("ImageSets", "Main")
+LISTS = (Path("ImageSets", "Main"), Path("ImageSets"), Path())
 ALL = "all"  # name of the only split of a data set without lists
 MOST_BYTES = 10 * 2**20
 UNREADABLE = (RULES["annotation-unreadable"].fix, "annotation-unreadable")
@@ -53,9 +53,9 @@ class Folders:
         for file in sorted(files_below(self.annotations)):
             if file.suffix.lower() == ".xml":
                 self.xml_of.setdefault(folded(file.stem), []).append(file)
-        contents = folder_contents(self.images)
-        self.others = contents.others
-        for file in contents.images:
+        images, others = folder_contents(self.images)
+        # Files of other formats come last: that they cannot be read is reported when they are opened.
+        for file in (*images, *(file for file in others if file.suffix.lower() not in NOTES)):
             self.image_of.setdefault(folded(file.stem), []).append(file)
 
     def find(self, name: str) -> tuple[Path | None, Path | None]:
@@ -84,7 +84,7 @@ def splits(root: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     annotations = _child(root, ANNOTATIONS)
-    for file in sorted((root / LISTS).glob("*")) if annotations else ():
+    for file in (file for folder in LISTS for file in sorted((root / folder).glob("*"))) if annotations else ():
         split = usual_split(file.stem)
         if split and file.suffix.lower() == ".txt" and is_visible(file.name):
             found.setdefault(split, file)
