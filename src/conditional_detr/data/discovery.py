@@ -20,7 +20,8 @@ from conditional_detr.storage.json import read_json_object
 
 LISTS = ("images", "annotations", "categories")
 LAYOUTS = (
-    f"COCO: SPLIT/{ROBOFLOW_FILE}, or annotations/instances_SPLIT.json with the images in SPLIT/ or images/SPLIT/; YOLO: "
+    f"COCO: SPLIT/{ROBOFLOW_FILE}, or annotations/instances_SPLIT.json with the images in SPLIT/ or images/SPLIT/, or any JSON "
+    "file with the lists images, annotations and categories; YOLO: "
     "data.yaml; Pascal VOC: Annotations/ and ImageSets/Main/SPLIT.txt, or SPLIT/*.xml; imagefolder: SPLIT/metadata.jsonl"
 )
 

@@ -42,6 +42,34 @@ IMAGE_SUFFIXES = frozenset(
         "webp",
     )
 )
+# Suffixes of files that lie among images and are none: labels, notes, code and caches.
+NOTES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        "cache",
+        "csv",
+        "db",
+        "html",
+        "ini",
+        "ipynb",
+        "json",
+        "jsonl",
+        "log",
+        "md",
+        "names",
+        "npy",
+        "npz",
+        "parquet",
+        "py",
+        "sh",
+        "toml",
+        "tsv",
+        "txt",
+        "xml",
+        "yaml",
+        "yml",
+    )
+)
 SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "icon\r"})  # of macOS and Windows, in lower case
 
 
@@ -59,6 +87,11 @@ def open_image(source: Path | str | IO[bytes]) -> Image.Image:
 def is_image_name(file: Path) -> bool:
     """Whether a file has the suffix of an image, in upper or lower case."""
     return file.suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_note(file: Path) -> bool:
+    """Whether a file among images is, by its suffix, one of labels, notes or code."""
+    return file.suffix.lower() in NOTES
 
 
 def is_visible(name: str | Path) -> bool:

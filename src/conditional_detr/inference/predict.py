@@ -9,7 +9,7 @@ from typing import Any
 
 from conditional_detr.errors import ConfigError, ImageError, RunError
 from conditional_detr.images.decoding import is_url
-from conditional_detr.images.file_types import IMAGE_FORMATS, folder_contents, passed_over
+from conditional_detr.images.file_types import IMAGE_FORMATS, folder_contents, is_note, passed_over
 from conditional_detr.inference.batching import detect
 from conditional_detr.inference.detector import Detector, check_conf
 from conditional_detr.inference.drawing import draw, save_image, score_labels
@@ -36,7 +36,7 @@ def find_images(inputs: Sequence[str], say: Callable[[str], None] = lambda line:
 
     Parameters
     ----------
-    say : gets a line for each folder with files that are passed over because of their suffix
+    say : gets a line for each folder with files that are passed over because of their suffix. Labels and notes are not told of
 
     Raises
     ------
@@ -50,8 +50,8 @@ def find_images(inputs: Sequence[str], say: Callable[[str], None] = lambda line:
             if not inside:
                 formats = ", ".join(sorted(IMAGE_FORMATS))
                 raise ConfigError(f"{name} contains no images ({formats})" + (f": {passed_over(others)}" if others else ""))
-            if others:
-                say(f"passed over in {name}: {passed_over(others)}")
+            if odd := [file for file in others if not is_note(file)]:
+                say(f"passed over in {name}: {passed_over(odd)}")
             found += map(str, inside)
         elif path.exists() or is_url(name):
             found.append(name)

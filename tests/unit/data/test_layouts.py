@@ -56,6 +56,8 @@ def write_yolo(root: Path, images: str = "images/{}", number: int = 3) -> None:
         ("training.json", "pictures", "", "train"),
         ("_annotations.coco.json", ".", "", "all"),
         ("export.JSON", "deep/down", "", "all"),
+        ("images/train/coco.json", "images/train", "", "train"),
+        ("annotations/coco/val.json", "val", "", "valid"),
     ],
 )
 def test_a_coco_file_is_known_by_what_it_holds(tmp_path, file: str, images: str, before: str, split: str):

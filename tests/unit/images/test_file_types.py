@@ -89,9 +89,11 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 def test_what_a_folder_has_beside_images_is_said(tmp_path):
     said: list[str] = []
-    for name in ("a.heic", "b.HEIC", "c.svg"):
+    for name in ("a.heic", "b.HEIC", "c.svg", "labels.json"):
         (tmp_path / name).touch()
-    with pytest.raises(ConfigError, match=r"contains no images .*: 3 files have the suffix .* read \(.heic: 2, .svg: 1\)"):
+    with pytest.raises(
+        ConfigError, match=r"contains no images .*: 4 files have the suffix .* read \(.heic: 2, .json: 1, .svg: 1\)"
+    ):
         find_images([str(tmp_path)])
     (tmp_path / "a.avif").touch()
     assert find_images([str(tmp_path)], said.append) == [str(Path(tmp_path, "a.avif"))]

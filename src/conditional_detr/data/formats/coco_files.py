@@ -39,8 +39,8 @@ def splits(root: Path) -> Found:
 def splits_by_content(root: Path) -> Found:
     """Like `splits`, for files of other names.
 
-    Each JSON file in the folder, in its ``annotations/`` and in its other subfolders that holds the three lists of a COCO file
-    is a split. Its name or its folder tells which; a file whose name tells nothing is the split "all".
+    Each JSON file in the folder, in its ``annotations/`` and in its other subfolders (two levels) that holds the three lists
+    of a COCO file is a split. Its name or its folder tells which; if they tell nothing, it is the split "all".
     """
     found: Found = {}
     for file in _json_files(root):
@@ -52,8 +52,8 @@ def splits_by_content(root: Path) -> Found:
 
 
 def _json_files(root: Path) -> Iterator[Path]:
-    """JSON files of the folder itself, of `annotations/` and of its other subfolders, in this order."""
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and is_visible(path.name)] if root.is_dir() else []
+    """JSON files of the folder itself, of `annotations/` and of its other subfolders (two levels), in this order."""
+    folders = _subfolders(root)
     folders.sort(key=lambda path: path.name.lower() not in GENERAL[:2])
     for folder in (root, *folders):
         for file in sorted(folder.glob("*")):

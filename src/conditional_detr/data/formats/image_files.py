@@ -9,37 +9,8 @@ from conditional_detr.data.findings import RULES
 from conditional_detr.data.split_location import SplitLocation
 from conditional_detr.data.text import text_of
 from conditional_detr.errors import shortened_list
-from conditional_detr.images.file_types import is_visible_in_list, passed_over
+from conditional_detr.images.file_types import is_note, is_visible_in_list, passed_over
 from conditional_detr.images.header import size_of
-
-# Suffixes of files that lie among images and are none: labels, notes, code and caches.
-NOTES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        "cache",
-        "csv",
-        "db",
-        "html",
-        "ini",
-        "ipynb",
-        "json",
-        "jsonl",
-        "log",
-        "md",
-        "names",
-        "npy",
-        "npz",
-        "parquet",
-        "py",
-        "sh",
-        "toml",
-        "tsv",
-        "txt",
-        "xml",
-        "yaml",
-        "yml",
-    )
-)
 
 
 class Fault(NamedTuple):
@@ -86,7 +57,7 @@ def lines_of(file: Path) -> list[str]:
 
 def passed_over_in(folder: Path, others: Iterable[Path]) -> list[Fault]:
     """One fault for all files of a folder that are neither images nor labels or notes."""
-    odd = [file for file in others if file.suffix.lower() not in NOTES]
+    odd = [file for file in others if not is_note(file)]
     if not odd:
         return []
     message = f"{passed_over(odd)}, e.g. {odd[0]}"

@@ -12,15 +12,21 @@ from xml.etree import ElementTree
 
 from conditional_detr.data.file_lookup import folded
 from conditional_detr.data.findings import RULES, WARNING
-from conditional_detr.data.formats.image_files import NOTES, Fault, content_of, is_file, lines_of, passed_over_in
+from conditional_detr.data.formats.image_files import Fault, content_of, is_file, lines_of, passed_over_in
 from conditional_detr.data.split_location import SplitLocation
 from conditional_detr.data.split_names import usual_split
 from conditional_detr.data.text import encoding_of, may_be_other, number_of
-from conditional_detr.images.file_types import files_below, folder_contents, is_image_name, is_visible, is_visible_in_list
+from conditional_detr.images.file_types import (
+    files_below,
+    folder_contents,
+    is_image_name,
+    is_note,
+    is_visible,
+    is_visible_in_list,
+)
 
 ANNOTATIONS = ("Annotations", "xml", "labels")
 IMAGES = ("JPEGImages", "images", "imgs", "img")
-LISTS = (Path("ImageSets", "Main"), Path("ImageSets"), Path())
 ALL = "all"  # name of the only split of a data set without lists
 MOST_BYTES = 10 * 2**20
 UNREADABLE = (RULES["annotation-unreadable"].fix, "annotation-unreadable")
@@ -55,7 +61,7 @@ class Folders:
                 self.xml_of.setdefault(folded(file.stem), []).append(file)
         images, others = folder_contents(self.images)
         # Files of other formats come last: that they cannot be read is reported when they are opened.
-        for file in (*images, *(file for file in others if file.suffix.lower() not in NOTES)):
+        for file in (*images, *(file for file in others if not is_note(file))):
             self.image_of.setdefault(folded(file.stem), []).append(file)
 
     def find(self, name: str) -> tuple[Path | None, Path | None]:
@@ -84,7 +90,7 @@ def splits(root: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     annotations = _child(root, ANNOTATIONS)
-    for file in (file for folder in LISTS for file in sorted((root / folder).glob("*"))) if annotations else ():
+    for file in (file for folder in _list_folders(root) for file in sorted(folder.glob("*"))) if annotations else ():
         split = usual_split(file.stem)
         if split and file.suffix.lower() == ".txt" and is_visible(file.name):
             found.setdefault(split, file)
@@ -93,6 +99,13 @@ def splits(root: Path) -> dict[str, Path]:
         if split and folder.is_dir() and _has_xml(folder):
             found.setdefault(split, folder)
     return found
+
+
+def _list_folders(root: Path) -> list[Path]:
+    """Where the lists may lie: ImageSets/Main/, ImageSets/ or the folder itself."""
+    sets = _child(root, ("ImageSets",))
+    main = sets and _child(sets, ("Main",))
+    return [folder for folder in (main, sets, root) if folder]
 
 
 def without_splits(root: Path) -> dict[str, Path]:
@@ -189,7 +202,7 @@ class SplitReader:
         faults += [
             Fault(str(xml), "there is no image for these labels", "the labels are left out", "annotation-orphan")
             for stem, xml in xml_of.items()
-            if stem not in {folded(file.stem) for file in files if file.suffix.lower() not in NOTES}
+            if stem not in {folded(file.stem) for file in files if not is_note(file)}
         ]
         return [self._annotated(image, xml_of.get(folded(image.stem)), faults) for image in images]
 

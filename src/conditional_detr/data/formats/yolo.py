@@ -8,12 +8,12 @@ import yaml
 from conditional_detr.data.annotations import as_id
 from conditional_detr.data.file_lookup import FileLookup, folded
 from conditional_detr.data.findings import RULES
-from conditional_detr.data.formats.image_files import NOTES, Fault, content_of, images_of, lines_of, passed_over_in
+from conditional_detr.data.formats.image_files import Fault, content_of, images_of, lines_of, passed_over_in
 from conditional_detr.data.split_location import SplitLocation, is_inside
 from conditional_detr.data.split_names import usual_split
 from conditional_detr.data.text import number_of, text_of
 from conditional_detr.errors import DataError
-from conditional_detr.images.file_types import files_below, folder_contents, is_visible
+from conditional_detr.images.file_types import files_below, folder_contents, is_note, is_visible
 from conditional_detr.storage.json import without_surrogates
 
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -155,7 +155,7 @@ def _files(
         if source.is_dir():
             folder = folder_contents(source)
             images += folder.images
-            others += [file for file in folder.others if file.suffix.lower() not in NOTES]
+            others += [file for file in folder.others if not is_note(file)]
             faults += passed_over_in(source, folder.others)
         else:
             lookup = FileLookup(source.parent, about.base, location.split)
