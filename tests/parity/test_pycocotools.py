@@ -107,7 +107,7 @@ def test_a_ground_truth_that_is_no_coco_is_refused():
     truth = {"images": images, "annotations": [row, good], "categories": categories}
     found = [{"image_id": "1", "category_id": 1.0, "bbox": [0, 0, 5, 5], "score": 0.9}]
     assert pytest.approx(1) == coco_metrics(truth, found).AP
-    with pytest.raises(DataError, match="must have a unique integer 'id'"):
+    with pytest.raises(DataError, match="must have a unique 'id'"):
         coco_metrics({**truth, "images": images * 2}, found)
     with pytest.raises(DataError, match="categories also a 'name'"):
         coco_metrics({**truth, "categories": [{"id": 1}]}, found)
@@ -140,3 +140,12 @@ def test_predictions_of_eval_judged_by_pycocotools_give_its_metrics(capsys, tmp_
     for name, value in zip(FIGURES, theirs, strict=True):
         assert (-1.0 if metrics[name] is None else metrics[name]) == pytest.approx(value, abs=1e-9)
     assert metrics["AP"] > 0.2
+
+    for row in truth["images"]:
+        row["id"] = f"image {row['id']}"
+    for row in truth["annotations"]:
+        row["image_id"] = f"image {row['image_id']}"
+    file.write_text(json.dumps(truth))
+    run(capsys, "eval", "conditional-detr-tiny-digits", "--data", tmp_path / "d", "--output", tmp_path / "t")
+    texts = json.loads((tmp_path / "t" / "predictions.json").read_text())
+    assert {row["image_id"] for row in texts} == {f"image {i}" for i in ids.values()}

@@ -48,6 +48,6 @@ def evaluate(
     if evaluation.note:
         print_note(evaluation.note)
     write_json(output / BEST_FIGURES, evaluation.metrics.to_dict())
-    write_json(output / PREDICTIONS, evaluation.detections, indent=None)
+    write_json(output / PREDICTIONS, evaluation.written_detections, indent=None)
     write_report(evaluation, output / REPORT, f"{source} on {data}", facts(evaluation, source, data))
     print_written(output / BEST_FIGURES, output / PREDICTIONS, output / REPORT)

@@ -36,7 +36,7 @@ def predict(
     from conditional_detr.inference.predict import find_images
     from conditional_detr.inference.predict import predict as run_prediction
 
-    files = find_images(images)
+    files = find_images(images, print_note)
     from conditional_detr.device.threads import set_threads
     from conditional_detr.inference.detector import Detector
     from conditional_detr.inference.results import threshold_text

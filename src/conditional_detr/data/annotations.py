@@ -1,5 +1,8 @@
 """Annotations of a split: select the usable ones and report the faults of the others."""
 
+import re
+from collections.abc import Iterable
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +13,7 @@ Row = dict[str, Any]
 Fault = tuple[str, str]  # code and message
 MANY_UNKNOWN = 0.1  # fraction of the annotations
 MARKS = {"iscrowd": "crowd", "difficult": "difficult", "ignore": "ignore"}  # field of an annotation → name of the mark
+WHOLE = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
 
 
 class Owned(NamedTuple):
@@ -21,12 +25,12 @@ class Owned(NamedTuple):
 
 
 def owned_annotations(
-    rows: list[Row], image_of: dict[int | None, int | None], listed: set[str], category_of: dict[int | None, int]
+    rows: list[Row], image_of: dict[int | str | None, int | None], listed: set[str], category_of: dict[int | None, int]
 ) -> list[Owned]:
     """All annotations, except those of a listed image that was left out, because that image has a finding already."""
     owned = []
     for row in rows:
-        owner = as_id(row.get("image_id"))
+        owner = image_key(row.get("image_id"))
         image = image_of.get(owner)
         if image is not None or (owner not in image_of and str(row.get("image_id")) not in listed):
             owned.append(Owned(row, image, category_of.get(as_id(row.get("category_id")))))
@@ -124,9 +128,11 @@ def box_inside(row: Row, image: Row, layout: str = COCO) -> tuple[list[float] | 
     return [x, y, w, h] if is_inside else clipped, []
 
 
-def box_format_of(rows: list[Row], images: list[Row], image_of: dict[int | None, int | None], elsewhere: str) -> BoxFormat:
+def box_format_of(
+    rows: list[Row], images: list[Row], image_of: dict[int | str | None, int | None], elsewhere: str
+) -> BoxFormat:
     """Detect how the boxes of a file are written; see `detect_box_format`."""
-    found = [(image_of.get(as_id(row.get("image_id"))), box_of(row)) for row in rows]
+    found = [(image_of.get(image_key(row.get("image_id"))), box_of(row)) for row in rows]
     known = [(box, (images[i]["width"], images[i]["height"])) for i, box in found if i is not None and box is not None]
     boxes, sizes = (np.array([pair[k] for pair in known], dtype=np.float64).reshape(-1, 4 - 2 * k) for k in (0, 1))
     return detect_box_format(boxes, sizes, elsewhere)
@@ -134,14 +140,34 @@ def box_format_of(rows: list[Row], images: list[Row], image_of: dict[int | None,
 
 def as_id(value: Any) -> int | None:
     """An id as an integer, also if a tool wrote 7 as 7.0 or "7". None if it is not an integer."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or (isinstance(value, str) and not WHOLE.fullmatch(value.strip())):
         return None
     try:
-        number = int(value)
+        number = int(value.split(".")[0]) if isinstance(value, str) else int(value)
         is_whole = isinstance(value, int | str) or number == value
         return number if is_whole and abs(number) < 2**63 else None
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def image_key(value: Any) -> int | str | None:
+    """An image id: an integer as in `as_id`, or else the text as it is written. None if it is neither.
+
+    Two ids that are written differently are different, except 7, 7.0, "7" and "7.0".
+    """
+    number = as_id(value)
+    if number is not None and (not isinstance(value, str) or value in (str(number), f"{number}.0")):
+        return number
+    is_large = isinstance(value, int) and not isinstance(value, bool) and number is None
+    return str(value) if is_large or (isinstance(value, str) and value) else None
+
+
+def image_numbers(keys: Iterable[int | str | None]) -> dict[int | str | None, int | None]:
+    """A number for each image id: an integer is its own, texts get numbers above the highest."""
+    keys = list(dict.fromkeys(keys))
+    numbers: dict[int | str | None, int | None] = {key: key for key in keys if isinstance(key, int)}
+    following = count(1 + max((key for key in keys if isinstance(key, int)), default=-1))
+    return numbers | {key: next(following) for key in keys if isinstance(key, str)} | {None: None}
 
 
 def is_crowd(row: Row) -> bool:

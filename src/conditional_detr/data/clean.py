@@ -14,6 +14,8 @@ from conditional_detr.data.annotations import (
     as_id,
     box_format_of,
     ground_truth_of,
+    image_key,
+    image_numbers,
     mark_of,
     owned_annotations,
     printable,
@@ -21,9 +23,10 @@ from conditional_detr.data.annotations import (
     usable_annotations,
 )
 from conditional_detr.data.box_format import COCO, FEW
+from conditional_detr.data.file_lookup import FileLookup
 from conditional_detr.data.findings import ERROR, LOSES_BOX, WARNING, Finding
-from conditional_detr.data.split_location import SplitLocation, is_inside
 from conditional_detr.data.splits.conventions import MANY_MARKED, Conventions, category_shift, conventions_of, ids_of
+from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.data.splits.summary import Summary, summary_of
 from conditional_detr.errors import DataError, shortened_list
 from conditional_detr.images.header import size_of
@@ -42,7 +45,7 @@ class Clean(NamedTuple):
 
     Attributes
     ----------
-    images : dicts of "id", "file_name", "path", "width" and "height" (px)
+    images : dicts of "id" (an integer), "written_id" (the id as in the file), "file_name", "path", "width" and "height" (px)
     annotations : the annotations of the file with these fields set: a unique "id", "image" (position in `images`),
         "category_id" (an id of `categories`), "bbox" (x, y, w, h, px, inside the image) and "written" (the box as in the file)
     categories : ordered by id
@@ -181,26 +184,28 @@ def categories_of(
 
 def _images(
     rows: list[Row], location: SplitLocation, findings: list[Finding]
-) -> tuple[list[Row], dict[int | None, int | None]]:
+) -> tuple[list[Row], dict[int | str | None, int | None]]:
     """The usable images, and for each image id the position of its image (None if it is left out)."""
     images: list[Row] = []
-    image_of: dict[int | None, int | None] = {}
+    image_of: dict[int | str | None, int | None] = {}
     first_of: dict[str, int] = {}
-    files_of: dict[int | None, set[str]] = {}
+    files_of: dict[int | str | None, set[str]] = {}
     for row in rows:
-        files_of.setdefault(as_id(row.get("id")), set()).add(str(row.get("file_name")))
+        files_of.setdefault(image_key(row.get("id")), set()).add(str(row.get("file_name")))
+    numbers = image_numbers(files_of)
+    lookup = FileLookup(location.images, location.root, location.split)
     for number, row in enumerate(rows):
-        id_, name = as_id(row.get("id")), row.get("file_name")
+        id_, name = image_key(row.get("id")), row.get("file_name")
         file = str(name) if isinstance(name, str | int) and str(name) else f"image {number} of {location.file.name}"
-        path = _path(file, location)
+        path = location.images / file if location.resolved else lookup.path_of(file)
         size = as_id(row.get("width")) or 0, as_id(row.get("height")) or 0
-        fault = _image_fault(row, file, path, location)
+        fault = _image_fault(row, file, path, location, lookup.several.get(file))
         if fault is None and len(files_of[id_]) > 1:
             text = f"has the same image id {id_} as another image: it is unknown which of them the boxes belong to"
             fault = Finding("image-duplicate", location.split, file, None, text, ERROR, "all images with this id are left out")
-        elif fault is None and file in first_of:
+        elif fault is None and str(path) in first_of:
             fault = Finding("image-duplicate", location.split, file, None, "is listed twice; its boxes go to the first entry")
-            image_of[id_] = first_of[file]
+            image_of[id_] = first_of[str(path)]
         elif fault is None and min(size) < 1:
             size = size_of(path) or (0, 0)
             text = f"has no size in {location.file.name}"
@@ -212,28 +217,38 @@ def _images(
             findings.append(fault)
             image_of.setdefault(id_, None)
             continue
-        image_of[id_] = first_of[file] = len(images)
-        images.append({"id": id_, "file_name": file, "path": str(path), "width": size[0], "height": size[1]})
+        image_of[id_] = first_of[str(path)] = len(images)
+        written = row["id"] if isinstance(row["id"], str) or numbers[id_] != row["id"] else numbers[id_]
+        images.append(
+            {
+                "id": numbers[id_],
+                "written_id": written,
+                "file_name": file,
+                "path": str(path),
+                "width": size[0],
+                "height": size[1],
+            }
+        )
+    if lookup.respelled:
+        text, fix = lookup.summary()
+        findings.append(Finding("image-spelling", location.split, location.file.name, None, text, fix=fix))
     return images, image_of
 
 
-def _path(file: str, location: SplitLocation) -> Path:
-    """Path of an image. If it does not exist, backslashes (as written on Windows) are replaced by slashes."""
-    path = location.images / file
-    other = location.images / file.replace("\\", "/")
-    return other if "\\" in file and "\0" not in file and not path.exists() else path
-
-
-def _image_fault(row: Row, file: str, path: Path, location: SplitLocation) -> Finding | None:
-    """The fault that makes an image unusable, or None. The file is not opened."""
+def _image_fault(row: Row, file: str, path: Path, location: SplitLocation, several: list[Path] | None) -> Finding | None:
+    """The fault that makes an image unusable, or None. The file is not opened. `several`: files that its name may mean."""
 
     def fault(code: str, message: str) -> Finding:
         return Finding(code, location.split, file, None, message)
 
     name = row.get("file_name")
-    if as_id(row.get("id")) is None or not isinstance(name, str | int) or not str(name):
-        return fault("image-missing", f"an image must have an integer 'id' and a 'file_name', not {str(row)[:120]}")
-    if "\0" in file or not is_inside(path, location.root):
+    if image_key(row.get("id")) is None or not isinstance(name, str | int) or not str(name):
+        return fault(
+            "image-missing", f"an image must have an 'id' (a whole number or a text) and a 'file_name', not {str(row)[:120]}"
+        )
+    if several:
+        return fault("image-missing", f"is not there, and several files fit: {shortened_list(map(str, several))}")
+    if "\0" in file or not location.contains(path):
         return fault("image-outside-folder", f"{file!r} lies outside the data set's folder {location.root} and is not read")
     try:
         size = path.stat().st_size

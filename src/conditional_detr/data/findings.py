@@ -28,6 +28,8 @@ RULES = {
     "image-size": Rule(ERROR, "the image is left out"),
     "image-duplicate": Rule(WARNING, "the later image is left out"),
     "image-leak": Rule(ERROR, "the image is left out of the training split"),
+    "image-spelling": Rule(WARNING, "nothing is changed; the file is read"),
+    "image-format": Rule(WARNING, "nothing is changed; convert the files to a format that is read, or remove them"),
     "image-empty-file": Rule(ERROR, "the image is left out"),
     "box-degenerate": Rule(ERROR, "the box is left out"),
     "box-outside": Rule(ERROR, "the box is left out"),
@@ -41,13 +43,15 @@ RULES = {
     "category-duplicate": Rule(ERROR, "boxes go to the first category of that name; a second name for one id is dropped"),
     "category-in-one-split": Rule(WARNING, "nothing is changed; use the same class names in all splits"),
     "annotation-orphan": Rule(ERROR, "the annotation is left out"),
+    "annotation-unreadable": Rule(ERROR, "the image is left out with its labels"),
+    "annotation-encoding": Rule(WARNING, "nothing is changed; save the files as UTF-8"),
     "annotation-id-duplicate": Rule(ERROR, "the later annotation gets a new id"),
     "too-many-objects": Rule(WARNING, "nothing is changed; train with more queries: --set model.num_queries=N"),
     "too-small-objects": Rule(WARNING, "nothing is changed; train with a larger --imgsz"),
     "class-imbalance": Rule(WARNING, "nothing is changed; add images of the rare class"),
     "labels-missing": Rule(WARNING, "nothing is changed; the images are treated as images without objects"),
     "split-empty": Rule(WARNING, "nothing is changed; add images with boxes to the split"),
-    "split-missing": Rule(WARNING, "nothing is changed; train needs the splits train and valid"),
+    "split-missing": Rule(WARNING, "nothing is changed; train needs train and valid: `cdetr data split` makes them"),
 }
 
 # Codes of single boxes that are left out.
@@ -88,7 +92,8 @@ class Finding:
     @property
     def loses_image(self) -> bool:
         """Whether the fault makes a listed image unusable."""
-        return self.code.startswith("image-") and self.code != "image-leak" and self.severity == ERROR
+        is_about_image = self.code.startswith("image-") or self.code == "annotation-unreadable"
+        return is_about_image and self.code != "image-leak" and self.severity == ERROR
 
     def to_dict(self) -> dict[str, Any]:
         """The finding for JSON output. An id that is NaN or infinite becomes a string, because JSON has no such numbers."""

@@ -25,7 +25,8 @@ class SplitIndex:
     Attributes
     ----------
     file : annotation file
-    image_ids : int64 [I]
+    image_ids : int64 [I]; an id that is a text in the data set has a number here
+    written_ids : [I], the image ids as the data set has them, for files that leave this library
     sizes_hw : int64 [I, 2], height and width of the images in px, according to the annotations
     paths : [I], files of the images
     first : int64 [I + 1]; the boxes of image i are rows first[i] to first[i + 1] (excluded) of `boxes_xyxy` and `labels`
@@ -40,6 +41,7 @@ class SplitIndex:
 
     file: Path
     image_ids: np.ndarray
+    written_ids: list[int | str]
     sizes_hw: np.ndarray
     paths: list[str]
     first: np.ndarray
@@ -89,6 +91,7 @@ class SplitIndex:
         return replace(
             self,
             image_ids=self.image_ids[kept],
+            written_ids=[self.written_ids[i] for i in kept],
             sizes_hw=self.sizes_hw[kept],
             paths=[self.paths[i] for i in kept],
             first=np.searchsorted(owners[rows], np.append(kept, len(self))),
@@ -159,6 +162,7 @@ def load_split(folder: str | Path, split: str) -> SplitIndex:
     return SplitIndex(
         file=source.location.file,
         image_ids=np.array([image["id"] for image in found.images], dtype=np.int64),
+        written_ids=[image["written_id"] for image in found.images],
         sizes_hw=np.array([(image["height"], image["width"]) for image in found.images], dtype=np.int64),
         paths=[image["path"] for image in found.images],
         first=np.searchsorted(owners, np.arange(len(found.images) + 1)),

@@ -12,8 +12,8 @@ from conditional_detr.data.box_format import COCO
 from conditional_detr.data.clean import Clean, clean
 from conditional_detr.data.discovery import sources
 from conditional_detr.data.findings import Finding
-from conditional_detr.data.split_location import SplitLocation
 from conditional_detr.data.splits.conventions import Conventions, conventions_of, ids_of, loses, marks_by_class
+from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.errors import DataError
 
 Read = tuple[dict[str, Any], SplitLocation]  # COCO content, and where it was read from
