@@ -74,6 +74,7 @@ def test_no_verb_opens_a_connection_unasked(digits_folder, tmp_path):
     verbs = [
         ["data", "digits", str(tmp_path / "d"), "--train", "1", "--valid", "1"],
         ["data", "convert", data, str(tmp_path / "c")],
+        ["data", "split", data, str(tmp_path / "s"), "--valid", "0.3"],
         ["doctor", data],
         [
             "train",

@@ -5,6 +5,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -17,6 +18,8 @@ from conditional_detr.config.schema import PreprocessorConfig
 from conditional_detr.errors import CheckpointError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
+from conditional_detr.images.decoding import decode
+from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.weights.discovery import find_checkpoint, load_model, read_checkpoint
 from conditional_detr.weights.save import save_model
 
@@ -283,7 +286,8 @@ def test_damaged_foreign_and_missing_weights_are_said_with_the_first_keys_that_d
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"size": {"height": 640, "width": 640}}, "must resize by shortest_edge and longest_edge, which keeps"),
+        ({"size": {"height": 640, "width": 640}}, "or by max_height and max_width, which keep the aspect ratio"),
+        ({"size": {"max_height": 480, "max_width": 640}}, "must have equal max_height and max_width"),
         ({"do_rescale": False}, "has do_rescale = False; only True is supported"),
         ({"rescale_factor": 1 / 127.5}, "only 1/255 is supported"),
         ({"resample": 0}, "has resample = 0; only 2 is supported"),
@@ -344,3 +348,33 @@ def test_a_format_refuses_what_it_has_no_room_for_and_names_the_field(
 
 def test_what_a_folder_is_is_told(saved):
     assert read_checkpoint(saved["detr"]).kind == "Hugging Face folder (detr)"
+
+
+@pytest.mark.parametrize("size_hw", [(120, 168), (168, 120), (90, 90), (30, 200)])
+@every_kind
+def test_a_limit_of_height_and_width_with_pad_size_is_read(kind: str, size_hw: tuple[int, int], saved, tmp_path):
+    """The fine-tuning guide of transformers writes this preprocessing."""
+    folder = copied(saved[kind], tmp_path)
+    limits = {"size": {"max_height": 192, "max_width": 192}, "pad_size": {"height": 192, "width": 192}, "do_pad": True}
+    name = "ConditionalDetrImageProcessor" if kind == "conditional" else "DetrImageProcessor"
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": name, "resample": 2, **limits}))
+    image = np.kron(np.random.default_rng(0).integers(0, 255, (*(side // 10 for side in size_hw), 3)), np.ones((10, 10, 1)))
+    image = image.astype(np.uint8)
+    ours = load_model(folder)
+    assert (ours.preprocessor.imgsz, ours.preprocessor.longest) == (192, 192)
+
+    inputs = AutoImageProcessor.from_pretrained(folder)(images=image, return_tensors="pt")
+    assert inputs["pixel_values"].shape[-2:] == (192, 192)
+    theirs = KINDS[kind][1].from_pretrained(folder).eval()
+    height, width = int(inputs["pixel_mask"][0, :, 0].sum()), int(inputs["pixel_mask"][0, 0].sum())
+    prepared = Preprocessor(ours.preprocessor)(decode(image))
+    assert max(abs(prepared.shape[1] - height), abs(prepared.shape[2] - width)) <= 1  # they truncate the shorter side
+    with torch.no_grad():
+        padded = theirs(**inputs)
+        same_input = ours(inputs["pixel_values"], inputs["pixel_mask"] == 0)
+        whole = theirs(inputs["pixel_values"][:, :, :height, :width])
+        ours_alone = ours(prepared[None])
+    torch.testing.assert_close(same_input.pred_logits, padded.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(same_input.pred_boxes, padded.pred_boxes, atol=1e-4, rtol=0)
+    if prepared.shape[1:] == (height, width):
+        torch.testing.assert_close(ours_alone.pred_boxes, whole.pred_boxes, atol=0.02, rtol=0)  # values differ by resizing

@@ -9,6 +9,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from commands import run
+from conditional_detr.data.digits import make_digits
 from conditional_detr.errors import DataError
 from conditional_detr.evaluation.coco import FIGURES, coco_metrics
 
@@ -105,9 +107,45 @@ def test_a_ground_truth_that_is_no_coco_is_refused():
     truth = {"images": images, "annotations": [row, good], "categories": categories}
     found = [{"image_id": "1", "category_id": 1.0, "bbox": [0, 0, 5, 5], "score": 0.9}]
     assert pytest.approx(1) == coco_metrics(truth, found).AP
-    with pytest.raises(DataError, match="must have a unique integer 'id'"):
+    with pytest.raises(DataError, match="must have a unique 'id'"):
         coco_metrics({**truth, "images": images * 2}, found)
     with pytest.raises(DataError, match="categories also a 'name'"):
         coco_metrics({**truth, "categories": [{"id": 1}]}, found)
     with pytest.raises(DataError, match="1 detections belong to images that the ground truth does not list, e.g. id 'x'"):
         coco_metrics(truth, [{**found[0], "image_id": "x"}])
+
+
+def test_predictions_of_eval_judged_by_pycocotools_give_its_metrics(capsys, tmp_path):
+    """With the ids of the data set: images in another order than their ids, category ids with gaps, a crowd."""
+    make_digits(tmp_path / "d", train=1, valid=8, size=64, seed=3)
+    file = tmp_path / "d" / "valid" / "_annotations.coco.json"
+    truth = json.loads(file.read_text())
+    ids = dict(zip(range(1, 9), (70, 3, 41, 5, 12, 6, 90, 8), strict=True))
+    for row in truth["images"]:
+        row["id"] = ids[row["id"]]
+    for row in truth["annotations"]:
+        row.update(image_id=ids[row["image_id"]], category_id=3 * row["category_id"])
+    for row in truth["categories"]:
+        row["id"] *= 3
+    truth["annotations"][0]["iscrowd"] = 1
+    file.write_text(json.dumps(truth))
+    code, out, err = run(capsys, "eval", "conditional-detr-tiny-digits", "--data", tmp_path / "d", "--output", tmp_path / "e")
+    assert code == 0, err
+    assert "predictions.json" in out
+    found = json.loads((tmp_path / "e" / "predictions.json").read_text())
+    assert {row["image_id"] for row in found} == set(ids.values())
+    assert {row["category_id"] for row in found} <= {3 * i for i in range(1, 11)}
+    assert any(min(row["bbox"][:2]) < 0 for row in found)  # not clipped
+    metrics, theirs = json.loads((tmp_path / "e" / "metrics.json").read_text()), reference(truth, found).stats
+    for name, value in zip(FIGURES, theirs, strict=True):
+        assert (-1.0 if metrics[name] is None else metrics[name]) == pytest.approx(value, abs=1e-9)
+    assert metrics["AP"] > 0.2
+
+    for row in truth["images"]:
+        row["id"] = f"image {row['id']}"
+    for row in truth["annotations"]:
+        row["image_id"] = f"image {row['image_id']}"
+    file.write_text(json.dumps(truth))
+    run(capsys, "eval", "conditional-detr-tiny-digits", "--data", tmp_path / "d", "--output", tmp_path / "t")
+    texts = json.loads((tmp_path / "t" / "predictions.json").read_text())
+    assert {row["image_id"] for row in texts} == {f"image {i}" for i in ids.values()}

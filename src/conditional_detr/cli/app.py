@@ -9,6 +9,7 @@ from conditional_detr.cli.bench import bench
 from conditional_detr.cli.compare import compare
 from conditional_detr.cli.data_convert import convert
 from conditional_detr.cli.data_digits import digits
+from conditional_detr.cli.data_split import split
 from conditional_detr.cli.demo import demo
 from conditional_detr.cli.doctor import doctor
 from conditional_detr.cli.eval import evaluate
@@ -32,6 +33,7 @@ VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
     ("export",): export,
     ("doctor",): doctor,
     ("data", "convert"): convert,
+    ("data", "split"): split,
     ("data", "digits"): digits,
     ("compare",): compare,
     ("explain",): explain,
@@ -52,7 +54,7 @@ app = App(
 )
 data_app = App(
     name="data",
-    help="Convert data sets, and make one to try things with.",
+    help="Convert and split data sets, and make one to try things with.",
     help_epilogue=examples(("data",)),
     sort_key=[path[0] for path in VERBS].index("data"),
 )

@@ -57,10 +57,11 @@ def doctor(
     else:
         _print_findings(findings)
         rows = [
-            [name, split.source.format, str(len(split.clean.images)), str(len(split.clean.annotations))]
-            for name, split in splits.items()
+            [name, split.source.format, str(split.summary.images), str(split.summary.boxes)] for name, split in splits.items()
         ]
         print_table(["split", "format", "images", "boxes"], rows)
+        for name, split in splits.items():
+            print_text(f"{name}: {split.summary}")
         _print_summary(findings, data, fixed=fix is not None)
     if fix is not None:
         summary = ", ".join(f"{name}: {images} images, {boxes} boxes" for name, (images, boxes) in counts.items())

@@ -8,6 +8,7 @@ from conditional_detr.cli.printing import (
     print_metrics,
     print_note,
     print_source_notes,
+    print_text,
     print_written,
     track,
     write_json,
@@ -25,21 +26,28 @@ def evaluate(
     threads: Threads = 0,
     output: Output = Path("evaluation"),
 ) -> None:
-    """Evaluate a model on a data set: COCO metrics, AP of each class, and a report (metrics.json, report.html)."""
+    """Evaluate a model on a data set: COCO metrics, AP of each class, and a report.
+
+    Writes metrics.json, predictions.json (COCO results) and report.html.
+    """
     make_folder(output)
     from conditional_detr.device.threads import set_threads
     from conditional_detr.evaluation.coco import evaluation_of
     from conditional_detr.evaluation.report import facts, write_report
-    from conditional_detr.storage.run_files import BEST_FIGURES, REPORT
+    from conditional_detr.storage.run_files import BEST_FIGURES, PREDICTIONS, REPORT
 
     print_source_notes(source)
     set_threads(threads)
     evaluation = evaluation_of(source, data, split, batch, device, track)
+    print_text(f"{split}: {evaluation.summary}")
     for line in (*evaluation.index.report, *(f"left out: {reason}" for reason in evaluation.skipped.values())):
         print_note(line)
+    if not evaluation.summary.boxes:
+        print_note(f"{evaluation.index.file} has no object in the split {split}: no metric can be computed")
     print_metrics(evaluation.metrics)
     if evaluation.note:
         print_note(evaluation.note)
     write_json(output / BEST_FIGURES, evaluation.metrics.to_dict())
+    write_json(output / PREDICTIONS, evaluation.written_detections, indent=None)
     write_report(evaluation, output / REPORT, f"{source} on {data}", facts(evaluation, source, data))
-    print_written(output / BEST_FIGURES, output / REPORT)
+    print_written(output / BEST_FIGURES, output / PREDICTIONS, output / REPORT)

@@ -38,8 +38,16 @@ EXAMPLES: dict[tuple[str, ...], list[str]] = {
     ("compare",): ["cdetr compare runs/a runs/b runs/c", "cdetr compare runs/a runs/b --ap 0.3 --ap 0.5 --output a-and-b"],
     ("info",): ["cdetr info runs/cells", "cdetr info conditional-detr-tiny-digits"],
     ("doctor",): ["cdetr doctor cells", "cdetr doctor cells --fix cells-clean", "cdetr doctor cells --json"],
-    ("data",): ["cdetr data convert yolo-folder coco-folder", "cdetr data digits digits --train 1500 --valid 300"],
+    ("data",): [
+        "cdetr data convert yolo-folder coco-folder",
+        "cdetr data split export cells --valid 0.2",
+        "cdetr data digits digits --train 1500 --valid 300",
+    ],
     ("data", "convert"): ["cdetr data convert yolo-folder coco-folder"],
+    ("data", "split"): [
+        "cdetr data split export cells --valid 0.2",
+        "cdetr data split export cells --valid 0.2 --test 0.1 --seed 1",
+    ],
     ("data", "digits"): ["cdetr data digits digits --train 1500 --valid 300 --size 128"],
     ("demo",): ["cdetr demo", "cdetr demo --output my-demo"],
     ("replay",): ["cdetr replay runs/cells/flight/epoch-3-step-41-rank-0"],

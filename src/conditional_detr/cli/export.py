@@ -35,6 +35,10 @@ def export(
             "NAME",
         ),
     ] = "bf16",
+    opset: Annotated[
+        int | None,
+        option("Model", "Operator set of ONNX, 16 to 20. Older engines, such as TensorRT 8, need 16 to 18.", "N", "20"),
+    ] = None,
     threads: Threads = 0,
 ) -> None:
     """Export a model for ONNX Runtime or OpenVINO, and check with --data that its AP does not drop."""
@@ -51,7 +55,7 @@ def export(
         set_threads(threads)
         if precision == "int8" and data is None:
             print_note("int8 is calibrated on synthetic images, which may differ from yours. Give --data DIR to use your own.")
-        folder = run_export(source, output, format, precision, data, max_drop, split, report)
+        folder = run_export(source, output, format, precision, data, max_drop, split, report, opset)
     proof = json.loads((folder / PROOF).read_text(encoding="utf-8"))
     if proof["calibrated_on"] == f"the split {split}, which the proof is of too":
         print_note("int8 was calibrated on the images of the proof, because there are no training images")

@@ -33,13 +33,14 @@ def predict(
     from conditional_detr.weights.discovery import find_checkpoint
 
     find_checkpoint(source)
-    from conditional_detr.inference.predict import PREDICTIONS, find_images
+    from conditional_detr.inference.predict import find_images
     from conditional_detr.inference.predict import predict as run_prediction
 
-    files = find_images(images)
+    files = find_images(images, print_note)
     from conditional_detr.device.threads import set_threads
     from conditional_detr.inference.detector import Detector
     from conditional_detr.inference.results import threshold_text
+    from conditional_detr.storage.run_files import PREDICTIONS
 
     print_source_notes(source)
     set_threads(threads)

@@ -100,13 +100,13 @@ def make_folder(output: Path) -> None:
         raise ConfigError(f"{output} cannot be created: {error.strerror or error}") from None
 
 
-def write_json(file: Path, content: Any) -> None:
+def write_json(file: Path, content: Any, indent: int | None = 1) -> None:
     import json
 
     with writing(file, ConfigError):
         file.parent.mkdir(parents=True, exist_ok=True)
         # In a file name that is no text, bytes become JSON's escapes.
-        text = json.dumps(content, indent=1, ensure_ascii=False)
+        text = json.dumps(content, indent=indent, ensure_ascii=False)
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 

@@ -1,17 +1,19 @@
 """Annotations of a split: select the usable ones and report the faults of the others."""
 
-from collections import Counter
+import re
+from collections.abc import Iterable
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from conditional_detr.data.box_format import COCO, FEW, TOLERANCE_PX, BoxFormat, box_of, detect_box_format, numbers, to_xywh
-from conditional_detr.data.findings import Finding
-from conditional_detr.data.split_location import SplitLocation
+from conditional_detr.data.box_format import COCO, TOLERANCE_PX, BoxFormat, box_of, detect_box_format, numbers, to_xywh
 
 Row = dict[str, Any]
 Fault = tuple[str, str]  # code and message
-MANY_UNKNOWN = 0.1  # fraction of a file's annotations
+MANY_UNKNOWN = 0.1  # fraction of the annotations
+MARKS = {"iscrowd": "crowd", "difficult": "difficult", "ignore": "ignore"}  # field of an annotation → name of the mark
+WHOLE = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
 
 
 class Owned(NamedTuple):
@@ -23,12 +25,12 @@ class Owned(NamedTuple):
 
 
 def owned_annotations(
-    rows: list[Row], image_of: dict[int | None, int | None], listed: set[str], category_of: dict[int | None, int]
+    rows: list[Row], image_of: dict[int | str | None, int | None], listed: set[str], category_of: dict[int | None, int]
 ) -> list[Owned]:
     """All annotations, except those of a listed image that was left out, because that image has a finding already."""
     owned = []
     for row in rows:
-        owner = as_id(row.get("image_id"))
+        owner = image_key(row.get("image_id"))
         image = image_of.get(owner)
         if image is not None or (owner not in image_of and str(row.get("image_id")) not in listed):
             owned.append(Owned(row, image, category_of.get(as_id(row.get("category_id")))))
@@ -42,7 +44,7 @@ def ground_truth_of(owned: list[Owned]) -> list[tuple[float, ...]]:
         box = box_of(row)
         if image is not None and category is not None and box is not None:
             area = numbers([row.get("area")], 1)
-            found.append((image, category, *box, area[0] if area else box[2] * box[3], is_crowd(row)))
+            found.append((image, category, *box, area[0] if area else box[2] * box[3], mark_of(row) is not None))
     return found
 
 
@@ -61,7 +63,7 @@ def usable_annotations(
     for each in owned:
         row, image, category = each
         box, faults = _box(each, images, layout)
-        key = (image, category, tuple(box or ()), is_crowd(row))
+        key = (image, category, tuple(box or ()), mark_of(row))
         if box is not None and key in boxes:
             box, faults = None, [("box-duplicate", "is a copy of an earlier box: same image, category and coordinates")]
         if box is not None:
@@ -126,52 +128,73 @@ def box_inside(row: Row, image: Row, layout: str = COCO) -> tuple[list[float] | 
     return [x, y, w, h] if is_inside else clipped, []
 
 
-def box_format_of(rows: list[Row], images: list[Row], image_of: dict[int | None, int | None], elsewhere: str) -> BoxFormat:
+def box_format_of(
+    rows: list[Row], images: list[Row], image_of: dict[int | str | None, int | None], elsewhere: str
+) -> BoxFormat:
     """Detect how the boxes of a file are written; see `detect_box_format`."""
-    found = [(image_of.get(as_id(row.get("image_id"))), box_of(row)) for row in rows]
+    found = [(image_of.get(image_key(row.get("image_id"))), box_of(row)) for row in rows]
     known = [(box, (images[i]["width"], images[i]["height"])) for i, box in found if i is not None and box is not None]
     boxes, sizes = (np.array([pair[k] for pair in known], dtype=np.float64).reshape(-1, 4 - 2 * k) for k in (0, 1))
     return detect_box_format(boxes, sizes, elsewhere)
 
 
-def category_shift(rows: list[Row], category_of: dict[int | None, int], location: SplitLocation) -> tuple[int, list[Finding]]:
-    """Detect category ids that are off by one, because annotations count from 0 and categories from 1, or the reverse.
-
-    Returns
-    -------
-    the number to add to the category ids of the annotations (0 = nothing), and the finding about it, if any
-    """
-    used = Counter(as_id(row.get("category_id")) for row in rows)
-    unknown = sum(count for id_, count in used.items() if id_ not in category_of)
-    if unknown < max(FEW, MANY_UNKNOWN * len(rows)):
-        return 0, []
-    for shift in (1, -1):
-        if all(id_ is not None and id_ + shift in category_of for id_ in used):
-            text = (
-                f"{unknown} of {len(rows)} annotations have an unknown category id. With {shift:+d} added, all ids are known: "
-                "one list counts from 0, the other from 1"
-            )
-            return shift, [
-                Finding(
-                    "category-unknown", location.split, location.file.name, None, text, fix=f"{shift:+d} is added to all ids"
-                )
-            ]
-    return 0, []
-
-
 def as_id(value: Any) -> int | None:
     """An id as an integer, also if a tool wrote 7 as 7.0 or "7". None if it is not an integer."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or (isinstance(value, str) and not WHOLE.fullmatch(value.strip())):
         return None
     try:
-        number = int(value)
+        number = int(value.split(".")[0]) if isinstance(value, str) else int(value)
         is_whole = isinstance(value, int | str) or number == value
         return number if is_whole and abs(number) < 2**63 else None
     except (TypeError, ValueError, OverflowError):
         return None
 
 
+def image_key(value: Any) -> int | str | None:
+    """An image id: an integer as in `as_id`, or else the text as it is written. None if it is neither.
+
+    Two ids that are written differently are different, except 7, 7.0, "7" and "7.0".
+    """
+    number = as_id(value)
+    if number is not None and (not isinstance(value, str) or value in (str(number), f"{number}.0")):
+        return number
+    is_large = isinstance(value, int) and not isinstance(value, bool) and number is None
+    return str(value) if is_large or (isinstance(value, str) and value) else None
+
+
+def image_numbers(keys: Iterable[int | str | None]) -> dict[int | str | None, int | None]:
+    """A number for each image id: an integer is its own, texts get numbers above the highest."""
+    keys = list(dict.fromkeys(keys))
+    numbers: dict[int | str | None, int | None] = {key: key for key in keys if isinstance(key, int)}
+    following = count(1 + max((key for key in keys if isinstance(key, int)), default=-1))
+    return numbers | {key: next(following) for key in keys if isinstance(key, str)} | {None: None}
+
+
 def is_crowd(row: Row) -> bool:
     """Whether an annotation is a crowd region, also if a tool wrote "iscrowd" as a string or a boolean."""
-    value = row.get("iscrowd")
-    return value is True or as_id(value) not in (None, 0)
+    return is_set(row.get("iscrowd"))
+
+
+def mark_of(row: Row) -> str | None:
+    """The mark of an annotation that is no ordinary object: "crowd", "difficult" (VOC) or "ignore"; None without one.
+
+    Training leaves marked annotations out. In evaluation they count neither as found nor as missed, as COCO does with crowds.
+    """
+    return next((mark for key, mark in MARKS.items() if is_set(row.get(key))), None)
+
+
+def unmarked(row: Row) -> Row:
+    """A copy of an annotation without a mark."""
+    return row | {key: 0 for key in MARKS if key in row}
+
+
+def is_set(value: Any) -> bool:
+    """Whether a flag is set, also if a tool wrote it as a string or a boolean."""
+    if isinstance(value, str):
+        return as_id(value) not in (None, 0) or value.strip().lower() in ("true", "yes")
+    return bool(value) and (value is True or as_id(value) not in (None, 0))
+
+
+def printable(name: str) -> str:
+    """A printable name. Unprintable characters and lone surrogates become �, white space becomes a space."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in name)

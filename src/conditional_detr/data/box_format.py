@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from conditional_detr.data.text import number_of
+
 Boxes = np.ndarray
 TOLERANCE_PX = 1.0  # a box that crosses the image border by at most this much is not reported
 FEW, MANY = 5, 20  # number of boxes: fewer than FEW are no evidence; from MANY on a smaller fraction is enough
@@ -123,7 +125,7 @@ def numbers(values: Any, count: int | None = 4) -> list[float] | None:
     if not isinstance(values, list | tuple) or any(isinstance(value, bool) for value in values):
         return None
     try:
-        found = [float(value) for value in values]
+        found = [number_of(value) if isinstance(value, str) else float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
         return None
     return found if count in (None, len(found)) and all(abs(value) <= LARGEST for value in found) else None

@@ -1,24 +1,34 @@
 """Check the annotations of a split: keep what is usable and report the rest. Used by training, `doctor` and `doctor --fix`."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from conditional_detr.data.annotations import (
+    MARKS,
     Ids,
+    Owned,
     Row,
     as_id,
     box_format_of,
-    category_shift,
     ground_truth_of,
+    image_key,
+    image_numbers,
+    mark_of,
     owned_annotations,
+    printable,
+    unmarked,
     usable_annotations,
 )
-from conditional_detr.data.box_format import COCO
-from conditional_detr.data.findings import ERROR, WARNING, Finding
-from conditional_detr.data.split_location import SplitLocation, is_inside
-from conditional_detr.errors import DataError
+from conditional_detr.data.box_format import COCO, FEW
+from conditional_detr.data.file_lookup import FileLookup
+from conditional_detr.data.findings import ERROR, LOSES_BOX, WARNING, Finding
+from conditional_detr.data.splits.conventions import MANY_MARKED, Conventions, category_shift, conventions_of, ids_of
+from conditional_detr.data.splits.location import SplitLocation
+from conditional_detr.data.splits.summary import Summary, summary_of
+from conditional_detr.errors import DataError, shortened_list
 from conditional_detr.images.header import size_of
 
 
@@ -35,7 +45,7 @@ class Clean(NamedTuple):
 
     Attributes
     ----------
-    images : dicts of "id", "file_name", "path", "width" and "height" (px)
+    images : dicts of "id" (an integer), "written_id" (the id as in the file), "file_name", "path", "width" and "height" (px)
     annotations : the annotations of the file with these fields set: a unique "id", "image" (position in `images`),
         "category_id" (an id of `categories`), "bbox" (x, y, w, h, px, inside the image) and "written" (the box as in the file)
     categories : ordered by id
@@ -44,6 +54,7 @@ class Clean(NamedTuple):
     findings : all faults
     misread : findings about the format of all boxes or ids. The fix is a guess, so training refuses such a split
     layout : how the boxes are written, see `BoxFormat.layout`
+    left_out : number of boxes that training does not use, by reason
     """
 
     images: list[Row]
@@ -53,9 +64,10 @@ class Clean(NamedTuple):
     findings: list[Finding]
     misread: list[Finding]
     layout: str
+    left_out: dict[str, int]
 
 
-def clean(content: dict[str, Any], location: SplitLocation, elsewhere: str = COCO) -> Clean:
+def clean(content: dict[str, Any], location: SplitLocation, conventions: Conventions | None = None) -> Clean:
     """Check every image and annotation of COCO content. What cannot be used is left out and reported as a finding.
 
     Image files must exist. They are opened only to read their size, if the content does not give it.
@@ -64,18 +76,20 @@ def clean(content: dict[str, Any], location: SplitLocation, elsewhere: str = COC
     ----------
     content : dict of "images", "annotations" and "categories"
     location : where the content was read from
-    elsewhere : box layout of another split of the data set
+    conventions : how all splits of the data set are written; by default this content is judged alone
 
     Raises
     ------
     DataError : a category without an integer id or a name; no categories
     """
+    conventions = conventions or conventions_of([content])
     findings: list[Finding] = []
     categories, category_of = categories_of(content["categories"], location, findings)
     images, image_of = _images(content["images"], location, findings)
     rows = content["annotations"]
-    written = box_format_of(rows, images, image_of, elsewhere)
-    shift, misread = category_shift(rows, category_of, location)
+    written = box_format_of(rows, images, image_of, conventions.layout)
+    shift = conventions.shift or category_shift([content])
+    misread = [_shift_finding(content, location, shift)] if shift and rows else []
     if written.message and written.layout != COCO:
         misread = [*misread, Finding("box-format", location.split, location.file.name, None, written.message)]
     elif written.message:
@@ -84,11 +98,60 @@ def clean(content: dict[str, Any], location: SplitLocation, elsewhere: str = COC
         )
     listed = {str(row.get("id")) for row in content["images"]}
     owned = owned_annotations(rows, image_of, listed, {None if k is None else k - shift: v for k, v in category_of.items()})
+    name_of = {category.id: category.name for category in categories}
+    findings += _mark_findings(owned, name_of, conventions, location)
+    owned = [_as_object(each, name_of, conventions) for each in owned]
     annotations, faulty = usable_annotations(owned, images, written.layout, Ids(rows))
     for row, image, code, message in faulty:
         file = location.file.name if image is None else images[image]["file_name"]
         findings.append(Finding(code, location.split, file, row.get("id"), message))
-    return Clean(images, annotations, categories, ground_truth_of(owned), [*misread, *findings], misread, written.layout)
+    left_out = Counter(code for *_, code, _ in faulty if code in LOSES_BOX)
+    left_out.update(f"marked as {mark}" for row in annotations if (mark := mark_of(row)) is not None)
+    left_out.update({"in images that are left out": len(rows) - len(owned)})
+    return Clean(
+        images, annotations, categories, ground_truth_of(owned), [*misread, *findings], misread, written.layout, +left_out
+    )
+
+
+def _shift_finding(content: dict[str, Any], location: SplitLocation, shift: int) -> Finding:
+    """The finding about category ids that are off by one."""
+    listed, used = ids_of(content)
+    unknown = {id_: count for id_, count in used.items() if id_ not in listed}
+    known = "all ids are known" if all(id_ + shift in listed for id_ in used) else "more ids are known and none is lost"
+    text = (
+        f"the category ids of the annotations are off by one: {sum(unknown.values())} of {used.total()} annotations have an id "
+        f"that is not listed ({shortened_list(map(str, sorted(unknown)), 5) or 'seen in another split'}); listed are "
+        f"{shortened_list(map(str, sorted(listed)), 10)}. With {shift:+d} added, {known}: one list counts from 0, the other "
+        "from 1. If that is wrong, add the missing category to the list, or remove these annotations"
+    )
+    return Finding("category-unknown", location.split, location.file.name, None, text, fix=f"{shift:+d} is added to all ids")
+
+
+def _as_object(owned: Owned, name_of: dict[int, str], conventions: Conventions) -> Owned:
+    mark = mark_of(owned.row)
+    if mark is None or owned.category is None or (mark, name_of[owned.category]) not in conventions.objects:
+        return owned
+    return owned._replace(row=unmarked(owned.row))
+
+
+def _mark_findings(
+    owned: list[Owned], name_of: dict[int, str], conventions: Conventions, location: SplitLocation
+) -> list[Finding]:
+    """Findings about annotations that are marked as crowds, difficult or to be ignored, if there are many of a class."""
+    known = [(name_of[each.category], mark_of(each.row)) for each in owned if each.category is not None]
+    every, marked = Counter(name for name, _ in known), Counter(pair for pair in known if pair[1] is not None)
+    findings = []
+    for key, mark in MARKS.items():
+        counts = {name: count for (name, each), count in marked.items() if each == mark}
+        taken = {name: count for name, count in counts.items() if (mark, name) in conventions.objects}
+        many = {name: n for name, n in counts.items() if name not in taken and n >= max(FEW, MANY_MARKED * every[name])}
+        for some, fix in ((taken, "the boxes are taken as objects"), (many, "")):
+            if some:
+                of, number = sum(every[name] for name in some), sum(some.values())
+                text = f"{number} of {of} boxes of the classes {shortened_list(sorted(some), 5)} are marked as {mark} ({key})"
+                text += ", so the mark does not distinguish them from ordinary objects" if fix else ""
+                findings.append(Finding("box-marked", location.split, location.file.name, None, text, fix=fix))
+    return findings
 
 
 def categories_of(
@@ -101,7 +164,7 @@ def categories_of(
         id_, name = as_id(row.get("id")), row.get("name")
         if id_ is None or not isinstance(name, str | int | float):
             raise DataError(f"{location.file}: each category must have an integer 'id' and a 'name', not {str(row)[:120]}")
-        name = _printable(str(name))
+        name = printable(str(name))
         if id_ in by_id:
             text = f"the category id {id_} is used twice: {by_id[id_]!r}, {name!r}"
             findings.append(Finding("category-duplicate", location.split, location.file.name, None, text))
@@ -121,26 +184,28 @@ def categories_of(
 
 def _images(
     rows: list[Row], location: SplitLocation, findings: list[Finding]
-) -> tuple[list[Row], dict[int | None, int | None]]:
+) -> tuple[list[Row], dict[int | str | None, int | None]]:
     """The usable images, and for each image id the position of its image (None if it is left out)."""
     images: list[Row] = []
-    image_of: dict[int | None, int | None] = {}
+    image_of: dict[int | str | None, int | None] = {}
     first_of: dict[str, int] = {}
-    files_of: dict[int | None, set[str]] = {}
+    files_of: dict[int | str | None, set[str]] = {}
     for row in rows:
-        files_of.setdefault(as_id(row.get("id")), set()).add(str(row.get("file_name")))
+        files_of.setdefault(image_key(row.get("id")), set()).add(str(row.get("file_name")))
+    numbers = image_numbers(files_of)
+    lookup = FileLookup(location.images, location.root, location.split)
     for number, row in enumerate(rows):
-        id_, name = as_id(row.get("id")), row.get("file_name")
+        id_, name = image_key(row.get("id")), row.get("file_name")
         file = str(name) if isinstance(name, str | int) and str(name) else f"image {number} of {location.file.name}"
-        path = _path(file, location)
+        path = location.images / file if location.resolved else lookup.path_of(file)
         size = as_id(row.get("width")) or 0, as_id(row.get("height")) or 0
-        fault = _image_fault(row, file, path, location)
+        fault = _image_fault(row, file, path, location, lookup.several.get(file))
         if fault is None and len(files_of[id_]) > 1:
             text = f"has the same image id {id_} as another image: it is unknown which of them the boxes belong to"
             fault = Finding("image-duplicate", location.split, file, None, text, ERROR, "all images with this id are left out")
-        elif fault is None and file in first_of:
+        elif fault is None and str(path) in first_of:
             fault = Finding("image-duplicate", location.split, file, None, "is listed twice; its boxes go to the first entry")
-            image_of[id_] = first_of[file]
+            image_of[id_] = first_of[str(path)]
         elif fault is None and min(size) < 1:
             size = size_of(path) or (0, 0)
             text = f"has no size in {location.file.name}"
@@ -152,28 +217,38 @@ def _images(
             findings.append(fault)
             image_of.setdefault(id_, None)
             continue
-        image_of[id_] = first_of[file] = len(images)
-        images.append({"id": id_, "file_name": file, "path": str(path), "width": size[0], "height": size[1]})
+        image_of[id_] = first_of[str(path)] = len(images)
+        written = row["id"] if isinstance(row["id"], str) or numbers[id_] != row["id"] else numbers[id_]
+        images.append(
+            {
+                "id": numbers[id_],
+                "written_id": written,
+                "file_name": file,
+                "path": str(path),
+                "width": size[0],
+                "height": size[1],
+            }
+        )
+    if lookup.respelled:
+        text, fix = lookup.summary()
+        findings.append(Finding("image-spelling", location.split, location.file.name, None, text, fix=fix))
     return images, image_of
 
 
-def _path(file: str, location: SplitLocation) -> Path:
-    """Path of an image. If it does not exist, backslashes (as written on Windows) are replaced by slashes."""
-    path = location.images / file
-    other = location.images / file.replace("\\", "/")
-    return other if "\\" in file and "\0" not in file and not path.exists() else path
-
-
-def _image_fault(row: Row, file: str, path: Path, location: SplitLocation) -> Finding | None:
-    """The fault that makes an image unusable, or None. The file is not opened."""
+def _image_fault(row: Row, file: str, path: Path, location: SplitLocation, several: list[Path] | None) -> Finding | None:
+    """The fault that makes an image unusable, or None. The file is not opened. `several`: files that its name may mean."""
 
     def fault(code: str, message: str) -> Finding:
         return Finding(code, location.split, file, None, message)
 
     name = row.get("file_name")
-    if as_id(row.get("id")) is None or not isinstance(name, str | int) or not str(name):
-        return fault("image-missing", f"an image must have an integer 'id' and a 'file_name', not {str(row)[:120]}")
-    if "\0" in file or not is_inside(path, location.root):
+    if image_key(row.get("id")) is None or not isinstance(name, str | int) or not str(name):
+        return fault(
+            "image-missing", f"an image must have an 'id' (a whole number or a text) and a 'file_name', not {str(row)[:120]}"
+        )
+    if several:
+        return fault("image-missing", f"is not there, and several files fit: {shortened_list(map(str, several))}")
+    if "\0" in file or not location.contains(path):
         return fault("image-outside-folder", f"{file!r} lies outside the data set's folder {location.root} and is not read")
     try:
         size = path.stat().st_size
@@ -184,6 +259,18 @@ def _image_fault(row: Row, file: str, path: Path, location: SplitLocation) -> Fi
     return None if size else fault("image-empty-file", "is an empty file")
 
 
-def _printable(name: str) -> str:
-    """A printable name. Unprintable characters and lone surrogates become �, white space becomes a space."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in name)
+def summary(found: Clean, faults: Iterable[Finding] = ()) -> Summary:
+    """Count what a split contains and what training leaves out.
+
+    `faults` are findings of the reader. What it could not read is counted as left out too.
+    """
+    unread = sum(fault.code == "box-not-finite" for fault in faults)
+    rows = [row for row in found.annotations if mark_of(row) is None]
+    label_of = {category.id: label for label, category in enumerate(found.categories)}
+    return summary_of(
+        len(found.images),
+        [row["image"] for row in rows],
+        [label_of[row["category_id"]] for row in rows],
+        [category.name for category in found.categories],
+        found.left_out | ({"unreadable": unread} if unread else {}),
+    )

@@ -1,25 +1,31 @@
 """Detect the format of a data set and find its splits: COCO, YOLO, Pascal VOC or Hugging Face's imagefolder."""
 
 import os
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from conditional_detr.data.annotations import image_key
 from conditional_detr.data.findings import Finding
-from conditional_detr.data.formats import imagefolder, voc, yolo
+from conditional_detr.data.formats import coco_files, imagefolder, voc, yolo
+from conditional_detr.data.formats.coco_files import ROBOFLOW_FILE
 from conditional_detr.data.formats.image_files import Fault
-from conditional_detr.data.split_location import SplitLocation
+from conditional_detr.data.splits.location import SplitLocation
+from conditional_detr.data.splits.names import USUAL, usual_split
 from conditional_detr.errors import DataError
+from conditional_detr.images.file_types import is_visible_in_list
 from conditional_detr.storage.json import read_json_object
 
-SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
-ROBOFLOW_FILE = "_annotations.coco.json"
 LISTS = ("images", "annotations", "categories")
 LAYOUTS = (
-    f"COCO: SPLIT/{ROBOFLOW_FILE}, or annotations/instances_SPLIT.json with the images in SPLIT/ or images/SPLIT/; YOLO: "
+    f"COCO: SPLIT/{ROBOFLOW_FILE}, or annotations/instances_SPLIT.json with the images in SPLIT/ or images/SPLIT/, or any JSON "
+    "file with the lists images, annotations and categories; YOLO: "
     "data.yaml; Pascal VOC: Annotations/ and ImageSets/Main/SPLIT.txt, or SPLIT/*.xml; imagefolder: SPLIT/metadata.jsonl"
 )
+
+MOST_FAULTS = 3  # of a refusal
 
 Content = dict[str, Any]
 
@@ -41,7 +47,21 @@ class SplitSource(NamedTuple):
     def read(self) -> tuple[Content, list[Finding]]:
         """Read the split. Returns its COCO content, and a finding for each part that could not be read."""
         content, faults = self.reader()
+        if not content["categories"] and faults:
+            raise DataError(f"{self.location.file} lists no categories. What was found: {_shortened(faults)}")
         return content, [Finding(f.code, self.location.split, f.file, None, f.message, f.severity, f.fix) for f in faults]
+
+
+def _shortened(faults: list[Fault]) -> str:
+    """The first faults of each kind, and how many there are."""
+    by_code: dict[str, list[Fault]] = {}
+    for fault in faults:
+        by_code.setdefault(fault.code, []).append(fault)
+    parts = []
+    for code, found in by_code.items():
+        first = "; ".join(f"{fault.file}: {fault.message}" for fault in found[:MOST_FAULTS])
+        parts.append(f"{len(found)} of {code} ({first}{'; …' if len(found) > MOST_FAULTS else ''})")
+    return ", ".join(parts)
 
 
 def find_source(folder: str | Path, split: str) -> SplitSource:
@@ -55,14 +75,18 @@ def find_source(folder: str | Path, split: str) -> SplitSource:
     if not root.is_dir() and not _is_yaml(root):
         raise DataError(f"{root} is not a folder: --data must be a data set (supported layouts: {LAYOUTS})")
     found = sources(root)
-    split = next((usual for usual, names in SPLIT_NAMES.items() if split in names and split not in found), split)
-    if split in SPLIT_NAMES:
-        found = by_usual_name(found)
+    if split not in found:
+        split, found = usual_split(split) or split, by_usual_name(found)
     if split in found:
         return found[split]
     if found:
-        raise DataError(f"{root} has no split {split!r}. It has: {', '.join(sorted(found))}.")
+        raise DataError(f"{root} has no split {split!r}. It has: {', '.join(sorted(found))}. {how_to_split(root)}")
     raise DataError(f"{root} is not a data set: none of the supported layouts was found there ({LAYOUTS})")
+
+
+def how_to_split(root: Path) -> str:
+    """The sentence about the command that makes splits."""
+    return f"`cdetr data split {shlex.quote(str(root))} OUT --valid 0.2` divides its images into the splits train and valid"
 
 
 def sources(root: Path) -> dict[str, SplitSource]:
@@ -72,8 +96,10 @@ def sources(root: Path) -> dict[str, SplitSource]:
     """
     path = Path(os.path.abspath(root))  # noqa: PTH100 · normalises ".." without resolving links
     if _is_yaml(path):
-        return _yolo(path.parent, path)
-    for find in (_coco, _yolo, _voc, _imagefolder):
+        return _yolo(yolo.described(path, is_named=True))
+    if not path.is_dir():
+        return {}
+    for find in (_coco, _yolo_folder, _voc, _imagefolder, _coco_by_content, _voc_without_splits, _yolo_without_description):
         if found := find(path):
             return found
     return {}
@@ -81,9 +107,11 @@ def sources(root: Path) -> dict[str, SplitSource]:
 
 def by_usual_name(found: dict[str, SplitSource]) -> dict[str, SplitSource]:
     """Rename splits to train, valid and test. If two splits would get one name, the second one keeps its own."""
-    usual = {name: next((each for each in names if each in found), None) for name, names in SPLIT_NAMES.items()}
-    new_name = {old: name for name, old in usual.items() if old is not None}
-    return {new_name.get(name, name): source for name, source in found.items()}
+    names: dict[str, str] = {}
+    for name in sorted(found, key=lambda name: (name not in USUAL.values(), name)):
+        usual = usual_split(name)
+        names[name] = usual if usual and usual not in names.values() else name
+    return {names[name]: source for name, source in found.items()}
 
 
 def _is_yaml(file: Path) -> bool:
@@ -105,46 +133,64 @@ def check_lists(content: Content, origin: str) -> None:
             raise DataError(f"{origin} is not a COCO file: {key!r} must be a list of objects")
 
 
-def _coco(root: Path) -> dict[str, SplitSource]:
-    """Splits of a COCO data set.
-
-    Either ``SPLIT/_annotations.coco.json`` in the folder of the images (Roboflow), or ``annotations/instances_SPLIT*.json``.
-    """
-    found = {file.parent.name: (file, file.parent) for file in sorted(root.glob(f"*/{ROBOFLOW_FILE}"))}
-    for file in sorted((root / "annotations").glob("instances_*.json")):
-        stem = file.stem.removeprefix("instances_")
-        folders = [root / stem, root / "images" / stem, root / "images", root]
-        name = stem.rstrip("0123456789") or stem
-        found[stem if name in found else name] = (file, next(f for f in folders if f.is_dir()))
+def _coco(root: Path, find: Callable[[Path], coco_files.Found] = coco_files.splits) -> dict[str, SplitSource]:
     return {
         name: SplitSource("COCO", SplitLocation(name, file, images, root), partial(_read_coco, file))
-        for name, (file, images) in found.items()
+        for name, (file, images) in find(root).items()
     }
+
+
+def _coco_by_content(root: Path) -> dict[str, SplitSource]:
+    return _coco(root, coco_files.splits_by_content)
 
 
 def _read_coco(file: Path) -> tuple[Content, list[Fault]]:
-    return read_json(file), []
+    """Read a COCO file. Hidden files that a tool listed as images without annotations are ignored."""
+    content = read_json(file)
+    used = {image_key(row.get("image_id")) for row in content["annotations"]}
+    rows = [
+        row
+        for row in content["images"]
+        if is_visible_in_list(str(row.get("file_name"))) or image_key(row.get("id")) in used or "file_name" not in row
+    ]
+    return content | {"images": rows}, []
 
 
-def _yolo(root: Path, file: Path | None = None) -> dict[str, SplitSource]:
-    file = file or yolo.description(root)
-    if file is None:
-        return {}
-    return {  # root.parent: `path` may point to a sibling folder
-        name: SplitSource("YOLO", SplitLocation(name, file, root, root.parent), partial(yolo.read, file, image_sources))
-        for name, image_sources in yolo.splits(file).items()
-    }
+def _yolo(about: yolo.Description) -> dict[str, SplitSource]:
+    found = {}
+    for name, image_sources in yolo.splits(about).items():
+        also = yolo.further_folders(about, image_sources)
+        root = about.file.parent  # root.parent: `path` may point to a sibling folder
+        location = SplitLocation(name, about.file, root, root.parent, also, resolved=True)
+        found[name] = SplitSource("YOLO", location, partial(yolo.read, about, image_sources, location))
+    return found
 
 
-def _voc(root: Path) -> dict[str, SplitSource]:
-    return {
-        name: SplitSource("Pascal VOC", SplitLocation(name, file, root, root), partial(voc.read, root, file))
-        for name, file in voc.splits(root).items()
-    }
+def _yolo_folder(root: Path) -> dict[str, SplitSource]:
+    file = yolo.description(root)
+    return _yolo(yolo.described(file, is_named=False)) if file else {}
+
+
+def _yolo_without_description(root: Path) -> dict[str, SplitSource]:
+    about = yolo.without_description(root)
+    return _yolo(about) if about else {}
+
+
+def _voc(root: Path, find: Callable[[Path], dict[str, Path]] = voc.splits) -> dict[str, SplitSource]:
+    found = {}
+    for name, file in find(root).items():
+        location = SplitLocation(name, file, root, root, resolved=True)
+        found[name] = SplitSource("Pascal VOC", location, partial(voc.read, root, file, location))
+    return found
+
+
+def _voc_without_splits(root: Path) -> dict[str, SplitSource]:
+    return _voc(root, voc.without_splits)
 
 
 def _imagefolder(root: Path) -> dict[str, SplitSource]:
-    return {
-        name: SplitSource("imagefolder", SplitLocation(name, file, file.parent, root), partial(imagefolder.read, file))
-        for name, file in imagefolder.splits(root).items()
-    }
+    found = {}
+    for name, file in imagefolder.splits(root).items():
+        location = SplitLocation(name, file, file.parent, root, resolved=True)
+        found[name] = SplitSource("imagefolder", location, partial(imagefolder.read, file, location))
+    return found

@@ -28,6 +28,8 @@ RULES = {
     "image-size": Rule(ERROR, "the image is left out"),
     "image-duplicate": Rule(WARNING, "the later image is left out"),
     "image-leak": Rule(ERROR, "the image is left out of the training split"),
+    "image-spelling": Rule(WARNING, "nothing is changed; the file is read"),
+    "image-format": Rule(WARNING, "nothing is changed; convert the files to a format that is read, or remove them"),
     "image-empty-file": Rule(ERROR, "the image is left out"),
     "box-degenerate": Rule(ERROR, "the box is left out"),
     "box-outside": Rule(ERROR, "the box is left out"),
@@ -35,17 +37,27 @@ RULES = {
     "box-not-finite": Rule(ERROR, "the box is left out"),
     "box-format": Rule(ERROR, "the boxes are converted"),
     "box-duplicate": Rule(WARNING, "the later box is left out"),
+    "box-marked": Rule(WARNING, "nothing is changed; the boxes are left out of training. If they are objects, remove the mark"),
     "category-unknown": Rule(ERROR, "the box is left out"),
     "category-unused": Rule(WARNING, "the category is left out"),
     "category-duplicate": Rule(ERROR, "boxes go to the first category of that name; a second name for one id is dropped"),
+    "category-in-one-split": Rule(WARNING, "nothing is changed; use the same class names in all splits"),
     "annotation-orphan": Rule(ERROR, "the annotation is left out"),
+    "annotation-unreadable": Rule(ERROR, "the image is left out with its labels"),
+    "annotation-encoding": Rule(WARNING, "nothing is changed; save the files as UTF-8"),
     "annotation-id-duplicate": Rule(ERROR, "the later annotation gets a new id"),
     "too-many-objects": Rule(WARNING, "nothing is changed; train with more queries: --set model.num_queries=N"),
     "too-small-objects": Rule(WARNING, "nothing is changed; train with a larger --imgsz"),
     "class-imbalance": Rule(WARNING, "nothing is changed; add images of the rare class"),
+    "labels-missing": Rule(WARNING, "nothing is changed; the images are treated as images without objects"),
     "split-empty": Rule(WARNING, "nothing is changed; add images with boxes to the split"),
-    "split-missing": Rule(WARNING, "nothing is changed; train needs the splits train and valid"),
+    "split-missing": Rule(WARNING, "nothing is changed; train needs train and valid: `cdetr data split` makes them"),
 }
+
+# Codes of single boxes that are left out.
+LOSES_BOX = {"box-degenerate", "box-outside", "box-not-finite", "box-duplicate", "category-unknown", "annotation-orphan"}
+# Codes whose message is the same for a whole split, so a summary shows it.
+OF_A_SPLIT = {"box-marked", "category-in-one-split", "labels-missing"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,8 @@ class Finding:
     @property
     def loses_image(self) -> bool:
         """Whether the fault makes a listed image unusable."""
-        return self.code.startswith("image-") and self.code != "image-leak" and self.severity == ERROR
+        is_about_image = self.code.startswith("image-") or self.code == "annotation-unreadable"
+        return is_about_image and self.code != "image-leak" and self.severity == ERROR
 
     def to_dict(self) -> dict[str, Any]:
         """The finding for JSON output. An id that is NaN or infinite becomes a string, because JSON has no such numbers."""
@@ -90,11 +103,16 @@ class Finding:
 
 
 def counted(findings: Iterable[Finding], named: int = 3) -> list[str]:
-    """Summarise findings in one line per code, most frequent first: number, up to `named` places, and the fix."""
+    """Summarise findings in one line per code, most frequent first: number, up to `named` places, and the fix.
+
+    Findings about a whole split come first, each with its message.
+    """
+    findings = list(findings)
+    lines = [f"{each.code}: {each.message}: {each.fix}" for each in findings if each.code in OF_A_SPLIT]
     groups: dict[str, list[Finding]] = {}
     for finding in findings:
-        groups.setdefault(finding.code, []).append(finding)
-    lines = []
+        if finding.code not in OF_A_SPLIT:
+            groups.setdefault(finding.code, []).append(finding)
     for code, found in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
         names = list(dict.fromkeys(where(finding) for finding in found))
         lines.append(f"{code}: {len(found)} ({shortened_list(names, named)}): {found[0].fix}")

@@ -1,16 +1,18 @@
 """Load a split of a data set, in any supported format, into flat arrays."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from conditional_detr.data.annotations import as_id, is_crowd
-from conditional_detr.data.clean import Category, clean
+from conditional_detr.data.annotations import as_id, mark_of
+from conditional_detr.data.clean import Category, summary
 from conditional_detr.data.discovery import check_lists, find_source, read_json, sources
 from conditional_detr.data.findings import Finding, counted
+from conditional_detr.data.splits.summary import Summary, summary_of
+from conditional_detr.data.splits.together import clean_among_splits, spelled_otherwise
 from conditional_detr.errors import DataError, shortened_list
 
 __all__ = ["Category", "SplitIndex", "as_id", "check_lists", "load_split", "match_categories", "read_json", "sources"]
@@ -23,20 +25,23 @@ class SplitIndex:
     Attributes
     ----------
     file : annotation file
-    image_ids : int64 [I]
+    image_ids : int64 [I]; an id that is a text in the data set has a number here
+    written_ids : [I], the image ids as the data set has them, for files that leave this library
     sizes_hw : int64 [I, 2], height and width of the images in px, according to the annotations
     paths : [I], files of the images
     first : int64 [I + 1]; the boxes of image i are rows first[i] to first[i + 1] (excluded) of `boxes_xyxy` and `labels`
-    boxes_xyxy : float32 [A, 4] px, with an area and inside their image; without crowds
+    boxes_xyxy : float32 [A, 4] px, with an area and inside their image; without marked ones (see `mark_of`)
     labels : int64 [A], class indices: positions in `categories`
     categories : ordered by id
     report : summary of what was left out or changed, one line per finding code
     findings : the individual findings
     ground_truth_rows : float64 [T, 8], ground truth for evaluation, see `Clean.ground_truth_rows`
+    left_out : number of boxes that are not used, by reason
     """
 
     file: Path
     image_ids: np.ndarray
+    written_ids: list[int | str]
     sizes_hw: np.ndarray
     paths: list[str]
     first: np.ndarray
@@ -46,6 +51,7 @@ class SplitIndex:
     report: list[str]
     findings: list[Finding]
     ground_truth_rows: np.ndarray
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -54,6 +60,12 @@ class SplitIndex:
         """Boxes float32 [M, 4] xyxy px and labels int64 [M] of image i, without crowds."""
         rows = slice(self.first[i], self.first[i + 1])
         return self.boxes_xyxy[rows], self.labels[rows]
+
+    @property
+    def summary(self) -> Summary:
+        """Counts of images, boxes, classes and boxes that are left out."""
+        owners = np.repeat(np.arange(len(self)), np.diff(self.first))
+        return summary_of(len(self), owners, self.labels, [category.name for category in self.categories], self.left_out)
 
     @property
     def missing(self) -> list[str]:
@@ -79,6 +91,7 @@ class SplitIndex:
         return replace(
             self,
             image_ids=self.image_ids[kept],
+            written_ids=[self.written_ids[i] for i in kept],
             sizes_hw=self.sizes_hw[kept],
             paths=[self.paths[i] for i in kept],
             first=np.searchsorted(owners[rows], np.append(kept, len(self))),
@@ -133,7 +146,7 @@ def load_split(folder: str | Path, split: str) -> SplitIndex:
     content, faults = source.read()
     if not content["images"]:
         raise DataError("; ".join([f"{source.location.file} lists no images", *(finding.message for finding in faults)]))
-    found = clean(content, source.location)
+    found = clean_among_splits(folder, content, source.location)
     if stops := [*found.misread, *(each for each in found.findings if each.code == "image-outside-folder")]:
         raise DataError(f"{source.location.file}: {stops[0].message}. `cdetr doctor {folder} --fix OUT` writes a repaired copy")
     findings = [*found.findings, *faults]
@@ -142,13 +155,14 @@ def load_split(folder: str | Path, split: str) -> SplitIndex:
         raise DataError(
             f"{source.location.file}: none of its {len(content['images'])} images can be used: {first.file}: {first.message}"
         )
-    rows = sorted((row for row in found.annotations if not is_crowd(row)), key=lambda row: row["image"])
+    rows = sorted((row for row in found.annotations if mark_of(row) is None), key=lambda row: row["image"])
     label_of = {category.id: i for i, category in enumerate(found.categories)}
     boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
     owners = np.array([row["image"] for row in rows], dtype=np.int64)
     return SplitIndex(
         file=source.location.file,
         image_ids=np.array([image["id"] for image in found.images], dtype=np.int64),
+        written_ids=[image["written_id"] for image in found.images],
         sizes_hw=np.array([(image["height"], image["width"]) for image in found.images], dtype=np.int64),
         paths=[image["path"] for image in found.images],
         first=np.searchsorted(owners, np.arange(len(found.images) + 1)),
@@ -158,6 +172,7 @@ def load_split(folder: str | Path, split: str) -> SplitIndex:
         report=counted(findings),
         findings=findings,
         ground_truth_rows=np.array(found.ground_truth_rows, dtype=np.float64).reshape(-1, 8),
+        left_out=dict(summary(found, faults).left_out),
     )
 
 
@@ -178,9 +193,11 @@ def match_categories(names: list[str], ids: list[int], categories: Iterable[Cate
     if not mapping and names == [str(i) for i in range(len(names))]:
         mapping = {i: id_ for i, id_ in enumerate(ids) if id_ in known}
     if not mapping:
+        twins = spelled_otherwise(by_name, names)
+        are_they = "".join(f". Are {other!r} and {name!r} one class?" for name, other in [*twins.items()][:3])
         raise DataError(
             f"no class of the model is a category of {origin}: the model has {shortened_list(names)}; the data has "
-            f"{shortened_list(by_name)}. "
+            f"{shortened_list(by_name)}{are_they}. "
             "If the same classes have other names, set the model's class_names (or rename the categories)"
         )
     return mapping

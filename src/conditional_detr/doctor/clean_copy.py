@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from conditional_detr.data.annotations import is_crowd
-from conditional_detr.data.discovery import ROBOFLOW_FILE
 from conditional_detr.data.findings import Finding
+from conditional_detr.data.formats.coco_files import ROBOFLOW_FILE
 from conditional_detr.doctor.examine import Examined, is_turned
 from conditional_detr.doctor.image_scan import ImageScan
 from conditional_detr.errors import ConfigError, DataError
@@ -53,15 +53,15 @@ def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output:
 def _write_split(split: Examined, folder: Path, unused: set[str | None]) -> tuple[int, int]:
     folder.mkdir()
     images: list[dict[str, Any]] = []
-    new_id: dict[int, int] = {}
+    new_id: dict[int, int | str] = {}
     names: set[str] = set()
     for i, (image, scan) in enumerate(zip(split.clean.images, split.scans, strict=True)):
         if i in split.skipped:
             continue
         name = _free(Path(image["file_name"]).name, names)
         shutil.copyfile(image["path"], folder / name)
-        new_id[i] = image["id"]
-        images.append({"id": image["id"], "file_name": name, "width": scan.width, "height": scan.height})
+        new_id[i] = image["written_id"]
+        images.append({"id": image["written_id"], "file_name": name, "width": scan.width, "height": scan.height})
     annotations = []
     for row in split.clean.annotations:
         i = row["image"]

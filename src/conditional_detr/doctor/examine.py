@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
-from conditional_detr.data.annotations import is_crowd
-from conditional_detr.data.box_format import COCO
-from conditional_detr.data.clean import Clean, clean
+from conditional_detr.data.annotations import mark_of
+from conditional_detr.data.clean import Clean, clean, summary
 from conditional_detr.data.discovery import LAYOUTS, SplitSource, by_usual_name, sources
 from conditional_detr.data.findings import ERROR, WARNING, Finding
+from conditional_detr.data.splits.summary import Summary
+from conditional_detr.data.splits.together import class_differences, conventions_across
 from conditional_detr.doctor.image_scan import ImageScan, near_pairs, scan_images
 from conditional_detr.errors import DataError
 from conditional_detr.images.header import TURNED
@@ -31,12 +32,14 @@ class Examined(NamedTuple):
     clean : its usable annotations
     scans : one per image of `clean`
     skipped : positions in `clean.images` of images that are left out of a copy
+    summary : counts of the split, as training states them
     """
 
     source: SplitSource
     clean: Clean
     scans: list[ImageScan]
     skipped: set[int]
+    summary: Summary
 
 
 def examine(
@@ -66,11 +69,11 @@ def as_written(folder: str | Path, track: Track = untracked) -> tuple[dict[str, 
     splits: dict[str, Examined] = {}
     findings: list[Finding] = []
     read = {name: (source, *source.read()) for name, source in by_usual_name(_sources(folder)).items()}
-    layouts = [clean(content, source.location).layout for source, content, _ in read.values()]
-    elsewhere = next((layout for layout in layouts if layout != COCO), COCO)
+    conventions = conventions_across([(content, source.location) for source, content, _ in read.values()])
     for name, (source, content, faults) in read.items():
-        cleaned = clean(content, source.location, elsewhere)
-        split = Examined(source, cleaned, scan_images([image["path"] for image in cleaned.images], track), set())
+        cleaned = clean(content, source.location, conventions)
+        scans = scan_images([image["path"] for image in cleaned.images], track)
+        split = Examined(source, cleaned, scans, set(), summary(cleaned, faults))
         splits[name] = split
         findings += faults + cleaned.findings + _image_faults(split)
     return splits, findings
@@ -128,7 +131,7 @@ def is_resized(image: dict[str, Any], scan: ImageScan) -> bool:
 
 def _for_a_model(split: Examined, config: ModelConfig, preprocessor: Preprocessor) -> list[Finding]:
     """Find images with more objects than queries, and objects narrower than half a cell of the feature map."""
-    images, rows = split.clean.images, [row for row in split.clean.annotations if not is_crowd(row)]
+    images, rows = split.clean.images, [row for row in split.clean.annotations if mark_of(row) is None]
     findings = []
     for i, number in Counter(row["image"] for row in rows).items():
         if number > config.num_queries:
@@ -223,18 +226,20 @@ def _classes(splits: dict[str, Examined]) -> list[Finding]:
         counts = objects_by_class(split)
         most = max(counts.values(), default=0)
         for name in sorted(used):
-            if counts[name] < RARE_FRACTION * most:
-                text = f"{name!r} has {counts[name] or 'no'} objects in this split, the most frequent class has {most}"
-                like = next((other for other in counts if other.strip().casefold() == name.strip().casefold() != other), None)
-                text += f"; is it the same class as {like!r}, spelled differently?" if like and not counts[name] else ""
+            if 0 < counts[name] < RARE_FRACTION * most:
+                text = f"{name!r} has {counts[name]} objects in this split, the most frequent class has {most}"
                 findings.append(Finding("class-imbalance", _name(split), None, None, text))
-    return findings
+    objects = {
+        name: {category.name: objects_by_class(split)[category.name] for category in split.clean.categories}
+        for name, split in splits.items()
+    }
+    return findings + class_differences(objects)
 
 
 def objects_by_class(split: Examined) -> Counter[str]:
     """Number of objects of each class, in usable images."""
     name_of = {category.id: category.name for category in split.clean.categories}
-    rows = (row for row in split.clean.annotations if row["image"] not in split.skipped)
+    rows = (row for row in split.clean.annotations if row["image"] not in split.skipped and mark_of(row) is None)
     return Counter(name_of[row["category_id"]] for row in rows)
 
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from conditional_detr.device.threads import usable_cores
 from conditional_detr.errors import ImageError
 from conditional_detr.images.decoding import decode
+from conditional_detr.images.file_types import open_image
 from conditional_detr.images.header import ORIENTATION
 from conditional_detr.inference.progress import Track, untracked
 
@@ -73,7 +73,7 @@ def scan_image(path: str) -> ImageScan:
 
 def _orientation(path: str) -> int:
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             return int(opened.getexif().get(ORIENTATION, 1))
     except Exception:  # Pillow may raise any error of its codecs; the image itself could be read
         return 1
@@ -86,14 +86,43 @@ def near_pairs(left: Sequence[ImageScan], right: Sequence[ImageScan]) -> list[tu
         return []
     right_bits, right_sure = (np.stack([getattr(right[j], name) for j in b]) for name in ("bits", "sure"))
     right_small = np.stack([right[j].thumbnail for j in b]).astype(np.int16)
-    pairs = []
-    for i in a:
-        distance = np.bitwise_count((right_bits ^ left[i].bits) & right_sure & left[i].sure).sum(1)
-        for k in np.flatnonzero(distance <= NEAR_BITS):
-            if np.abs(right_small[k] - left[i].thumbnail).mean() <= NEAR_GRAY:
-                pairs.append((i, b[k]))
-                break
-    return pairs
+    return [(i, b[near[0]]) for i in a if len(near := _near(left[i], right_bits, right_sure, right_small))]
+
+
+def _near(scan: ImageScan, bits: np.ndarray, sure: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """The rows of `bits`, `sure` and `small` (thumbnails) that look the same as an image."""
+    close = np.flatnonzero(np.bitwise_count((bits ^ scan.bits) & sure & scan.sure).sum(1) <= NEAR_BITS)
+    same: np.ndarray = close[np.abs(small[close] - scan.thumbnail).mean((1, 2)) <= NEAR_GRAY]
+    return same
+
+
+def near_groups(scans: Sequence[ImageScan]) -> list[list[int]]:
+    """Divide images into groups. Images that look the same, or are the same file, are in one group, also through others."""
+    group = list(range(len(scans)))
+    first_of: dict[bytes, int] = {}
+    for i, scan in enumerate(scans):
+        _join(group, i, first_of.setdefault(scan.digest, i) if scan.fault is None else i)
+    known = _known(scans)
+    if known:
+        bits, sure = (np.stack([getattr(scans[i], name) for i in known]) for name in ("bits", "sure"))
+        small = np.stack([scans[i].thumbnail for i in known]).astype(np.int16)
+        for place, i in enumerate(known):
+            for k in _near(scans[i], bits[:place], sure[:place], small[:place]):
+                _join(group, i, known[k])
+    found: dict[int, list[int]] = {}
+    for i in range(len(scans)):
+        found.setdefault(_root(group, i), []).append(i)
+    return list(found.values())
+
+
+def _root(group: list[int], i: int) -> int:
+    while group[i] != i:
+        i = group[i]
+    return i
+
+
+def _join(group: list[int], i: int, j: int) -> None:
+    group[_root(group, i)] = _root(group, j)
 
 
 def _known(images: Sequence[ImageScan]) -> list[int]:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from conditional_detr.data.annotations import is_crowd
-from conditional_detr.data.index import SplitIndex, as_id, check_lists, load_split, match_categories, read_json
+from conditional_detr.data.annotations import as_id, image_key, image_numbers, is_crowd
+from conditional_detr.data.index import SplitIndex, check_lists, load_split, match_categories, read_json
+from conditional_detr.data.splits.summary import Summary
+from conditional_detr.data.splits.together import spelled_otherwise
 from conditional_detr.errors import ConditionalDETRError, DataError, shortened_list
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.inference.batching import Model, detect
@@ -92,10 +94,12 @@ def coco_evaluate(ground_truth: dict[str, Any] | str | Path, detections: Sequenc
     from faster_coco_eval import COCO, COCOeval_faster
 
     content = read_json(Path(ground_truth)) if isinstance(ground_truth, str | Path) else ground_truth
-    truth = _complete(content)
-    known = {image["id"] for image in truth["images"]}
-    results = [dict(d) | {key: as_id(d.get(key)) for key in ("image_id", "category_id")} for d in detections]
-    if strange := [d.get("image_id") for d, r in zip(detections, results, strict=True) if r["image_id"] not in known]:
+    truth, number_of = _complete(content)
+    results = [
+        dict(d) | {"image_id": number_of.get(image_key(d.get("image_id"))), "category_id": as_id(d.get("category_id"))}
+        for d in detections
+    ]
+    if strange := [d.get("image_id") for d, r in zip(detections, results, strict=True) if r["image_id"] is None]:
         raise DataError(
             f"{len(strange)} detections belong to images that the ground truth does not list, e.g. id {strange[0]!r}"
         )
@@ -124,24 +128,31 @@ def mean_precision(precision: np.ndarray) -> float | None:
     return float(valid.mean()) if valid.size else None
 
 
-def _complete(content: dict[str, Any]) -> dict[str, Any]:
-    """Prepare the ground truth for the evaluator: annotation ids from 1, area and iscrowd set, broken annotations removed."""
+def _complete(content: dict[str, Any]) -> tuple[dict[str, Any], dict[int | str | None, int | None]]:
+    """Prepare the ground truth for the evaluator: annotation ids from 1, area and iscrowd set, broken annotations removed.
+
+    Also returns the number that stands for each image id, which may be a text.
+    """
     check_lists(content, "the ground truth")
-    images, categories = ([row | {"id": as_id(row.get("id"))} for row in content[key]] for key in ("images", "categories"))
+    number_of = image_numbers(image_key(row.get("id")) for row in content["images"])
+    images = [row | {"id": number_of[image_key(row.get("id"))]} for row in content["images"]]
+    categories = [row | {"id": as_id(row.get("id"))} for row in content["categories"]]
     known, classes = ({row["id"] for row in rows} - {None} for rows in (images, categories))
     named = all("name" in row for row in categories)
     if len(known) < len(images) or len(classes) < len(categories) or not named:
         raise DataError(
-            "each image and each category of the ground truth must have a unique integer 'id', categories also a 'name'"
+            "each image and each category of the ground truth must have a unique 'id' (an integer for categories), "
+            "categories also a 'name'"
         )
     annotations: list[dict[str, Any]] = []
     for row in content["annotations"]:
-        box, ids = row.get("bbox"), {key: as_id(row.get(key)) for key in ("image_id", "category_id")}
-        if ids["image_id"] not in known or not is_box(box):
+        box, image = row.get("bbox"), number_of.get(image_key(row.get("image_id")))
+        if image is None or not is_box(box):
             continue
+        ids = {"image_id": image, "category_id": as_id(row.get("category_id"))}
         filled = {"area": box[2] * box[3]} | copy.deepcopy(row) | ids
         annotations.append(filled | {"id": len(annotations) + 1, "iscrowd": int(is_crowd(row))})
-    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}, number_of
 
 
 def is_box(box: Any) -> bool:
@@ -175,6 +186,17 @@ class Evaluation:
         return self.coco.metrics
 
     @property
+    def written_detections(self) -> list[Result]:
+        """The detections with the image ids as the data set has them, which may be texts."""
+        written = dict(zip(self.index.image_ids.tolist(), self.index.written_ids, strict=True))
+        return [row | {"image_id": written[row["image_id"]]} for row in self.detections]
+
+    @property
+    def summary(self) -> Summary:
+        """Counts of the evaluated images and boxes."""
+        return self.index.summary
+
+    @property
     def note(self) -> str:
         """Remarks on the classes that are needed to understand the metrics; usually empty."""
         model, categories = self.model, self.index.categories
@@ -186,7 +208,9 @@ class Evaluation:
                 "The model's class names are only numbers, so its classes were matched to those of the data set by id."
             )
         if lacking:
-            names = shortened_list(lacking, 5)
+            twins = spelled_otherwise(lacking, model.class_names)
+            shown = [f"{name} (is it {twins[name]!r}?)" if name in twins else name for name in lacking]
+            names = shortened_list(shown, 5)
             notes.append(f"{len(lacking)} of {len(categories)} classes are unknown to the model and count as AP 0: {names}.")
         return " ".join(notes)
 

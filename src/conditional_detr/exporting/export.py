@@ -22,6 +22,7 @@ from conditional_detr.errors import (
 )
 from conditional_detr.exporting import graph
 from conditional_detr.exporting.mixed_precision import keep_in_float32, nodes_in_float32
+from conditional_detr.exporting.opset import DEFAULT, OPSETS
 from conditional_detr.exporting.quantisation import Calibration, quantised_onnx, quantised_openvino
 from conditional_detr.exporting.rounding import modules_in_float32, modules_not_in_integers
 from conditional_detr.exporting.verification import Found, agreement, average_precision, detect_all, latencies_ms
@@ -49,6 +50,7 @@ def export(  # noqa: PLR0913 · public interface
     max_drop: float | None = None,
     split: str = "valid",
     report: Report = unreported,
+    opset: int | None = None,
 ) -> Path:
     """Export a model as a graph for ONNX Runtime or OpenVINO, with a `proof.json` that compares it with the original.
 
@@ -69,6 +71,7 @@ def export(  # noqa: PLR0913 · public interface
     max_drop : largest allowed drop of AP; None = 0.005, for int8 0.01
     split : split for the evaluation: "valid", "train" or "test"
     report : is told what is being done, for example print
+    opset : operator set of ONNX, 16 to 20; None = 20
 
     Returns
     -------
@@ -85,6 +88,11 @@ def export(  # noqa: PLR0913 · public interface
         raise ConfigError(f"there is no format {format!r}. {did_you_mean(format, GRAPHS)}")
     if precision not in PRECISIONS:
         raise ConfigError(f"there is no precision {precision!r}. {did_you_mean(precision, PRECISIONS)}")
+    if opset is not None and (format != "onnx" or opset not in OPSETS):
+        raise ConfigError(
+            f"opset must be {OPSETS[0]} to {OPSETS[-1]}, with the format onnx only; it is {opset} with {format}. "
+            "Give --format onnx, or leave --opset out"
+        )
     if max_drop is not None and not 0 <= max_drop <= 1:
         raise ConfigError(f"max_drop must be in [0, 1], not {max_drop}")
     folder = Path(folder).absolute()  # "." would name another folder after the replacement
@@ -102,6 +110,7 @@ def export(  # noqa: PLR0913 · public interface
     calibration = _calibration_images(data, split) if precision == "int8" else ((), None)
     exporter = Exporter(model.eval().cpu(), format, index, *calibration)
     exporter.report = report
+    exporter.opset = opset
     return exporter.export(folder, precision, max_drop)
 
 
@@ -147,6 +156,7 @@ class Exporter:
         calibrated_on: str | None = None,
     ) -> None:
         self.model, self.format, self.index = model, format, index
+        self.opset: int | None = None  # of ONNX; None = the default
         self.calibration, self.calibrated_on = calibration, calibrated_on
         self.report: Report = unreported
         self.images: Sequence[ImageInput] = synthetic_images() if index is None else index.paths
@@ -159,10 +169,11 @@ class Exporter:
 
     @cached_property
     def converted(self) -> Any:
-        convert = graph.to_onnx if self.format == "onnx" else graph.to_openvino
         program = self.program
         self.report(f"converting the model to {self.format}")
-        return convert(self.model, program)
+        if self.format == "onnx":
+            return graph.to_onnx(self.model, program, self.opset)
+        return graph.to_openvino(self.model, program)
 
     @cached_property
     def found(self) -> Found:
@@ -236,6 +247,7 @@ class Exporter:
         made = "synthetic images without labels: no AP is compared, so the check cannot fail"
         what = {
             "format": self.format, "precision": precision,
+            "opset": (self.opset or DEFAULT) if self.format == "onnx" else None,
             "data": made if self.index is None else str(self.index.file), "images": len(self.found),
             "unreadable": len(self.images) - len(self.found) + (0 if self.index is None else len(self.index.missing)),
             "calibrated_on": self.calibrated_on,

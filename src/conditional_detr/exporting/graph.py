@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from conditional_detr.exporting.opset import DEFAULT, LOWEST_WRITTEN, lowered
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.inference.engines import INPUTS, OUTPUTS, import_openvino, import_package
 from conditional_detr.weights import native
@@ -64,12 +65,15 @@ def metadata(model: DetectionModel) -> dict[str, str]:
     return {key: json.dumps(value, ensure_ascii=False) for key, value in native.describe(model).items()}
 
 
-def to_onnx(model: DetectionModel, program: ExportedProgram) -> Any:
-    """Convert to an `onnx.ModelProto`, with the dynamo exporter."""
+def to_onnx(model: DetectionModel, program: ExportedProgram, opset: int | None = None) -> Any:
+    """Convert to an `onnx.ModelProto`, with the dynamo exporter. `opset`: operator set, see `opset.OPSETS`."""
     import_package("onnx")
     optimizer = import_package("onnxscript.optimizer")
     with quiet():
-        written = torch.onnx.export(program, (), dynamo=True, input_names=INPUTS, output_names=OUTPUTS, verbose=False)
+        written = torch.onnx.export(
+            program, (), dynamo=True, input_names=INPUTS, output_names=OUTPUTS, verbose=False,
+            opset_version=max(opset or DEFAULT, LOWEST_WRITTEN),
+        )  # fmt: skip
         assert written is not None
         # Precompute everything that does not depend on the image. By default the exporter skips tensors of over 8192 numbers.
         optimizer.optimize_ir(written.model, input_size_limit=ANY_SIZE, output_size_limit=ANY_SIZE)
@@ -81,7 +85,7 @@ def to_onnx(model: DetectionModel, program: ExportedProgram) -> Any:
                 axis.dim_param = names[axis.dim_param]
     for key, text in metadata(model).items():
         proto.metadata_props.add(key=key, value=text)
-    return proto
+    return proto if opset is None else lowered(proto, opset)
 
 
 def to_openvino(model: DetectionModel, program: ExportedProgram) -> Any:

@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from conditional_detr.errors import ImageError
+from conditional_detr.images.file_types import IMAGE_FORMATS, open_image
 
 ImageInput = str | Path | Image.Image | np.ndarray
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 FETCH_SECONDS, FETCH_BYTES = 15.0, 64 * 2**20
 MAX_PIXELS = 178_956_970  # Pillow's limit above which it raises an error, as a protection against decompression bombs
 
@@ -45,12 +45,13 @@ def decode(image: ImageInput) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as opened:
+            with open_image(io.BytesIO(data)) as opened:
                 return _to_rgb(opened, str(image))
     except ImageError:
         raise
     except Exception as error:  # the codecs of Pillow raise many kinds of exceptions
-        reason = "unknown image format" if "cannot identify" in str(error) else str(error)
+        unknown = f"unknown image format (known: {', '.join(sorted(IMAGE_FORMATS))})"
+        reason = unknown if "cannot identify" in str(error) else str(error)
         raise ImageError(f"{image} cannot be read as an image: {reason}") from None
 
 

@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 
-from PIL import Image
+from conditional_detr.images.file_types import open_image
 
 TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 ORIENTATION = 274
@@ -14,7 +14,7 @@ def size_of(image: Path) -> tuple[int, int] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(image) as opened:
+            with open_image(image) as opened:
                 width, height = opened.size
                 turned = opened.getexif().get(ORIENTATION) in TURNED
     except Exception:  # the codecs of Pillow raise many kinds of exceptions

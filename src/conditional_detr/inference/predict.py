@@ -2,21 +2,21 @@
 
 import glob
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from conditional_detr.errors import ConfigError, ImageError, RunError
-from conditional_detr.images.decoding import IMAGE_SUFFIXES, is_url
+from conditional_detr.images.decoding import is_url
+from conditional_detr.images.file_types import IMAGE_FORMATS, folder_contents, is_note, passed_over
 from conditional_detr.inference.batching import detect
 from conditional_detr.inference.detector import Detector, check_conf
 from conditional_detr.inference.drawing import draw, save_image, score_labels
 from conditional_detr.inference.progress import Track, untracked
 from conditional_detr.inference.results import above_threshold, clip_to_image, rows_of, to_detections
+from conditional_detr.storage.run_files import PREDICTIONS
 from conditional_detr.storage.writing import writing
-
-PREDICTIONS = "predictions.json"
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,14 @@ class Prediction:
     unreadable: list[str]
 
 
-def find_images(inputs: Sequence[str]) -> list[str]:
+def find_images(inputs: Sequence[str], say: Callable[[str], None] = lambda line: None) -> list[str]:
     """Find the images that inputs name: files, folders, glob patterns and URLs.
 
-    Folders are searched with their subfolders for files with an image suffix, in sorted order.
+    Folders are searched with their subfolders for files with an image suffix, in sorted order. Hidden files are ignored.
+
+    Parameters
+    ----------
+    say : gets a line for each folder with files that are passed over because of their suffix. Labels and notes are not told of
 
     Raises
     ------
@@ -41,10 +45,13 @@ def find_images(inputs: Sequence[str]) -> list[str]:
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            inside, others = folder_contents(path)
             if not inside:
-                raise ConfigError(f"{name} contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-            found += inside
+                formats = ", ".join(sorted(IMAGE_FORMATS))
+                raise ConfigError(f"{name} contains no images ({formats})" + (f": {passed_over(others)}" if others else ""))
+            if odd := [file for file in others if not is_note(file)]:
+                say(f"passed over in {name}: {passed_over(odd)}")
+            found += map(str, inside)
         elif path.exists() or is_url(name):
             found.append(name)
         elif matches := _matches(name):

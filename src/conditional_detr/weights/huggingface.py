@@ -237,18 +237,11 @@ def _read_preprocessor(file: Path) -> PreprocessorConfig:
     if not file.is_file():
         return PreprocessorConfig()
     content = read_json_object(file, CheckpointError)
-    size = content.get("size", {"shortest_edge": 800, "longest_edge": 1333})
-    if isinstance(size, int):  # in older files
-        size = {"shortest_edge": size, "longest_edge": content.get("max_size", 1333)}
-    if not isinstance(size, dict) or not {"shortest_edge", "longest_edge"} <= set(size):
-        raise CheckpointError(
-            f"{file} must resize by shortest_edge and longest_edge, which keeps the aspect ratio; it has size = {size!r}"
-        )
     _only(file, content, PREPROCESSOR_ONLY)
     factor = content.get("rescale_factor") or 1 / 255
     if not isinstance(factor, float) or abs(255 * factor - 1) > 1e-6:
         raise CheckpointError(f"{file} has rescale_factor = {factor!r}; only 1/255 is supported")
-    shortest, longest = size["shortest_edge"], size["longest_edge"]
+    shortest, longest = _edges(content, file)
     default = isinstance(shortest, int) and longest == PreprocessorConfig(imgsz=max(16, min(shortest, 8192))).longest
     values: dict[str, Any] = {"imgsz": shortest, "max_size": 0 if default else longest}
     if content.get("do_normalize", True):
@@ -257,3 +250,27 @@ def _read_preprocessor(file: Path) -> PreprocessorConfig:
     else:
         values |= {"mean": (0, 0, 0), "std": (1, 1, 1)}
     return build(PreprocessorConfig, values, str(file))
+
+
+def _edges(content: dict[str, Any], file: Path) -> tuple[Any, Any]:
+    """Length of the shorter side and limit of the longer side, px.
+
+    `max_height` and `max_width` scale an image until it fits into them. If they are equal, the limit applies to the longer
+    side, whatever the shorter one is. `pad_size` is ignored: it only adds masked pixels.
+    """
+    size = content.get("size", {"shortest_edge": 800, "longest_edge": 1333})
+    if isinstance(size, int):  # in older files
+        size = {"shortest_edge": size, "longest_edge": content.get("max_size", 1333)}
+    if isinstance(size, dict) and {"shortest_edge", "longest_edge"} <= set(size):
+        return size["shortest_edge"], size["longest_edge"]
+    if not isinstance(size, dict) or not {"max_height", "max_width"} <= set(size):
+        raise CheckpointError(
+            f"{file} must resize by shortest_edge and longest_edge, or by max_height and max_width, which keep the aspect "
+            f"ratio; it has size = {size!r}"
+        )
+    if size["max_height"] != size["max_width"]:
+        raise CheckpointError(
+            f"{file} must have equal max_height and max_width, because a limit that differs between height and width is not "
+            f"supported; it has size = {size!r}"
+        )
+    return size["max_height"], size["max_width"]

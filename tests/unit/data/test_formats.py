@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -161,6 +162,7 @@ def test_lines_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "y" / "train" / "labels" / "c.txt").write_bytes(b"\xff\xfe\x00")
     index = load_split(tmp_path / "y", "train")
     assert len(index.labels) == 1
+    assert [Path(path).name for path in index.paths] == ["a.jpg", "b.jpg"]  # c has labels that cannot be read
     report = told(index)
     for text in (
         "a.txt: line 2 must contain only numbers, not 'dog 1 2 3 4'",
@@ -168,7 +170,11 @@ def test_lines_that_cannot_be_read_are_named(tmp_path):
         "c.txt cannot be read: it is not UTF-8 text",
     ):
         assert text in report
-    assert [line.split(" (")[0] for line in index.report] == ["box-not-finite: 3", "category-unknown: 1"]
+    assert [line.split(" (")[0] for line in index.report] == [
+        "box-not-finite: 2",
+        "annotation-unreadable: 1",
+        "category-unknown: 1",
+    ]
     voc(tmp_path / "v")
     (tmp_path / "v" / "Annotations" / "a.xml").write_text("<annotation><object><name>cat</name></object></annotation>")
     (tmp_path / "v" / "Annotations" / "c.xml").write_text("<annotation>")
@@ -210,7 +216,7 @@ def test_nothing_outside_the_data_set_is_opened(tmp_path, monkeypatch, capsys):
     (root / "data.yaml").write_text("train: train.txt\nval: valid/images\nnames: [cat, dog]")
     opened = []
     true_open = Image.open
-    monkeypatch.setattr(Image, "open", lambda file, *rest: (opened.append(str(file)), true_open(file, *rest))[1])
+    monkeypatch.setattr(Image, "open", lambda file, **rest: (opened.append(str(file)), true_open(file, **rest))[1])
     with pytest.raises(DataError, match="lies outside the data set's folder"):
         load_split(root, "train")
     assert f"{tmp_path}/images/a.jpg" not in opened
@@ -225,9 +231,12 @@ def test_a_relative_path_is_as_good(tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         check(load_split(name, "train"))
         _, out, _ = run(capsys, "doctor", name, "--json")
-        assert not {f["code"] for f in json.loads(out)["findings"]} - {"image-leak", "image-duplicate", "too-small-objects"}, (
-            name
-        )
+        assert not {f["code"] for f in json.loads(out)["findings"]} - {
+            "image-leak",
+            "image-duplicate",
+            "too-small-objects",
+            "category-in-one-split",
+        }, name
         monkeypatch.chdir(tmp_path / name)
         check(load_split(".", "train"))
 
@@ -446,3 +455,119 @@ def test_the_head_of_an_image_tells_its_size_after_rotation(tmp_path):
     Image.new("RGB", SIZE).save(tmp_path / "a.jpg", exif=exif)
     assert size_of(tmp_path / "a.jpg") == SIZE[::-1]
     assert size_of(tmp_path / "none.jpg") is None
+
+
+def recode(folder: Path, names: dict[str, str], encoding: str, head: str = "") -> None:
+    for file in folder.glob("*.xml"):
+        text = file.read_text()
+        for old, new in names.items():
+            text = text.replace(f">{old}<", f">{new}<")
+        file.write_bytes((head + text).encode(encoding))
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "gbk"])
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_voc_in_chinese(tmp_path, encoding: str, is_declared: bool):
+    voc(tmp_path)
+    head = f"<?xml version='1.0' encoding='{encoding}'?>" if is_declared else ""
+    recode(tmp_path / "Annotations", {"cat": "小猫", "dog": "小狗"}, encoding, head)
+    index = load_split(tmp_path, "train")
+    assert [category.name for category in index.categories] == ["小狗", "小猫"]
+    assert len(index.labels) == 3
+    assert [finding.code for finding in index.findings] == ([] if is_declared else ["annotation-encoding"])
+    assert is_declared or "2 XML files declare no encoding and are not UTF-8: they are read as gb18030" in told(index)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{}.jpg", "JPEGImages/{}.jpg", "./{}.jpg", "/data/VOC2007/JPEGImages/{}.jpg", "JPEGImages\\{}.jpg", "{}.jpg 1"],
+)
+def test_a_list_of_voc_may_hold_names_or_paths_of_files(tmp_path, line: str):
+    voc(tmp_path)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("\n".join(line.format(name) for name in BOXES))
+    index = load_split(tmp_path, "train")
+    assert (len(index), len(index.labels)) == (3, 3)
+    (finding,) = index.findings
+    assert finding.code == "image-spelling"
+    assert "3 of its names have a suffix or a folder, and their stems are there" in finding.message
+
+
+@pytest.mark.parametrize("place", ["ImageSets", "."])
+def test_lists_of_voc_in_other_places(tmp_path, place: str):
+    voc(tmp_path)
+    for file in (tmp_path / "ImageSets" / "Main").iterdir():
+        file.write_text("\n".join(f"JPEGImages/{name}.jpg Annotations/{name}.xml" for name in BOXES))
+        file.rename(tmp_path / place / file.name)
+    index = load_split(tmp_path, "valid")
+    assert (len(index), len(index.labels)) == (3, 3)
+
+
+def test_an_image_of_voc_in_an_unknown_format_is_named(tmp_path, capsys):
+    voc(tmp_path)
+    (tmp_path / "JPEGImages" / "a.jpg").rename(tmp_path / "JPEGImages" / "a.heic")
+    (tmp_path / "JPEGImages" / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    _, out, _ = run(capsys, "doctor", tmp_path, "--json")
+    (finding,) = [each for each in json.loads(out)["findings"] if each["split"] == "train" and each["severity"] == "error"]
+    assert finding["code"] == "image-unreadable"
+    assert finding["file"].endswith("a.heic")
+    assert "unknown image format (known: AVIF, BMP" in finding["message"]
+
+
+def test_suffixes_of_voc_in_capitals(tmp_path):
+    voc(tmp_path / "lists")
+    for file in [*(tmp_path / "lists").rglob("*.jpg"), *(tmp_path / "lists").rglob("*.xml")]:
+        file.rename(file.with_suffix(file.suffix.upper()))
+    check(load_split(tmp_path / "lists", "train"))
+    for split in ("Train", "VAL"):
+        (tmp_path / "folders" / split).mkdir(parents=True)
+        for file in [*(tmp_path / "lists").rglob("*.JPG"), *(tmp_path / "lists").rglob("*.XML")]:
+            (tmp_path / "folders" / split / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "folders" / "Train" / "._a.jpg").write_bytes(b"\0")
+    check(load_split(tmp_path / "folders", "valid"))
+    check(load_split(tmp_path / "folders", "train"))
+
+
+@pytest.mark.parametrize("names", [("Annotations", "JPEGImages"), ("annotations", "images"), (".", "."), ("xml", "Images")])
+def test_voc_without_lists_is_one_split(tmp_path, names: tuple[str, str]):
+    voc(tmp_path / "there")
+    for folder, new in zip(("Annotations", "JPEGImages"), names, strict=True):
+        (tmp_path / "here" / new).mkdir(parents=True, exist_ok=True)
+        for file in (tmp_path / "there" / folder).iterdir():
+            (tmp_path / "here" / new / file.name).write_bytes(file.read_bytes())
+    index = load_split(tmp_path / "here", "all")
+    assert len(index.labels) == 3
+    with pytest.raises(DataError, match="It has: all. `cdetr data split"):
+        load_split(tmp_path / "here", "train")
+
+
+def test_an_image_of_voc_whose_xml_cannot_be_read_is_left_out(tmp_path):
+    voc(tmp_path)
+    (tmp_path / "Annotations" / "a.xml").write_text("<annotation>")
+    index = load_split(tmp_path, "train")
+    assert {Path(path).stem for path in index.paths} == {"b", "c"}
+    assert [finding.code for finding in index.findings] == ["annotation-unreadable"]
+    assert index.missing == [str(tmp_path / "Annotations" / "a.xml")]
+
+
+def test_a_refusal_says_what_was_found(tmp_path, capsys):
+    voc(tmp_path)
+    for file in (tmp_path / "Annotations").iterdir():
+        file.write_text("<annotation>")
+    for verb in (["doctor", tmp_path], ["train", "--data", tmp_path]):
+        code, _, err = run(capsys, *verb)
+        assert code == 2
+        assert "train.txt lists no categories. What was found: 3 of annotation-unreadable" in err
+        assert "a.xml: is not valid XML: no element found" in err
+    shutil.rmtree(tmp_path / "Annotations")
+    (tmp_path / "Annotations").mkdir()
+    with pytest.raises(DataError, match=r"What was found: 3 of annotation-orphan \(.*a.xml: does not exist"):
+        load_split(tmp_path, "train")
+
+
+def test_imagefolder_names_are_looked_for_too(tmp_path):
+    imagefolder(tmp_path)
+    file = tmp_path / "train" / "metadata.jsonl"
+    file.write_text(file.read_text().replace('"a.jpg"', '"train/a.JPG"').replace('"categories": ["cat"]', '"categories": []'))
+    index = load_split(tmp_path, "train")
+    assert {Path(path).name for path in index.paths} == {"a.jpg", "b.jpg"}  # the classes of c cannot be read
+    assert {finding.code for finding in index.findings} == {"image-spelling", "annotation-unreadable"}

@@ -53,7 +53,8 @@ def made(folder: Path, draw, sky: bool = False, number: int = 30) -> SplitIndex:
         Image.fromarray(canvas).save(folder / f"{i}.png")
         paths.append(str(folder / f"{i}.png"))
     return SplitIndex(
-        file=folder / "a.json", image_ids=np.arange(number), sizes_hw=np.full((number, 2), SIDE), paths=paths,
+        file=folder / "a.json", image_ids=np.arange(number),
+        written_ids=list(range(number)), sizes_hw=np.full((number, 2), SIDE), paths=paths,
         first=3 * np.arange(number + 1), boxes_xyxy=np.array(boxes, np.float32), labels=np.zeros(3 * number, np.int64),
         categories=[Category(0, "thing")], report=[], findings=[], ground_truth_rows=np.zeros((0, 8)),
     )  # fmt: skip

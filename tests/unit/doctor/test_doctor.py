@@ -207,7 +207,7 @@ def test_what_a_model_cannot_find_is_said(data):
     what["annotations"] += [*crowd, rare]
     write(data, "train", what)
     findings = {f.code: f for f in found(data)}
-    assert findings.keys() == {"too-many-objects", "too-small-objects", "class-imbalance"}
+    assert findings.keys() == {"too-many-objects", "too-small-objects", "class-imbalance", "category-in-one-split"}
     assert "has 103 objects, more than the model's 100 queries" in findings["too-many-objects"].message
     assert findings["too-many-objects"].file == "2.png"
     assert "101 of 113 objects are narrower than 8 px" in findings["too-small-objects"].message
@@ -417,3 +417,44 @@ def test_sizes_that_no_box_keeps_to_are_not_believed(data):
     codes = {(f.code, f.fix) for f in found(data)}
     assert ("image-size", "the image is left out") in codes
     assert not any("resized" in fix for _, fix in codes)
+
+
+def test_a_class_that_another_split_spells_otherwise_is_a_warning_with_its_name(data):
+    for split, name in (("train", "traffic_light"), ("valid", "Traffic light ")):
+        what = read(data, split)
+        what["categories"].append({"id": 8, "name": name})
+        what["annotations"][0]["category_id"] = 8
+        write(data, split, what)
+    findings = [f for f in found(data) if f.code == "category-in-one-split"]
+    assert is_ok(findings)
+    assert [(f.split, f.message) for f in findings] == [
+        (
+            "valid",
+            "the class 'Traffic light ' has 1 objects in valid but none in train: training cannot learn it, so its AP is 0. "
+            "train has 'traffic_light': are they one class?",
+        ),
+        (
+            "train",
+            "the class 'traffic_light' has 1 objects in train but none in valid: its AP cannot be computed. valid has "
+            "'Traffic light ': are they one class?",
+        ),
+    ]
+
+
+def test_the_doctor_counts_boxes_as_training_does(data, capsys):
+    what = read(data)
+    what["annotations"][0]["bbox"] = [5, 5, 0, 10]
+    what["annotations"][1]["iscrowd"] = 1
+    what["annotations"][2]["image_id"] = 555
+    what["images"][10]["id"] = 9  # two images with one id
+    write(data, "train", what)
+    code, out, _ = run(capsys, "doctor", data)
+    index = load_split(data, "train")
+    assert code == 3
+    line = (
+        "9 images, 6 boxes, 1 classes; 5 boxes left out (1 box-degenerate, 2 annotation-orphan, 1 marked as crowd, "
+        "1 in images that are left out); 3 images without boxes"
+    )
+    assert str(index.summary) == line
+    assert f"train: {line}" in out
+    assert out.split("valid  COCO")[0].split()[-1] == "6"

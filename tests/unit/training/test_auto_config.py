@@ -32,6 +32,7 @@ def index(boxes: list[list[list[float]]], sizes_hw: list[tuple[int, int]], names
     return SplitIndex(
         file=Path("a.json"),
         image_ids=np.arange(len(boxes)),
+        written_ids=list(range(len(boxes))),
         sizes_hw=np.array(sizes_hw),
         paths=[str(i) for i in range(len(boxes))],
         first=np.cumsum([0, *map(len, boxes)]),

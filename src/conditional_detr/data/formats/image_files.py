@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conditional_detr.data.split_location import is_inside
-from conditional_detr.errors import DataError
-from conditional_detr.images.decoding import IMAGE_SUFFIXES
+from conditional_detr.data.file_lookup import FileLookup
+from conditional_detr.data.findings import RULES
+from conditional_detr.data.splits.location import SplitLocation
+from conditional_detr.data.text import text_of
+from conditional_detr.errors import shortened_list
+from conditional_detr.images.file_types import is_note, is_visible_in_list, passed_over
 from conditional_detr.images.header import size_of
 
 
@@ -20,19 +23,6 @@ class Fault(NamedTuple):
     severity: str = ""
 
 
-def text_of(file: Path) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark.
-
-    Raises
-    ------
-    DataError : the file cannot be read, or is not UTF-8
-    """
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from None
-
-
 def is_file(path: Path) -> bool:
     """Whether the path is a file. False for an invalid path, for example one that is too long."""
     try:
@@ -41,18 +31,44 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def listed_images(source: Path) -> list[Path]:
-    """Images in a folder and its subfolders, or those listed in a text file: one path per line, relative to that file."""
-    if source.is_dir():
-        return sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return [source.parent / line.strip() for line in text_of(source).splitlines() if line.strip()]
+def images_of(names: Iterable[str], lookup: FileLookup, list_file: Path, faults: list[Fault]) -> list[Path]:
+    """The files that the names in a list mean. A name that fits several files is a fault; hidden files are ignored."""
+    found = []
+    for name in names:
+        if not is_visible_in_list(name):
+            continue
+        path = lookup.path_of(name)
+        if name in lookup.several:
+            several = shortened_list(map(str, lookup.several[name]))
+            faults.append(
+                Fault(name, f"is not there, and several files fit: {several}", "the image is left out", "image-missing")
+            )
+        else:
+            found.append(path)
+    if lookup.respelled:
+        faults.append(Fault(str(list_file), *lookup.summary(), "image-spelling"))
+    return found
+
+
+def lines_of(file: Path) -> list[str]:
+    """The lines of a list, without blanks around them and without empty lines."""
+    return [line.strip() for line in text_of(file).splitlines() if line.strip()]
+
+
+def passed_over_in(folder: Path, others: Iterable[Path]) -> list[Fault]:
+    """One fault for all files of a folder that are neither images nor labels or notes."""
+    odd = [file for file in others if not is_note(file)]
+    if not odd:
+        return []
+    message = f"{passed_over(odd)}, e.g. {odd[0]}"
+    return [Fault(str(folder), message, RULES["image-format"].fix, "image-format")]
 
 
 def content_of(
     files: Iterable[Path],
-    rows: Callable[[Path, int, int], list[dict[str, Any]]],
+    rows: Callable[[Path, int, int], list[dict[str, Any]] | None],
     categories: list[dict[str, Any]],
-    root: Path,
+    location: SplitLocation,
     stated_size: Callable[[Path], tuple[int, int] | None] = lambda image: None,
 ) -> dict[str, Any]:
     """Build COCO content from images and their annotations.
@@ -60,20 +76,24 @@ def content_of(
     Parameters
     ----------
     files : paths of the images
-    rows : function (image, width, height) → annotations with "category_id" and "bbox" (x, y, w, h, px)
+    rows : function (image, width, height) → annotations with "category_id" and "bbox" (x, y, w, h, px). None: they cannot be
+        read; the image is left out
     categories : dicts of "id" and "name"
-    root : images outside this folder are not opened; a later check reports them
+    location : images that it does not contain are not opened; a later check reports them
     stated_size : function image → width and height, px, according to the annotations, or None if they do not give it
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, image in enumerate(files, 1):
-        may_be_opened = "\0" not in str(image) and is_inside(image, root)
+        may_be_opened = "\0" not in str(image) and location.contains(image)
         # An image whose size cannot be read is reported later, when it is decoded.
         true_size = size_of(image) if may_be_opened and is_file(image) else None
         width, height = (stated_size(image) if true_size else None) or true_size or (1, 1)
+        found = rows(image, width, height) if true_size else []
+        if found is None:
+            continue
         images.append({"id": number, "file_name": str(image), "width": width, "height": height})
-        for row in rows(image, width, height) if true_size else []:
+        for row in found:
             w, h = row["bbox"][2:]
             annotations.append(row | {"id": len(annotations) + 1, "image_id": number, "area": w * h, "iscrowd": 0})
     return {"images": images, "annotations": annotations, "categories": categories}

@@ -6,8 +6,13 @@ from typing import Any
 
 from conditional_detr.data.annotations import as_id
 from conditional_detr.data.box_format import numbers
-from conditional_detr.data.formats.image_files import Fault, content_of, text_of
+from conditional_detr.data.file_lookup import FileLookup
+from conditional_detr.data.findings import RULES
+from conditional_detr.data.formats.image_files import Fault, content_of, images_of
+from conditional_detr.data.splits.location import SplitLocation
+from conditional_detr.data.text import text_of
 from conditional_detr.errors import DataError
+from conditional_detr.images.file_types import is_visible
 from conditional_detr.storage.json import without_surrogates
 
 METADATA = "metadata.jsonl"
@@ -20,10 +25,10 @@ Object = tuple[str | int, Any]  # class and box
 
 def splits(root: Path) -> dict[str, Path]:
     """The metadata file of each split."""
-    return {file.parent.name: file for file in sorted(root.glob(f"*/{METADATA}"))}
+    return {file.parent.name: file for file in sorted(root.glob(f"*/{METADATA}")) if is_visible(file.parent.name)}
 
 
-def read(file: Path) -> tuple[dict[str, Any], list[Fault]]:
+def read(file: Path, location: SplitLocation) -> tuple[dict[str, Any], list[Fault]]:
     """Read a split. Returns its COCO content and the faults. Boxes in the file are x, y, w, h in px.
 
     Classes are numbers or names. Names are sorted over all splits of the data set and numbered from 0. An image may have
@@ -32,22 +37,32 @@ def read(file: Path) -> tuple[dict[str, Any], list[Fault]]:
     faults: list[Fault] = []
     lines = _lines(file, faults)
     others = [row for other in splits(file.parent.parent).values() if other != file for row in _lines(other, [])]
-    labels = {label for row in others for label, _ in _objects(row, file, [])}
-    objects: dict[Path, list[Object]] = {}
+    labels = {label for row in others for label, _ in _objects(row, file, []) or []}
+    objects: dict[str, list[Object]] = {}
+    unreadable: set[str] = set()
     for row in lines:
-        objects.setdefault(file.parent / row["file_name"], []).extend(_objects(row, file, faults))
-    labels |= {label for found in objects.values() for label, _ in found}
+        found = _objects(row, file, faults)
+        unreadable |= {row["file_name"]} if found is None else set()
+        objects.setdefault(row["file_name"], []).extend(found or [])
+    labels |= {label for each in objects.values() for label, _ in each}
     if not labels:
         example = f", e.g. {faults[0].file}: {faults[0].message}" if faults else ""
         raise DataError(f"{file} has no readable object{example}")
     named = any(isinstance(label, str) for label in labels)
     number = {label: i if named else int(label) for i, label in enumerate(sorted(labels, key=str))}
 
+    lookup = FileLookup(file.parent, location.root, location.split)
+    names = [name for name in objects if name not in unreadable]
+    by_image: dict[Path, list[Object]] = {}
+    for name in names:
+        by_image.setdefault(lookup.path_of(name), []).extend(objects[name])
+    images = dict.fromkeys(images_of(names, lookup, file, faults))
+
     def rows(image: Path, width: int, height: int) -> list[dict[str, Any]]:
-        return [{"category_id": number[label], "bbox": box} for label, box in objects[image]]
+        return [{"category_id": number[label], "bbox": box} for label, box in by_image[image]]
 
     categories = [{"id": i, "name": str(label)} for label, i in sorted(number.items(), key=lambda item: item[1])]
-    return content_of(objects, rows, categories, file.parent.parent), faults
+    return content_of(images, rows, categories, location), faults
 
 
 def _lines(file: Path, faults: list[Fault]) -> list[dict[str, Any]]:
@@ -71,8 +86,8 @@ def _lines(file: Path, faults: list[Fault]) -> list[dict[str, Any]]:
     return rows
 
 
-def _objects(row: dict[str, Any], file: Path, faults: list[Fault]) -> list[Object]:
-    """The objects of a line.
+def _objects(row: dict[str, Any], file: Path, faults: list[Fault]) -> list[Object] | None:
+    """The objects of a line; None if they cannot be read.
 
     "objects" may be a dict with a list of boxes and a list of classes, or a list of dicts with one box and one class each.
     Without "objects" the two lists are taken from the line itself.
@@ -90,8 +105,8 @@ def _objects(row: dict[str, Any], file: Path, faults: list[Fault]) -> list[Objec
     if boxes is None or labels is None or len(boxes) != len(labels):
         counts = "none" if boxes is None else len(boxes), "none" if labels is None else len(labels)
         text = f"must have as many boxes ({', '.join(BOXES)}) as classes ({', '.join(LABELS)}), not {counts[0]} and {counts[1]}"
-        faults.append(Fault(name, text, "its boxes are left out"))
-        return []
+        faults.append(Fault(name, text, RULES["annotation-unreadable"].fix, "annotation-unreadable"))
+        return None
     found: list[Object] = []
     for label, box in zip(labels, boxes, strict=True):
         known = label if isinstance(label, str) else as_id(label)

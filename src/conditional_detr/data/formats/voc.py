@@ -4,18 +4,33 @@ Two layouts are supported: `Annotations/*.xml` and `JPEGImages/` with splits lis
 split with images and XML files side by side.
 """
 
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from conditional_detr.data.findings import WARNING
-from conditional_detr.data.formats.image_files import Fault, content_of, is_file, text_of
-from conditional_detr.data.split_location import is_inside
-from conditional_detr.images.decoding import IMAGE_SUFFIXES
+from conditional_detr.data.annotations import is_set
+from conditional_detr.data.file_lookup import folded
+from conditional_detr.data.findings import RULES, WARNING
+from conditional_detr.data.formats.image_files import Fault, content_of, is_file, lines_of, passed_over_in
+from conditional_detr.data.splits.location import SplitLocation
+from conditional_detr.data.splits.names import usual_split
+from conditional_detr.data.text import encoding_of, may_be_other, number_of
+from conditional_detr.images.file_types import (
+    files_below,
+    folder_contents,
+    is_image_name,
+    is_note,
+    is_visible,
+    is_visible_in_list,
+)
 
-ANNOTATIONS, IMAGES, LISTS = "Annotations", "JPEGImages", Path("ImageSets", "Main")
-SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
+ANNOTATIONS = ("Annotations", "xml", "labels")
+IMAGES = ("JPEGImages", "images", "imgs", "img")
+ALL = "all"  # name of the only split of a data set without lists
 MOST_BYTES = 10 * 2**20
+UNREADABLE = (RULES["annotation-unreadable"].fix, "annotation-unreadable")
 
 
 class Object(NamedTuple):
@@ -34,29 +49,85 @@ class Annotated(NamedTuple):
     objects: list[Object]
 
 
+class Folders:
+    """The XML files and the images of a data set by the stem of their names."""
+
+    def __init__(self, root: Path) -> None:
+        self.annotations = _child(root, ANNOTATIONS) or root / ANNOTATIONS[0]
+        self.images = _child(root, IMAGES) or root
+        self.xml_of: dict[str, list[Path]] = {}
+        self.image_of: dict[str, list[Path]] = {}
+        for file in sorted(files_below(self.annotations)):
+            if file.suffix.lower() == ".xml":
+                self.xml_of.setdefault(folded(file.stem), []).append(file)
+        images, others = folder_contents(self.images)
+        # Files of other formats come last: that they cannot be read is reported when they are opened.
+        for file in (*images, *(file for file in others if not is_note(file))):
+            self.image_of.setdefault(folded(file.stem), []).append(file)
+
+    def find(self, name: str) -> tuple[Path | None, Path | None]:
+        """The XML file and the image of a stem; each None if it is not there."""
+        return _of_stem(name, self.xml_of, self.annotations), _of_stem(name, self.image_of, self.images)
+
+
+def _of_stem(name: str, known: dict[str, list[Path]], folder: Path) -> Path | None:
+    """The file of a stem, which may have folders. The same spelling is preferred."""
+    path = Path(name)
+    fits = known.get(folded(path.name), [])
+    fits = [file for file in fits if file.parent == folder / path.parent] or ([] if path.parent.parts else fits)
+    return next((file for file in fits if file.stem == path.name), fits[0] if fits else None)
+
+
+def _child(root: Path, names: tuple[str, ...]) -> Path | None:
+    """The first folder of these names, in any case."""
+    folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()} if root.is_dir() else {}
+    return next((folders[name.lower()] for name in names if name.lower() in folders), None)
+
+
 def splits(root: Path) -> dict[str, Path]:
     """For each split its list of image names, or its folder of XML files (Roboflow).
 
     Lists for single classes, such as `dog_train.txt`, are ignored.
     """
     found: dict[str, Path] = {}
-    for name, split in SPLITS.items():
-        file = root / LISTS / f"{name}.txt"
-        if file.is_file() and (root / ANNOTATIONS).is_dir():
+    annotations = _child(root, ANNOTATIONS)
+    for file in (file for folder in _list_folders(root) for file in sorted(folder.glob("*"))) if annotations else ():
+        split = usual_split(file.stem)
+        if split and file.suffix.lower() == ".txt" and is_visible(file.name):
             found.setdefault(split, file)
-        elif next((root / name).glob("*.xml"), None):
-            found.setdefault(split, root / name)
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        split = usual_split(folder.name)
+        if split and folder.is_dir() and _has_xml(folder):
+            found.setdefault(split, folder)
     return found
 
 
-def read(root: Path, source: Path) -> tuple[dict[str, Any], list[Fault]]:
+def _list_folders(root: Path) -> list[Path]:
+    """Where the lists may lie: ImageSets/Main/, ImageSets/ or the folder itself."""
+    sets = _child(root, ("ImageSets",))
+    main = sets and _child(sets, ("Main",))
+    return [folder for folder in (main, sets, root) if folder]
+
+
+def without_splits(root: Path) -> dict[str, Path]:
+    """All XML files of a data set without lists, as one split named "all"."""
+    folders = (_child(root, ANNOTATIONS), root)
+    return next(({ALL: folder} for folder in folders if folder is not None and _has_xml(folder)), {})
+
+
+def _has_xml(folder: Path) -> bool:
+    return folder.is_dir() and any(file.suffix.lower() == ".xml" and is_visible(file.name) for file in folder.iterdir())
+
+
+def read(root: Path, source: Path, location: SplitLocation) -> tuple[dict[str, Any], list[Fault]]:
     """Read a split. Returns its COCO content and the faults. Classes are sorted by name over all splits.
 
     VOC boxes count pixels from 1 and include the last one.
     """
     faults: list[Fault] = []
-    found = {each.image: each for each in _read_split(root, source, faults)}
-    others = [each for other in splits(root).values() if other != source for each in _read_split(root, other, [])]
+    reader = SplitReader(root, location)
+    found = {each.image: each for each in reader.read(source, faults)}
+    others = [each for other in splits(root).values() if other != source for each in reader.read(other, [])]
     every = sorted({thing.name for each in (*found.values(), *others) for thing in each.objects})
     number = {name: i for i, name in enumerate(every)}
 
@@ -69,59 +140,139 @@ def read(root: Path, source: Path) -> tuple[dict[str, Any], list[Fault]]:
         return boxes
 
     categories = [{"id": i, "name": name} for name, i in number.items()]
-    return content_of(found, rows, categories, root, lambda image: found[image].size), faults
+    return content_of(found, rows, categories, location, lambda image: found[image].size), faults
 
 
-def _read_split(root: Path, source: Path, faults: list[Fault]) -> list[Annotated]:
-    if source.is_dir():  # an image without an XML file has no objects, as in YOLO
-        images = [path for path in sorted(source.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
-        return [_annotated(path, path.with_suffix(".xml"), faults) for path in images]
-    found = []
-    for line in text_of(source).splitlines():
-        if not line.strip():
-            continue
-        name = line.strip()
-        if not is_file(root / ANNOTATIONS / f"{name}.xml") and not is_file(_image(root, name)):
-            name = name.split()[0]  # a list may have a flag after each name
-        xml = root / ANNOTATIONS / f"{name}.xml"
-        if not is_inside(xml, root):
-            found.append(Annotated(_image(root, name), None, []))
-            continue
-        if not is_file(xml):
-            faults.append(
-                Fault(str(xml), "does not exist", "its image is treated as one without objects", "annotation-orphan", WARNING)
-            )
-        found.append(_annotated(_image(root, name), xml, faults))
-    return found
+class SplitReader:
+    """Reads splits of a data set.
 
+    Attributes
+    ----------
+    guessed : XML files whose encoding is neither declared nor UTF-8
+    stripped : names of a list that are no stems
+    """
 
-def _image(root: Path, name: str) -> Path:
-    folder = root / IMAGES
-    return next((p for s in sorted(IMAGE_SUFFIXES) if is_file(p := folder / f"{name}{s}")), folder / f"{name}.jpg")
+    def __init__(self, root: Path, location: SplitLocation) -> None:
+        self.root, self.location, self.folders = root, location, Folders(root)
 
+    def read(self, source: Path, faults: list[Fault]) -> list[Annotated]:
+        """The images of a split and their objects. What cannot be read is left out, and a fault."""
+        self.guessed: list[tuple[Path, str]] = []
+        self.stripped: list[tuple[str, str]] = []
+        if source.is_file():
+            found = [self._of_line(line, faults) for line in lines_of(source) if is_visible_in_list(line)]
+        elif source == self.folders.annotations and self.folders.images != self.root:
+            stems = [file.stem for files in self.folders.xml_of.values() for file in files]
+            found = [self._of_line(stem, faults) for stem in sorted(stems)]
+        else:
+            found = self._of_folder(source, faults)
+        if self.stripped:
+            (name, stem), count = self.stripped[0], len(self.stripped)
+            text = f"{count} of its names have a suffix or a folder, and their stems are there, e.g. {stem!r} for {name!r}"
+            faults.append(Fault(str(source), text, "nothing is changed; these files are read", "image-spelling"))
+        if self.guessed:
+            (file, encoding), count = self.guessed[0], len(self.guessed)
+            text = f"{count} XML files declare no encoding and are not UTF-8: they are read as {encoding}, e.g. {file}"
+            faults.append(Fault(str(source), text, RULES["annotation-encoding"].fix, "annotation-encoding"))
+        return [each for each in found if each is not None]
 
-def _annotated(image: Path, file: Path, faults: list[Fault]) -> Annotated:
-    if not is_file(file):
-        return Annotated(image, None, [])
-    try:
-        if file.stat().st_size > MOST_BYTES:
-            raise ValueError(f"larger than {MOST_BYTES} bytes")
-        tree = ElementTree.parse(file)
-    except (OSError, ValueError, ElementTree.ParseError, RecursionError) as error:
-        faults.append(Fault(str(file), f"is not valid XML: {error}", "its boxes are left out"))
-        return Annotated(image, None, [])
-    objects: list[Object] = []
-    for i, element in enumerate(tree.iterfind("object"), 1):
+    def _encoding_of(self, data: bytes) -> tuple[str, bool]:
+        """The encoding of an XML file, and whether it is a guess. The other files of the data set decide where it is open."""
+        encoding, is_guessed = encoding_of(data)
+        if encoding == "utf-8" and may_be_other(data) and self.other_encoding:
+            return self.other_encoding, True
+        return encoding, is_guessed
+
+    @cached_property
+    def other_encoding(self) -> str | None:
+        """The encoding of the first XML file of the data set whose encoding must be guessed."""
+        for file in sorted(files_below(self.root)):
+            if file.suffix.lower() == ".xml" and file.stat().st_size <= MOST_BYTES:
+                with suppress(OSError, UnicodeError):
+                    encoding, is_guessed = encoding_of(file.read_bytes())
+                    if is_guessed:
+                        return encoding
+        return None
+
+    def _of_folder(self, folder: Path, faults: list[Fault]) -> list[Annotated | None]:
+        """An image without an XML file has no objects, as in YOLO."""
+        files = [file for file in sorted(folder.iterdir()) if is_visible(file.name) and file.is_file()]
+        images = [file for file in files if is_image_name(file)]
+        faults += passed_over_in(folder, [file for file in files if not is_image_name(file)])
+        xml_of = {folded(file.stem): file for file in files if file.suffix.lower() == ".xml"}
+        faults += [
+            Fault(str(xml), "there is no image for these labels", "the labels are left out", "annotation-orphan")
+            for stem, xml in xml_of.items()
+            if stem not in {folded(file.stem) for file in files if not is_note(file)}
+        ]
+        return [self._annotated(image, xml_of.get(folded(image.stem)), faults) for image in images]
+
+    def _of_line(self, line: str, faults: list[Fault]) -> Annotated | None:
+        xml = image = None
+        for name in _names(line):
+            xml, image = self.folders.find(name)
+            if xml or image:
+                if name not in (line, line.split()[0]):
+                    self.stripped.append((line, name))
+                break
+        else:
+            name = line if is_file(self.folders.annotations / f"{line}.xml") else line.split()[0]
+        if image is None:
+            image = self.folders.images / f"{name}.jpg"
+        if not self.location.contains(image):
+            return Annotated(image, None, [])
+        if xml is None:
+            text = str(self.folders.annotations / f"{name}.xml")
+            fix = "its image is treated as one without objects"
+            faults.append(Fault(text, "does not exist", fix, "annotation-orphan", WARNING))
+        return self._annotated(image, xml, faults)
+
+    def _annotated(self, image: Path, file: Path | None, faults: list[Fault]) -> Annotated | None:
+        """An image and its objects. None if the XML file cannot be read: its objects are there, but unknown."""
+        if file is None:
+            return Annotated(image, None, [])
         try:
-            corners = [float(element.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax")]
+            if file.stat().st_size > MOST_BYTES:
+                raise ValueError(f"larger than {MOST_BYTES} bytes")
+            data = file.read_bytes()
+            encoding, is_guessed = self._encoding_of(data)
+            tree = ElementTree.fromstring(data.decode(encoding))
+        except (OSError, ValueError, ElementTree.ParseError, RecursionError) as error:
+            faults.append(Fault(str(file), f"is not valid XML: {error}", *UNREADABLE))
+            return None
+        if is_guessed:
+            self.guessed.append((file, encoding))
+        elements = list(tree.iterfind("object"))
+        objects = _objects(elements, file, faults)
+        if elements and not objects:
+            faults.append(Fault(str(file), "none of its objects can be read", *UNREADABLE))
+            return None
+        return Annotated(image, _size(tree), objects)
+
+
+def _names(line: str) -> list[str]:
+    """The stems that a line of a list may mean, the most literal first: a line may have a flag, a suffix and folders."""
+    first = line.split()[0]
+    plain = [text.replace("\\", "/") for text in dict.fromkeys([line, first])]
+    if any(".." in Path(text).parts for text in plain):
+        return []
+    short = [Path(text).with_suffix("") for text in plain if Path(text).suffix and Path(text).name]
+    return list(dict.fromkeys([*plain, *map(str, short), *(Path(text).name for text in plain), *(path.name for path in short)]))
+
+
+def _objects(elements: list[Any], file: Path, faults: list[Fault]) -> list[Object]:
+    objects: list[Object] = []
+    for i, element in enumerate(elements, 1):
+        try:
+            corners = [number_of(element.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax")]
             name = " ".join((element.findtext("name") or "").split())
             if not name:
                 raise ValueError("no name")
         except ValueError:
             faults.append(Fault(str(file), f"object {i} must have a name and a bndbox of four numbers", "the box is left out"))
             continue
-        objects.append(Object(name, corners, element.findtext("difficult") == "1"))
-    return Annotated(image, _size(tree), objects)
+        objects.append(Object(name, corners, is_set(element.findtext("difficult"))))
+    return objects
 
 
 def _size(tree: Any) -> tuple[int, int] | None:

@@ -1,19 +1,32 @@
 """Reader for YOLO: a `data.yaml` with class names and image folders, and one text file of boxes or polygons per image."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from conditional_detr.data.formats.image_files import Fault, content_of, listed_images, text_of
-from conditional_detr.data.split_location import is_inside
+from conditional_detr.data.annotations import as_id
+from conditional_detr.data.file_lookup import FileLookup, folded
+from conditional_detr.data.findings import RULES
+from conditional_detr.data.formats.image_files import Fault, content_of, images_of, lines_of, passed_over_in
+from conditional_detr.data.formats.label_files import missing_labels
+from conditional_detr.data.splits.location import SplitLocation, is_inside
+from conditional_detr.data.splits.names import usual_split
+from conditional_detr.data.text import number_of, text_of
 from conditional_detr.errors import DataError
+from conditional_detr.images.file_types import files_below, folder_contents, is_note, is_visible
 from conditional_detr.storage.json import without_surrogates
 
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 MOST_BYTES = 2**20
 CORNERS = 3  # minimum number of corners of a polygon
 NO_LABELS = ("classes.txt", "notes.txt")  # text files of labelling tools that are not labels
+UNREADABLE = (RULES["annotation-unreadable"].fix, "annotation-unreadable")
+CLASS_LISTS = ("classes.txt", "obj.names", "labels/classes.txt", "train/classes.txt", "train/labels/classes.txt")
+ALL = "all"  # name of the only split of a data set without splits
+NUMBERS = ("nc", "kpt_shape")  # keys of the YAML file whose values are numbers
+PATHS = frozenset({"bool", "int", "float", "timestamp"})  # what YAML takes texts for
+NAMES = PATHS | {"null"}
 
 
 def description(root: Path) -> Path | None:
@@ -21,72 +34,163 @@ def description(root: Path) -> Path | None:
     return next((root / name for name in YAMLS if (root / name).is_file()), None)
 
 
-def splits(file: Path) -> dict[str, list[Path]]:
+class Description(NamedTuple):
+    """What the YAML file says.
+
+    Attributes
+    ----------
+    file, content : the YAML file and its content
+    base : folder that the paths in it are relative to
+    is_named : whether the user gave the YAML file itself. Only then it may lead to folders beyond the parent of its own folder
+    """
+
+    file: Path
+    content: dict[str, Any]
+    base: Path
+    is_named: bool
+
+    @property
+    def around(self) -> Path:
+        return self.file.absolute().parent.parent
+
+    def note_on_path(self) -> str:
+        """The reason why `path` was not followed; empty if it was."""
+        given = self.content.get("path")
+        if not isinstance(given, str) or not given or "\0" in given or self.base == _joined(self.file.parent, given):
+            return ""
+        if not _joined(self.file.parent, given).is_dir():
+            return f" ('path: {given}' in {self.file} is no folder)"
+        return f" ('path: {given}' in {self.file} lies outside {self.around}: {self.advice()})"
+
+    def advice(self) -> str:
+        return f"to read it, give the YAML file itself instead of its folder: {self.file}"
+
+
+def described(file: Path, is_named: bool) -> Description:
+    """Read the YAML file of a data set."""
+    content, base = _read(file), file.parent
+    given = content.get("path")
+    if isinstance(given, str) and "\0" not in given:
+        path = _joined(file.parent, without_surrogates(given))
+        base = path if path.is_dir() and (is_named or is_inside(path, file.absolute().parent.parent)) else base
+    return Description(file, content, base, is_named)
+
+
+def without_description(root: Path) -> Description | None:
+    """A data set without a YAML file, but with a list of class names, as labelling tools export it. None if it is none.
+
+    Its splits are the lists or folders of images that are named like splits; without these, all images are the split "all".
+    """
+    classes = next((root / name for name in CLASS_LISTS if (root / name).is_file()), None)
+    if classes is None:
+        return None
+    images = next((root / name for name in ("images", "Images") if (root / name).is_dir()), root)
+    places = [*images.iterdir(), *root.iterdir()] if root != images else [*root.iterdir()]
+    places = [path for path in sorted(places) if path.is_dir() or path.suffix.lower() == ".txt"]
+    parts = {split: str(path) for path in reversed(places) if is_visible(path.name) and (split := usual_split(path.stem))}
+    content: dict[str, Any] = {"names": lines_of(classes), **(parts or {ALL: str(images)})}
+    return Description(root / "data.yaml", content, root, is_named=False)
+
+
+def splits(about: Description) -> dict[str, list[Path]]:
     """Image folders or lists of images of each split.
 
     Paths are resolved as in ultralytics. They are relative to `path`, which is relative to the folder of the YAML file. A path
-    that begins with ``../`` is also tried without it. All paths must lie inside the parent of the YAML file's folder.
+    that begins with ``../`` is also tried without it. If the user gave only the folder of the YAML file, all paths must lie
+    inside the parent of that folder.
     """
-    content = _read(file)
-    base = _base(content, file)
-    found = {}
-    for split in ("train", "val", "valid", "test"):
-        given = content.get(split)
+    found: dict[str, list[Path]] = {}
+    for key, given in about.content.items():
+        split = ALL if key == ALL else usual_split(str(key))
         names = [name for name in (given if isinstance(given, list) else [given]) if isinstance(name, str) and name]
-        if names:
-            found["valid" if split == "val" else split] = [_located(without_surrogates(name), base, file) for name in names]
+        if split and names:
+            found.setdefault(split, [_located(without_surrogates(name), about) for name in names])
     return found
 
 
-def read(file: Path, sources: list[Path]) -> tuple[dict[str, Any], list[Fault]]:
+def further_folders(about: Description, sources: list[Path]) -> tuple[Path, ...]:
+    """The folders of images and labels that a YAML file names, if the user gave that file itself."""
+    if not about.is_named:
+        return ()
+    images = [source.parent if source.is_file() else source for source in sources]
+    return (about.base, *images, *(label_file(folder / "x").parent for folder in images))
+
+
+def read(about: Description, sources: list[Path], location: SplitLocation) -> tuple[dict[str, Any], list[Fault]]:
     """Read a split. Returns its COCO content, with absolute file names, and the faults."""
-    names = class_names(file)
+    names = class_names(about)
     faults = [
-        Fault(str(file), f"{source} does not exist", "nothing is changed; the path is skipped", "split-missing")
+        Fault(
+            str(about.file),
+            f"{source} does not exist{about.note_on_path()}",
+            "nothing is changed; the path is skipped",
+            "split-missing",
+        )
         for source in sources
         if not source.exists()
     ]
+    images, others = _files(about, [source for source in sources if source.exists()], location, faults)
+    labels = LabelFiles(images)
+    is_pose = "kpt_shape" in about.content
 
-    around = file.absolute().parent.parent
-    is_pose = "kpt_shape" in _read(file)
+    def rows(image: Path, width: int, height: int) -> list[dict[str, Any]] | None:
+        file = labels.of(image)
+        if not file.exists():
+            return []
+        if not location.contains(file):
+            faults.append(Fault(str(file), "lies outside the data set's folder and is not read", *UNREADABLE))
+            return None
+        return _boxes(file, width, height, is_pose, faults)
 
-    def rows(image: Path, width: int, height: int) -> list[dict[str, Any]]:
-        labels = label_file(image)
-        return _boxes(labels, width, height, is_pose, faults) if is_inside(labels, around) else []
-
-    images = [image for source in sources if source.exists() for image in listed_images(source)]
-    faults += _labels_alone(sources, images)
-    categories = [{"id": i, "name": name} for i, name in sorted(names.items())]
-    return content_of(images, rows, categories, around), faults
+    content = content_of(images, rows, [{"id": i, "name": name} for i, name in sorted(names.items())], location)
+    faults += missing_labels(images, labels.of)
+    return content, faults + _labels_alone(sources, {*labels.used, *map(label_file, others)})
 
 
-def _labels_alone(sources: list[Path], images: list[Path]) -> list[Fault]:
-    """Faults for label files without an image."""
+def _files(
+    about: Description, sources: list[Path], location: SplitLocation, faults: list[Fault]
+) -> tuple[list[Path], list[Path]]:
+    """The images of folders and lists, and the other files of the folders."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for source in sources:
+        if source.is_dir():
+            folder = folder_contents(source)
+            images += folder.images
+            others += [file for file in folder.others if not is_note(file)]
+            faults += passed_over_in(source, folder.others)
+        else:
+            lookup = FileLookup(source.parent, about.base, location.split)
+            images += images_of(lines_of(source), lookup, source, faults)
+    return images, others
+
+
+def _labels_alone(sources: list[Path], known: set[Path]) -> list[Fault]:
+    """Faults for label files without an image. `known`: labels of images, and of files that may be images."""
     folders = {label_file(source / "x").parent for source in sources if source.is_dir()}
-    known = {label_file(image) for image in images}
     return [
         Fault(str(file), "there is no image for these labels", "the labels are left out", "annotation-orphan")
         for folder in sorted(folders)
-        for file in sorted(folder.rglob("*.txt"))
-        if file not in known and file.name not in NO_LABELS
+        for file in sorted(files_below(folder))
+        if file.suffix.lower() == ".txt" and file not in known and file.name.lower() not in NO_LABELS
     ]
 
 
-def class_names(file: Path) -> dict[int, str]:
+def class_names(about: Description) -> dict[int, str]:
     """Class names by number, from `names` (a list or a mapping). If only `nc` is given, the numbers are the names."""
-    content = _read(file)
+    content = about.content
     names = content.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
     if names is None and isinstance(content.get("nc"), int):
         names = {i: str(i) for i in range(min(content["nc"], 100_000))}
     try:
-        found = {int(i): name for i, name in dict(names).items()}  # type: ignore[arg-type]
-    except (AttributeError, OverflowError, TypeError, ValueError):
+        found = {as_id(i): name for i, name in dict(names).items()}  # type: ignore[arg-type]
+    except (AttributeError, TypeError, ValueError):
         found = {}
-    if not found or not all(isinstance(name, str | int | float) for name in found.values()):
-        raise DataError(f"{file}: 'names' must be a list of class names, or a mapping from numbers to names")
-    return {i: without_surrogates(str(name)) for i, name in found.items()}
+    if not found or None in found or not all(isinstance(name, str) and name for name in found.values()):
+        raise DataError(f"{about.file}: 'names' must be a list of class names, or a mapping from numbers to names")
+    return {i: without_surrogates(name) for i, name in found.items() if i is not None}
 
 
 def label_file(image: Path) -> Path:
@@ -96,29 +200,65 @@ def label_file(image: Path) -> Path:
     """
     beside, parts = image.with_suffix(".txt"), list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            usual = Path(*parts).with_suffix(".txt")
-            return beside if beside.exists() and not usual.exists() else usual
+        if parts[i].lower() == "images":
+            same_case = "Labels" if parts[i] == "Images" else "LABELS" if parts[i].isupper() else "labels"
+            usual = [Path(*parts[:i], name, *parts[i + 1 :]).with_suffix(".txt") for name in (same_case, "labels")]
+            found = next((file for file in usual if file.parent.is_dir()), usual[0])
+            return beside if beside.exists() and not found.exists() else found
     return beside
 
 
-def _boxes(file: Path, width: int, height: int, is_pose: bool, faults: list[Fault]) -> list[dict[str, Any]]:
-    """Read the boxes of a label file, in px. Without a file there are no objects.
+class LabelFiles:
+    """The label file of each image, also if its name has another case or Unicode form than that of the image.
+
+    Attributes
+    ----------
+    used : the label files of the images
+    """
+
+    def __init__(self, images: list[Path]) -> None:
+        self.own = {image: label_file(image) for image in images}
+        self.used = set(self.own.values())
+        self.folders: dict[Path, dict[str, list[Path]]] = {}
+
+    def of(self, image: Path) -> Path:
+        """The label file of an image. It does not exist if the image has no labels."""
+        file = self.own[image]
+        if file.exists():
+            return file
+        if file.parent not in self.folders:
+            self.folders[file.parent] = _by_folded_name(file.parent, self.used)
+        fits = self.folders[file.parent].get(folded(file.name), [])
+        if len(fits) != 1:
+            return file
+        self.used.add(fits[0])
+        return fits[0]
+
+
+def _by_folded_name(folder: Path, taken: set[Path]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if is_visible(file.name) and file not in taken:
+            found.setdefault(folded(file.name), []).append(file)
+    return found
+
+
+def _boxes(file: Path, width: int, height: int, is_pose: bool, faults: list[Fault]) -> list[dict[str, Any]] | None:
+    """Read the boxes of a label file, in px. None if no line can be read.
 
     In pose labels the box comes first, followed by keypoints, which are ignored.
     """
     try:
-        lines = text_of(file).splitlines() if file.exists() else []
+        lines = text_of(file).splitlines()
     except DataError as error:
-        faults.append(Fault(str(file), str(error), "its boxes are left out"))
-        return []
+        faults.append(Fault(str(file), str(error), *UNREADABLE))
+        return None
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            label, *values = (float(word) for word in line.split())
+            label, *values = (number_of(word) for word in line.split())
         except ValueError:
             faults.append(
                 Fault(str(file), f"line {number} must contain only numbers, not {line.strip()[:60]!r}", "the line is left out")
@@ -131,6 +271,9 @@ def _boxes(file: Path, width: int, height: int, is_pose: bool, faults: list[Faul
             continue
         x, y, w, h = box
         rows.append({"category_id": label, "bbox": [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]})
+    if not rows and any(line.strip() for line in lines):
+        faults.append(Fault(str(file), "none of its lines can be read", *UNREADABLE))
+        return None
     return rows
 
 
@@ -148,7 +291,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MOST_BYTES:
             raise DataError(f"{file} is too large for the YAML file of a data set: {file.stat().st_size} bytes")
-        content = yaml.safe_load(text_of(file))
+        content = _loaded(text_of(file))
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -158,17 +301,41 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _base(content: dict[str, Any], file: Path) -> Path:
-    given = content.get("path")
-    base = file.parent / without_surrogates(given) if isinstance(given, str) and "\0" not in given else file.parent
-    return base if base.is_dir() and is_inside(base, file.parent.parent) else file.parent
+def _loaded(text: str) -> Any:
+    """Parse YAML. Class names and paths are texts as they are written, also `no`, `010` and `12:30:00`."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.value not in NUMBERS:
+                _as_text(value, NAMES if key.value == "names" else PATHS)
+        return loader.construct_document(node) if node is not None else None
+    finally:
+        loader.dispose()
 
 
-def _located(name: str, base: Path, file: Path) -> Path:
-    candidates = [base / name, file.parent / name, file.parent / name.removeprefix("../")]
+def _as_text(node: yaml.Node, tags: frozenset[str]) -> None:
+    """Turn a scalar with one of the tags, or those in a list or a mapping, into text."""
+    inner = [node]
+    if isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    elif isinstance(node, yaml.MappingNode):
+        inner = [each for pair in node.value for each in pair]
+    for each in inner:
+        if isinstance(each, yaml.ScalarNode) and each.value and each.tag.rpartition(":")[2] in tags:
+            each.tag = "tag:yaml.org,2002:str"
+
+
+def _joined(folder: Path, path: str) -> Path:
+    return folder / (Path(path).expanduser() if path.startswith("~/") else path)
+
+
+def _located(name: str, about: Description) -> Path:
     if "\0" in name:
-        raise DataError(f"{file}: {name[:60]!r} is not a valid path")
+        raise DataError(f"{about.file}: {name[:60]!r} is not a valid path")
+    folder = about.file.parent
+    candidates = [_joined(about.base, name), folder / name, folder / name.removeprefix("../")]
     source = next((source for source in candidates if source.exists()), candidates[0])
-    if not is_inside(source, file.parent.parent):
-        raise DataError(f"{file}: {name!r} lies outside the folder {file.parent.parent} and is not read")
+    if not about.is_named and not is_inside(source, about.around):
+        raise DataError(f"{about.file}: {name!r} lies outside the folder {about.around} and is not read; {about.advice()}")
     return source

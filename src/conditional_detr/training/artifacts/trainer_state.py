@@ -64,7 +64,9 @@ class TrainerState:
         row = {"epoch": self.epoch + 1, "loss": None, **means, "lr": lr, "seconds": round(self.seconds, 3)}
         self.history.append({**row, "skipped_steps": self.skipped, **figures})
         ap = -1.0 if figures["AP"] is None else figures["AP"]
-        is_best = judged and (ap > self.best[0] or self.best[1] == 0)
+        is_best = judged and (
+            ap > self.best[0] or ap == -1.0 == self.best[0] or self.best[1] == 0
+        )  # without an AP the last one
         if is_best:
             self.best = (ap, self.epoch + 1)
         self.epoch, self.position, self.sums, self.counted, self.seconds, self.skipped = self.epoch + 1, 0, {}, 0, 0.0, 0

@@ -2,6 +2,7 @@
 
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import SplitIndex, match_categories
+from conditional_detr.data.splits.together import class_differences
 from conditional_detr.errors import DataError
 from conditional_detr.factory.build import DetectionModel
 
@@ -33,12 +34,16 @@ def check_data(train: SplitIndex, valid: SplitIndex, strict: bool, max_bad: floa
 
 def opening(train: SplitIndex, valid: SplitIndex, model: DetectionModel, config: RunConfig, where: str) -> list[str]:
     """Lines to print at the start: the data, problems found in them, and the model. `where` names device and precision."""
-    lines = [
-        f"data: {len(train)} training images, {len(train.labels)} boxes, {len(train.categories)} classes; "
-        f"{len(valid)} validation images",
-    ]
-    for index in (train, valid):
-        lines += [f"  {index.file}: {line}" for line in index.report]
+    lines = []
+    for name, index in (("train", train), ("valid", valid)):
+        lines += [f"{name}: {index.summary}", *(f"  {index.file}: {line}" for line in index.report)]
+    differences = class_differences({"train": train.summary.objects, "valid": valid.summary.objects})
+    lines += [f"  warning: {finding.message}" for finding in differences]
+    if not len(valid.labels):
+        lines.append(
+            f"  warning: {valid.file} has no object: no AP can be computed, so the last epoch counts as the best, and no score "
+            "thresholds are chosen"
+        )
     most = int((train.first[1:] - train.first[:-1]).max())
     if most > model.config.num_queries:
         lines.append(

@@ -14,12 +14,20 @@ class SplitLocation(NamedTuple):
     file : file or folder that the annotations are read from
     images : folder that the file names of images are relative to
     root : folder of the data set; nothing outside it is read
+    also : further folders that the user named. Links that lead out of these are not followed
+    resolved : whether the reader has looked for the images already, and gives their paths
     """
 
     split: str
     file: Path
     images: Path
     root: Path
+    also: tuple[Path, ...] = ()
+    resolved: bool = False
+
+    def contains(self, path: Path) -> bool:
+        """Whether a path may be read."""
+        return is_inside(path, self.root) or any(path.resolve().is_relative_to(folder.resolve()) for folder in self.also)
 
 
 def is_inside(path: Path, root: Path) -> bool:

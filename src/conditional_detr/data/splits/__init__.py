@@ -1,0 +1,1 @@
+"""Splits of a data set: their counts, and what one says about another."""

@@ -1,0 +1,105 @@
+"""Names that mean a file that is there, spelled otherwise."""
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from conditional_detr.data.file_lookup import FileLookup
+
+
+def lookup(root: Path, *files: str, images: str = "train") -> FileLookup:
+    for name in files:
+        path = Path(os.fsdecode(os.fsencode(root / name)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (root / images).mkdir(exist_ok=True)
+    return FileLookup(root / images, root, images)
+
+
+def composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def taken_apart(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("train/a.jpg", "train/a.jpg"),
+        ("images/a.jpg", "train/a.jpg"),
+        ("set/train/a.jpg", "train/a.jpg"),
+        ("./train/a.jpg", "train/a.jpg"),
+        ("a.JPG", "train/a.jpg"),
+        ("A.jpg", "train/a.jpg"),
+        ("Train/A.JPG", "train/a.jpg"),
+        ("x.jpg", "train/deep/down/x.jpg"),
+        ("x.jpg", "pictures/x.jpg"),
+        ("/data/of/someone/train/a.jpg", "train/a.jpg"),
+        ("C:\\Users\\me\\train\\a.jpg", "train/a.jpg"),
+        (composed("größe.jpg"), "train/" + taken_apart("größe.jpg")),
+        (taken_apart("größe.jpg"), "train/" + composed("größe.jpg")),
+        (composed("ÜBER/größe.JPG"), "train/" + taken_apart("über/größe.jpg")),
+        ("my%20photo.jpg", "train/my photo.jpg"),
+        ("红.jpg", "train/" + "红.jpg".encode("gbk").decode("cp437")),
+        ("größe.jpg", "train/" + "größe.jpg".encode().decode("cp437")),
+        ("红.jpg", "train/" + os.fsdecode("红.jpg".encode("gbk"))),
+    ],
+)
+def test_a_name_that_one_file_fits_is_that_file(tmp_path, name: str, file: str):
+    found = lookup(tmp_path, file, "train/b.jpg")
+    assert found.path_of(name) == tmp_path / file
+    assert list(found.respelled) == [name]
+    text, fix = found.summary()
+    assert text.startswith("1 image name is not there as written, but one file fits each")
+    assert fix.startswith("nothing")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "more\\a.jpg", "more/a.jpg"])
+def test_a_name_that_is_there_is_not_looked_for(tmp_path, name: str):
+    found = lookup(tmp_path, "train/a.jpg", "train/more/a.jpg", "train/A.jpg")
+    assert found.path_of(name).exists()
+    assert not found.respelled
+    assert not found.several
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("x/a.jpg", ["train/one/a.jpg", "train/two/a.jpg"]),
+        ("a.JPG", ["train/a.jpg", "train/A.jpg"]),
+        ("a.jpg", ["one/a.jpg", "two/a.jpg"]),
+    ],
+)
+def test_a_name_that_several_files_fit_means_none(tmp_path, name: str, files: list[str]):
+    found = lookup(tmp_path, *files)
+    assert found.path_of(name) == tmp_path / "train" / name
+    assert found.several == {name: [tmp_path / file for file in sorted(files)]}
+    assert not found.respelled
+
+
+def test_the_file_that_agrees_with_more_folders_is_meant(tmp_path):
+    found = lookup(tmp_path, "train/one/a.jpg", "train/two/a.jpg", "train/a.jpg")
+    assert found.path_of("x/two/a.jpg") == tmp_path / "train" / "two" / "a.jpg"
+
+
+def test_files_of_another_split_are_taken_only_if_the_name_says_so(tmp_path):
+    found = lookup(tmp_path, "valid/a.jpg", "images/val/b.jpg")
+    assert found.path_of("a.jpg") == tmp_path / "train" / "a.jpg"
+    assert found.path_of("B.jpg") == tmp_path / "train" / "B.jpg"
+    assert found.path_of("valid/a.jpg") == tmp_path / "valid" / "a.jpg"
+
+
+def test_nothing_outside_is_found(tmp_path):
+    root = tmp_path / "set"
+    found = lookup(root, "train/b.jpg")
+    (tmp_path / "a.jpg").touch()
+    (root / "train" / "link.jpg").symlink_to(tmp_path / "a.jpg")
+    for name in ("../../A.jpg", "../A.jpg", "LINK.jpg", str(tmp_path / "A.jpg")):
+        assert found.path_of(name) == root / "train" / name
+    assert not found.respelled
+    for name in (".", "..", "/", "\0", "a" * 5000, "x\ud83d.jpg", ""):
+        found.path_of(name)
