@@ -18,7 +18,7 @@ from conditional_detr.data.annotations import (
     usable_annotations,
 )
 from conditional_detr.data.box_format import COCO
-from conditional_detr.data.file_lookup import FileLookup
+from conditional_detr.data.file_lookup import FileLookup, shown
 from conditional_detr.data.findings import ERROR, WARNING, Finding
 from conditional_detr.data.split_location import SplitLocation
 from conditional_detr.errors import DataError, shortened_list
@@ -187,7 +187,7 @@ def _image_fault(row: Row, file: str, path: Path, location: SplitLocation, sever
             "image-missing", f"an image must have an 'id' (a whole number or a text) and a 'file_name', not {str(row)[:120]}"
         )
     if several:
-        return fault("image-missing", f"is not there, and several files fit: {shortened_list(map(str, several))}")
+        return fault("image-missing", f"is not there, and several files fit: {shortened_list(map(shown, several))}")
     if "\0" in file or not location.contains(path):
         return fault("image-outside-folder", f"{file!r} lies outside the data set's folder {location.root} and is not read")
     try:
