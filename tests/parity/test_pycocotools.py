@@ -149,3 +149,17 @@ def test_predictions_of_eval_judged_by_pycocotools_give_its_metrics(capsys, tmp_
     run(capsys, "eval", "conditional-detr-tiny-digits", "--data", tmp_path / "d", "--output", tmp_path / "t")
     texts = json.loads((tmp_path / "t" / "predictions.json").read_text())
     assert {row["image_id"] for row in texts} == {f"image {i}" for i in ids.values()}
+
+
+def test_image_ids_may_be_texts():
+    """The ids "1_11" and "11_1" are two images, as in pycocotools."""
+    ids = ["1_11", "11_1", "8519a9f2-0b75", "07", 7]
+    images = [{"id": id_, "width": 50, "height": 50} for id_ in ids]
+    rows = [{"id": i, "image_id": id_, "category_id": 1, "bbox": [9 * i, 9 * i, 9, 9]} for i, id_ in enumerate(ids)]
+    truth = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "a"}]}
+    found = [{"image_id": row["image_id"], "category_id": 1, "bbox": row["bbox"], "score": 0.9} for row in rows]
+    assert pytest.approx(1) == coco_metrics(truth, found).AP
+    elsewhere = [{**row, "image_id": other} for row, other in zip(found, [*ids[1:], ids[0]], strict=True)]
+    assert coco_metrics(truth, elsewhere).AP < 0.3
+    with pytest.raises(DataError, match="does not list, e.g. id '111'"):
+        coco_metrics(truth, [{**found[0], "image_id": "111"}])

@@ -23,7 +23,7 @@ from conditional_detr.data.annotations import (
     usable_annotations,
 )
 from conditional_detr.data.box_format import COCO, FEW
-from conditional_detr.data.file_lookup import FileLookup
+from conditional_detr.data.file_lookup import FileLookup, shown
 from conditional_detr.data.findings import ERROR, LOSES_BOX, WARNING, Finding
 from conditional_detr.data.splits.conventions import MANY_MARKED, Conventions, category_shift, conventions_of, ids_of
 from conditional_detr.data.splits.location import SplitLocation
@@ -247,7 +247,7 @@ def _image_fault(row: Row, file: str, path: Path, location: SplitLocation, sever
             "image-missing", f"an image must have an 'id' (a whole number or a text) and a 'file_name', not {str(row)[:120]}"
         )
     if several:
-        return fault("image-missing", f"is not there, and several files fit: {shortened_list(map(str, several))}")
+        return fault("image-missing", f"is not there, and several files fit: {shortened_list(map(shown, several))}")
     if "\0" in file or not location.contains(path):
         return fault("image-outside-folder", f"{file!r} lies outside the data set's folder {location.root} and is not read")
     try:

@@ -66,7 +66,7 @@ class FileLookup:
         count = len(self.respelled)
         names = "1 image name is" if count == 1 else f"{count} image names are"
         files = "this file is" if count == 1 else "these files are"
-        text = f"{names} not there as written, but one file fits each, e.g. {path} for {name!r}"
+        text = f"{names} not there as written, but one file fits each, e.g. {shown(path)} for {name!r}"
         return text, f"nothing is changed; {files} read: {count} found under another spelling"
 
     def _matches(self, name: str) -> list[Path]:
@@ -134,6 +134,11 @@ def _encoded(text: str, encoding: str) -> bytes | None:
         return text.encode(encoding)
     except UnicodeError:
         return None
+
+
+def shown(path: Path) -> str:
+    """A path that can be printed and written, also if its bytes are not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _composed(text: str) -> str:

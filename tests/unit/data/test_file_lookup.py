@@ -56,6 +56,7 @@ def test_a_name_that_one_file_fits_is_that_file(tmp_path, name: str, file: str):
     text, fix = found.summary()
     assert text.startswith("1 image name is not there as written, but one file fits each")
     assert fix.startswith("nothing")
+    (text + fix).encode()
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "more\\a.jpg", "more/a.jpg"])

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conditional_detr.data.file_lookup import FileLookup
+from conditional_detr.data.file_lookup import FileLookup, shown
 from conditional_detr.data.findings import RULES
 from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.data.text import text_of
@@ -39,7 +39,7 @@ def images_of(names: Iterable[str], lookup: FileLookup, list_file: Path, faults:
             continue
         path = lookup.path_of(name)
         if name in lookup.several:
-            several = shortened_list(map(str, lookup.several[name]))
+            several = shortened_list(map(shown, lookup.several[name]))
             faults.append(
                 Fault(name, f"is not there, and several files fit: {several}", "the image is left out", "image-missing")
             )

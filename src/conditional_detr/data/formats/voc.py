@@ -169,11 +169,15 @@ class SplitReader:
         if self.stripped:
             (name, stem), count = self.stripped[0], len(self.stripped)
             text = f"{count} of its names have a suffix or a folder, and their stems are there, e.g. {stem!r} for {name!r}"
-            faults.append(Fault(str(source), text, "nothing is changed; these files are read", "image-spelling"))
+            faults.append(
+                Fault(str(source), text, f"nothing is changed; the files of {count} stems are read", "image-spelling")
+            )
         if self.guessed:
             (file, encoding), count = self.guessed[0], len(self.guessed)
             text = f"{count} XML files declare no encoding and are not UTF-8: they are read as {encoding}, e.g. {file}"
-            faults.append(Fault(str(source), text, RULES["annotation-encoding"].fix, "annotation-encoding"))
+            faults.append(
+                Fault(str(source), text, f"nothing is changed; {count} files are read as {encoding}", "annotation-encoding")
+            )
         return [each for each in found if each is not None]
 
     def _encoding_of(self, data: bytes) -> tuple[str, bool]:
