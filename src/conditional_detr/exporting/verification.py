@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
+import numpy as np
 import torch
 from torchvision.ops import box_iou
 
 from conditional_detr.data.index import SplitIndex, match_categories
 from conditional_detr.evaluation.coco import coco_metrics, coco_results
-from conditional_detr.images.decoding import ImageInput, decode
+from conditional_detr.images.decoding import ImageInput, decode_array
 from conditional_detr.inference.batching import Model, detect
 
 LOWEST_COMPARED = 0.3  # boxes with a lower score are not compared individually
 SAME_BOX = 0.9  # minimum IoU of two boxes that count as the same
 TIMED_IMAGES = 20  # maximum number of images in the latency measurement
-Found = dict[int, dict[str, torch.Tensor]]  # records of `postprocess` by the position of the image
+Found = dict[int, dict[str, np.ndarray]]  # records of `postprocess` by the position of the image
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def detect_all(model: Model, images: Sequence[ImageInput], index: SplitIndex | N
     return {
         position: result
         for position, rgb, result in detect(model, images, batch, on_unreadable=lambda *_: None)
-        if index is None or index.has_size(position, (rgb.shape[-2], rgb.shape[-1]))
+        if index is None or index.has_size(position, (rgb.shape[0], rgb.shape[1]))
     }
 
 
@@ -82,8 +83,8 @@ def agreement(original: Found, exported: Found) -> Agreement:
         sure = ours["scores"] >= LOWEST_COMPARED
         counts[0] += int(sure.sum())
         counts[1] += int((theirs["scores"] >= LOWEST_COMPARED).sum())
-        ranks.append(float((ours["scores"] - theirs["scores"]).abs().max()))
-        overlaps = box_iou(ours["boxes"][sure], theirs["boxes"])
+        ranks.append(float(np.abs(ours["scores"] - theirs["scores"]).max()))
+        overlaps = box_iou(torch.from_numpy(ours["boxes"][sure]), torch.from_numpy(theirs["boxes"])).numpy()
         same = ours["labels"][sure][:, None] == theirs["labels"][None]
         for i, row in enumerate((overlaps * same).tolist()):
             gaps = {
@@ -102,7 +103,7 @@ def agreement(original: Found, exported: Found) -> Agreement:
 def latencies_ms(models: Sequence[Model], images: Sequence[ImageInput]) -> list[float]:
     """Median latency of each model in ms, from a decoded image to its boxes. Models alternate; the first round is a warm-up."""
     rounds: list[list[float]] = [[] for _ in models]
-    decoded = [decode(image).permute(1, 2, 0).numpy() for image in images[:TIMED_IMAGES]]
+    decoded = [decode_array(image) for image in images[:TIMED_IMAGES]]
     for image in [decoded[0], *decoded]:
         for model, times in zip(models, rounds, strict=True):
             started = time.perf_counter()
