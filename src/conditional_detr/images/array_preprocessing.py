@@ -1,12 +1,11 @@
 """Resizing, normalising and padding of NumPy arrays, for exported models.
 
-The results equal those of `preprocessing` to the last bit, where PyTorch resizes 8-bit images with integers: on x86 with AVX2 and
-on ARM. On other processors PyTorch rounds differently, and a pixel may differ by 1 of 255.
+The results equal those of `preprocessing` to the last bit: an image is resized with the integer weights that PyTorch uses.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,13 +21,13 @@ class Filter(NamedTuple):
 
     Attributes
     ----------
-    first, count : of each output, the index of its first input and the number of its inputs
+    first, inputs : of each output, the index of its first input and the number of its inputs
     weights : integers [outputs, most inputs]; divided by 2 ** bits they sum to 1
     bits : number of fractional bits
     """
 
     first: np.ndarray
-    count: np.ndarray
+    inputs: np.ndarray
     weights: np.ndarray
     bits: int
 
@@ -67,18 +66,19 @@ def resize_array(rgb: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
 
 def resize_axis(values: np.ndarray, size: int) -> np.ndarray:
     """Resize the first axis: uint8 [n, m] → uint8 [size, m]."""
-    first, count, weights, bits = filter_of(len(values), size)
-    kind = np.float32 if bits <= EXACT_BITS else np.int32
+    first, inputs, weights, bits = filter_of(len(values), size)
+    kind: Any = np.float32 if bits <= EXACT_BITS else np.int32
     values, weights = values.astype(kind), weights.astype(kind)
-    sums = np.empty((size, values.shape[1]), dtype=kind)
-    for i, (start, inputs) in enumerate(zip(first.tolist(), count.tolist(), strict=True)):
-        np.einsum("k,km->m", weights[i, :inputs], values[start : start + inputs], out=sums[i])
+    sums: Any = np.empty((size, values.shape[1]), dtype=kind)
+    for i, (start, count) in enumerate(zip(first.tolist(), inputs.tolist(), strict=True)):
+        np.einsum("k,km->m", weights[i, :count], values[start : start + count], out=sums[i])
     sums += kind(1 << (bits - 1))  # rounds to the nearest
     if kind is np.float32:
         sums *= np.float32(0.5**bits)
     else:
         sums >>= bits
-    return np.minimum(sums, 255, out=sums).astype(np.uint8)
+    resized: np.ndarray = np.minimum(sums, 255, out=sums).astype(np.uint8)
+    return resized
 
 
 def filter_of(length: int, size: int) -> Filter:
@@ -87,11 +87,11 @@ def filter_of(length: int, size: int) -> Filter:
     support = max(scale, 1.0)
     centre = scale * (np.arange(size) + 0.5)
     first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
-    count = np.minimum((centre + support + 0.5).astype(np.int64), length) - first
-    inputs = np.arange(2 * math.ceil(support) + 1)
-    weights = np.maximum(1 - np.abs((inputs + first[:, None] - centre[:, None] + 0.5) * (1 / support)), 0)
-    weights[inputs >= count[:, None]] = 0
+    inputs = np.minimum((centre + support + 0.5).astype(np.int64), length) - first
+    place = np.arange(2 * math.ceil(support) + 1)
+    weights = np.maximum(1 - np.abs((place + first[:, None] - centre[:, None] + 0.5) * (1 / support)), 0)
+    weights[place >= inputs[:, None]] = 0
     weights /= weights.sum(1, keepdims=True)
     largest = weights.max()
     bits = next((b for b in range(MOST_BITS) if int(0.5 + largest * 2 ** (b + 1)) >= WEIGHT_LIMIT), MOST_BITS)
-    return Filter(first, count, np.floor(weights * 2**bits + 0.5), bits)
+    return Filter(first, inputs, np.floor(weights * 2**bits + 0.5), bits)

@@ -110,8 +110,8 @@ def _torch_model(source: "str | Path | DetectionModel", device: "str | torch.dev
 
     model = load_model(source) if isinstance(source, str | Path) else source
     where = choose_device(device) if isinstance(device, str) else device
-    model = model.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return model
+    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.eval()
 
 
 def _engine_model(folder: Path, runtime: str, device: str) -> EngineModel:

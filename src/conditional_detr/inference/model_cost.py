@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 def cost_of(model: "DetectionModel") -> ModelCost:
     """Count the parameters of a model, and its multiply-adds for an image of `LANDSCAPE` size."""
-    counts = [sum(p.numel() for p in model.parameters() if p.requires_grad is trained) for trained in (True, False)]
-    return ModelCost(*counts, multiply_adds(model, *input_hw(LANDSCAPE, model.preprocessor)))
+    trainable, frozen = (
+        sum(p.numel() for p in model.parameters() if p.requires_grad is is_trained) for is_trained in (True, False)
+    )
+    return ModelCost(trainable, frozen, multiply_adds(model, *input_hw(LANDSCAPE, model.preprocessor)))
 
 
 @torch.no_grad()

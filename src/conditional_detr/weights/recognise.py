@@ -125,9 +125,7 @@ def _fetch_from_hub(repo: str) -> Path:
         if index := fetch_if_there(repo, SHARDS, revision):
             fetch(repo, shards_of(index), revision)
         elif fetch_if_there(repo, PICKLED, revision) is None:
-            raise UnavailableError(
-                f"{repo} has no weights: it must contain {WEIGHTS}, {SHARDS} or {PICKLED}"
-            )
+            raise UnavailableError(f"{repo} has no weights: it must contain {WEIGHTS}, {SHARDS} or {PICKLED}")
     if is_huggingface(folder):
         fetch_if_there(repo, PREPROCESSOR, revision)
     return folder

@@ -1,7 +1,7 @@
 """Backbones and necks.
 
-timm loads torchvision, which loads torch's compiler only for a function of RoI align. That takes longer than loading torch itself,
-and nothing here compiles or aligns, so the compiler is loaded when something uses it.
+timm loads torchvision, which loads torch's compiler only for a function of RoI align. That takes longer than loading torch
+itself. Nothing here compiles or aligns, so the compiler is loaded only when something uses it.
 """
 
 import sys
