@@ -11,7 +11,7 @@ import torch
 from conditional_detr.config.presets import PRESETS
 from conditional_detr.config.schema import PreprocessorConfig
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.inference.model_info import multiply_adds
+from conditional_detr.inference.model_cost import multiply_adds
 
 HEIGHT, WIDTH = 800, 1121
 PAPER = {  # Conditional DETR, table 1: parameters in millions, multiply-adds in billions (the paper's GFLOPs)

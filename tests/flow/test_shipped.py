@@ -7,7 +7,8 @@ from commands import run as run_command
 from conditional_detr.data.digits import make_digits
 from conditional_detr.errors import SourceError
 from conditional_detr.evaluation.coco import evaluate
-from conditional_detr.weights.discovery import SHIPPED, load_model, shipped
+from conditional_detr.weights.discovery import load_model
+from conditional_detr.weights.recognise import SHIPPED, shipped
 
 NAME, BEGINNING = "conditional-detr-tiny-digits", "conditional-detr-tiny-shapes"
 

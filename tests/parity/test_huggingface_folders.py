@@ -20,7 +20,8 @@ from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
 from conditional_detr.images.decoding import decode
 from conditional_detr.images.preprocessing import Preprocessor
-from conditional_detr.weights.discovery import find_checkpoint, load_model, read_checkpoint
+from conditional_detr.weights.discovery import load_model, read_checkpoint
+from conditional_detr.weights.recognise import find_checkpoint
 from conditional_detr.weights.save import save_model
 
 PARTS = {"encoder_layers": 1, "decoder_layers": 2}

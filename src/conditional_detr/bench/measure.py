@@ -19,8 +19,7 @@ from conditional_detr.errors import ConfigError, ImageError, UnavailableError
 from conditional_detr.images.decoding import decode, is_url
 from conditional_detr.images.synthetic import synthetic_images
 from conditional_detr.inference.progress import Track, untracked
-from conditional_detr.weights import huggingface
-from conditional_detr.weights.discovery import find_checkpoint
+from conditional_detr.weights.recognise import find_checkpoint, is_huggingface
 
 BATCHED_ROUNDS = 3  # measured rounds for throughput
 DEFAULT_EXECUTION = Execution()
@@ -114,7 +113,7 @@ def _kinds(source: str) -> list[str]:
     from importlib.util import find_spec
 
     path = find_checkpoint(source)
-    with_peer = path is not None and huggingface.claims(path) and find_spec("transformers")
+    with_peer = path is not None and is_huggingface(path) and find_spec("transformers")
     return ["theirs", "ours"] if with_peer else ["ours"]
 
 

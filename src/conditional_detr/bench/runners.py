@@ -14,9 +14,8 @@ import torch
 from conditional_detr.device.choose import choose_device
 from conditional_detr.device.threads import set_threads
 from conditional_detr.errors import ConditionalDETRError, UnavailableError
-from conditional_detr.images.decoding import decode
-from conditional_detr.images.preprocessing import Preprocessor
-from conditional_detr.inference.batching import Model, PreparedImage, detect, run_batch
+from conditional_detr.images.decoding import decode, decode_array
+from conditional_detr.inference.batching import Model, PreparedImage, detect, run_batch, stages_of
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import first_line
 
@@ -38,16 +37,16 @@ class LibraryRunner:
     def __init__(self, source: str, runtime: str, device: str) -> None:
         self.model: Model = Detector(source, runtime, device).model
         self.engine = self.model.summary
-        self.preprocessor = Preprocessor(self.model.preprocessor)
+        self.prepare = stages_of(self.model).prepare
 
     def latency(self, file: str) -> Times:
         clock = [time.perf_counter()]
-        rgb = decode(file)
+        rgb = decode_array(file)
         clock.append(time.perf_counter())
-        prepared = PreparedImage(0, rgb, self.preprocessor(rgb))
+        prepared = PreparedImage(0, rgb, self.prepare(rgb, self.model.preprocessor))
         clock.append(time.perf_counter())
         timed = _Timed(self.model)
-        run_batch(timed, self.preprocessor, [prepared])
+        run_batch(timed, [prepared])
         clock.append(time.perf_counter())
         decoding, preparing, rest = np.diff(clock)
         return float(decoding), float(preparing), timed.seconds, float(rest) - timed.seconds
@@ -69,7 +68,7 @@ class _Timed:
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         started = time.perf_counter()
         output = self.model(*inputs, **options)
-        _synchronise(self.model.device)
+        _synchronise(torch.device(self.model.device))
         self.seconds += time.perf_counter() - started
         return output
 

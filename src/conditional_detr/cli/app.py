@@ -82,14 +82,20 @@ def _run(tokens: list[str]) -> None:
     except ConditionalDETRError as error:
         sys.exit(_refuse(str(error)))
     except (RuntimeError, MemoryError) as error:
-        from conditional_detr.device.choose import is_out_of_memory
-
-        if not isinstance(error, MemoryError) and not is_out_of_memory(error):
+        if not isinstance(error, MemoryError) and not _is_out_of_memory(error):
             raise
         sys.exit(_refuse("not enough memory: use a smaller --batch, a smaller --imgsz or smaller images"))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    if "torch" not in sys.modules:
+        return False
+    from conditional_detr.device.choose import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _refuse(message: str) -> int:

@@ -30,7 +30,7 @@ def predict(
     output: Output = Path("predictions"),
 ) -> None:
     """Detect objects in images. Writes the images with boxes, and predictions.json."""
-    from conditional_detr.weights.discovery import find_checkpoint
+    from conditional_detr.weights.recognise import find_checkpoint
 
     find_checkpoint(source)
     from conditional_detr.inference.predict import find_images

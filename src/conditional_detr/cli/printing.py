@@ -78,16 +78,16 @@ def print_source_notes(source: str) -> None:
 
     A model name is a network with a pretrained backbone, not a trained detector. An export may have failed its proof.
     """
-    from conditional_detr.weights import exported
-    from conditional_detr.weights.discovery import find_checkpoint
+    from conditional_detr.weights.exported import PROOF, read_proof
+    from conditional_detr.weights.recognise import find_checkpoint, is_export
 
     path = find_checkpoint(source)
     if path is None:
         print_note(
             f"{source} is a model name, not a trained model. Its decoder has random weights, so its detections mean nothing."
         )
-    elif exported.claims(path) and exported.read_proof(path).get("passed") is False:
-        print_note(f"{source} did not pass its proof when it was exported: see {path / exported.PROOF}")
+    elif is_export(path) and read_proof(path).get("passed") is False:
+        print_note(f"{source} did not pass its proof when it was exported: see {path / PROOF}")
 
 
 def make_folder(output: Path) -> None:

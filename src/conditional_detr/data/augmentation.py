@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from conditional_detr.config.recipes import RecipeConfig
 from conditional_detr.config.schema import LONGEST_PER_SHORTEST
-from conditional_detr.images.preprocessing import resized_hw
+from conditional_detr.images.sizes import resized_hw
 
 SCALE_STEPS = 11  # 480, 512, …, 800
 CROP_FROM = (400, 500, 600)  # lengths that the shorter side is taken to have when a crop is drawn, px

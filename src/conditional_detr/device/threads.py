@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from pathlib import Path
 
 from conditional_detr.device.cpu_quota import cpu_quota
@@ -10,6 +11,8 @@ from conditional_detr.errors import ConfigError
 # Turns of GNU's OpenMP before a thread sleeps. Without any, one image through tiny takes 1.4 times as long on an idle machine;
 # with ten times as many, three times as long on a busy one (benchmarks/busy.py).
 SPINS = "3000"
+VARIABLE = "OMP_NUM_THREADS"  # which torch reads when it is loaded
+
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -47,9 +50,18 @@ def prepare_threads() -> None:
 
 
 def set_threads(threads: int) -> None:
-    """Set the number of CPU threads of this process; 0 = one per usable core."""
-    import torch
-
+    """Set the number of CPU threads of this process; 0 = one per usable core. This does not load torch."""
     if threads < 0:
         raise ConfigError(f"threads must be 0 or more, not {threads}")
-    torch.set_num_threads(threads or usable_cores())
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads or usable_cores())
+    else:
+        os.environ[VARIABLE] = str(threads or usable_cores())
+
+
+def current_threads() -> int:
+    """Number of CPU threads for an inference engine: as many as torch uses, or would use."""
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
+    stated = os.environ.get(VARIABLE, "")
+    return int(stated) if stated.isdigit() and int(stated) else usable_cores()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from conditional_detr.data.annotations import as_id, image_key, image_numbers, is_crowd
 from conditional_detr.data.index import SplitIndex, check_lists, load_split, match_categories, read_json
@@ -278,7 +277,7 @@ def detections_of(
     detected = detect(model, [index.paths[i] for i in chosen], batch, leave_out)
     for position, rgb, result in track(detected, len(chosen), "evaluating"):
         try:
-            index.check_size(chosen[position], (rgb.shape[-2], rgb.shape[-1]))
+            index.check_size(chosen[position], (rgb.shape[0], rgb.shape[1]))
         except DataError as error:
             leave_out(position, error)
             continue
@@ -286,7 +285,7 @@ def detections_of(
     return results, skipped
 
 
-def coco_results(result: dict[str, Tensor], image_id: int, category_of: dict[int, int]) -> list[Result]:
+def coco_results(result: dict[str, np.ndarray], image_id: int, category_of: dict[int, int]) -> list[Result]:
     """Convert the detections of one image to COCO results. Classes that the data set does not have are left out."""
     return [
         {"image_id": image_id, "category_id": category_of[row.label], "bbox": row.bbox, "score": row.score}

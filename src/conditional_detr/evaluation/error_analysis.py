@@ -7,7 +7,7 @@ import numpy as np
 from conditional_detr.data.index import SplitIndex
 from conditional_detr.evaluation.greedy_matching import Matches
 from conditional_detr.evaluation.plots import shortened
-from conditional_detr.images.decoding import decode
+from conditional_detr.images.decoding import decode_array
 from conditional_detr.inference.drawing import draw
 
 RIGHT, WRONG, MISSED = "#059669", "#dc2626", "#d97706"
@@ -62,17 +62,13 @@ def truth_and_prediction(index: SplitIndex, matches: Matches, conf: float, i: in
 
     Missed objects are orange, wrong detections red, all others green.
     """
-    import supervision as sv
-
-    rgb = decode(index.paths[i]).permute(1, 2, 0).numpy()
+    rgb = decode_array(index.paths[i])
     names = [shortened(category.name) for category in index.categories]
     boxes, labels = index.objects(i)
     rows = matches.by_image(conf, len(index))[i]
     was_found = np.isin(np.arange(index.first[i], index.first[i + 1]), matches.found[rows])
-    truth = sv.Detections(boxes.astype(np.float64), class_id=np.where(was_found, 0, 1))
-    detected = sv.Detections(matches.boxes_xyxy[rows], class_id=np.where(matches.found[rows] >= 0, 0, 1))
     shown = [f"{names[k]} {score:.2f}" for k, score in zip(matches.labels[rows], matches.scores[rows], strict=True)]
     return (
-        draw(rgb, truth, [names[k] for k in labels], (RIGHT, MISSED)),
-        draw(rgb, detected, shown, (RIGHT, WRONG)),
+        draw(rgb, boxes, np.where(was_found, 0, 1), [names[k] for k in labels], (RIGHT, MISSED)),
+        draw(rgb, matches.boxes_xyxy[rows], np.where(matches.found[rows] >= 0, 0, 1), shown, (RIGHT, WRONG)),
     )

@@ -118,7 +118,7 @@ def facts(evaluation: Evaluation, source: str, data: str) -> dict[str, str]:
         "data": f"{data}, split {evaluation.split}: {len(index)} images, {len(index.labels)} objects, "
         f"{len(index.categories)} classes",
         **({"note": evaluation.note} if evaluation.note else {}),
-        "time": f"{duration(seconds)}, {rate}, on {model.device.type}",
+        "time": f"{duration(seconds)}, {rate}, on {str(model.device).split(':')[0]}",
     }
 
 

@@ -34,9 +34,9 @@ from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import first_line, import_openvino, import_package
 from conditional_detr.inference.progress import Report, unreported
 from conditional_detr.storage.atomic import atomic_folder
-from conditional_detr.weights import exported
 from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.exported import GRAPHS, PRECISIONS, PROOF, write_description
+from conditional_detr.weights.recognise import is_export
 
 MAX_DROP = {"fp32": 0.005, "bf16": 0.005, "int8": 0.01}  # largest drop of AP that passes, by precision
 
@@ -98,7 +98,7 @@ def export(  # noqa: PLR0913 · public interface
     folder = Path(folder).absolute()  # "." would name another folder after the replacement
     if folder.is_file():
         raise ConfigError(f"{folder} is a file: an export is a folder")
-    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir())) and not exported.claims(folder):
+    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir())) and not is_export(folder):
         raise ConfigError(f"{folder} is not an export (found: {', '.join(others[:3])}): give a new or empty folder")
     for name in packages_of(format, precision):
         import_package(name)
@@ -193,7 +193,7 @@ class Exporter:
             (new / PROOF).write_text(json.dumps(proof, indent=1, ensure_ascii=False), encoding="utf-8")
             if proof["passed"] is False:
                 refusal = ExportError(self._refusal(folder, precision, proof, max_drop))
-                if exported.claims(folder):
+                if is_export(folder):
                     raise refusal
         if refusal is not None:
             raise refusal
@@ -276,7 +276,7 @@ class Exporter:
             text = (
                 f"AP falls from {ap['original']:.4f} to {ap['exported']:.4f}, by {ap['drop']:.4f}, more than {ap['max_drop']:g}"
             )
-        there = "The earlier export is unchanged" if exported.claims(folder) else "The failed export is kept for inspection"
+        there = "The earlier export is unchanged" if is_export(folder) else "The failed export is kept for inspection"
         better = PRECISIONS[: PRECISIONS.index(precision)][::-1]
         for other in better:
             with tempfile.TemporaryDirectory() as scratch:

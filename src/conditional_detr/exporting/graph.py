@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 from conditional_detr.exporting.opset import DEFAULT, LOWEST_WRITTEN, lowered
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.inference.engines import INPUTS, OUTPUTS, import_openvino, import_package
-from conditional_detr.weights import native
+from conditional_detr.weights.description import describe
 
 ANY_SIZE = 2**40  # no limit for constant folding
 MANY = 1024  # tensors with fewer weights stay in float32
@@ -62,7 +62,7 @@ def modules_of(program: ExportedProgram) -> dict[str, str]:
 
 def metadata(model: DetectionModel) -> dict[str, str]:
     """Metadata stored in the graph file: model configuration, classes and preprocessing, each as JSON."""
-    return {key: json.dumps(value, ensure_ascii=False) for key, value in native.describe(model).items()}
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in describe(model).items()}
 
 
 def to_onnx(model: DetectionModel, program: ExportedProgram, opset: int | None = None) -> Any:

@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
+import numpy as np
 import torch
 from torchvision.ops import box_iou
 
 from conditional_detr.data.index import SplitIndex, match_categories
 from conditional_detr.evaluation.coco import coco_metrics, coco_results
-from conditional_detr.images.decoding import ImageInput, decode
+from conditional_detr.images.decoding import ImageInput, decode_array
 from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.progress import Report, counted, unreported
 
 LOWEST_COMPARED = 0.3  # boxes with a lower score are not compared individually
 SAME_BOX = 0.9  # minimum IoU of two boxes that count as the same
 TIMED_IMAGES, LEAST_TIMED, TIMED_S = 20, 3, 10  # most and fewest images of the latency measurement; it ends after 10 s
-Found = dict[int, dict[str, torch.Tensor]]  # records of `postprocess` by the position of the image
+Found = dict[int, dict[str, np.ndarray]]  # records of `postprocess` by the position of the image
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def detect_all(
     return {
         position: result
         for position, rgb, result in counted(detected, len(images), doing, report)
-        if index is None or index.has_size(position, (rgb.shape[-2], rgb.shape[-1]))
+        if index is None or index.has_size(position, (rgb.shape[0], rgb.shape[1]))
     }
 
 
@@ -86,8 +87,8 @@ def agreement(original: Found, exported: Found) -> Agreement:
         sure = ours["scores"] >= LOWEST_COMPARED
         counts[0] += int(sure.sum())
         counts[1] += int((theirs["scores"] >= LOWEST_COMPARED).sum())
-        ranks.append(float((ours["scores"] - theirs["scores"]).abs().max()))
-        overlaps = box_iou(ours["boxes"][sure], theirs["boxes"])
+        ranks.append(float(np.abs(ours["scores"] - theirs["scores"]).max()))
+        overlaps = box_iou(torch.from_numpy(ours["boxes"][sure]), torch.from_numpy(theirs["boxes"])).numpy()
         same = ours["labels"][sure][:, None] == theirs["labels"][None]
         for i, row in enumerate((overlaps * same).tolist()):
             gaps = {
@@ -109,7 +110,7 @@ def latencies_ms(models: Sequence[Model], images: Sequence[ImageInput], report: 
     Models alternate. The first round is a warm-up. Up to 20 images are used, slow models get fewer: three, or what 10 s allow.
     """
     rounds: list[list[float]] = [[] for _ in models]
-    decoded = [decode(image).permute(1, 2, 0).numpy() for image in images[:TIMED_IMAGES]]
+    decoded = [decode_array(image) for image in images[:TIMED_IMAGES]]
     end = time.perf_counter() + TIMED_S
     for image in counted([decoded[0], *decoded], len(decoded) + 1, "proof: latency, round", report):
         for model, times in zip(models, rounds, strict=True):

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import timm
 import torch
 
 from conditional_detr.config.parts import check_parts, unused_fields
@@ -61,6 +60,8 @@ class DetectionModel(DETR):
         self.class_names = [str(i) for i in range(config.num_classes)] if class_names is None else class_names
         self.category_ids = range(config.num_classes) if category_ids is None else category_ids
         self.thresholds = thresholds
+
+    takes_arrays = False  # but tensors
 
     @property
     def device(self) -> torch.device:
@@ -161,6 +162,8 @@ def preprocessing_for(config: ModelConfig, imgsz: int) -> PreprocessorConfig:
     Some backbones use "SAME" padding, where the padding at the top and left depends on the input size. Their images are padded
     to multiples of the stride. Otherwise the position of the feature map cells in an image would depend on its batch.
     """
+    import timm
+
     check_network(config.backbone)
     backbone = timm.get_pretrained_cfg(config.backbone, allow_unregistered=False)
     assert backbone is not None

@@ -5,22 +5,31 @@ import io
 import urllib.request
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from conditional_detr.errors import ImageError
 from conditional_detr.images.file_types import IMAGE_FORMATS, open_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ImageInput = str | Path | Image.Image | np.ndarray
 FETCH_SECONDS, FETCH_BYTES = 15.0, 64 * 2**20
 MAX_PIXELS = 178_956_970  # Pillow's limit above which it raises an error, as a protection against decompression bombs
 
 
-def decode(image: ImageInput) -> Tensor:
-    """Decode an image to uint8 RGB [3, H, W], rotated according to its EXIF orientation.
+def decode(image: ImageInput) -> "Tensor":
+    """Decode an image to a tensor, uint8 RGB [3, H, W]. Everything else is as in `decode_array`."""
+    import torch
+
+    return torch.from_numpy(decode_array(image)).permute(2, 0, 1)
+
+
+def decode_array(image: ImageInput) -> np.ndarray:
+    """Decode an image to uint8 RGB [H, W, 3], rotated according to its EXIF orientation.
 
     Grey, palette, 16-bit, CMYK and transparent images are converted to RGB. The first frame of an animation is used.
 
@@ -31,7 +40,7 @@ def decode(image: ImageInput) -> Tensor:
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ImageError(f"an array must be a uint8 RGB image [H, W, 3], not {image.dtype} {list(image.shape)}")
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return np.array(image)
     if isinstance(image, Image.Image):
         try:
             return _to_rgb(image, "a PIL image")
@@ -78,7 +87,7 @@ def _fetch(url: str) -> bytes:
     return data
 
 
-def _to_rgb(image: Image.Image, name: str) -> Tensor:
+def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"{name} has {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}")
     image = ImageOps.exif_transpose(image)
@@ -89,4 +98,4 @@ def _to_rgb(image: Image.Image, name: str) -> Tensor:
         elif image.mode.startswith("I;16") or values.max(initial=0) > 255:
             values = values / 257
         image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return np.array(image.convert("RGB"))

@@ -1,4 +1,7 @@
-"""Resizing, normalising and padding, shared by training, evaluation and prediction."""
+"""Resizing, normalising and padding of tensors, for training and for models that PyTorch runs.
+
+`array_preprocessing` does the same arithmetic without PyTorch, for exported models.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,22 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as TF
 
 from conditional_detr.config.schema import PreprocessorConfig
-
-
-def resized_hw(size_hw: tuple[int, int], shortest: int, longest: int) -> tuple[int, int]:
-    """Height and width, px, after resizing the shorter side to `shortest` while limiting the longer side to `longest`.
-
-    The aspect ratio is kept. Fractions are truncated as in the code of DETR, so that sizes are exactly the same.
-    """
-    height, width = size_hw
-    short, long = min(size_hw), max(size_hw)
-    if long / short * shortest > longest:
-        shortest = max(1, round(longest * short / long))
-    other = min(max(1, int(shortest * long / short)), max(longest, 1))
-    return (shortest, other) if height <= width else (other, shortest)
+from conditional_detr.images.sizes import input_hw, padded_hw
 
 
 @dataclass(frozen=True)
@@ -37,12 +27,11 @@ class Preprocessor:
 
     def size_hw(self, original_hw: tuple[int, int]) -> tuple[int, int]:
         """Height and width, px, to which an image is resized."""
-        return resized_hw(original_hw, self.config.imgsz, self.config.longest)
+        return input_hw(original_hw, self.config)
 
     def padded_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         """Height and width, px, of a resized image after padding, if it is alone in a batch."""
-        m = self.config.size_multiple
-        return -(-size_hw[0] // m) * m, -(-size_hw[1] // m) * m
+        return padded_hw(size_hw, self.config)
 
     def __call__(self, rgb: Tensor) -> Tensor:
         """Resize and normalise an image: uint8 [3, H, W] → float32 [3, h, w]."""
@@ -73,8 +62,14 @@ class Preprocessor:
 
 
 def resize(rgb: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Resize an image bilinearly with antialiasing: uint8 [3, H, W] → uint8 [3, h, w]."""
+    """Resize an image bilinearly with antialiasing: uint8 [3, H, W] → uint8 [3, h, w].
+
+    This is torchvision's resize, without the time that its `transforms.v2` takes to load.
+    """
     if (rgb.shape[-2], rgb.shape[-1]) == tuple(size_hw):
         return rgb
-    resized: Tensor = TF.resize(rgb, list(size_hw), antialias=True)
-    return resized
+    if rgb[None].is_contiguous(memory_format=torch.channels_last):  # so that the result keeps this order
+        batch = rgb.as_strided((1, *rgb.shape), (rgb.numel(), *rgb.stride()))
+    else:
+        batch = rgb[None]
+    return F.interpolate(batch, list(size_hw), mode="bilinear", antialias=True)[0]

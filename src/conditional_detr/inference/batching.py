@@ -3,18 +3,15 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.device.threads import usable_cores
 from conditional_detr.errors import CheckpointError, ConfigError, ImageError
-from conditional_detr.images.decoding import ImageInput, decode
-from conditional_detr.images.postprocessing import postprocess
-from conditional_detr.images.preprocessing import Preprocessor
-from conditional_detr.model.detr import DetectionOutput
+from conditional_detr.images.decoding import ImageInput, decode_array
 
 TOP_K = 100  # detections per image
 WAITING_BATCHES = 2  # prepared images that may wait for others of their size, in batches
@@ -29,25 +26,28 @@ class Model(Protocol):
     class_names: list[str]
     category_ids: list[int]
     thresholds: list[float] | None
+    takes_arrays: bool  # NumPy arrays, or else tensors
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> Any: ...
 
     @property
     def summary(self) -> str: ...
 
-    @property
-    def memory_format(self) -> torch.memory_format: ...
-
-    def __call__(self, images: Tensor, padding_mask: Tensor | None = None, *, aux: bool | None = None) -> DetectionOutput: ...
+    def __call__(self, *inputs: Any, **options: Any) -> Any: ...
 
 
 class PreparedImage(NamedTuple):
     """An image ready for the model: its position in the input, the decoded image, and the preprocessed image."""
 
     position: int
-    rgb: Tensor
-    image: Tensor
+    rgb: np.ndarray
+    image: Any
+
+
+def stages_of(model: Model) -> Any:
+    """The module that prepares images for a model and reads its output: with NumPy for an export, with PyTorch for others."""
+    return import_module(f"conditional_detr.inference.{'array' if model.takes_arrays else 'tensor'}_stages")
 
 
 def detect(
@@ -55,7 +55,7 @@ def detect(
     images: Iterable[ImageInput],
     batch: int = 8,
     on_unreadable: Callable[[int, ImageError], None] | None = None,
-) -> Iterator[tuple[int, Tensor, dict[str, Tensor]]]:
+) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
     """Detect objects in many images, on the model's device.
 
     A batch contains only images that have the same size after preprocessing. So no image is padded to the size of another, and
@@ -69,7 +69,7 @@ def detect(
 
     Yields
     ------
-    position in the input, the image uint8 [3, H, W], and the record of `postprocess` on the CPU. The order may differ from the
+    position in the input, the image uint8 [H, W, 3], and the record of `postprocess` as arrays. The order may differ from the
     input's
 
     Raises
@@ -80,9 +80,8 @@ def detect(
     """
     if batch < 1:
         raise ConfigError(f"batch must be at least 1, not {batch}")
-    preprocessor = Preprocessor(model.preprocessor)
     waiting: dict[tuple[int, int], list[PreparedImage]] = {}
-    for position, prepared in _prepared(images, preprocessor, ahead=batch):
+    for position, prepared in _prepared(model, images, ahead=batch):
         if isinstance(prepared, ImageError):
             if on_unreadable is None:
                 raise prepared
@@ -94,24 +93,23 @@ def detect(
             group = max(waiting.values(), key=len)
         elif len(group) < batch:
             continue
-        yield from run_batch(model, preprocessor, group)
+        yield from run_batch(model, group)
         group.clear()
     for group in waiting.values():
         if group:
-            yield from run_batch(model, preprocessor, group)
+            yield from run_batch(model, group)
 
 
-def _prepared(
-    images: Iterable[ImageInput], preprocessor: Preprocessor, ahead: int
-) -> Iterator[tuple[int, PreparedImage | ImageError]]:
+def _prepared(model: Model, images: Iterable[ImageInput], ahead: int) -> Iterator[tuple[int, PreparedImage | ImageError]]:
     """Decode and preprocess images in background threads while the model runs. Yields them in order, with their positions."""
+    stages = stages_of(model)
 
     def prepare(position: int, image: ImageInput) -> tuple[int, PreparedImage | ImageError]:
         try:
-            rgb = decode(image)
+            rgb = decode_array(image)
         except ImageError as error:
             return position, error
-        return position, PreparedImage(position, rgb, preprocessor(rgb))
+        return position, PreparedImage(position, rgb, stages.prepare(rgb, model.preprocessor))
 
     if isinstance(images, Sequence) and len(images) == 1:
         yield prepare(0, images[0])
@@ -129,19 +127,10 @@ def _prepared(
         pool.shutdown(cancel_futures=True)
 
 
-@torch.inference_mode()
-def run_batch(
-    model: Model, preprocessor: Preprocessor, group: list[PreparedImage]
-) -> list[tuple[int, Tensor, dict[str, Tensor]]]:
+def run_batch(model: Model, group: Sequence[PreparedImage]) -> list[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
     """Run the model on a batch of prepared images of one size. Returns what `detect` yields."""
-    images, padding_mask = preprocessor.collate([prepared.image for prepared in group])
-    images = images.to(model.device, memory_format=model.memory_format)
-    output = model(images, None if padding_mask is None else padding_mask.to(model.device), aux=False)
-    if not torch.isfinite(output.pred_logits).all():
+    sizes_hw = np.array([prepared.rgb.shape[:2] for prepared in group])
+    results = stages_of(model).run(model, [prepared.image for prepared in group], sizes_hw, TOP_K)
+    if results is None:
         raise CheckpointError("the model's scores are NaN or infinite: its weights are damaged, or its training diverged")
-    sizes_hw = torch.tensor([prepared.rgb.shape[-2:] for prepared in group], device=model.device)
-    results = postprocess(output, sizes_hw, TOP_K, model.config.classification)
-    return [
-        (prepared.position, prepared.rgb, {key: value.cpu() for key, value in result.items()})
-        for prepared, result in zip(group, results, strict=True)
-    ]
+    return [(prepared.position, prepared.rgb, result) for prepared, result in zip(group, results, strict=True)]

@@ -4,20 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from conditional_detr.device.choose import choose_device
 from conditional_detr.errors import ConfigError
-from conditional_detr.factory.build import DetectionModel
 from conditional_detr.images.decoding import ImageInput
 from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.engines import ENGINES, EngineModel, best_engine
 from conditional_detr.inference.results import above_threshold, clip_to_image, to_detections
-from conditional_detr.weights import exported
-from conditional_detr.weights.discovery import find_checkpoint, load_model
+from conditional_detr.weights.exported import read_exported
+from conditional_detr.weights.recognise import find_checkpoint, is_export
 
 if TYPE_CHECKING:
     import supervision as sv
+    import torch
+
+    from conditional_detr.factory.build import DetectionModel
 
 
 RUNTIMES = ("auto", "torch", *ENGINES)
@@ -50,23 +49,25 @@ class Detector:
     (1, 0)
     """
 
-    def __init__(self, source: str | Path | DetectionModel, runtime: str = "auto", device: str | torch.device = "auto") -> None:
+    def __init__(
+        self, source: "str | Path | DetectionModel", runtime: str = "auto", device: "str | torch.device" = "auto"
+    ) -> None:
         if runtime not in RUNTIMES:
             raise ConfigError(f"runtime must be {' or '.join([', '.join(RUNTIMES[:-1]), RUNTIMES[-1]])}, not {runtime!r}")
-        path = None if isinstance(source, DetectionModel) else find_checkpoint(source)
+        path = find_checkpoint(source) if isinstance(source, str | Path) else None
         self.model: Model
-        if path is not None and exported.claims(path):
+        if path is not None and is_export(path):
             self.model = _engine_model(path, runtime, str(device))
             return
         if runtime in ENGINES:
             raise ConfigError(f"runtime {runtime} runs exported folders: cdetr export SOURCE DIR --format {runtime} makes one")
-        model = source if isinstance(source, DetectionModel) else load_model(source)
-        where = choose_device(device) if isinstance(device, str) else device
-        self.model = model.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.model = _torch_model(source, device)
 
     @property
-    def device(self) -> torch.device:
-        return self.model.device
+    def device(self) -> "torch.device | str":
+        """The device that the model runs on; "cpu" for an export."""
+        device: torch.device | str = self.model.device
+        return device
 
     def __call__(
         self, images: ImageInput | Sequence[ImageInput], conf: float | None = None, batch: int = 8
@@ -100,9 +101,22 @@ class Detector:
         return [detections[i] for i in range(len(inputs))]
 
 
+def _torch_model(source: "str | Path | DetectionModel", device: "str | torch.device") -> Model:
+    """Load a checkpoint and move it to a device. A model is moved only."""
+    import torch
+
+    from conditional_detr.device.choose import choose_device
+    from conditional_detr.weights.discovery import load_model
+
+    model = load_model(source) if isinstance(source, str | Path) else source
+    where = choose_device(device) if isinstance(device, str) else device
+    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.eval()
+
+
 def _engine_model(folder: Path, runtime: str, device: str) -> EngineModel:
     """Load an exported folder with an engine. Exports run on the CPU only."""
-    export = exported.read_exported(folder)
+    export = read_exported(folder)
     if runtime == "torch" or (runtime == "onnx" and export.format != "onnx"):
         raise ConfigError(f"{folder} is exported to {export.format}: runtime {runtime} cannot run it, runtime auto can")
     if device not in ("auto", "cpu"):

@@ -8,11 +8,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from conditional_detr.device.threads import current_threads
 from conditional_detr.errors import CheckpointError, UnavailableError
-from conditional_detr.model.detr import DetectionOutput
 from conditional_detr.weights.exported import Exported
 
 INPUTS, OUTPUTS = ("images", "padding_mask"), ("logits", "boxes")  # input and output names of every exported graph
@@ -30,26 +28,24 @@ class EngineModel:
     ----------
     config, preprocessor, class_names, category_ids, thresholds : as in `DetectionModel`
     device : always the CPU
-    memory_format : memory format of input batches
     summary : description of format, precision and engine
     """
+
+    takes_arrays = True
+    device = "cpu"
 
     def __init__(self, exported: Exported, runtime: str) -> None:
         self.config, self.preprocessor = exported.config, exported.preprocessor
         self.class_names, self.category_ids = list(exported.class_names), list(exported.category_ids)
         self.thresholds = exported.thresholds
-        self.device, self.memory_format = torch.device("cpu"), torch.contiguous_format
-        self._run, computes_in = ENGINES[runtime](exported, torch.get_num_threads())
+        self._run, computes_in = ENGINES[runtime](exported, current_threads())
         number = computes_in.replace("f32", "fp32")
         parts = f"8-bit parts in int8, others in {number}" if exported.precision == "int8" else f"computed in {number}"
         self.summary = f"{exported.format} {exported.precision}, run by {PACKAGES[runtime]}, {parts}"
 
-    def __call__(self, images: Tensor, padding_mask: Tensor | None = None, *, aux: bool | None = None) -> DetectionOutput:
-        """Predictions of the last decoder layer. `aux` has no effect, because a graph returns no other layers."""
-        if padding_mask is None:
-            padding_mask = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool)
-        logits, boxes = self._run(images.numpy(), padding_mask.numpy())
-        return DetectionOutput(torch.from_numpy(logits), torch.from_numpy(boxes))
+    def __call__(self, images: np.ndarray, padding_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and boxes of the last decoder layer, for float32 [B, 3, H, W] and bool [B, H, W] (True = padding)."""
+        return self._run(images, padding_mask)
 
 
 def onnx_engine(exported: Exported, threads: int) -> Engine:

@@ -12,9 +12,9 @@ from conditional_detr.images.decoding import is_url
 from conditional_detr.images.file_types import IMAGE_FORMATS, folder_contents, is_note, passed_over
 from conditional_detr.inference.batching import detect
 from conditional_detr.inference.detector import Detector, check_conf
-from conditional_detr.inference.drawing import draw, save_image, score_labels
+from conditional_detr.inference.drawing import draw, save_image
 from conditional_detr.inference.progress import Track, untracked
-from conditional_detr.inference.results import above_threshold, clip_to_image, rows_of, to_detections
+from conditional_detr.inference.results import above_threshold, clip_to_image, rows_of
 from conditional_detr.storage.run_files import PREDICTIONS
 from conditional_detr.storage.writing import writing
 
@@ -93,8 +93,9 @@ def predict(
     detected = detect(model, images, batch, on_unreadable=errors.__setitem__)
     for position, rgb, found in track(detected, len(images), "predicting"):
         result = above_threshold(clip_to_image(rgb, found), model, conf)
-        detections = to_detections(result, model)
-        save_image(draw(rgb.permute(1, 2, 0).numpy(), detections, score_labels(detections)), output / names[position])
+        found_rows = rows_of(result)
+        labels = [f"{model.class_names[row.label]} {row.score:.2f}" for row in found_rows]
+        save_image(draw(rgb, result["boxes"], result["labels"], labels), output / names[position])
         rows[position] = [
             {
                 "image_id": position,
@@ -104,7 +105,7 @@ def predict(
                 "bbox": row.bbox,
                 "score": row.score,
             }
-            for row in rows_of(result)
+            for row in found_rows
         ]
     flat = [row for position in sorted(rows) for row in rows[position]]
     with writing(output / PREDICTIONS, RunError):

@@ -1,11 +1,9 @@
 """Process the detections of an image (records of `postprocess`): clip, filter by score, convert to rows or supervision."""
 
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
 
 from conditional_detr.inference.batching import Model
 
@@ -23,25 +21,26 @@ class Row(NamedTuple):
     score: float
 
 
-def rows_of(result: dict[str, Tensor]) -> list[Row]:
+def rows_of(result: dict[str, np.ndarray]) -> list[Row]:
     """Convert a record to rows, highest score first, for files and for COCO evaluation."""
     found = zip(result["labels"].tolist(), result["boxes"].tolist(), result["scores"].tolist(), strict=True)
     return [Row(label, [x0, y0, x1 - x0, y1 - y0], score) for label, (x0, y0, x1, y1), score in found]
 
 
-def clip_to_image(rgb: Tensor, result: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Clip the boxes of a record to their image [3, H, W], for display and crops.
+def clip_to_image(rgb: np.ndarray, result: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Clip the boxes of a record to their image [H, W, 3], for display and crops.
 
     Evaluation uses unclipped boxes, as the released code does.
     """
-    return result | {"boxes": clip_boxes_to_image(result["boxes"], (rgb.shape[-2], rgb.shape[-1]))}
+    height, width = rgb.shape[:2]
+    return result | {"boxes": result["boxes"].clip(0, np.array([width, height, width, height], dtype=np.float32))}
 
 
-def above_threshold(result: dict[str, Tensor], model: Model, conf: float | None) -> dict[str, Tensor]:
+def above_threshold(result: dict[str, np.ndarray], model: Model, conf: float | None) -> dict[str, np.ndarray]:
     """Keep the detections whose score reaches the threshold. `conf` is used as in `Detector`."""
-    lowest: float | Tensor = DEFAULT_CONF if conf is None else conf
+    lowest: float | np.ndarray = DEFAULT_CONF if conf is None else conf
     if conf is None and model.thresholds is not None:
-        lowest = torch.tensor(model.thresholds)[result["labels"]]
+        lowest = np.array(model.thresholds, dtype=np.float32)[result["labels"]]
     kept = result["scores"] >= lowest
     return {key: value[kept] for key, value in result.items()}
 
@@ -55,14 +54,15 @@ def threshold_text(model: Model, conf: float | None) -> str:
     return f"score threshold {low:.2f}" if same else f"score thresholds {low:.2f} to {high:.2f}, one per class"
 
 
-def to_detections(result: dict[str, Tensor], model: Model) -> "sv.Detections":
+def to_detections(result: dict[str, np.ndarray], model: Model) -> "sv.Detections":
     """Convert a record to `supervision.Detections`, with the names and category ids of the model's classes."""
-    import supervision as sv
-
-    labels = result["labels"].numpy().astype(int)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without OpenCV it warns that it draws slowly, but it does not draw here
+        import supervision as sv
+    labels = result["labels"].astype(int)
     return sv.Detections(
-        xyxy=result["boxes"].numpy().astype(np.float32),
-        confidence=result["scores"].numpy().astype(np.float32),
+        xyxy=result["boxes"].astype(np.float32),
+        confidence=result["scores"].astype(np.float32),
         class_id=labels,
         data={
             "class_name": np.array([model.class_names[i] for i in labels], dtype=str),

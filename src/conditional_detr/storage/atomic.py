@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from conditional_detr.errors import CheckpointError
 from conditional_detr.storage.writing import writing
 
@@ -19,6 +17,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     At any moment there is a complete folder, old or new. It is at `folder` or, for an instant, at `backup_of(folder)`. See
     `recover`.
     """
+    from safetensors import SafetensorError  # which reading a model's name or an export does without
+
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - "." has no name
     new = folder.with_name(f".{folder.name}.new")
     with writing(folder, CheckpointError):

@@ -2,20 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.errors import CheckpointError
-from conditional_detr.factory.build import DetectionModel
 from conditional_detr.storage.json import read_json_object
-from conditional_detr.weights import native
-from conditional_detr.weights.checkpoint import Checkpoint
-from conditional_detr.weights.files import DESCRIPTION
+from conditional_detr.weights.description import describe, read_configs, read_description
+from conditional_detr.weights.recognise import DESCRIPTION, EXPORT_KEY
+
+if TYPE_CHECKING:
+    from conditional_detr.factory.build import DetectionModel
 
 GRAPHS = {"onnx": "model.onnx", "openvino": "model.xml"}
 WEIGHT_FILES: dict[str, tuple[str, ...]] = {"onnx": (), "openvino": ("model.bin",)}  # additional files of a graph
 PRECISIONS = ("fp32", "bf16", "int8")
-KEY, PROOF = "export", "proof.json"
+PROOF = "proof.json"
 
 
 class Exported(NamedTuple):
@@ -38,20 +39,9 @@ class Exported(NamedTuple):
     thresholds: list[float] | None
 
 
-def claims(path: Path) -> bool:
-    """Whether a path is a folder written by `export`."""
-    file = path / DESCRIPTION
-    if not native.claims(path) or f'"{KEY}"'.encode() not in file.read_bytes():
-        return False
-    try:
-        return KEY in read_json_object(file, CheckpointError)
-    except CheckpointError:
-        return False
-
-
-def write_description(model: DetectionModel, folder: Path, format: str, precision: str) -> None:
+def write_description(model: "DetectionModel", folder: Path, format: str, precision: str) -> None:
     """Write the `config.json` of an exported folder: that of a checkpoint, plus format and precision of the export."""
-    description = native.describe(model) | {KEY: {"format": format, "precision": precision}}
+    description = describe(model) | {EXPORT_KEY: {"format": format, "precision": precision}}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
@@ -62,14 +52,14 @@ def read_exported(folder: Path) -> Exported:
     ------
     CheckpointError : the description is damaged, or a file of the graph is missing
     """
-    description = native.read_description(folder)
-    what = description.get(KEY)
+    description = read_description(folder)
+    what = description.get(EXPORT_KEY)
     if not isinstance(what, dict) or what.get("format") not in GRAPHS or what.get("precision") not in PRECISIONS:
         raise CheckpointError(
-            f"{folder / DESCRIPTION} is damaged: {KEY!r} must contain a format ({', '.join(GRAPHS)}) and a precision "
+            f"{folder / DESCRIPTION} is damaged: {EXPORT_KEY!r} must contain a format ({', '.join(GRAPHS)}) and a precision "
             f"({', '.join(PRECISIONS)})"
         )
-    config, preprocessor = native.read_configs(folder)
+    config, preprocessor = read_configs(folder)
     names, ids = description["class_names"], description["category_ids"]
     kinds = {str: names, int: ids}
     if any(len(of) != config.num_classes or not all(isinstance(v, kind) for v in of) for kind, of in kinds.items()):
@@ -95,7 +85,7 @@ def read_proof(folder: Path) -> dict[str, Any]:
     return read_json_object(file, CheckpointError) if file.exists() else {}
 
 
-def read(folder: Path) -> Checkpoint:
+def read(folder: Path) -> NoReturn:
     """Refuse to read an export as a checkpoint, because a graph has no weights to load.
 
     Raises

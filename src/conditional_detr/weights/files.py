@@ -16,7 +16,6 @@ from torch.serialization import safe_globals
 
 from conditional_detr.errors import CheckpointError
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 ARGUMENTS: list[Any] = [argparse.Namespace, pathlib.PosixPath]  # types in a training script's `args`; both are harmless
 
 

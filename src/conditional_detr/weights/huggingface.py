@@ -14,7 +14,7 @@ from conditional_detr.factory.build import DetectionModel
 from conditional_detr.storage.json import read_json_object
 from conditional_detr.weights.checkpoint import Checkpoint
 from conditional_detr.weights.coco_names import NOT_A_CATEGORY, names_of
-from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, load_tensors, read_weights, weights_of
+from conditional_detr.weights.files import load_tensors, read_weights, weights_of
 from conditional_detr.weights.foreign_limits import FOREIGN_CHOICES, backbone_of, check_can_be_held, named
 from conditional_detr.weights.key_mapping import (
     OWN_RESNET,
@@ -23,9 +23,8 @@ from conditional_detr.weights.key_mapping import (
     KeyTable,
     renamed,
 )
+from conditional_detr.weights.recognise import DESCRIPTION, PICKLED, PREPROCESSOR, SHARDS, WEIGHTS, shards_of
 
-PREPROCESSOR = "preprocessor_config.json"
-SHARDS, PICKLED = "model.safetensors.index.json", "pytorch_model.bin"
 BACKBONE = "model.backbone.conv_encoder.model."
 Kind = Literal["conditional", "additive"]
 TYPES: dict[str, Kind] = {"conditional_detr": "conditional", "detr": "additive"}
@@ -43,14 +42,6 @@ BACKBONE_ONLY = {
 }
 PREPROCESSOR_ONLY = {"do_resize": True, "do_rescale": True, "resample": 2}  # 2 is Pillow's bilinear
 PLACEHOLDER = "LABEL_"
-
-
-def claims(path: Path) -> bool:
-    """Whether a path is a folder written by transformers."""
-    if not (path / DESCRIPTION).is_file():
-        return False
-    text = (path / DESCRIPTION).read_bytes()
-    return b'"model_type"' in text and b'"format_version"' not in text
 
 
 def read(path: Path) -> Checkpoint:
@@ -149,14 +140,6 @@ def _read_state(folder: Path) -> tuple[Path, dict[str, Tensor]]:
         content = load_tensors(folder / PICKLED)
         return folder / PICKLED, {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     raise CheckpointError(f"{folder} holds a {DESCRIPTION} but no weights: one of {WEIGHTS}, {SHARDS}, {PICKLED} is required")
-
-
-def shards_of(index: Path) -> list[str]:
-    """Return the names of the weight files that an index lists."""
-    shards = read_json_object(index, CheckpointError).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
-        raise CheckpointError(f"{index} must say in 'weight_map' which file of the folder holds which tensor")
-    return sorted(set(shards.values()))
 
 
 def _class_names(content: dict[str, Any], state: dict[str, Tensor], file: Path) -> list[str]:

@@ -5,35 +5,14 @@ It contains no code and no pickle files.
 
 import json
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 
-from conditional_detr.config.messages import build
-from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
-from conditional_detr.errors import CheckpointError, ConfigError
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.storage.json import read_json_object
 from conditional_detr.weights.checkpoint import Checkpoint
-from conditional_detr.weights.files import DESCRIPTION, WEIGHTS, read_weights, weights_of
-
-FORMAT_VERSION = 2
-
-
-def claims(path: Path) -> bool:
-    """Whether a path is a folder with a `config.json`. Other formats that have one must be tried first."""
-    return (path / DESCRIPTION).is_file()
-
-
-def describe(model: DetectionModel) -> dict[str, Any]:
-    """Return the content of `config.json` for a model."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "model": model.config.model_dump(mode="json"),
-        "preprocessor": model.preprocessor.model_dump(mode="json"),
-        "class_names": model.class_names,
-        "category_ids": model.category_ids,
-    } | ({} if model.thresholds is None else {"thresholds": model.thresholds})
+from conditional_detr.weights.description import describe, read_configs, read_description
+from conditional_detr.weights.files import read_weights, weights_of
+from conditional_detr.weights.recognise import DESCRIPTION, WEIGHTS
 
 
 def write(model: DetectionModel, folder: Path) -> None:
@@ -41,34 +20,6 @@ def write(model: DetectionModel, folder: Path) -> None:
     description = describe(model)
     save_file(weights_of(model), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """Read the `config.json` of a checkpoint folder, and check its version and required keys."""
-    file = folder / DESCRIPTION
-    content = read_json_object(file, CheckpointError)
-    if "format_version" not in content:
-        raise CheckpointError(f"{file} does not describe a checkpoint of this library: it has no format_version")
-    version = content["format_version"]
-    if not isinstance(version, int) or version != FORMAT_VERSION:
-        older = isinstance(version, int) and 1 <= version < FORMAT_VERSION
-        advice = "it was written before the first release: train the model again" if older else "upgrade conditional-detr"
-        raise CheckpointError(f"{file} has format_version {str(version)[:40]}; this version reads {FORMAT_VERSION}: {advice}")
-    kinds = {"model": dict, "preprocessor": dict, "class_names": list, "category_ids": list}
-    for key, kind in kinds.items():
-        if not isinstance(content.get(key), kind):
-            raise CheckpointError(f"{file} is damaged: {key!r} must be present and be a JSON {kind.__name__}")
-    return content
-
-
-def read_configs(folder: Path) -> tuple[ModelConfig, PreprocessorConfig]:
-    """Read the configuration of the network and of the preprocessing from a checkpoint folder."""
-    description = read_description(folder)
-    origin = str(folder / DESCRIPTION)
-    try:
-        return build(ModelConfig, description["model"], origin), build(PreprocessorConfig, description["preprocessor"], origin)
-    except (ConfigError, TypeError) as error:
-        raise CheckpointError(f"{origin} describes a model that cannot be built: {error}") from None
 
 
 def read(folder: Path) -> Checkpoint:

@@ -16,20 +16,14 @@ from conditional_detr.weights.coco_names import names_of
 from conditional_detr.weights.files import load_tensors, weights_of
 from conditional_detr.weights.foreign_limits import FOREIGN_CHOICES, backbone_of, check_can_be_held, named
 from conditional_detr.weights.key_mapping import KeyTable, renamed
+from conditional_detr.weights.recognise import RELEASE_FILE
 
-FILE = "model.pth"
-SUFFIXES = (".pth", ".pt")
 HEADS = 8  # number of attention heads of every released model; it cannot be derived from the weights
 BACKBONE = "backbone.0.body."
 MARKS: dict[str, Literal["conditional", "additive"]] = {
     "transformer.decoder.layers.0.ca_qpos_sine_proj.weight": "conditional",
     "transformer.decoder.layers.0.multihead_attn.in_proj_weight": "additive",
 }
-
-
-def claims(path: Path) -> bool:
-    """Whether a path is such a checkpoint, or a folder with one that `save_model` wrote."""
-    return (path.is_file() and path.suffix in SUFFIXES) or (path / FILE).is_file()
 
 
 def read(path: Path) -> Checkpoint:
@@ -39,7 +33,7 @@ def read(path: Path) -> Checkpoint:
     and dropout cannot be derived from the weights, so they are taken from `args`. Without `args`, the values of the released
     models are used, and the model is dilated if the file name contains "dc5".
     """
-    file = path if path.is_file() else path / FILE
+    file = path if path.is_file() else path / RELEASE_FILE
     content = load_tensors(file)
     state = next((content[key] for key in ("model", "state_dict") if key in content), content)
     args = content.get("args") or {}
@@ -97,7 +91,7 @@ def write(model: DetectionModel, folder: Path) -> None:
         "preprocessor": model.preprocessor.model_dump(mode="json"),
     }
     try:
-        with (folder / FILE).open("wb") as file:
+        with (folder / RELEASE_FILE).open("wb") as file:
             torch.save(content, file)
     except RuntimeError as error:  # raised if the disk is full
         raise OSError(str(error).splitlines()[0]) from None

@@ -7,12 +7,12 @@ from conditional_detr.factory.build import DetectionModel
 from conditional_detr.storage.atomic import atomic_folder
 from conditional_detr.weights import huggingface, native
 from conditional_detr.weights import official as release
-from conditional_detr.weights.files import DESCRIPTION, WEIGHTS
+from conditional_detr.weights.recognise import DESCRIPTION, PREPROCESSOR, RELEASE_FILE, WEIGHTS
 
 FORMATS = {
     "native": (native.write, {WEIGHTS, DESCRIPTION}),
-    "huggingface": (huggingface.write, {WEIGHTS, DESCRIPTION, huggingface.PREPROCESSOR}),
-    "official": (release.write, {release.FILE}),
+    "huggingface": (huggingface.write, {WEIGHTS, DESCRIPTION, PREPROCESSOR}),
+    "official": (release.write, {RELEASE_FILE}),
 }
 
 

@@ -11,7 +11,8 @@ from conditional_detr.config.schema import PreprocessorConfig
 from conditional_detr.errors import ConfigError, ImageError
 from conditional_detr.images.decoding import decode
 from conditional_detr.images.postprocessing import postprocess
-from conditional_detr.images.preprocessing import Preprocessor, resized_hw
+from conditional_detr.images.preprocessing import Preprocessor
+from conditional_detr.images.sizes import resized_hw
 from conditional_detr.model.detr import DetectionOutput
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)

@@ -19,7 +19,7 @@ from conditional_detr.training.setup.auto_config import (
     resolve_auto,
 )
 from conditional_detr.training.setup.memory_estimate import activation_bytes
-from conditional_detr.weights.discovery import shipped
+from conditional_detr.weights.recognise import shipped
 from conditional_detr.weights.save import save_model
 from models import small
 

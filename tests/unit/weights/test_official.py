@@ -18,8 +18,9 @@ from conditional_detr.errors import CheckpointError, SourceError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
 from conditional_detr.model.queries import Queries
-from conditional_detr.weights.discovery import find_checkpoint, load_model, read_checkpoint
+from conditional_detr.weights.discovery import load_model, read_checkpoint
 from conditional_detr.weights.key_mapping import KeyTable
+from conditional_detr.weights.recognise import find_checkpoint
 from conditional_detr.weights.save import save_model
 from models import memory_like
 

@@ -13,8 +13,8 @@ from conditional_detr.factory import imagenet
 from conditional_detr.factory.create import create_model
 from conditional_detr.storage import hub
 from conditional_detr.storage.atomic import atomic_folder, recover
-from conditional_detr.weights.discovery import find_checkpoint, load_model
-from conditional_detr.weights.files import DESCRIPTION, WEIGHTS
+from conditional_detr.weights.discovery import load_model
+from conditional_detr.weights.recognise import DESCRIPTION, WEIGHTS, find_checkpoint
 from conditional_detr.weights.save import save_model
 
 

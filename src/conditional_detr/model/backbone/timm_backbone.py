@@ -16,6 +16,9 @@ from conditional_detr.model.backbone.frozen_norm import FROZEN_NORMS, fold_froze
 # The stem and the first stage of a ResNet keep their ImageNet weights (released code of Conditional DETR and DETR).
 FROZEN_PREFIXES = ("conv1.", "layer1.")
 
+# Strides of the stages of the named models' networks, px. Those of other networks are found by building them, which takes long.
+STRIDES = dict.fromkeys(("tf_efficientnet_lite0", "resnet18", "resnet50", "resnet101"), (2, 4, 8, 16, 32))
+
 
 class Backbone(nn.Module):
     """A timm network with frozen BatchNorm that returns feature maps, the finest first.
@@ -76,6 +79,8 @@ def feature_network(name: str, **options: Any) -> Any:
 @cache
 def strides_of(name: str) -> tuple[int, ...]:
     """Stride of each stage of a network, px, the finest first."""
+    if (plain := name.split(".")[0]) in STRIDES:
+        return STRIDES[plain]
     with torch.device("meta"):
         return tuple(feature_network(name).feature_info.reduction())
 

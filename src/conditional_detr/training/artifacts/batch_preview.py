@@ -34,8 +34,6 @@ def save_batch_preview(
     class_names : class names by class index
     file : image file to write
     """
-    import supervision as sv
-
     undo = Preprocessor(preprocessor).denormalise
     tiles = []
     for i in range(min(MOST, len(images))):
@@ -44,8 +42,8 @@ def save_batch_preview(
         rgb = undo(images[i])[:, :height, :width]
         labels = targets[i]["labels"].numpy()
         boxes = cxcywh_to_xyxy(targets[i]["boxes"]) * torch.tensor([width, height, width, height])
-        detections = sv.Detections(xyxy=boxes.numpy(), class_id=labels.astype(int))
-        tiles.append(draw(rgb.permute(1, 2, 0).numpy(), detections, [class_names[label] for label in labels]))
+        names = [class_names[label] for label in labels]
+        tiles.append(draw(rgb.permute(1, 2, 0).numpy(), boxes.numpy(), labels, names))
     save_image(_grid(tiles), file)
 
 

@@ -23,8 +23,9 @@ from conditional_detr.model.backbone.timm_backbone import strides_of
 from conditional_detr.training.objective.objective import class_loss_fits
 from conditional_detr.training.setup.initial_weights import differing_fields
 from conditional_detr.training.setup.memory_estimate import activation_bytes, free_bytes
-from conditional_detr.weights import native
-from conditional_detr.weights.discovery import SHIPPED, find_checkpoint, read_checkpoint, shipped
+from conditional_detr.weights.description import read_configs, read_description
+from conditional_detr.weights.discovery import read_checkpoint
+from conditional_detr.weights.recognise import SHIPPED, find_checkpoint, shipped
 
 DEFAULT_START = "conditional-detr-tiny-shapes"  # the preferred bundled model if none was trained on the same classes
 MIN_QUERIES, MAX_QUERIES, HEADROOM = 20, 1000, 2.0  # HEADROOM: queries per object of the image with the most objects
@@ -220,10 +221,10 @@ def beginning(config: RunConfig, names: list[str]) -> Choice | None:
     None if no bundled model has the same architecture, or if the user asked for random weights.
     """
     model = model_of(config)
-    fitting = [name for name in shipped() if not differing_fields(model, native.read_configs(SHIPPED / name)[0])]
+    fitting = [name for name in shipped() if not differing_fields(model, read_configs(SHIPPED / name)[0])]
     if not fitting or not config.pretrained_backbone:
         return None
-    knowing = [name for name in fitting if native.read_description(SHIPPED / name)["class_names"] == names]
+    knowing = [name for name in fitting if read_description(SHIPPED / name)["class_names"] == names]
     usual = [name for name in fitting if name == DEFAULT_START]
     return Choice("init_from", [*knowing, *usual, *fitting][0], "bundled with the package")
 

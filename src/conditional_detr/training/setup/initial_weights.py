@@ -9,7 +9,8 @@ from conditional_detr.data.index import SplitIndex
 from conditional_detr.errors import ConfigError, RunError, shortened_list
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
-from conditional_detr.weights.discovery import find_checkpoint, load_model, shipped, with_new_class_head
+from conditional_detr.weights.discovery import load_model, with_new_class_head
+from conditional_detr.weights.recognise import find_checkpoint, shipped
 
 
 def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, list[str]]:

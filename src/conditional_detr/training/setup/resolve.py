@@ -11,7 +11,8 @@ from conditional_detr.config.run import RunConfig
 from conditional_detr.device.threads import usable_cores
 from conditional_detr.errors import ConfigError, did_you_mean
 from conditional_detr.training.execution.distributed import launched
-from conditional_detr.weights.discovery import find_checkpoint, read_checkpoint
+from conditional_detr.weights.discovery import read_checkpoint
+from conditional_detr.weights.recognise import find_checkpoint
 
 
 def requested(values: dict[str, Any]) -> TrainOptions:
