@@ -24,7 +24,7 @@ from conditional_detr.cli.replay import replay
 from conditional_detr.cli.train import train
 from conditional_detr.device.threads import prepare_threads
 from conditional_detr.errors import ConditionalDETRError
-from conditional_detr.streams import steady_output
+from conditional_detr.storage.streams import steady_output
 
 VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
     ("train",): train,

@@ -14,7 +14,6 @@ SPINS = "3000"
 VARIABLE = "OMP_NUM_THREADS"  # which torch reads when it is loaded
 
 
-
 def usable_cores(root: Path = Path("/")) -> int:
     """Number of CPU cores that this process may use: those it may run on, at most the CPU quota of its container (rounded up).
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from conditional_detr.streams import steady
+from conditional_detr.storage.streams import steady
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.training.optim.run_schedule import RunSchedule
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from conditional_detr.streams import SteadyStream, encodable, steady, steady_output
+from conditional_detr.storage.streams import SteadyStream, encodable, steady, steady_output
 
 TEXT = "best: epoch 1 → runs/猫 … – ×\n"
 
