@@ -53,9 +53,9 @@ def test_a_quota_counts_in_the_usable_cores(tmp_path, monkeypatch, quota, cores)
 @pytest.mark.parametrize(
     ("given", "usable", "expected"),
     [
-        ({}, 16, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}),
+        ({}, 16, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "4500"}),
         ({"GOMP_SPINCOUNT": "5"}, 16, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5"}),
-        ({}, 2, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000", "OMP_NUM_THREADS": "2"}),
+        ({}, 2, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "4500", "OMP_NUM_THREADS": "2"}),
         ({"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "7"}, 2, {"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "7"}),
     ],
 )
