@@ -10,7 +10,7 @@ from conditional_detr.errors import ConfigError
 
 # Turns of GNU's OpenMP before a thread sleeps. Without any, one image through tiny takes 1.4 times as long on an idle machine;
 # with ten times as many, three times as long on a busy one (benchmarks/busy.py).
-SPINS = "3000"
+SPINS = "4500"
 VARIABLE = "OMP_NUM_THREADS"  # which torch reads when it is loaded
 
 

@@ -53,9 +53,9 @@ def test_a_quota_counts_in_the_usable_cores(tmp_path, monkeypatch, quota, cores)
 @pytest.mark.parametrize(
     ("given", "usable", "expected"),
     [
-        ({}, 16, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}),
+        ({}, 16, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "4500"}),
         ({"GOMP_SPINCOUNT": "5"}, 16, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5"}),
-        ({}, 2, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000", "OMP_NUM_THREADS": "2"}),
+        ({}, 2, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "4500", "OMP_NUM_THREADS": "2"}),
         ({"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "7"}, 2, {"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "7"}),
     ],
 )
@@ -71,7 +71,7 @@ def test_what_the_user_set_for_openmp_stays(monkeypatch, given, usable, expected
     "start",
     ["import conditional_detr.cli.app as a; a.main(sys.argv[1:])", "runpy.run_module('conditional_detr', run_name='__main__')"],
 )
-def test_the_command_line_asks_openmp_to_sleep_before_torch_is_loaded(start):
+def test_the_command_line_asks_openmp_to_sleep_before_torch_is_loaded(start, tmp_path):
     """An import of torch notes what the environment said at that moment."""
     code = f"""
 import os, runpy, sys
@@ -84,6 +84,6 @@ sys.meta_path.insert(0, Notes())
 {start}
 """
     environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    arguments = [sys.executable, "-c", code, "predict", "conditional-detr-tiny", "none.jpg"]
+    arguments = [sys.executable, "-c", code, "eval", "conditional-detr-tiny", "--data", "nowhere", "--output", str(tmp_path)]
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.startswith("torch is loaded with PASSIVE\n"), done.stderr
