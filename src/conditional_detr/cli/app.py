@@ -71,23 +71,19 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong input (one message on stderr), 1 a bug in this library."""
     prepare_threads()
     with steady_output():
-        _run(sys.argv[1:] if arguments is None else arguments)
-
-
-def _run(tokens: list[str]) -> None:
-    try:
-        app(normalised(tokens, VERBS), exit_on_error=False, print_error=False)
-    except CycloptsError as error:
-        sys.exit(_refuse(parse_error(error)))
-    except ConditionalDETRError as error:
-        sys.exit(_refuse(str(error)))
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not _is_out_of_memory(error):
-            raise
-        sys.exit(_refuse("not enough memory: use a smaller --batch, a smaller --imgsz or smaller images"))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        try:
+            app(normalised(sys.argv[1:] if arguments is None else arguments, VERBS), exit_on_error=False, print_error=False)
+        except CycloptsError as error:
+            sys.exit(_refuse(parse_error(error)))
+        except ConditionalDETRError as error:
+            sys.exit(_refuse(str(error)))
+        except (RuntimeError, MemoryError) as error:
+            if not isinstance(error, MemoryError) and not _is_out_of_memory(error):
+                raise
+            sys.exit(_refuse("not enough memory: use a smaller --batch, a smaller --imgsz or smaller images"))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

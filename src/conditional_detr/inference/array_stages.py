@@ -1,6 +1,7 @@
 """Prepare images for an exported model, and read its output. Needs no PyTorch."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,19 @@ from conditional_detr.images.array_postprocessing import postprocess_arrays
 from conditional_detr.images.array_preprocessing import collate_arrays
 from conditional_detr.images.array_preprocessing import prepare_array as prepare
 
-__all__ = ["prepare", "run"]
+__all__ = ["OPTIONS", "inference_mode", "inputs_of", "prepare", "records_of"]
+inference_mode = nullcontext
+OPTIONS: dict[str, Any] = {}  # of the model's call
 
 
-def run(model: Any, images: Sequence[np.ndarray], sizes_hw: np.ndarray, top_k: int) -> list[dict[str, np.ndarray]] | None:
-    """Run the model on prepared images of one size. Returns the records of `postprocess`; None if scores are not finite."""
-    logits, boxes = model(*collate_arrays(images, model.preprocessor))
+def inputs_of(model: Any, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Batch and padding mask, from prepared images of one size."""
+    return collate_arrays(images, model.preprocessor)
+
+
+def records_of(model: Any, output: Any, sizes_hw: np.ndarray, top_k: int) -> list[dict[str, np.ndarray]] | None:
+    """The records of `postprocess`; None if scores are not finite."""
+    logits, boxes = output
     if not np.isfinite(logits).all():
         return None
     return postprocess_arrays(logits, boxes, sizes_hw, top_k, model.config.classification)

@@ -130,7 +130,10 @@ def _prepared(model: Model, images: Iterable[ImageInput], ahead: int) -> Iterato
 def run_batch(model: Model, group: Sequence[PreparedImage]) -> list[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
     """Run the model on a batch of prepared images of one size. Returns what `detect` yields."""
     sizes_hw = np.array([prepared.rgb.shape[:2] for prepared in group])
-    results = stages_of(model).run(model, [prepared.image for prepared in group], sizes_hw, TOP_K)
+    stages = stages_of(model)
+    with stages.inference_mode():
+        output = model(*stages.inputs_of(model, [prepared.image for prepared in group]), **stages.OPTIONS)
+        results = stages.records_of(model, output, sizes_hw, TOP_K)
     if results is None:
         raise CheckpointError("the model's scores are NaN or infinite: its weights are damaged, or its training diverged")
     return [(prepared.position, prepared.rgb, result) for prepared, result in zip(group, results, strict=True)]

@@ -17,14 +17,20 @@ def prepare(rgb: np.ndarray, config: PreprocessorConfig) -> Tensor:
     return Preprocessor(config)(torch.from_numpy(rgb).permute(2, 0, 1))
 
 
-@torch.inference_mode()
-def run(model: Any, images: Sequence[Tensor], sizes_hw: np.ndarray, top_k: int) -> list[dict[str, np.ndarray]] | None:
-    """Run the model on prepared images of one size. Returns the records of `postprocess`; None if scores are not finite."""
+inference_mode = torch.inference_mode  # context manager for the model's call and the reading of its output
+OPTIONS = {"aux": False}  # of the model's call: only the last decoder layer
+
+
+def inputs_of(model: Any, images: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Batch and padding mask on the model's device, from prepared images of one size."""
     batch, padding_mask = Preprocessor(model.preprocessor).collate(images)
     batch = batch.to(model.device, memory_format=model.memory_format)
-    output = model(batch, None if padding_mask is None else padding_mask.to(model.device), aux=False)
+    return batch, None if padding_mask is None else padding_mask.to(model.device)
+
+
+def records_of(model: Any, output: Any, sizes_hw: np.ndarray, top_k: int) -> list[dict[str, np.ndarray]] | None:
+    """The records of `postprocess`; None if scores are not finite."""
     if not torch.isfinite(output.pred_logits).all():
         return None
-    sizes = torch.from_numpy(sizes_hw).to(model.device)
-    results = postprocess(output, sizes, top_k, model.config.classification)
+    results = postprocess(output, torch.from_numpy(sizes_hw).to(model.device), top_k, model.config.classification)
     return [{key: value.cpu().numpy() for key, value in result.items()} for result in results]
