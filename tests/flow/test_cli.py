@@ -242,3 +242,18 @@ def test_resume_needs_nothing_but_the_folder(capsys, tmp_path):
     code, _, err = run(capsys, "train", "--output", tmp_path / "r", "--resume", "--imgsz", 96)
     assert code == 2
     assert "imgsz was 64, now 96" in err
+
+
+@pytest.mark.parametrize("verb", [("data", "convert"), ("data", "split"), ("doctor", "--fix")])
+def test_a_copy_into_a_folder_that_is_not_empty_is_refused_before_the_work(capsys, tmp_path, verb):
+    run(capsys, "data", "digits", tmp_path / "d", "--train", 2, "--valid", 2, "--size", 64)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    words = (
+        ("doctor", tmp_path / "d", "--fix", tmp_path / "out")
+        if verb[0] == "doctor"
+        else (*verb, tmp_path / "d", tmp_path / "out")
+    )
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")  # nothing was read yet
+    assert "is not empty: the copy needs a new folder" in err

@@ -104,7 +104,7 @@ def test_a_command_whose_output_nobody_takes_does_its_work(digits_folder, tmp_pa
         done = subprocess.run(arguments, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
         os.close(writer)
     assert done.returncode == 0, done.stderr
-    note = "note: the output cannot be written (No space left on device). The command goes on without it\n"
+    note = "note: the output cannot be written (No space left on device). The command continues without it\n"
     assert done.stderr == (note if place == "full disk" else "")
     assert (copy / "valid" / "_annotations.coco.json").is_file()
 

@@ -41,10 +41,12 @@ def doctor(
     """Check a data set: images, boxes, classes and splits. Exits with 3 if there are errors, also after --fix."""
     from conditional_detr.config.messages import updated
     from conditional_detr.config.presets import preset
-    from conditional_detr.doctor.clean_copy import LOG, write_copy
+    from conditional_detr.doctor.clean_copy import LOG, check_is_new, write_copy
     from conditional_detr.doctor.examine import examine, is_ok
     from conditional_detr.factory.build import preprocessing_for
 
+    if fix is not None:
+        check_is_new(fix)
     chosen = preset(model)
     image = preprocessing_for(chosen.model, chosen.imgsz)
     if imgsz is not None:

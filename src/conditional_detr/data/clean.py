@@ -247,7 +247,7 @@ def _image_fault(row: Row, file: str, path: Path, location: SplitLocation, sever
             "image-missing", f"an image must have an 'id' (a whole number or a text) and a 'file_name', not {str(row)[:120]}"
         )
     if several:
-        return fault("image-missing", f"is not there, and several files fit: {shortened_list(map(shown, several))}")
+        return fault("image-missing", f"does not exist, and several files match: {shortened_list(map(shown, several))}")
     if "\0" in file or not location.contains(path):
         return fault("image-outside-folder", f"{file!r} lies outside the data set's folder {location.root} and is not read")
     try:

@@ -13,7 +13,7 @@ from conditional_detr.data.splits.names import usual_split
 from conditional_detr.images.file_types import files_below, is_image_name
 
 DRIVE = re.compile(r"^[A-Za-z]:")
-ENCODINGS = ("gb18030", "cp932", "cp949", "cp1252", "cp437")  # of file names that are no UTF-8 on disk
+ENCODINGS = ("gb18030", "cp932", "cp949", "cp1252", "cp437")  # of file names on disk that are not UTF-8
 ZIPPED = ("utf-8", "gb18030", "cp932")  # of names that an unpacker took for cp437
 
 
@@ -64,10 +64,9 @@ class FileLookup:
         """One sentence about all names that were found under another spelling, and what is done about them."""
         name, path = next(iter(self.respelled.items()))
         count = len(self.respelled)
-        names = "1 image name is" if count == 1 else f"{count} image names are"
-        files = "this file is" if count == 1 else "these files are"
-        text = f"{names} not there as written, but one file fits each, e.g. {shown(path)} for {name!r}"
-        return text, f"nothing is changed; {files} read: {count} found under another spelling"
+        names, files = ("1 image name is", "1 file") if count == 1 else (f"{count} image names are", f"{count} files")
+        text = f"{names} spelled differently from the file on disk, e.g. {name!r} for {shown(path)}"
+        return text, f"nothing is changed; {files} with another spelling {'is' if count == 1 else 'are'} read"
 
     def _matches(self, name: str) -> list[Path]:
         plain = DRIVE.sub("", name.replace("\\", "/")).lstrip("/")

@@ -33,7 +33,7 @@ def text_of(file: Path) -> str:
 
     Raises
     ------
-    DataError : the file cannot be read, or is no text
+    DataError : the file cannot be read, or is not text
     """
     try:
         return decoded(file.read_bytes())
@@ -46,7 +46,7 @@ def decoded(data: bytes) -> str:
 
     Raises
     ------
-    UnicodeError : it is no text in any of the encodings that are tried
+    UnicodeError : it is not text in any of the encodings that are tried
     """
     return data.decode(encoding_of(data)[0])
 
@@ -60,7 +60,7 @@ def encoding_of(data: bytes) -> tuple[str, bool]:
 
     Raises
     ------
-    UnicodeError : it is no text in any of these encodings
+    UnicodeError : it is not text in any of these encodings
     """
     mark = next((mark for mark in MARKS if data.startswith(mark)), None)
     if mark is not None:
@@ -83,7 +83,7 @@ def may_be_other(data: bytes) -> bool:
 
 
 def _guesses(data: bytes) -> list[str]:
-    """The encodings that bytes may have that are no UTF-8, the most likely first."""
+    """Possible encodings of bytes that are not UTF-8, the most likely first."""
     if b"\0" in data:
         return []
     alone, runs = len(ALONE.findall(data)), len(HIGH.findall(data))

@@ -20,6 +20,18 @@ LOG = "changes.json"
 Box = list[float]
 
 
+def check_is_new(output: str | Path) -> None:
+    """Check that a copy can have this folder. Call it before the work whose result is copied.
+
+    Raises
+    ------
+    ConfigError : the folder is a file, or is not empty
+    """
+    folder = Path(output).absolute()
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not empty: the copy needs a new folder")
+
+
 def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output: str | Path) -> dict[str, tuple[int, int]]:
     """Write the usable images and boxes as ``SPLIT/_annotations.coco.json`` with the images, and a log `changes.json`.
 
@@ -34,9 +46,8 @@ def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output:
     ConfigError : the folder exists and is not empty, or cannot be written
     DataError : no image can be used
     """
+    check_is_new(output)
     folder = Path(output).absolute()
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ConfigError(f"{folder} is not empty: the copy needs a new folder")
     unused = {finding.category for finding in findings if finding.code == "category-unused"}
     counts = {}
     with writing(folder, ConfigError), atomic_folder(folder) as new:

@@ -42,7 +42,7 @@ def shares_of(valid: float, test: float) -> dict[str, float]:
     """
     if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
         raise ConfigError(
-            f"--valid and --test must be shares of the images that leave some for train, such as 0.2: not {valid:g}, {test:g}"
+            f"--valid and --test must be fractions that leave images for train, such as 0.2 and 0.1: not {valid:g} and {test:g}"
         )
     return {"train": 1 - valid - test, "valid": valid, **({"test": test} if test else {})}
 

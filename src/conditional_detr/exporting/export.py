@@ -91,7 +91,7 @@ def export(  # noqa: PLR0913 · public interface
     if opset is not None and (format != "onnx" or opset not in OPSETS):
         raise ConfigError(
             f"opset must be {OPSETS[0]} to {OPSETS[-1]}, with the format onnx only; it is {opset} with {format}. "
-            "Give --format onnx, or leave --opset out"
+            f"Use --format onnx --opset {OPSETS[0]} (up to {OPSETS[-1]}), or leave --opset out"
         )
     if max_drop is not None and not 0 <= max_drop <= 1:
         raise ConfigError(f"max_drop must be in [0, 1], not {max_drop}")

@@ -138,8 +138,8 @@ def folder_contents(folder: Path) -> Folder:
 
 def passed_over(files: Sequence[Path]) -> str:
     """The sentence about files of a folder that are no images by their suffix."""
-    count = "1 file has" if len(files) == 1 else f"{len(files)} files have"
-    return f"{count} the suffix of no image format that is read ({counted_suffixes(files)})"
+    count = "1 file is" if len(files) == 1 else f"{len(files)} files are"
+    return f"{count} not in a supported image format ({counted_suffixes(files)})"
 
 
 def counted_suffixes(files: Iterable[Path]) -> str:

@@ -50,7 +50,7 @@ def find_images(inputs: Sequence[str], say: Callable[[str], None] = lambda line:
                 formats = ", ".join(sorted(IMAGE_FORMATS))
                 raise ConfigError(f"{name} contains no images ({formats})" + (f": {passed_over(others)}" if others else ""))
             if odd := [file for file in others if not is_note(file)]:
-                say(f"passed over in {name}: {passed_over(odd)}")
+                say(f"ignored in {name}: {passed_over(odd)}")
             found += map(str, inside)
         elif path.exists() or is_url(name):
             found.append(name)

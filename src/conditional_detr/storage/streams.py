@@ -56,7 +56,7 @@ class SteadyStream:
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
         if error.errno not in CLOSED:
-            text = f"note: the output cannot be written ({error.strerror or error}). The command goes on without it"
+            text = f"note: the output cannot be written ({error.strerror or error}). The command continues without it"
             print(text, file=steady(sys.stderr), flush=True)
 
 

@@ -54,7 +54,7 @@ def test_a_name_that_one_file_fits_is_that_file(tmp_path, name: str, file: str):
     assert found.path_of(name) == tmp_path / file
     assert list(found.respelled) == [name]
     text, fix = found.summary()
-    assert text.startswith("1 image name is not there as written, but one file fits each")
+    assert text.startswith("1 image name is spelled differently from the file on disk")
     assert fix.startswith("nothing")
     (text + fix).encode()
 

@@ -190,12 +190,12 @@ def test_a_list_of_images_may_spell_them_otherwise(tmp_path):
     assert [Path(path).name for path in index.paths] == ["0.png", "1.png", "2.png"]
     assert len(index.labels) == 3
     assert index.report == [
-        f"image-spelling: 1 ({tmp_path}/train.txt): nothing is changed; these files are read: 2 found under another spelling"
+        f"image-spelling: 1 ({tmp_path}/train.txt): nothing is changed; 2 files with another spelling are read"
     ]
     (tmp_path / "train.txt").write_text("somewhere/0.png\nimages/train/1.png\n")
     (finding,) = load_split(tmp_path, "train").findings
     assert finding.code == "image-missing"
-    assert f"several files fit: {tmp_path}/images/train/0.png, {tmp_path}/images/val/0.png" in finding.message
+    assert f"several files match: {tmp_path}/images/train/0.png, {tmp_path}/images/val/0.png" in finding.message
 
 
 def test_labels_are_found_in_another_case_and_form(tmp_path):
@@ -216,7 +216,7 @@ def test_labels_of_an_image_that_is_passed_over_are_no_orphans(tmp_path, capsys)
     (tmp_path / "labels" / "train" / "gone.txt").write_text("0 0.5 0.5 0.1 0.1")
     findings = {finding.code: finding for finding in load_split(tmp_path, "train").findings}
     assert set(findings) == {"image-format", "annotation-orphan"}
-    assert "1 file has the suffix of no image format that is read (.heic: 1)" in findings["image-format"].message
+    assert "1 file is not in a supported image format (.heic: 1)" in findings["image-format"].message
     assert findings["annotation-orphan"].file.endswith("gone.txt")
 
 

@@ -42,7 +42,7 @@ def test_a_data_set_without_splits_is_split(tmp_path, capsys):
     write(tmp_path / "export")
     code, out, err = run(capsys, "data", "split", tmp_path / "export", tmp_path / "cells", "--valid", "0.25", "--test", "0.1")
     assert (code, err) == (0, "")
-    assert "6 groups of images that look the same, each in one split; seed 0" in out
+    assert "6 groups of images that look the same. Each group is in one split. Seed: 0" in out
     parts = {split: content(tmp_path / "cells", split) for split in ("train", "valid", "test")}
     place = {image["id"]: split for split, part in parts.items() for image in part["images"]}
     assert place.keys() == {f"image-{i}" for i in range(20)}  # the ids are those of the export
@@ -81,7 +81,7 @@ def test_splits_that_are_there_are_joined_and_ids_stay_unique(tmp_path, capsys):
         (tmp_path / "set" / split / "_annotations.coco.json").write_text(text)
     code, out, _ = run(capsys, "data", "split", tmp_path / "set", tmp_path / "new", "--valid", "0.4")
     assert code == 0
-    assert "The images of test, train are joined and divided anew" in out
+    assert "The existing splits (test, train) are merged and split again" in out
     parts = [content(tmp_path / "new", split) for split in ("train", "valid")]
     assert len({image["id"] for part in parts for image in part["images"]}) == 18
     assert {category["name"] for category in parts[0]["categories"]} == {"a", "b", "c"}
@@ -125,5 +125,5 @@ def test_look_alikes_are_one_group_also_through_others(tmp_path):
 
 @pytest.mark.parametrize(("valid", "test"), [(0, 0), (1, 0), (-0.1, 0), (0.5, 0.5), (0.2, -0.1), (float("nan"), 0), (20, 10)])
 def test_shares_that_leave_nothing_for_train_are_refused(valid: float, test: float):
-    with pytest.raises(ConfigError, match="must be shares of the images that leave some for train, such as 0.2"):
+    with pytest.raises(ConfigError, match="must be fractions that leave images for train"):
         shares_of(valid, test)

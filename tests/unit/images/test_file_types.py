@@ -92,9 +92,9 @@ def test_what_a_folder_has_beside_images_is_said(tmp_path):
     for name in ("a.heic", "b.HEIC", "c.svg", "labels.json"):
         (tmp_path / name).touch()
     with pytest.raises(
-        ConfigError, match=r"contains no images .*: 4 files have the suffix .* read \(.heic: 2, .json: 1, .svg: 1\)"
+        ConfigError, match=r"contains no images .*: 4 files are not in a supported image format \(.heic: 2, .json: 1, .svg: 1\)"
     ):
         find_images([str(tmp_path)])
     (tmp_path / "a.avif").touch()
     assert find_images([str(tmp_path)], said.append) == [str(Path(tmp_path, "a.avif"))]
-    assert said == [f"passed over in {tmp_path}: 3 files have the suffix of no image format that is read (.heic: 2, .svg: 1)"]
+    assert said == [f"ignored in {tmp_path}: 3 files are not in a supported image format (.heic: 2, .svg: 1)"]

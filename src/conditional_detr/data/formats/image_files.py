@@ -41,7 +41,7 @@ def images_of(names: Iterable[str], lookup: FileLookup, list_file: Path, faults:
         if name in lookup.several:
             several = shortened_list(map(shown, lookup.several[name]))
             faults.append(
-                Fault(name, f"is not there, and several files fit: {several}", "the image is left out", "image-missing")
+                Fault(name, f"does not exist, and several files match: {several}", "the image is left out", "image-missing")
             )
         else:
             found.append(path)
