@@ -1,5 +1,6 @@
 """The command line: what is printed, what is left, and how a wrong word is answered."""
 
+import io
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from commands import run
+from conditional_detr.cli.printing import track
 from conditional_detr.explaining.maps import explain
 from conditional_detr.weights.save import save_model
 
@@ -45,6 +47,8 @@ from conditional_detr.weights.save import save_model
         (["explain", "conditional-detr-tiny", "no.png"], "no.png cannot be opened"),
         (["train", "--data", "x", "--set", "lr"], "--set expects key=value, not 'lr'"),
         (["train", "--data", "x", "--lr", "-1"], "train: lr must be greater than 0, not -1.0"),
+        (["train", "--data", "x", "--set", "lr=-1"], "--set: lr must be greater than 0, not -1"),
+        (["train", "--data", "x", "--set", "model.lambda_q=blok"], "--set, model: lambda_q must be 'diagonal'"),
         (["train", "--data", "x", "--recipe", "papr"], "there is no recipe 'papr'. Did you mean paper?"),
         (["train", "--data", "nowhere"], "nowhere is not a folder"),
         (["eval", "conditional-detr-tiny"], "eval needs --data: see cdetr eval --help"),
@@ -257,3 +261,18 @@ def test_a_copy_into_a_folder_that_is_not_empty_is_refused_before_the_work(capsy
     code, out, err = run(capsys, *words)
     assert (code, out) == (2, "")  # nothing was read yet
     assert "is not empty: the copy needs a new folder" in err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_in_a_terminal_only(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert list(track(iter("abc"), 3, "reading")) == ["a", "b", "c"]
+    assert "reading" in sys.stderr.getvalue()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert list(track(iter("abc"), 3, "reading")) == ["a", "b", "c"]
+    assert not sys.stderr.getvalue()
