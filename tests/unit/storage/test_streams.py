@@ -72,7 +72,7 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(errno.EPIPE, ""), (errno.ENOSPC, "(No space left on device). The command goes on")]
+    ("number", "said"), [(errno.EPIPE, ""), (errno.ENOSPC, "(No space left on device). The command continues")]
 )
 def test_output_that_nobody_takes_is_dropped_and_a_full_disk_is_told_once(monkeypatch, number, said):
     broken, told = Broken(number), io.StringIO()
