@@ -1,8 +1,8 @@
 """Compare an idle machine with one whose cores other programs keep busy: one image through tiny, and a training step.
 
-OpenMP's threads wait for each other in two ways: spinning, its default, or sleeping after some microseconds,
-as the command line sets it. A process of
-each kind measures, in turns; in every round the machine is idle first and busy afterwards. Nothing else should run.
+OpenMP's threads wait for each other in two ways: spinning, its default, or sleeping after some microseconds, as the command
+line sets it. A process of each kind measures, in turns; in every round the machine is idle first and busy afterwards. Each round
+starts new processes, because two processes of one kind can differ by 5 percent. Nothing else should run.
 
 Command: python benchmarks/busy.py        Time: about 3 minutes on 2 cores.
 """
@@ -87,19 +87,19 @@ def started(waiting: str) -> Connection:
 def main() -> None:
     """Measure and print the medians, the ratios of busy to idle, and of sleeping to spinning when idle."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6, help="rounds (default: 6)")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds (default: 12)")
     options = parser.parse_args()
-    pipes = {waiting: started(waiting) for waiting in WAITS}
     found: dict[tuple[str, str, str], list[list[float]]] = defaultdict(list)
     for number in range(options.rounds):
+        pipes = {waiting: started(waiting) for waiting in WAITS}
         for state, count in (("idle", 0), ("busy", usable_cores())):
             with others(count):
                 for task in TASKS:
                     for waiting in WAITS if number % 2 else reversed(WAITS):
                         pipes[waiting].send(task)
                         found[task, waiting, state].append(pipes[waiting].recv())
-    for pipe in pipes.values():
-        pipe.send(None)
+        for pipe in pipes.values():
+            pipe.send(None)
     load = f"{os.getloadavg()[2]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     print(f"{usable_cores()} cores, {options.rounds} rounds, load over the last 15 minutes: {load}")
     for task in TASKS:
