@@ -11,7 +11,7 @@ from conditional_detr.data.annotations import image_key
 from conditional_detr.data.findings import Finding
 from conditional_detr.data.formats import coco_files, imagefolder, voc, yolo
 from conditional_detr.data.formats.coco_files import ROBOFLOW_FILE
-from conditional_detr.data.formats.image_files import Fault
+from conditional_detr.data.formats.image_files import Fault, unlisted_images
 from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.data.splits.names import USUAL, usual_split
 from conditional_detr.errors import DataError
@@ -134,9 +134,10 @@ def check_lists(content: Content, origin: str) -> None:
 
 
 def _coco(root: Path, find: Callable[[Path], coco_files.Found] = coco_files.splits) -> dict[str, SplitSource]:
+    found = find(root)
     return {
-        name: SplitSource("COCO", SplitLocation(name, file, images, root), partial(_read_coco, file))
-        for name, (file, images) in find(root).items()
+        name: SplitSource("COCO", SplitLocation(name, file, images, root), partial(_read_coco, file, images, found))
+        for name, (file, images) in found.items()
     }
 
 
@@ -144,7 +145,7 @@ def _coco_by_content(root: Path) -> dict[str, SplitSource]:
     return _coco(root, coco_files.splits_by_content)
 
 
-def _read_coco(file: Path) -> tuple[Content, list[Fault]]:
+def _read_coco(file: Path, images: Path, splits: coco_files.Found) -> tuple[Content, list[Fault]]:
     """Read a COCO file. Hidden files that a tool listed as images without annotations are ignored."""
     content = read_json(file)
     used = {image_key(row.get("image_id")) for row in content["annotations"]}
@@ -153,7 +154,11 @@ def _read_coco(file: Path) -> tuple[Content, list[Fault]]:
         for row in content["images"]
         if is_visible_in_list(str(row.get("file_name"))) or image_key(row.get("id")) in used or "file_name" not in row
     ]
-    return content | {"images": rows}, []
+    names = [str(row.get("file_name")) for row in rows]
+    for other, folder in splits.values():
+        if other != file and (folder.is_relative_to(images) or images.is_relative_to(folder)):
+            names += coco_files.listed_names(other)
+    return content | {"images": rows}, unlisted_images(images, names)
 
 
 def _yolo(about: yolo.Description) -> dict[str, SplitSource]:

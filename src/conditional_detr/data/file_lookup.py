@@ -73,7 +73,7 @@ class FileLookup:
         direct = self.images / plain
         if _exists(direct) and self._is_own(direct):
             return [direct]
-        for spelling in _spellings(plain):
+        for spelling in spellings(plain):
             parts = PurePosixPath(spelling).parts
             if parts and (found := self._agreeing(parts)):
                 return found
@@ -111,7 +111,7 @@ class FileLookup:
         return bool(named) and usual_split(self.split) not in named
 
 
-def _spellings(name: str) -> Iterator[str]:
+def spellings(name: str) -> Iterator[str]:
     """The ways in which a name may be spelled on disk, the most likely first."""
     yield name
     if "%" in name:

@@ -29,6 +29,7 @@ RULES = {
     "image-duplicate": Rule(WARNING, "the later image is left out"),
     "image-leak": Rule(ERROR, "the image is left out of the training split"),
     "image-spelling": Rule(WARNING, "nothing is changed; the file is read"),
+    "image-unlisted": Rule(WARNING, "nothing is changed; add the images to the annotations if they belong to the data set"),
     "image-format": Rule(WARNING, "nothing is changed; convert the files to a format that is read, or remove them"),
     "image-empty-file": Rule(ERROR, "the image is left out"),
     "box-degenerate": Rule(ERROR, "the box is left out"),
@@ -57,7 +58,7 @@ RULES = {
 # Codes of single boxes that are left out.
 LOSES_BOX = {"box-degenerate", "box-outside", "box-not-finite", "box-duplicate", "category-unknown", "annotation-orphan"}
 # Codes whose message is the same for a whole split, so a summary shows it.
-OF_A_SPLIT = {"box-marked", "category-in-one-split", "labels-missing"}
+OF_A_SPLIT = {"box-marked", "category-in-one-split", "image-unlisted", "labels-missing"}
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,10 @@ def test_a_file_that_leaves_the_folder_is_found_and_not_read(data):
     what = read(data)
     what["images"][4]["file_name"] = "../../outside.png"
     write(data, "train", what)
-    assert places(found(data)) == {("image-outside-folder", "train", "../../outside.png", None)}
+    assert places(found(data)) == {
+        ("image-outside-folder", "train", "../../outside.png", None),
+        ("image-unlisted", "train", str(data / "train"), None),
+    }
     with pytest.raises(DataError, match="outside.png.*lies outside the data set's folder"):
         load_split(data, "train")
     assert found(copied(data)) == []

@@ -112,10 +112,20 @@ def _subfolders(root: Path) -> list[Path]:
 def _first_name(file: Path) -> str | None:
     with _bytes_of(file) as data:
         match = FILE_NAME.search(data)
-        try:
-            return str(json.loads(match[1])) if match else None
-        except ValueError:
-            return None
+        return _parsed(match[1]) if match else None
+
+
+def listed_names(file: Path) -> list[str]:
+    """All file names in a COCO file. It is searched, not parsed."""
+    with _bytes_of(file) as data:
+        return [name for match in FILE_NAME.finditer(data) if (name := _parsed(match[1])) is not None]
+
+
+def _parsed(text: bytes) -> str | None:
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return None
 
 
 def _has(folder: Path, name: str) -> bool:

@@ -1,15 +1,15 @@
 """Shared by the readers of all formats: listing images, reading text files, faults, and building COCO content."""
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from conditional_detr.data.file_lookup import FileLookup, shown
+from conditional_detr.data.file_lookup import FileLookup, folded, shown, spellings
 from conditional_detr.data.findings import RULES
 from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.data.text import text_of
 from conditional_detr.errors import shortened_list
-from conditional_detr.images.file_types import is_note, is_visible_in_list, passed_over
+from conditional_detr.images.file_types import folder_contents, is_note, is_visible_in_list, passed_over
 from conditional_detr.images.header import size_of
 
 
@@ -62,6 +62,32 @@ def passed_over_in(folder: Path, others: Iterable[Path]) -> list[Fault]:
         return []
     message = f"{passed_over(odd)}, e.g. {odd[0]}"
     return [Fault(str(folder), message, RULES["image-format"].fix, "image-format")]
+
+
+def unlisted_images(folder: Path, names: Iterable[str]) -> list[Fault]:
+    """One fault for all images below a folder that no list or annotation file names.
+
+    Names are compared without folders and suffixes, so that a mask of an image is not taken for another image.
+
+    Parameters
+    ----------
+    names : names or paths of the listed images, of all splits that share the folder
+    """
+    names = list(names)
+    known = {_stem(name) for name in names}
+    left = [image for image in folder_contents(folder).images if folded(image.stem) not in known]
+    if left:
+        known |= {_stem(spelling) for name in names if not name.isascii() or "%" in name for spelling in spellings(name)}
+        left = [image for image in left if folded(image.stem) not in known]
+    if not left:
+        return []
+    count = "1 image is" if len(left) == 1 else f"{len(left)} images are"
+    text = f"{count} in the folder but not in the annotations, and not used, e.g. {shown(left[0])}"
+    return [Fault(str(folder), text, RULES["image-unlisted"].fix, "image-unlisted")]
+
+
+def _stem(name: str) -> str:
+    return folded(PurePosixPath(name.replace("\\", "/")).stem)
 
 
 def content_of(

@@ -8,7 +8,7 @@ from conditional_detr.data.annotations import as_id
 from conditional_detr.data.box_format import numbers
 from conditional_detr.data.file_lookup import FileLookup
 from conditional_detr.data.findings import RULES
-from conditional_detr.data.formats.image_files import Fault, content_of, images_of
+from conditional_detr.data.formats.image_files import Fault, content_of, images_of, unlisted_images
 from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.data.text import text_of
 from conditional_detr.errors import DataError
@@ -57,6 +57,7 @@ def read(file: Path, location: SplitLocation) -> tuple[dict[str, Any], list[Faul
     for name in names:
         by_image.setdefault(lookup.path_of(name), []).extend(objects[name])
     images = dict.fromkeys(images_of(names, lookup, file, faults))
+    faults += unlisted_images(file.parent, [*objects, *map(str, images)])
 
     def rows(image: Path, width: int, height: int) -> list[dict[str, Any]]:
         return [{"category_id": number[label], "bbox": box} for label, box in by_image[image]]

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from conditional_detr.data.annotations import is_set
 from conditional_detr.data.file_lookup import folded
 from conditional_detr.data.findings import RULES, WARNING
-from conditional_detr.data.formats.image_files import Fault, content_of, is_file, lines_of, passed_over_in
+from conditional_detr.data.formats.image_files import Fault, content_of, is_file, lines_of, passed_over_in, unlisted_images
 from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.data.splits.names import usual_split
 from conditional_detr.data.text import encoding_of, may_be_other, number_of
@@ -109,6 +109,12 @@ def _list_folders(root: Path) -> list[Path]:
     return [folder for folder in (main, sets, root) if folder]
 
 
+def _listed(root: Path) -> list[str]:
+    """The names in all lists of the data set, also in those that are no split, such as `dog_train.txt`."""
+    files = [file for folder in _list_folders(root) for file in sorted(folder.glob("*.txt")) if is_visible(file.name)]
+    return [name for file in files for line in lines_of(file) for name in (line, line.split()[0])]
+
+
 def without_splits(root: Path) -> dict[str, Path]:
     """All XML files of a data set without lists, as one split named "all"."""
     folders = (_child(root, ANNOTATIONS), root)
@@ -139,6 +145,8 @@ def read(root: Path, source: Path, location: SplitLocation) -> tuple[dict[str, A
             boxes.append({"category_id": number[thing.name], "bbox": box, "difficult": thing.difficult})
         return boxes
 
+    if source.is_file() or source == reader.folders.annotations:
+        faults += unlisted_images(reader.folders.images, [*map(str, found), *_listed(root)])
     categories = [{"id": i, "name": name} for name, i in number.items()]
     return content_of(found, rows, categories, location, lambda image: found[image].size), faults
 

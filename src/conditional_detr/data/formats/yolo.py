@@ -8,7 +8,7 @@ import yaml
 from conditional_detr.data.annotations import as_id
 from conditional_detr.data.file_lookup import FileLookup, folded
 from conditional_detr.data.findings import RULES
-from conditional_detr.data.formats.image_files import Fault, content_of, images_of, lines_of, passed_over_in
+from conditional_detr.data.formats.image_files import Fault, content_of, images_of, lines_of, passed_over_in, unlisted_images
 from conditional_detr.data.formats.label_files import missing_labels
 from conditional_detr.data.splits.location import SplitLocation, is_inside
 from conditional_detr.data.splits.names import usual_split
@@ -130,6 +130,8 @@ def read(about: Description, sources: list[Path], location: SplitLocation) -> tu
         if not source.exists()
     ]
     images, others = _files(about, [source for source in sources if source.exists()], location, faults)
+    if sources and all(source.is_file() for source in sources):
+        faults += _unlisted(about, images)
     labels = LabelFiles(images)
     is_pose = "kpt_shape" in about.content
 
@@ -163,6 +165,13 @@ def _files(
             lookup = FileLookup(source.parent, about.base, location.split)
             images += images_of(lines_of(source), lookup, source, faults)
     return images, others
+
+
+def _unlisted(about: Description, images: list[Path]) -> list[Fault]:
+    """Faults for images that lie beside those of a list, if no list of the data set names them."""
+    lists = [file for several in splits(about).values() for file in several if file.is_file()]
+    names = [*map(str, images), *(name for file in lists for name in lines_of(file))]
+    return [fault for folder in sorted({image.parent for image in images}) for fault in unlisted_images(folder, names)]
 
 
 def _labels_alone(sources: list[Path], known: set[Path]) -> list[Fault]:
