@@ -6,7 +6,7 @@ from typing import Annotated
 
 from conditional_detr.cli.parameters import Batch, Device, Output, Source, Threads, argument, option
 from conditional_detr.cli.printing import plural, print_note, print_source_notes, print_text, track
-from conditional_detr.errors import ConditionalDETRError
+from conditional_detr.errors import ConditionalDETRError, shortened_list
 
 Conf = Annotated[
     float | None,
@@ -40,7 +40,7 @@ def predict(
     from conditional_detr.device.threads import set_threads
     from conditional_detr.inference.detector import Detector
     from conditional_detr.inference.results import threshold_text
-    from conditional_detr.storage.run_files import PREDICTIONS
+    from conditional_detr.storage.run_files import PREDICTIONS, RENAMED
 
     print_source_notes(source)
     set_threads(threads)
@@ -60,4 +60,7 @@ def predict(
         print_text("by class: " + ", ".join(f"{count} × {name}" for name, count in counts))
     else:
         print_text("Nothing was detected. A lower --conf also shows detections with lower scores.")
+    if done.renamed:
+        names = shortened_list((f"{name} shows {image}" for name, image in done.renamed.items()), 10)
+        print_text(f"Added a number to names that were used already: {names}. {output / RENAMED} has all of them")
     print_text(f"Wrote {plural(done.read, 'image')} with boxes and {PREDICTIONS} to {output}")

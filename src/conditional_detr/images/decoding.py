@@ -42,6 +42,9 @@ def decode_array(image: ImageInput) -> np.ndarray:
             raise ImageError(f"an array must be a uint8 RGB image [H, W, 3], not {image.dtype} {list(image.shape)}")
         return np.array(image)
     if isinstance(image, Image.Image):
+        if image.format not in (None, *IMAGE_FORMATS):  # None: made in memory. To decode EPS, Pillow would start Ghostscript
+            known = f"known: {', '.join(sorted(IMAGE_FORMATS))}"
+            raise ImageError(f"a PIL image of the format {image.format} is not decoded ({known}); pass image.convert('RGB')")
         try:
             return _to_rgb(image, "a PIL image")
         except (OSError, SyntaxError, ValueError) as error:  # PIL opens files lazily, so reading may fail here

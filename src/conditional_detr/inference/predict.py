@@ -4,6 +4,7 @@ import glob
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,26 @@ from conditional_detr.inference.detector import Detector, check_conf
 from conditional_detr.inference.drawing import draw, save_image
 from conditional_detr.inference.progress import Track, untracked
 from conditional_detr.inference.results import above_threshold, clip_to_image, rows_of
-from conditional_detr.storage.run_files import PREDICTIONS
+from conditional_detr.storage.run_files import PREDICTIONS, RENAMED
 from conditional_detr.storage.writing import writing
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Result of `predict`: rows of `predictions.json`, number of images read, and a message for each unreadable image."""
+    """Result of `predict`.
+
+    Attributes
+    ----------
+    rows : rows of `predictions.json`
+    read : number of images read
+    unreadable : a message for each unreadable image
+    renamed : for each written image with a number added to its name, its input; the content of `renamed.json`
+    """
 
     rows: list[dict[str, Any]]
     read: int
     unreadable: list[str]
+    renamed: dict[str, str]
 
 
 def find_images(inputs: Sequence[str], say: Callable[[str], None] = lambda line: None) -> list[str]:
@@ -71,6 +81,8 @@ def predict(
 ) -> Prediction:
     """Detect objects in image files and write the results.
 
+    An image is written as `STEM.jpg`. If that name is used already, a number is added, and `renamed.json` tells the input.
+
     Parameters
     ----------
     detector : a loaded model
@@ -108,15 +120,27 @@ def predict(
             for row in found_rows
         ]
     flat = [row for position in sorted(rows) for row in rows[position]]
-    with writing(output / PREDICTIONS, RunError):
+    renamed = {names[i]: str(images[i]) for i in sorted(rows) if names[i] != _output_name(images[i])}
+    _write(output / PREDICTIONS, flat)
+    (output / RENAMED).unlink(missing_ok=True)  # of an earlier call
+    if renamed:
+        _write(output / RENAMED, renamed)
+    return Prediction(flat, len(rows), [str(errors[position]) for position in sorted(errors)], renamed)
+
+
+def _write(file: Path, content: Any) -> None:
+    with writing(file, RunError):
         # In a file name that is no text, bytes become JSON's escapes.
-        text = json.dumps(flat, ensure_ascii=False)
-        (output / PREDICTIONS).write_text(text, encoding="utf-8", errors="backslashreplace")
-    return Prediction(flat, len(rows), [str(errors[position]) for position in sorted(errors)])
+        file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
 
 
 def _matches(pattern: str) -> list[str]:
     return sorted(p for p in glob.glob(pattern, recursive=True) if Path(p).is_file())  # noqa: PTH207
+
+
+def _output_name(image: str, number: int = 1) -> str:
+    stem = Path(str(image).split("?")[0]).stem or "image"
+    return f"{stem}.jpg" if number == 1 else f"{stem}-{number}.jpg"
 
 
 def _output_names(images: Sequence[str], output: Path) -> list[str]:
@@ -126,10 +150,8 @@ def _output_names(images: Sequence[str], output: Path) -> list[str]:
     used = {Path(image).name.casefold() for image in images if Path(image).parent.resolve() == output.resolve()}
     names = []
     for image in images:
-        stem = Path(str(image).split("?")[0]).stem or "image"
-        name, number = f"{stem}.jpg", 2
-        while name.casefold() in used or (output / name).resolve() in inputs:
-            name, number = f"{stem}-{number}.jpg", number + 1
+        numbered = (_output_name(image, number) for number in count(1))
+        name = next(name for name in numbered if name.casefold() not in used and (output / name).resolve() not in inputs)
         used.add(name.casefold())
         names.append(name)
     return names

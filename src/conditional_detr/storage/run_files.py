@@ -1,4 +1,4 @@
 """Names of the files that commands write."""
 
-PREDICTIONS = "predictions.json"
+PREDICTIONS, RENAMED = "predictions.json", "renamed.json"
 CONFIG, METRICS, BEST_FIGURES, REPORT = "config.toml", "metrics.jsonl", "metrics.json", "report.html"

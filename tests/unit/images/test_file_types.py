@@ -54,6 +54,17 @@ def test_formats_for_which_other_programs_are_started_are_never_opened(tmp_path,
     with pytest.raises(ImageError, match="unknown image format .known: AVIF, BMP, GIF"):
         decode(file)
     assert size_of(file) is None
+    if head.startswith(b"%!PS"):
+        with Image.open(file) as opened, pytest.raises(ImageError, match="PIL image of the format EPS is not decoded"):
+            decode(opened)
+
+
+def test_a_pil_image_of_another_format_is_read_once_it_is_converted(tmp_path):
+    Image.new("RGB", (16, 16), (9, 8, 7)).save(tmp_path / "a.ico")
+    with Image.open(tmp_path / "a.ico") as opened:
+        with pytest.raises(ImageError, match=r"format ICO .*pass image.convert\('RGB'\)"):
+            decode(opened)
+        assert decode(opened.convert("RGB"))[:, 3, 3].tolist() == [9, 8, 7]
 
 
 def test_hidden_files_are_no_images(tmp_path):

@@ -129,6 +129,10 @@ def test_predict_writes_images_and_rows_and_names_what_it_could_not_read(detecto
     assert [row["image_id"] for row in rows] == sorted(row["image_id"] for row in rows)
     assert max(sum(row["image_id"] == i for row in rows) for i in range(5)) <= 100
     assert sorted(p.name for p in (tmp_path / "out").glob("*.jpg")) == ["0-2.jpg", "0.jpg", "1.jpg", "2.jpg"]
+    assert done.renamed == {"0-2.jpg": str(folder / "deep" / "0.jpg")}
+    assert json.loads((tmp_path / "out" / "renamed.json").read_text()) == done.renamed
+    assert predict(detector, images[:1], tmp_path / "out", conf=0).renamed == {}
+    assert not (tmp_path / "out" / "renamed.json").exists()
 
 
 def test_predict_never_writes_over_what_it_reads(detector, tmp_path):
