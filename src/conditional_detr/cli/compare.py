@@ -31,6 +31,7 @@ def compare(
     if wrong := [level for level in ap or [] if not 0 < level <= 1]:
         raise ConfigError(f"--ap must be above 0 and at most 1, not {wrong[0]:g}")
     from conditional_detr.evaluation.compare_runs import read_groups, table, usual_levels, write_comparison
+    from conditional_detr.evaluation.significance import compare_groups
 
     groups = read_groups(list(runs))
     make_folder(output)
@@ -38,4 +39,7 @@ def compare(
     print_table(*table(groups, levels))
     if levels:
         print_text("“> n” means that a run ended after n without reaching this AP.")
-    print_written(*write_comparison(groups, levels, output))
+    verdicts = compare_groups([group.name for group in groups], [group.folders for group in groups])
+    for sentence in verdicts:
+        print_text(sentence)
+    print_written(*write_comparison(groups, levels, output, verdicts))

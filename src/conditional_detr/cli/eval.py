@@ -44,10 +44,10 @@ def evaluate(
         print_note(line)
     if not evaluation.summary.boxes:
         print_note(f"{evaluation.index.file} has no object in the split {split}: no metric can be computed")
-    print_metrics(evaluation.metrics)
+    print_metrics(evaluation.metrics, evaluation.coco.intervals)
     if evaluation.note:
         print_note(evaluation.note)
-    write_json(output / BEST_FIGURES, evaluation.metrics.to_dict())
+    write_json(output / BEST_FIGURES, evaluation.coco.to_dict())
     write_json(output / PREDICTIONS, evaluation.written_detections, indent=None)
     write_report(evaluation, output / REPORT, f"{source} on {data}", facts(evaluation, source, data))
     print_written(output / BEST_FIGURES, output / PREDICTIONS, output / REPORT)

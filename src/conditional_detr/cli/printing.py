@@ -118,8 +118,8 @@ def print_json(content: Any) -> None:
     print(json.dumps(content, ensure_ascii=not is_unicode))
 
 
-def print_metrics(metrics: Any) -> None:
-    """COCO's twelve metrics and the AP of each class, as tables."""
+def print_metrics(metrics: Any, intervals: dict[str, Any]) -> None:
+    """COCO's twelve metrics and the AP of each class, as tables, and the intervals of AP and AP50."""
     from conditional_detr.evaluation.coco import FIGURES
 
     def cell(value: float | None) -> str:
@@ -127,6 +127,8 @@ def print_metrics(metrics: Any) -> None:
 
     for names in (FIGURES[:6], FIGURES[6:]):
         print_table(list(names), [[cell(getattr(metrics, name)) for name in names]])
+    if ranges := [f"{name} {bounds[0]:.3f} to {bounds[1]:.3f}" for name, bounds in intervals.items() if bounds]:
+        print_text(f"95 % intervals, because these images are a sample: {', '.join(ranges)}")
     print_table(["class", "AP"], [[name, cell(value)] for name, value in metrics.per_class.items()])
 
 

@@ -1,11 +1,11 @@
 """Compute COCO metrics. Training, `cdetr eval` and the Python interface all use this module."""
 
-import copy
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from conditional_detr.data.index import SplitIndex, check_lists, load_split, mat
 from conditional_detr.data.splits.summary import Summary
 from conditional_detr.data.splits.together import spelled_otherwise
 from conditional_detr.errors import ConditionalDETRError, DataError, shortened_list
+from conditional_detr.evaluation.bootstrap import ClassMatches, intervals, matches_of
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.detector import Detector
@@ -57,7 +58,7 @@ FIGURES = tuple(f.name for f in fields(CocoMetrics) if f.name != "per_class")
 
 @dataclass(frozen=True)
 class CocoResult:
-    """COCO metrics and the precision values that they are computed from.
+    """COCO metrics, the precision values that they are computed from, and their intervals.
 
     Attributes
     ----------
@@ -65,15 +66,31 @@ class CocoResult:
     precision : float [T, R, K, A] by IoU threshold (0.50, 0.55, …, 0.95), recall (0, 0.01, …, 1), class (in the order of
         `category_ids`) and object size (all, small, medium, large); −1 if there are no such objects
     category_ids : [K]
+    matched : computes `matches`
     """
 
     metrics: CocoMetrics
     precision: np.ndarray
     category_ids: list[int]
+    matched: Callable[[], list[ClassMatches]] = field(repr=False)
+
+    @cached_property
+    def matches(self) -> list[ClassMatches]:
+        """For each class its detections, and whether they match an object."""
+        return self.matched()
+
+    @cached_property
+    def intervals(self) -> dict[str, list[float] | None]:
+        """95 % intervals of AP and AP50, from a bootstrap over the images. None if there are no objects."""
+        return intervals(self.matches)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Metrics and intervals as a dict, in the form of `metrics.json`."""
+        return self.metrics.to_dict() | {"intervals": self.intervals}
 
 
 def coco_metrics(ground_truth: dict[str, Any] | str | Path, detections: Sequence[Result]) -> CocoMetrics:
-    """Compute COCO metrics of boxes with faster-coco-eval. Results are equal to those of pycocotools.
+    """Compute COCO metrics of boxes with hotcoco. Results are equal to those of pycocotools.
 
     Parameters
     ----------
@@ -89,36 +106,38 @@ def coco_metrics(ground_truth: dict[str, Any] | str | Path, detections: Sequence
 
 
 def coco_evaluate(ground_truth: dict[str, Any] | str | Path, detections: Sequence[Result]) -> CocoResult:
-    """Like `coco_metrics`, with the precision values behind the metrics."""
-    from faster_coco_eval import COCO, COCOeval_faster
+    """Like `coco_metrics`, with the precision values behind the metrics and their intervals."""
+    from hotcoco import COCO, COCOeval
 
     content = read_json(Path(ground_truth)) if isinstance(ground_truth, str | Path) else ground_truth
     truth, number_of = _complete(content)
-    results = [
-        dict(d) | {"image_id": number_of.get(image_key(d.get("image_id"))), "category_id": as_id(d.get("category_id"))}
-        for d in detections
-    ]
-    if strange := [d.get("image_id") for d, r in zip(detections, results, strict=True) if r["image_id"] is None]:
+    ids = sorted(as_id(row["id"]) for row in content["categories"])
+    class_of = {id_: k for k, id_ in enumerate(ids)}
+    owners = [number_of.get(image_key(row.get("image_id"))) for row in detections]
+    if strange := [row.get("image_id") for row, owner in zip(detections, owners, strict=True) if owner is None]:
         raise DataError(
             f"{len(strange)} detections belong to images that the ground truth does not list, e.g. id {strange[0]!r}"
         )
+    results = [
+        [owner, *row["bbox"], row["score"], class_of[id_]]
+        for row, owner in zip(detections, owners, strict=True)
+        if (id_ := as_id(row.get("category_id"))) in class_of
+    ]
     coco = COCO(truth)
-    evaluation = COCOeval_faster(coco, coco.loadRes(results), "bbox", print_function=_silent)
+    found = coco.load_res(np.array(results, dtype=np.float64).reshape(-1, 7))
+    evaluation = COCOeval(coco, found, "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.summarize()
+    evaluation.summary_lines()  # computes the metrics; `summarize` would print them
+    figures = evaluation.get_results()
     precision = np.asarray(evaluation.eval["precision"])[..., -1]  # with at most 100 detections per image
-    names = {c["id"]: str(c["name"]) for c in truth["categories"]}
+    names = {as_id(row["id"]): str(row["name"]) for row in content["categories"]}
     times = Counter(names.values())
     names = {id_: name if times[name] == 1 else f"{name} (id {id_})" for id_, name in names.items()}
-    ids = list(evaluation.params.catIds)
     per_class = {names[id_]: mean_precision(precision[:, :, k, 0]) for k, id_ in enumerate(ids)}
-    figures = [None if value < 0 else float(value) for value in evaluation.stats[: len(FIGURES)]]
-    return CocoResult(CocoMetrics(**dict(zip(FIGURES, figures, strict=True)), per_class=per_class), precision, ids)
-
-
-def _silent(*_: Any, **__: Any) -> None:
-    pass
+    metrics = {name: None if figures[name] < 0 else float(figures[name]) for name in FIGURES}
+    matched = partial(matches_of, coco, found, [row["id"] for row in truth["images"]], len(ids))
+    return CocoResult(CocoMetrics(**metrics, per_class=per_class), precision, ids, matched)
 
 
 def mean_precision(precision: np.ndarray) -> float | None:
@@ -128,30 +147,39 @@ def mean_precision(precision: np.ndarray) -> float | None:
 
 
 def _complete(content: dict[str, Any]) -> tuple[dict[str, Any], dict[int | str | None, int | None]]:
-    """Prepare the ground truth for the evaluator: annotation ids from 1, area and iscrowd set, broken annotations removed.
+    """Prepare the ground truth for the evaluator: categories numbered from 0, annotations from 1, area and iscrowd set.
 
-    Also returns the number that stands for each image id, which may be a text.
+    Broken annotations are removed. Also returns the number that stands for each image id, which may be a text.
     """
     check_lists(content, "the ground truth")
     number_of = image_numbers(image_key(row.get("id")) for row in content["images"])
-    images = [row | {"id": number_of[image_key(row.get("id"))]} for row in content["images"]]
-    categories = [row | {"id": as_id(row.get("id"))} for row in content["categories"]]
-    known, classes = ({row["id"] for row in rows} - {None} for rows in (images, categories))
-    named = all("name" in row for row in categories)
+    images = [number_of[image_key(row.get("id"))] for row in content["images"]]
+    categories = [as_id(row.get("id")) for row in content["categories"]]
+    known, classes = (set(ids) - {None} for ids in (images, categories))
+    named = all("name" in row for row in content["categories"])
     if len(known) < len(images) or len(classes) < len(categories) or not named:
         raise DataError(
             "each image and each category of the ground truth must have a unique 'id' (an integer for categories), "
             "categories also a 'name'"
         )
+    class_of = {id_: k for k, id_ in enumerate(sorted(classes))}
     annotations: list[dict[str, Any]] = []
     for row in content["annotations"]:
-        box, image = row.get("bbox"), number_of.get(image_key(row.get("image_id")))
-        if image is None or not is_box(box):
+        box, image, label = row.get("bbox"), number_of.get(image_key(row.get("image_id"))), as_id(row.get("category_id"))
+        if image is None or label not in class_of or not is_box(box):
             continue
-        ids = {"image_id": image, "category_id": as_id(row.get("category_id"))}
-        filled = {"area": box[2] * box[3]} | copy.deepcopy(row) | ids
-        annotations.append(filled | {"id": len(annotations) + 1, "iscrowd": int(is_crowd(row))})
-    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}, number_of
+        annotations.append(
+            {
+                "id": len(annotations) + 1, "image_id": image, "category_id": class_of[label], "bbox": list(box),
+                "area": row.get("area", box[2] * box[3]), "iscrowd": int(is_crowd(row)),
+            }
+        )  # fmt: skip
+    truth = {
+        "images": [{"id": id_} for id_ in images],
+        "annotations": annotations,
+        "categories": [{"id": k, "name": str(id_)} for id_, k in class_of.items()],
+    }
+    return truth, number_of
 
 
 def is_box(box: Any) -> bool:

@@ -4,8 +4,8 @@ import csv
 import json
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from statistics import mean
@@ -37,11 +37,13 @@ class Group:
     name : name of the group in tables and plots
     settings : flat settings, without those that may differ within the group
     runs : for each run its rows of `metrics.jsonl`
+    folders : the run folders
     """
 
     name: str
     settings: dict[str, Any]
     runs: list[Rows]
+    folders: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,10 @@ def read_groups(folders: list[Path]) -> list[Group]:
         paths.append(folder)
         runs.append(rows)
     names = _names([paths for _, paths, _, _ in found.values()])
-    return [Group(name + note, settings, runs) for name, (settings, _, runs, note) in zip(names, found.values(), strict=True)]
+    return [
+        Group(name + note, settings, runs, paths)
+        for name, (settings, paths, runs, note) in zip(names, found.values(), strict=True)
+    ]
 
 
 def read_rows(file: Path) -> Rows:
@@ -228,8 +233,10 @@ def _in_words(value: Any) -> str:
     return "default" if value is None else "none" if value == "" else str(value)
 
 
-def write_comparison(groups: list[Group], levels: list[float], output: Path) -> list[Path]:
+def write_comparison(groups: list[Group], levels: list[float], output: Path, verdicts: Sequence[str] = ()) -> list[Path]:
     """Write `comparison.html`, its table as `comparison.csv`, and its curves as `curves.png`.
+
+    `verdicts` are the sentences of `compare_groups`.
 
     Raises
     ------
@@ -248,6 +255,7 @@ def write_comparison(groups: list[Group], levels: list[float], output: Path) -> 
         "loss": embedded(plots.learning_curves(loss, "training loss", plots.WIDE)),
         "columns": columns,
         "rows": rows,
+        "verdicts": verdicts,
         "differ": shown,
         "versions": versions(),
     }

@@ -85,6 +85,7 @@ def write_report(
     content = {
         "title": title,
         "metrics": judgement.metrics.to_dict(),
+        "intervals": judgement.intervals,
         "images": len(index),
         "split": evaluation.split,
         "best_epoch": rows[int(np.argmax(aps))]["epoch"] if rows else None,

@@ -11,13 +11,14 @@ from conditional_detr.evaluation.greedy_matching import match, thresholds_by_cla
 from conditional_detr.evaluation.pages import duration
 from conditional_detr.evaluation.report import write_report
 from conditional_detr.factory.build import DetectionModel
-from conditional_detr.storage.run_files import BEST_FIGURES, REPORT
+from conditional_detr.storage.run_files import BEST_FIGURES, PREDICTIONS, REPORT
+from conditional_detr.storage.writing import writing
 from conditional_detr.training.artifacts.run_folder import RunFolder
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 
 
 def finalize_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], state: TrainerState) -> None:
-    """Evaluate `best/` on the validation split and write `metrics.json` and `report.html` to the run folder.
+    """Evaluate `best/` on the validation split and write `metrics.json`, `predictions.json` and `report.html` to the run folder.
 
     The score thresholds with the best F1 on this split are saved in the model.
 
@@ -29,11 +30,12 @@ def finalize_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], st
     if isinstance(evaluation.model, DetectionModel):
         evaluation.model.thresholds = learned_thresholds(evaluation)
         folder.save_best(evaluation.model)
-    file = folder.path / BEST_FIGURES
-    try:
-        file.write_text(json.dumps(evaluation.metrics.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error.strerror or error}") from None
+    for name, content, indent in (
+        (BEST_FIGURES, evaluation.coco.to_dict(), 1),
+        (PREDICTIONS, evaluation.written_detections, None),
+    ):
+        with writing(folder.path / name, RunError):
+            (folder.path / name).write_text(json.dumps(content, indent=indent, ensure_ascii=False), encoding="utf-8")
     title = f"Run {folder.path.resolve().name}"
     write_report(evaluation, folder.path / REPORT, title, facts, state.history, to_toml(config))
 

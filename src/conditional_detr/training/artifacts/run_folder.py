@@ -17,7 +17,7 @@ from conditional_detr.config.toml import flat, read_toml, to_toml
 from conditional_detr.errors import RunError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.storage.atomic import atomic_folder, backup_of, recover
-from conditional_detr.storage.run_files import BEST_FIGURES, CONFIG, METRICS, REPORT
+from conditional_detr.storage.run_files import BEST_FIGURES, CONFIG, METRICS, PREDICTIONS, REPORT
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.weights import native
 
@@ -94,7 +94,7 @@ class RunFolder:
     def create(self, config: RunConfig) -> None:
         """Create the folder if needed and write the settings. Final metrics and report of a shorter run are deleted."""
         self._write(CONFIG, to_toml(config))
-        for name in (BEST_FIGURES, REPORT):
+        for name in (BEST_FIGURES, PREDICTIONS, REPORT):
             (self.path / name).unlink(missing_ok=True)
 
     def _write(self, name: str, text: str) -> None:
