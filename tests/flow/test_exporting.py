@@ -492,3 +492,49 @@ def test_bench_runs_sources_side_by_side(exports, tmp_path):
     assert "bench needs images that can be read" in bad.stderr
     done = cdetr("bench", tmp_path / "odd", "--rounds", 1, "--batch", 1, "--threads", 1)
     assert (done.returncode, "transformers cannot run" in done.stderr) == (0, True), done.stderr
+
+
+COPIES = """
+import copy, multiprocessing, pickle, sys, threading
+import numpy as np
+import torch
+from conditional_detr import Detector
+
+def found(detector):
+    return [[each.xyxy, each.confidence, each.class_id] for each in detector(IMAGES, conf=0.1)]
+
+def same(ours):
+    return all(np.array_equal(a, b) for one, other in zip(ours, EXPECTED, strict=True) for a, b in zip(one, other, strict=True))
+
+if __name__ in ("__main__", "__mp_main__"):
+    torch.set_num_threads(2)
+    IMAGES = list(np.random.default_rng(0).integers(0, 255, (3, 60, 80, 3), dtype=np.uint8))
+
+if __name__ == "__main__":
+    detector = Detector(sys.argv[1])
+    EXPECTED = found(detector)
+    assert sum(len(each[0]) for each in EXPECTED)
+    assert same(found(pickle.loads(pickle.dumps(detector))))
+    assert same(found(copy.deepcopy(detector)))
+    results = {}
+    threads = [threading.Thread(target=lambda i=i: results.update({i: found(detector)})) for i in range(6)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    assert len(results) == 6 and all(map(same, results.values()))
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            for one, other in zip(pool.apply_async(found, (detector,)).get(60), EXPECTED, strict=True):
+                for a, b in zip(one, other, strict=True):
+                    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3, err_msg=method)
+    assert same(found(detector))
+    print("done")
+"""
+
+
+@pytest.mark.parametrize("name", ["model", "openvino-fp32", "onnx-fp32"])
+def test_a_detector_survives_pickling_copies_threads_and_processes(exports, tmp_path, name: str):
+    """After a fork the threads of its parent are gone, and a detector that waits for them hangs."""
+    (tmp_path / "script.py").write_text(COPIES)
+    command = [sys.executable, "-W", "ignore", tmp_path / "script.py", exports / name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-3000:]

@@ -11,6 +11,7 @@ from conditional_detr.errors import ConfigError
 # Turns of GNU's OpenMP before a thread sleeps. Without any, one image through tiny takes 1.4 times as long on an idle machine;
 # with ten times as many, three times as long on a busy one (benchmarks/busy.py).
 SPINS = "4500"
+_is_registered = False
 VARIABLE = "OMP_NUM_THREADS"  # which torch reads when it is loaded
 
 
@@ -46,6 +47,22 @@ def prepare_threads() -> None:
     cores = usable_cores()
     if cores < _cores_to_run_on():
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+
+
+def one_thread_after_fork() -> None:
+    """Let torch use one thread in processes that are forked from this one.
+
+    A fork has none of the threads of its parent. GNU's OpenMP would wait for them forever.
+    """
+    global _is_registered
+    if not _is_registered and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_use_one_thread)
+        _is_registered = True
+
+
+def _use_one_thread() -> None:
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 def set_threads(threads: int) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from conditional_detr.config.parts import check_parts, unused_fields
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
+from conditional_detr.device.threads import one_thread_after_fork
 from conditional_detr.errors import ConfigError
 from conditional_detr.model.attention import CROSS_ATTENTION, ENCODER_ATTENTION
 from conditional_detr.model.backbone.neck import NECKS
@@ -49,6 +50,7 @@ class DetectionModel(DETR):
         thresholds: Sequence[float] | None = None,
     ) -> None:
         check_parts(config)
+        one_thread_after_fork()
         super().__init__(**parts_of(config))
         if config.decoder_layers == 1 and type(self.decoder.spatial_query).first is SpatialQuery.first:
             self.decoder.spatial_query.requires_grad_(False)  # only later layers use its parameters

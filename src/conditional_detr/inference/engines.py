@@ -1,6 +1,7 @@
 """Run exported models with ONNX Runtime or OpenVINO, through the same interface as a `DetectionModel`."""
 
 import importlib
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -24,6 +25,9 @@ FLOATS = {"BF16": "bf16", "FP16": "f16"}
 class EngineModel:
     """An exported model with its preprocessing and its classes, run by an engine.
 
+    It can be pickled and copied. A copy, and a process that was forked, load the graph again: an engine's threads belong to the
+    process that started them.
+
     Attributes
     ----------
     config, preprocessor, class_names, category_ids, thresholds : as in `DetectionModel`
@@ -38,14 +42,31 @@ class EngineModel:
         self.config, self.preprocessor = exported.config, exported.preprocessor
         self.class_names, self.category_ids = list(exported.class_names), list(exported.category_ids)
         self.thresholds = exported.thresholds
-        self._run, computes_in = ENGINES[runtime](exported, current_threads())
+        self._exported, self._runtime, self._lock = exported, runtime, threading.Lock()
+        computes_in = self._load()
         number = computes_in.replace("f32", "fp32")
         parts = f"8-bit parts in int8, others in {number}" if exported.precision == "int8" else f"computed in {number}"
         self.summary = f"{exported.format} {exported.precision}, run by {PACKAGES[runtime]}, {parts}"
 
     def __call__(self, images: np.ndarray, padding_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits and boxes of the last decoder layer, for float32 [B, 3, H, W] and bool [B, H, W] (True = padding)."""
+        with self._lock:
+            if self._process != os.getpid():
+                self._load()
         return self._run(images, padding_mask)
+
+    def _load(self) -> str:
+        """Load the graph into this process. Returns the name of the floating-point type."""
+        self._run, computes_in = ENGINES[self._runtime](self._exported, current_threads())
+        self._process = os.getpid()
+        return computes_in
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in ("_run", "_lock")} | {"_process": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+        self._load()
 
 
 def onnx_engine(exported: Exported, threads: int) -> Engine:
