@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+import tomllib
 from collections.abc import Callable
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_a_run_leaves_what_it_should(finished, digits_folder):
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert {
         "best/model.safetensors", "best/config.json", "last/model.safetensors", "last/config.json", "config.toml",
-        "metrics.jsonl", "metrics.json", "report.html", "train_batch.jpg",
+        "metrics.jsonl", "metrics.json", "predictions.json", "report.html", "train_batch.jpg", "fingerprint.json",
     } <= names  # fmt: skip
     assert not [name for name in names if ".new" in name or ".old" in name]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -100,10 +101,18 @@ def test_a_run_leaves_what_it_should(finished, digits_folder):
     best = max(row["AP"] for row in rows)
     metrics = evaluate(folder, digits_folder)
     assert pytest.approx(best, abs=1e-9) == metrics.AP
-    assert json.loads((folder / "metrics.json").read_text()) == metrics.to_dict()
+    written = json.loads((folder / "metrics.json").read_text())
+    low, high = written.pop("intervals")["AP"]
+    assert written == metrics.to_dict()
+    assert low <= metrics.AP <= high
+    settings = tomllib.loads((folder / "config.toml").read_text())
+    assert settings["amp"] in ("off", "bf16")
+    assert settings["threads"] >= 1
+    detections = json.loads((folder / "predictions.json").read_text())
+    assert coco_metrics(digits_folder / "valid" / "_annotations.coco.json", detections) == metrics
     report = (folder / "report.html").read_text()
     assert "Run a" in report
-    assert f"<b>AP {metrics.AP:.3f}</b>" in report
+    assert f"<b>AP {metrics.AP:.3f}</b> (95 % interval {low:.3f} to {high:.3f})" in report
     assert "paper" not in report.split("Settings")[0]
     assert "fast: batch 4" in report
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from conditional_detr.data.loader_processes import lacking_for_processes
 from conditional_detr.device.threads import set_threads
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.training.artifacts.console_logger import ConsoleLogger
+from conditional_detr.training.artifacts.fingerprint import fingerprint
 from conditional_detr.training.artifacts.run_folder import RunFolder
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.training.execution.distributed import Distributed, launched
@@ -48,6 +50,7 @@ class Prepared:
     schedule : decides when the run ends and which epochs are evaluated
     logger : prints the progress
     notes : lines to print at the start
+    fingerprint : hashes of data and settings
     started : `time.monotonic()` at the start of the run; after a resume, moved back by the time already spent
     """
 
@@ -65,6 +68,7 @@ class Prepared:
     schedule: RunSchedule
     logger: ConsoleLogger
     notes: list[str]
+    fingerprint: dict[str, Any]
     started: float
 
 
@@ -90,6 +94,8 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
     check_data(train, valid, config.strict, config.max_bad)
     folder = RunFolder(config.output)
     saved = folder.config() if options.resume and folder.has_begun else None
+    if saved is not None and "amp" not in user_settings(options):  # as it was measured when the run started
+        config = config.model_copy(update={"amp": saved.amp})
     # All processes use the choices of the first one.
     config, choices = processes.gathered([resolve_auto(config, user_settings(options), train, saved)])[0]
     begun, recipe = folder.check(config, options.resume), config.training
@@ -107,11 +113,15 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
     amp = "off" if processes.any(autocast_dtype(config.amp, processes.device) is None) else "bf16"
     step = build_step(learning, recipe, amp, processes.accelerator, logger.say)
     step.grad_accum_steps = max(recipe.grad_accum_steps, state.grad_accum_steps)
+    config = config.model_copy(update={"amp": amp, "threads": config.threads or cores_of_process()})
     where = f"{processes.device.type}, {'float32' if amp == 'off' else 'bfloat16'}"
     notes = opening(train, valid, model, config, where) + notes
     if config.workers and (lacking := lacking_for_processes()):
         config = config.model_copy(update={"workers": 0})
         notes.append(f"warning: no processes that load images can be started here ({lacking}): this process loads them itself")
+    mark = fingerprint(config, train, valid)
+    if begun and folder.fingerprint().get("data") not in (None, mark["data"]):
+        notes.append("warning: the data set has changed since the run started. Metrics before and after cannot be compared")
     if choices:
         notes += ["chosen by the recipe and from the data (--set changes them):", *(f"  {choice}" for choice in choices)]
     if options.resume:
@@ -120,7 +130,7 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
         config=config, folder=folder, processes=processes, train=train, valid=valid, learning=learning, average=average,
         step=step, state=state, batches=batches,
         images=TrainingImages(train, Augmentation(recipe, config.imgsz), Preprocessor(model.preprocessor)),
-        schedule=schedule, logger=logger, notes=notes, started=started - state.spent,
+        schedule=schedule, logger=logger, notes=notes, fingerprint=mark, started=started - state.spent,
     )  # fmt: skip
 
 

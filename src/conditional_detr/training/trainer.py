@@ -106,7 +106,7 @@ class Trainer:
         """
         self.processes.wait()  # no process may write to the folder before all have checked it
         if self.processes.is_main and not self.schedule.is_over(self.state):
-            self.folder.create(self.config)
+            self.folder.create(self.config, self.prepared.fingerprint)
         for line in self.prepared.notes:
             self.logger.say(line, "yellow" if line.lstrip().startswith("warning") else None)
         with self.logger, self.stop.listening():

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -17,7 +18,8 @@ from conditional_detr.config.toml import flat, read_toml, to_toml
 from conditional_detr.errors import RunError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.storage.atomic import atomic_folder, backup_of, recover
-from conditional_detr.storage.run_files import BEST_FIGURES, CONFIG, METRICS, PREDICTIONS, REPORT
+from conditional_detr.storage.json import read_json_object
+from conditional_detr.storage.run_files import BEST_FIGURES, CONFIG, FINGERPRINT, METRICS, PREDICTIONS, REPORT
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.weights import native
 
@@ -91,9 +93,10 @@ class RunFolder:
                 with suppress(OSError):  # fails if the run has written files, which is fine
                     self.path.rmdir()
 
-    def create(self, config: RunConfig) -> None:
-        """Create the folder if needed and write the settings. Final metrics and report of a shorter run are deleted."""
+    def create(self, config: RunConfig, fingerprint: dict[str, Any]) -> None:
+        """Create the folder if needed; write the settings and the fingerprint. Results of a shorter run are deleted."""
         self._write(CONFIG, to_toml(config))
+        self._write(FINGERPRINT, json.dumps(fingerprint, indent=1))
         for name in (BEST_FIGURES, PREDICTIONS, REPORT):
             (self.path / name).unlink(missing_ok=True)
 
@@ -106,6 +109,11 @@ class RunFolder:
             new.replace(self.path / name)
         except OSError as error:
             raise RunError(f"{self.path / name} cannot be written: {error.strerror or error}") from None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The fingerprint of the run so far; empty if it has none."""
+        file = self.path / FINGERPRINT
+        return read_json_object(file, RunError) if file.is_file() else {}
 
     def config(self) -> RunConfig:
         """Read the settings that the run started with."""
