@@ -108,9 +108,8 @@ def main() -> None:
     whole, nothing = evaluate("hotcoco", truth, detections)[0], evaluate("hotcoco", truth, [])[0]
     own = hotcoco.compare(nothing, whole, n_bootstrap=1000)["ci"]["AP"]["std_err"]
     rng = np.random.default_rng(0)
-    print(
-        f"standard deviation of a resampled AP: hotcoco {own:.4f}, with copies {np.std([drawn(truth, detections, rng) for _ in range(400)]):.4f}"
-    )
+    copies = np.std([drawn(truth, detections, rng) for _ in range(400)])
+    print(f"standard deviation of a resampled AP: hotcoco {own:.4f}, with copies {copies:.4f}")
 
 
 if __name__ == "__main__":

@@ -147,6 +147,7 @@ def test_from_data_to_predictions(capsys, tmp_path):
         "ARm",
         "ARl",
         "per_class",
+        "intervals",
     ]
     assert list(metrics["per_class"]) == [str(i) for i in range(10)]
     code, out, _ = run(capsys, "predict", output, data / "valid", "--conf", 0, "--output", tmp_path / "p")

@@ -1,8 +1,8 @@
 """Intervals of AP: a bootstrap over the images (Efron, 1979).
 
-The images of a data set are a sample. A bootstrap draws as many images from it, with replacement, and computes the AP again. An
-image that is drawn twice counts twice. The middle 95 % of these APs give the width of the interval. It is placed around the AP of
-all images: the drawn APs lie higher on average, because an AP of fewer different images is higher.
+The images of a data set are a sample. A bootstrap draws as many images from it, with replacement, and computes the AP again.
+An image that is drawn twice counts twice. The middle 95 % of these APs give the width of the interval. It is placed around the
+AP of all images: the drawn APs lie higher on average, because an AP of fewer different images is higher.
 """
 
 from collections.abc import Iterator, Sequence

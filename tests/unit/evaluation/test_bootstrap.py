@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from test_compare_runs import run_folder
 
 from commands import run
 from conditional_detr.data.digits import make_digits
@@ -12,7 +13,6 @@ from conditional_detr.evaluation.bootstrap import ClassMatches, difference, inte
 from conditional_detr.evaluation.coco import coco_evaluate
 from conditional_detr.evaluation.compare_runs import read_groups
 from conditional_detr.evaluation.significance import compare_groups
-from test_compare_runs import run_folder
 
 CLASSES = 3
 

@@ -18,7 +18,7 @@ from conditional_detr.training.artifacts.trainer_state import TrainerState
 
 
 def finalize_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], state: TrainerState) -> None:
-    """Evaluate `best/` on the validation split and write `metrics.json`, `predictions.json` and `report.html` to the run folder.
+    """Evaluate `best/` on the validation split; write `metrics.json`, `predictions.json` and `report.html` to the run folder.
 
     The score thresholds with the best F1 on this split are saved in the model.
 
