@@ -1,8 +1,8 @@
 """Compare an idle machine with one whose cores other programs keep busy: one image through tiny, and a training step.
 
 OpenMP's threads wait for each other in two ways: spinning, its default, or sleeping after some microseconds, as the command
-line sets it. A process of each kind measures, in turns; in every round the machine is idle first and busy afterwards. Each round
-starts new processes, because two processes of one kind can differ by 5 percent. Nothing else should run.
+line sets it. A process of each kind measures, in turns. In every round the machine is idle first and busy afterwards. Each
+round starts new processes, because two processes of one kind can differ by 5 percent. Nothing else should run.
 
 Command: python benchmarks/busy.py        Time: about 3 minutes on 2 cores.
 """
