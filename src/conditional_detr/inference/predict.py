@@ -1,4 +1,4 @@
-"""Detect objects in image files; write images with boxes and a `predictions.json`."""
+"""Detect objects in image files, and write images with boxes and `predictions.json`."""
 
 import glob
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from conditional_detr.errors import ConfigError, ImageError, RunError
 from conditional_detr.images.decoding import is_url
-from conditional_detr.images.file_types import IMAGE_FORMATS, folder_contents, is_note, passed_over
+from conditional_detr.images.file_types import IMAGE_FORMATS, describe_unsupported, folder_contents, is_note
 from conditional_detr.inference.batching import detect
 from conditional_detr.inference.detector import Detector, check_conf
 from conditional_detr.inference.drawing import draw, save_image
@@ -29,13 +29,13 @@ class Prediction:
 
 
 def find_images(inputs: Sequence[str], say: Callable[[str], None] = lambda line: None) -> list[str]:
-    """Find the images that inputs name: files, folders, glob patterns and URLs.
+    """Find the images for the given inputs: files, folders, glob patterns and URLs.
 
-    Folders are searched with their subfolders for files with an image suffix, in sorted order. Hidden files are ignored.
+    Folders and their subfolders are searched for files with an image suffix, in sorted order. Hidden files are ignored.
 
     Parameters
     ----------
-    say : gets a line for each folder with files that are passed over because of their suffix. Labels and notes are not told of
+    say : function that receives a line for each folder with files in unsupported formats. Labels and notes are not reported
 
     Raises
     ------
@@ -48,9 +48,11 @@ def find_images(inputs: Sequence[str], say: Callable[[str], None] = lambda line:
             inside, others = folder_contents(path)
             if not inside:
                 formats = ", ".join(sorted(IMAGE_FORMATS))
-                raise ConfigError(f"{name} contains no images ({formats})" + (f": {passed_over(others)}" if others else ""))
+                raise ConfigError(
+                    f"{name} contains no images ({formats})" + (f": {describe_unsupported(others)}" if others else "")
+                )
             if odd := [file for file in others if not is_note(file)]:
-                say(f"ignored in {name}: {passed_over(odd)}")
+                say(f"ignored in {name}: {describe_unsupported(odd)}")
             found += map(str, inside)
         elif path.exists() or is_url(name):
             found.append(name)
@@ -78,7 +80,7 @@ def predict(
     output : folder for the images with boxes and for `predictions.json`
     conf : lowest score, in [0, 1]; None = the model's own thresholds, or 0.3 if it has none
     batch : largest batch size
-    track : shows the progress
+    track : function that shows progress
     """
     check_conf(conf)
     output = Path(output)
@@ -109,7 +111,7 @@ def predict(
         ]
     flat = [row for position in sorted(rows) for row in rows[position]]
     with writing(output / PREDICTIONS, RunError):
-        # In a file name that is no text, bytes become JSON's escapes.
+        # Bytes of a file name that are not valid UTF-8 are written as JSON escapes.
         text = json.dumps(flat, ensure_ascii=False)
         (output / PREDICTIONS).write_text(text, encoding="utf-8", errors="backslashreplace")
     return Prediction(flat, len(rows), [str(errors[position]) for position in sorted(errors)])
@@ -120,7 +122,7 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _output_names(images: Sequence[str], output: Path) -> list[str]:
-    """Output file names, `STEM.jpg`. A number is added if a name is used twice or would overwrite an input."""
+    """Return output file names, `STEM.jpg`. A number is added if the name is in use or would overwrite an input."""
     inputs = {Path(image).resolve() for image in images if not is_url(image)}
     # Compared without case, because on some file systems A.jpg and a.jpg are the same file.
     used = {Path(image).name.casefold() for image in images if Path(image).parent.resolve() == output.resolve()}
