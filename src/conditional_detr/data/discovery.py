@@ -25,19 +25,19 @@ LAYOUTS = (
     "data.yaml; Pascal VOC: Annotations/ and ImageSets/Main/SPLIT.txt, or SPLIT/*.xml; imagefolder: SPLIT/metadata.jsonl"
 )
 
-MOST_FAULTS = 3  # of a refusal
+MAX_FAULTS = 3  # faults of each kind that an error message lists
 
 Content = dict[str, Any]
 
 
 class SplitSource(NamedTuple):
-    """A split of a data set, not read yet.
+    """A split of a data set that has been found but not read.
 
     Attributes
     ----------
     format : "COCO", "YOLO", "Pascal VOC" or "imagefolder"
-    location : where the split is on disk
-    reader : reads the split; returns its COCO content and the parts that could not be read
+    location : location of the split on disk
+    reader : function that reads the split. It returns its COCO content and the parts that could not be read
     """
 
     format: str
@@ -48,19 +48,19 @@ class SplitSource(NamedTuple):
         """Read the split. Returns its COCO content, and a finding for each part that could not be read."""
         content, faults = self.reader()
         if not content["categories"] and faults:
-            raise DataError(f"{self.location.file} lists no categories. What was found: {_shortened(faults)}")
+            raise DataError(f"{self.location.file} lists no categories. Faults: {_shortened(faults)}")
         return content, [Finding(f.code, self.location.split, f.file, None, f.message, f.severity, f.fix) for f in faults]
 
 
 def _shortened(faults: list[Fault]) -> str:
-    """The first faults of each kind, and how many there are."""
+    """For each kind of fault, the number of faults and the first few of them."""
     by_code: dict[str, list[Fault]] = {}
     for fault in faults:
         by_code.setdefault(fault.code, []).append(fault)
     parts = []
     for code, found in by_code.items():
-        first = "; ".join(f"{fault.file}: {fault.message}" for fault in found[:MOST_FAULTS])
-        parts.append(f"{len(found)} of {code} ({first}{'; …' if len(found) > MOST_FAULTS else ''})")
+        first = "; ".join(f"{fault.file}: {fault.message}" for fault in found[:MAX_FAULTS])
+        parts.append(f"{len(found)} of {code} ({first}{'; …' if len(found) > MAX_FAULTS else ''})")
     return ", ".join(parts)
 
 
@@ -85,14 +85,14 @@ def find_source(folder: str | Path, split: str) -> SplitSource:
 
 
 def how_to_split(root: Path) -> str:
-    """The sentence about the command that makes splits."""
+    """Return the sentence that names the command for making splits."""
     return f"`cdetr data split {shlex.quote(str(root))} OUT --valid 0.2` divides its images into the splits train and valid"
 
 
 def sources(root: Path) -> dict[str, SplitSource]:
     """All splits of a data set by name, in the first format that is found.
 
-    `root` may also be the YAML file of a YOLO data set. No format found: an empty dict.
+    `root` may also be the YAML file of a YOLO data set. The dict is empty if no format is found.
     """
     path = Path(os.path.abspath(root))  # noqa: PTH100 · normalises ".." without resolving links
     if _is_yaml(path):
@@ -106,7 +106,7 @@ def sources(root: Path) -> dict[str, SplitSource]:
 
 
 def by_usual_name(found: dict[str, SplitSource]) -> dict[str, SplitSource]:
-    """Rename splits to train, valid and test. If two splits would get one name, the second one keeps its own."""
+    """Rename splits to train, valid and test. If two splits would get the same name, the second one keeps its own name."""
     names: dict[str, str] = {}
     for name in sorted(found, key=lambda name: (name not in USUAL.values(), name)):
         usual = usual_split(name)
@@ -119,18 +119,18 @@ def _is_yaml(file: Path) -> bool:
 
 
 def read_json(file: Path) -> Content:
-    """Read a COCO file and check that it has its three lists of objects."""
+    """Read a COCO file and check that it has its three lists of JSON objects."""
     content = read_json_object(file, DataError)
     check_lists(content, str(file))
     return content
 
 
 def check_lists(content: Content, origin: str) -> None:
-    """Check that a COCO content has the lists "images", "annotations" and "categories", and that they hold objects."""
+    """Check that COCO content has the lists "images", "annotations" and "categories", and that they hold JSON objects."""
     for key in LISTS:
         rows = content.get(key)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"{origin} is not a COCO file: {key!r} must be a list of objects")
+            raise DataError(f"{origin} is not a COCO file: {key!r} must be a list of JSON objects")
 
 
 def _coco(root: Path, find: Callable[[Path], coco_files.Found] = coco_files.splits) -> dict[str, SplitSource]:
@@ -146,7 +146,7 @@ def _coco_by_content(root: Path) -> dict[str, SplitSource]:
 
 
 def _read_coco(file: Path, images: Path, splits: coco_files.Found) -> tuple[Content, list[Fault]]:
-    """Read a COCO file. Hidden files that a tool listed as images without annotations are ignored."""
+    """Read a COCO file. Hidden files listed as images without annotations are ignored."""
     content = read_json(file)
     used = {image_key(row.get("image_id")) for row in content["annotations"]}
     rows = [

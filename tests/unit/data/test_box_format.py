@@ -55,7 +55,7 @@ def test_centres_in_the_middle_are_told_from_corners():
     true = boxes(40, largest=0.2) * 0.3 + np.array([0.4, 0.4, 0, 0]) * np.tile(SIZE, 2)
     found = detect_box_format(written_as("normalised cxcywh", true), sizes(40))
     assert found.layout == "normalised cxcywh"
-    assert "normalised xywh would fit too: check the boxes in the copy" in found.message
+    assert "normalised xywh fits too: check the boxes in the copy" in found.message
 
 
 def test_a_stray_box_does_not_hide_that_the_others_are_normalised():

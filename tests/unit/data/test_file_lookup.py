@@ -64,7 +64,7 @@ def test_a_name_that_is_there_is_not_looked_for(tmp_path, name: str):
     found = lookup(tmp_path, "train/a.jpg", "train/more/a.jpg", "train/A.jpg")
     assert found.path_of(name).exists()
     assert not found.respelled
-    assert not found.several
+    assert not found.ambiguous
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_name_that_is_there_is_not_looked_for(tmp_path, name: str):
 def test_a_name_that_several_files_fit_means_none(tmp_path, name: str, files: list[str]):
     found = lookup(tmp_path, *files)
     assert found.path_of(name) == tmp_path / "train" / name
-    assert found.several == {name: [tmp_path / file for file in sorted(files)]}
+    assert found.ambiguous == {name: [tmp_path / file for file in sorted(files)]}
     assert not found.respelled
 
 

@@ -9,7 +9,7 @@ from conditional_detr.config.recipes import RECIPES
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import Category, SplitIndex
 from conditional_detr.data.invariance import (
-    FEWEST,
+    MIN_SAMPLES,
     TURNS,
     edge_density_grid,
     edge_profiles,
@@ -103,7 +103,7 @@ def test_the_data_decide_for_classes_that_may_be_mirrored(tmp_path):
 
 
 def test_few_images_say_nothing(tmp_path):
-    data = made(tmp_path, disc, number=FEWEST - 1)
+    data = made(tmp_path, disc, number=MIN_SAMPLES - 1)
     assert {orientation_score(edge_profiles(data), turn) for turn in TURNS} == {None}
     assert turns(data) == []
 
@@ -125,7 +125,7 @@ def test_images_that_training_does_not_take_are_passed_over(tmp_path):
 def test_of_huge_images_a_few_are_looked_at(tmp_path):
     data = made(tmp_path, disc, number=40)
     data.sizes_hw[:] = 5000
-    assert len(some_images(data, np.random.default_rng(0))) == FEWEST
+    assert len(some_images(data, np.random.default_rng(0))) == MIN_SAMPLES
 
 
 @pytest.mark.parametrize("turn", TURNS.values(), ids=TURNS)

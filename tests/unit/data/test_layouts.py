@@ -175,7 +175,7 @@ def test_a_path_that_is_no_folder_is_said(tmp_path):
     file = tmp_path / "set" / "data.yaml"
     file.write_text("path: /data/nowhere\ntrain: pictures/train\nnames: [cat]")
     with pytest.raises(
-        DataError, match=r"lists no images; .*pictures/train does not exist \('path: /data/nowhere' in .* is no folder\)"
+        DataError, match=r"lists no images; .*pictures/train does not exist \('path: /data/nowhere' in .* is not a folder\)"
     ):
         load_split(file, "train")
 

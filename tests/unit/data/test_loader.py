@@ -123,5 +123,5 @@ def test_a_data_set_of_broken_images_is_refused(digits_folder, tmp_path):
     shutil.copytree(digits_folder, tmp_path / "d")
     for file in (tmp_path / "d" / "train").glob("*.png"):
         file.write_bytes(b"broken")
-    with pytest.raises(DataError, match="none of 100 training images that were tried can be used, e.g. .*png cannot be read"):
+    with pytest.raises(DataError, match="none of 100 training images tried can be used, e.g. .*png cannot be read"):
         list(training_batches(training_images(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), 0, lambda _: None))

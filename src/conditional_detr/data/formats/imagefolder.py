@@ -16,7 +16,7 @@ from conditional_detr.images.file_types import is_visible
 from conditional_detr.storage.json import without_surrogates
 
 METADATA = "metadata.jsonl"
-MOST_BYTES = 2**30
+MAX_BYTES = 2**30  # largest metadata file
 BOXES = ("bbox", "bboxes", "boxes")
 LABELS = ("categories", "category", "category_id", "category_ids", "label", "labels")
 
@@ -24,7 +24,7 @@ Object = tuple[str | int, Any]  # class and box
 
 
 def splits(root: Path) -> dict[str, Path]:
-    """The metadata file of each split."""
+    """Find the metadata file of each split."""
     return {file.parent.name: file for file in sorted(root.glob(f"*/{METADATA}")) if is_visible(file.parent.name)}
 
 
@@ -47,7 +47,7 @@ def read(file: Path, location: SplitLocation) -> tuple[dict[str, Any], list[Faul
     labels |= {label for each in objects.values() for label, _ in each}
     if not labels:
         example = f", e.g. {faults[0].file}: {faults[0].message}" if faults else ""
-        raise DataError(f"{file} has no readable object{example}")
+        raise DataError(f"{file} has no object that can be read{example}")
     named = any(isinstance(label, str) for label in labels)
     number = {label: i if named else int(label) for i, label in enumerate(sorted(labels, key=str))}
 
@@ -68,8 +68,8 @@ def read(file: Path, location: SplitLocation) -> tuple[dict[str, Any], list[Faul
 
 def _lines(file: Path, faults: list[Fault]) -> list[dict[str, Any]]:
     try:
-        if file.stat().st_size > MOST_BYTES:
-            raise DataError(f"{file} is larger than {MOST_BYTES} bytes and is not read")
+        if file.stat().st_size > MAX_BYTES:
+            raise DataError(f"{file} must not be larger than {MAX_BYTES} bytes: it has {file.stat().st_size}")
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
     rows = []
@@ -88,10 +88,10 @@ def _lines(file: Path, faults: list[Fault]) -> list[dict[str, Any]]:
 
 
 def _objects(row: dict[str, Any], file: Path, faults: list[Fault]) -> list[Object] | None:
-    """The objects of a line; None if they cannot be read.
+    """Return the objects of a line. None if they cannot be read.
 
     "objects" may be a dict with a list of boxes and a list of classes, or a list of dicts with one box and one class each.
-    Without "objects" the two lists are taken from the line itself.
+    Without "objects" the line itself must have the two lists.
     """
     objects = row.get("objects", row)
     if isinstance(objects, list) and all(isinstance(each, dict) for each in objects):

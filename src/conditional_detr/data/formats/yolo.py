@@ -8,7 +8,14 @@ import yaml
 from conditional_detr.data.annotations import as_id
 from conditional_detr.data.file_lookup import FileLookup, folded
 from conditional_detr.data.findings import RULES
-from conditional_detr.data.formats.image_files import Fault, content_of, images_of, lines_of, passed_over_in, unlisted_images
+from conditional_detr.data.formats.image_files import (
+    Fault,
+    content_of,
+    images_of,
+    lines_of,
+    unlisted_images,
+    unsupported_files,
+)
 from conditional_detr.data.formats.label_files import missing_labels
 from conditional_detr.data.splits.location import SplitLocation, is_inside
 from conditional_detr.data.splits.names import usual_split
@@ -18,30 +25,30 @@ from conditional_detr.images.file_types import files_below, folder_contents, is_
 from conditional_detr.storage.json import without_surrogates
 
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-MOST_BYTES = 2**20
+MAX_BYTES = 2**20  # largest YAML file
 CORNERS = 3  # minimum number of corners of a polygon
 NO_LABELS = ("classes.txt", "notes.txt")  # text files of labelling tools that are not labels
 UNREADABLE = (RULES["annotation-unreadable"].fix, "annotation-unreadable")
 CLASS_LISTS = ("classes.txt", "obj.names", "labels/classes.txt", "train/classes.txt", "train/labels/classes.txt")
 ALL = "all"  # name of the only split of a data set without splits
 NUMBERS = ("nc", "kpt_shape")  # keys of the YAML file whose values are numbers
-PATHS = frozenset({"bool", "int", "float", "timestamp"})  # what YAML takes texts for
-NAMES = PATHS | {"null"}
+PATHS = frozenset({"bool", "int", "float", "timestamp"})  # YAML types of paths that are read as strings
+NAMES = PATHS | {"null"}  # YAML types of class names that are read as strings
 
 
 def description(root: Path) -> Path | None:
-    """The YAML file of a YOLO data set, or None."""
+    """Return the YAML file of a YOLO data set, or None."""
     return next((root / name for name in YAMLS if (root / name).is_file()), None)
 
 
 class Description(NamedTuple):
-    """What the YAML file says.
+    """Content of the YAML file of a data set.
 
     Attributes
     ----------
     file, content : the YAML file and its content
     base : folder that the paths in it are relative to
-    is_named : whether the user gave the YAML file itself. Only then it may lead to folders beyond the parent of its own folder
+    is_named : whether the user gave the YAML file itself. Only then its paths may lead outside the parent of its folder
     """
 
     file: Path
@@ -51,18 +58,20 @@ class Description(NamedTuple):
 
     @property
     def around(self) -> Path:
+        """Folder that all paths must lie in if the user did not give the YAML file itself."""
         return self.file.absolute().parent.parent
 
     def note_on_path(self) -> str:
-        """The reason why `path` was not followed; empty if it was."""
+        """Return the reason why `path` was not used; empty if it was used."""
         given = self.content.get("path")
         if not isinstance(given, str) or not given or "\0" in given or self.base == _joined(self.file.parent, given):
             return ""
         if not _joined(self.file.parent, given).is_dir():
-            return f" ('path: {given}' in {self.file} is no folder)"
+            return f" ('path: {given}' in {self.file} is not a folder)"
         return f" ('path: {given}' in {self.file} lies outside {self.around}: {self.advice()})"
 
     def advice(self) -> str:
+        """Return what the user can do to read the folder."""
         return f"to read it, give the YAML file itself instead of its folder: {self.file}"
 
 
@@ -77,9 +86,10 @@ def described(file: Path, is_named: bool) -> Description:
 
 
 def without_description(root: Path) -> Description | None:
-    """A data set without a YAML file, but with a list of class names, as labelling tools export it. None if it is none.
+    """Describe a data set with a list of class names but no YAML file, as labelling tools export it. None for others.
 
-    Its splits are the lists or folders of images that are named like splits; without these, all images are the split "all".
+    Its splits are the folders or lists of images whose names are names of splits. Without these, all images are the split
+    "all".
     """
     classes = next((root / name for name in CLASS_LISTS if (root / name).is_file()), None)
     if classes is None:
@@ -93,7 +103,7 @@ def without_description(root: Path) -> Description | None:
 
 
 def splits(about: Description) -> dict[str, list[Path]]:
-    """Image folders or lists of images of each split.
+    """Return the image folders or lists of images of each split.
 
     Paths are resolved as in ultralytics. They are relative to `path`, which is relative to the folder of the YAML file. A path
     that begins with ``../`` is also tried without it. If the user gave only the folder of the YAML file, all paths must lie
@@ -109,7 +119,7 @@ def splits(about: Description) -> dict[str, list[Path]]:
 
 
 def further_folders(about: Description, sources: list[Path]) -> tuple[Path, ...]:
-    """The folders of images and labels that a YAML file names, if the user gave that file itself."""
+    """Return the folders of images and labels named in the YAML file, if the user gave the file itself."""
     if not about.is_named:
         return ()
     images = [source.parent if source.is_file() else source for source in sources]
@@ -123,7 +133,7 @@ def read(about: Description, sources: list[Path], location: SplitLocation) -> tu
         Fault(
             str(about.file),
             f"{source} does not exist{about.note_on_path()}",
-            "nothing is changed; the path is skipped",
+            "nothing is changed; the path is ignored",
             "split-missing",
         )
         for source in sources
@@ -152,7 +162,7 @@ def read(about: Description, sources: list[Path], location: SplitLocation) -> tu
 def _files(
     about: Description, sources: list[Path], location: SplitLocation, faults: list[Fault]
 ) -> tuple[list[Path], list[Path]]:
-    """The images of folders and lists, and the other files of the folders."""
+    """Return the images of folders and lists, and the other files of the folders."""
     images: list[Path] = []
     others: list[Path] = []
     for source in sources:
@@ -160,7 +170,7 @@ def _files(
             folder = folder_contents(source)
             images += folder.images
             others += [file for file in folder.others if not is_note(file)]
-            faults += passed_over_in(source, folder.others)
+            faults += unsupported_files(source, folder.others)
         else:
             lookup = FileLookup(source.parent, about.base, location.split)
             images += images_of(lines_of(source), lookup, source, faults)
@@ -175,10 +185,10 @@ def _unlisted(about: Description, images: list[Path]) -> list[Fault]:
 
 
 def _labels_alone(sources: list[Path], known: set[Path]) -> list[Fault]:
-    """Faults for label files without an image. `known`: labels of images, and of files that may be images."""
+    """Return faults for label files without an image. `known`: label files of images, and of files that may be images."""
     folders = {label_file(source / "x").parent for source in sources if source.is_dir()}
     return [
-        Fault(str(file), "there is no image for these labels", "the labels are left out", "annotation-orphan")
+        Fault(str(file), "there is no image for this label file", "the labels are left out", "annotation-orphan")
         for folder in sorted(folders)
         for file in sorted(files_below(folder))
         if file.suffix.lower() == ".txt" and file not in known and file.name.lower() not in NO_LABELS
@@ -186,7 +196,7 @@ def _labels_alone(sources: list[Path], known: set[Path]) -> list[Fault]:
 
 
 def class_names(about: Description) -> dict[int, str]:
-    """Class names by number, from `names` (a list or a mapping). If only `nc` is given, the numbers are the names."""
+    """Return class names by number, from `names` (a list or a mapping). If only `nc` is given, the numbers are the names."""
     content = about.content
     names = content.get("names")
     if isinstance(names, list):
@@ -203,9 +213,9 @@ def class_names(about: Description) -> dict[int, str]:
 
 
 def label_file(image: Path) -> Path:
-    """The label file of an image.
+    """Return the path of the label file of an image.
 
-    It lies in the path with the last `images/` replaced by `labels/`, or next to the image if it exists only there.
+    The last `images/` in the path is replaced by `labels/`. A file next to the image is used if it exists only there.
     """
     beside, parts = image.with_suffix(".txt"), list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
@@ -218,11 +228,11 @@ def label_file(image: Path) -> Path:
 
 
 class LabelFiles:
-    """The label file of each image, also if its name has another case or Unicode form than that of the image.
+    """Label files of images. Their names may differ from those of the images in case and Unicode form.
 
     Attributes
     ----------
-    used : the label files of the images
+    used : label files that belong to an image
     """
 
     def __init__(self, images: list[Path]) -> None:
@@ -231,7 +241,7 @@ class LabelFiles:
         self.folders: dict[Path, dict[str, list[Path]]] = {}
 
     def of(self, image: Path) -> Path:
-        """The label file of an image. It does not exist if the image has no labels."""
+        """Return the label file of an image. The file does not exist if the image has no labels."""
         file = self.own[image]
         if file.exists():
             return file
@@ -298,8 +308,8 @@ def _box(values: list[float]) -> tuple[float, float, float, float] | None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        if file.stat().st_size > MOST_BYTES:
-            raise DataError(f"{file} is too large for the YAML file of a data set: {file.stat().st_size} bytes")
+        if file.stat().st_size > MAX_BYTES:
+            raise DataError(f"{file} must not be larger than {MAX_BYTES} bytes, but the file has {file.stat().st_size}")
         content = _loaded(text_of(file))
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
@@ -311,7 +321,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _loaded(text: str) -> Any:
-    """Parse YAML. Class names and paths are texts as they are written, also `no`, `010` and `12:30:00`."""
+    """Parse YAML. Class names and paths are read as strings, also `no`, `010` and `12:30:00`."""
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
@@ -324,7 +334,7 @@ def _loaded(text: str) -> Any:
 
 
 def _as_text(node: yaml.Node, tags: frozenset[str]) -> None:
-    """Turn a scalar with one of the tags, or those in a list or a mapping, into text."""
+    """Change scalars with one of the tags to strings: the node itself, or the items of a list or a mapping."""
     inner = [node]
     if isinstance(node, yaml.SequenceNode):
         inner = node.value
