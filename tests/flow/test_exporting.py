@@ -380,7 +380,7 @@ def test_a_proof_is_of_the_images_that_could_be_read(exports, tmp_path):
         assert f" s: {step}" in done.stderr
     proof = json.loads((tmp_path / "x" / "proof.json").read_text())
     assert (proof["images"], proof["unreadable"]) == (2, len(images) - 2)
-    assert proof["calibrated_on"] == "the split valid, which the proof uses too"
+    assert proof["calibrated_on"] == "the split valid, which the proof is of too"
     assert proof["AP"]["original"] > 0.25  # with the objects of the other four it would be a third of what it is
     assert (none.returncode, "none of the 5 images of the proof can be read" in none.stderr) == (2, True)
 

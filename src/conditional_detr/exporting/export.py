@@ -122,7 +122,7 @@ def _calibration_images(data: str | Path | None, split: str) -> tuple[Sequence[I
     if data is None:
         return synthetic_images(), "synthetic images"
     used = "train" if "train" in sources(Path(data)) else split
-    same = ", which the proof uses too" if used == split else ""
+    same = ", which the proof is of too" if used == split else ""
     return load_split(data, used).paths, f"the split {used}{same}"
 
 

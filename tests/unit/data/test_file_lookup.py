@@ -1,4 +1,4 @@
-"""Names that mean a file that is there, spelled otherwise."""
+"""Image names that differ from the names of the files."""
 
 import os
 import unicodedata
@@ -49,7 +49,7 @@ def taken_apart(text: str) -> str:
         ("红.jpg", "train/" + os.fsdecode("红.jpg".encode("gbk"))),
     ],
 )
-def test_a_name_that_one_file_fits_is_that_file(tmp_path, name: str, file: str):
+def test_a_name_that_matches_one_file_is_found(tmp_path, name: str, file: str):
     found = lookup(tmp_path, file, "train/b.jpg")
     assert found.path_of(name) == tmp_path / file
     assert list(found.respelled) == [name]
@@ -60,7 +60,7 @@ def test_a_name_that_one_file_fits_is_that_file(tmp_path, name: str, file: str):
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "more\\a.jpg", "more/a.jpg"])
-def test_a_name_that_is_there_is_not_looked_for(tmp_path, name: str):
+def test_an_existing_path_is_not_searched_for(tmp_path, name: str):
     found = lookup(tmp_path, "train/a.jpg", "train/more/a.jpg", "train/A.jpg")
     assert found.path_of(name).exists()
     assert not found.respelled
@@ -75,14 +75,14 @@ def test_a_name_that_is_there_is_not_looked_for(tmp_path, name: str):
         ("a.jpg", ["one/a.jpg", "two/a.jpg"]),
     ],
 )
-def test_a_name_that_several_files_fit_means_none(tmp_path, name: str, files: list[str]):
+def test_a_name_that_matches_several_files_is_ambiguous(tmp_path, name: str, files: list[str]):
     found = lookup(tmp_path, *files)
     assert found.path_of(name) == tmp_path / "train" / name
     assert found.ambiguous == {name: [tmp_path / file for file in sorted(files)]}
     assert not found.respelled
 
 
-def test_the_file_that_agrees_with_more_folders_is_meant(tmp_path):
+def test_the_file_that_agrees_with_more_folders_is_chosen(tmp_path):
     found = lookup(tmp_path, "train/one/a.jpg", "train/two/a.jpg", "train/a.jpg")
     assert found.path_of("x/two/a.jpg") == tmp_path / "train" / "two" / "a.jpg"
 

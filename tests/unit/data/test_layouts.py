@@ -1,4 +1,4 @@
-"""Layouts that are known by what they hold, names of splits, and data that lies elsewhere than its YAML file."""
+"""Layouts recognised by their content, names of splits, and YAML files outside the folder of the data."""
 
 import json
 import shutil
@@ -154,7 +154,7 @@ def test_folders_whose_names_yaml_takes_for_something_else(tmp_path):
     "text", ["path: {set}\ntrain: images/train", "train: {set}/images/train", "path: ../../../set\ntrain: images/train"]
 )
 def test_a_yaml_file_that_the_user_names_may_lead_anywhere(tmp_path, text: str):
-    """Pictures and labels in the folders that it names are read, and nothing else."""
+    """Only images and labels in the folders that it names are read."""
     write_yolo(tmp_path / "set")
     place = tmp_path / "home" / "me" / "cfg"
     place.mkdir(parents=True)
@@ -170,7 +170,7 @@ def test_a_yaml_file_that_the_user_names_may_lead_anywhere(tmp_path, text: str):
         load_split(file, "train")
 
 
-def test_a_path_that_is_no_folder_is_said(tmp_path):
+def test_a_path_that_is_not_a_folder_is_reported(tmp_path):
     write_yolo(tmp_path / "set")
     file = tmp_path / "set" / "data.yaml"
     file.write_text("path: /data/nowhere\ntrain: pictures/train\nnames: [cat]")
@@ -209,7 +209,7 @@ def test_labels_are_found_in_another_case_and_form(tmp_path):
     assert (len(index.labels), index.report) == (3, [])
 
 
-def test_labels_of_an_image_that_is_passed_over_are_no_orphans(tmp_path, capsys):
+def test_labels_of_an_image_in_an_unsupported_format_are_not_orphans(tmp_path, capsys):
     write_yolo(tmp_path)
     (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]")
     (tmp_path / "images" / "train" / "0.png").rename(tmp_path / "images" / "train" / "0.heic")

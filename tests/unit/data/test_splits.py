@@ -1,4 +1,4 @@
-"""What is judged over all splits together: ids off by one, objects marked as crowds, box formats, class names."""
+"""Conventions detected over all splits: ids off by one, objects marked as crowds, box formats, class names."""
 
 import json
 from pathlib import Path
@@ -129,7 +129,7 @@ def marked(marks: int, others: int, class_id: int = 1) -> list[dict[str, Any]]:
         (marked(60, 40), {"c1"}),
         (marked(2, 0), {"c1"}),  # all of a small set
         (marked(6, 5) + marked(0, 100, 2), {"c1"}),  # most of one class
-        (marked(3, 1) + marked(0, 100, 2), set()),  # too few to judge
+        (marked(3, 1) + marked(0, 100, 2), set()),  # too few to decide
         (marked(60, 0) + marked(2, 20, 2), {"c1", "c2"}),  # most of the set
     ],
 )
@@ -194,7 +194,7 @@ def test_classes_that_only_one_split_has():
     assert class_differences({"valid": {"a": 2}}) == []
 
 
-def test_twins_in_one_list_of_names():
+def test_two_spellings_of_a_class_in_one_list_of_names():
     names = [finding.message for finding in class_differences({"train": {"a": 3, "A": 0}, "valid": {"a": 0, "A": 3}})]
     assert len(names) == 2
     assert all("are they the same class?" in name for name in names)
@@ -223,8 +223,9 @@ def test_labels_in_a_folder_of_another_name_are_found_and_said(tmp_path, capsys,
     data = yolo(tmp_path, name)
     index = load_split(data, "valid")
     text = (
-        f"no label file was found for any image (1 image). Expected, for example: {data}/labels/val/val.txt. {data}/labels/{name} has "
-        f"1 file with the names of these images: rename the folder '{name}'"
+        "no label file was found for any image (1 image). "
+        f"Expected, for example: {data}/labels/val/val.txt. "
+        f"{data}/labels/{name} has 1 file with the names of these images: rename the folder '{name}'"
     )
     assert any(text in line for line in index.report)
     code, out, _ = run(capsys, "doctor", data)

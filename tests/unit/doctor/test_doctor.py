@@ -162,7 +162,7 @@ def test_a_file_that_leaves_the_folder_is_found_and_not_read(data):
 
 
 @pytest.mark.parametrize("written", ["xyxy", "yxhw", "normalised xywh", "normalised cxcywh"])
-def test_boxes_that_are_written_in_another_way_are_told_and_converted(data, written: str):
+def test_boxes_in_another_format_are_detected_and_converted(data, written: str):
     def rewrite(x: float, y: float, w: float, h: float) -> list[float]:
         width, height = PX
         return {
@@ -200,7 +200,7 @@ def test_categories_that_are_doubled_or_unused(data):
     assert {row["category_id"] for row in clean["annotations"]} == {7}
 
 
-def test_what_a_model_cannot_find_is_said(data):
+def test_objects_that_a_model_cannot_detect_are_reported(data):
     what = read(data)
     what["categories"].append({"id": 8, "name": "rare"})
     crowd = [
@@ -277,7 +277,7 @@ def test_findings_are_counted_by_code():
     ]
 
 
-def test_the_copy_keeps_areas_that_are_true_and_makes_the_others(data):
+def test_the_copy_keeps_valid_areas_and_computes_the_others(data):
     what = read(data)
     what["annotations"][0]["area"] = 700.5  # of its mask
     what["annotations"][1]["area"] = float("nan")
@@ -318,7 +318,7 @@ def test_of_two_same_images_the_one_with_boxes_stays(data):
 
 
 def test_one_id_for_two_images_leaves_out_both(data):
-    """As where two data sets were put together: whose the boxes are cannot be told."""
+    """As in merged data sets: the boxes cannot be assigned to one of the images."""
     what = read(data)
     what["images"][5]["id"] = 4
     write(data, "train", what)
@@ -333,7 +333,7 @@ def test_one_id_for_two_images_leaves_out_both(data):
     assert len(load_split(data, "train").missing) == 2
 
 
-def test_categories_that_count_from_another_number_are_told_and_shifted(data):
+def test_category_ids_that_are_off_by_one_are_detected_and_shifted(data):
     what = read(data)
     what["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     for i, row in enumerate(what["annotations"]):
@@ -347,7 +347,7 @@ def test_categories_that_count_from_another_number_are_told_and_shifted(data):
     assert [row["category_id"] for row in read(copied(data))["annotations"]] == [1 + i % 2 for i in range(11)]
 
 
-def test_odd_letters_and_ids_are_no_fault_of_the_doctor(data, capsys):
+def test_unusual_characters_and_ids_can_be_printed_and_copied(data, capsys):
     """Halves of characters in names and fields, ids that JSON has no word for, lines broken within names."""
     what = read(data)
     what["images"].append({"id": 50, "file_name": "\ud83d.png", "width": 5, "height": 5})
@@ -410,7 +410,7 @@ def test_leaks_between_all_splits_are_found_also_behind_other_ones(data):
     assert ("warning", "x.png", "5.png in train") in leaks
 
 
-def test_sizes_that_no_box_keeps_to_are_not_believed(data):
+def test_wrong_annotated_sizes_are_not_used_to_resize_boxes(data):
     """Boxes outside of the sizes that are said, inside of the images: nothing is resized, the images are left out."""
     what = read(data)
     for image in what["images"]:
