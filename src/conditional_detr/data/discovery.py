@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,13 +48,13 @@ class SplitSource(NamedTuple):
         """Read the split. Returns its COCO content, and a finding for each part that could not be read."""
         content, faults = self.reader()
         if not content["categories"] and faults:
-            raise DataError(f"{self.location.file} lists no categories. Faults: {_shortened(faults)}")
+            raise DataError(f"{self.location.file} lists no categories. Faults: {described(faults)}")
         return content, [Finding(f.code, self.location.split, f.file, None, f.message, f.severity, f.fix) for f in faults]
 
 
-def _shortened(faults: list[Fault]) -> str:
+def described(faults: Sequence[Fault | Finding]) -> str:
     """For each kind of fault, the number of faults and the first few of them."""
-    by_code: dict[str, list[Fault]] = {}
+    by_code: dict[str, list[Fault | Finding]] = {}
     for fault in faults:
         by_code.setdefault(fault.code, []).append(fault)
     parts = []

@@ -9,7 +9,7 @@ import numpy as np
 
 from conditional_detr.data.annotations import as_id, mark_of
 from conditional_detr.data.clean import Category, summary
-from conditional_detr.data.discovery import check_lists, find_source, read_json, sources
+from conditional_detr.data.discovery import check_lists, described, find_source, read_json, sources
 from conditional_detr.data.findings import Finding, counted
 from conditional_detr.data.splits.summary import Summary, summary_of
 from conditional_detr.data.splits.together import clean_among_splits, spelled_otherwise
@@ -145,7 +145,8 @@ def load_split(folder: str | Path, split: str) -> SplitIndex:
     source = find_source(folder, split)
     content, faults = source.read()
     if not content["images"]:
-        raise DataError("; ".join([f"{source.location.file} lists no images", *(finding.message for finding in faults)]))
+        reasons = f". Faults: {described(faults)}" if faults else ""
+        raise DataError(f"{source.location.file} lists no images{reasons}")
     found = clean_among_splits(folder, content, source.location)
     if stops := [*found.misread, *(each for each in found.findings if each.code == "image-outside-folder")]:
         raise DataError(f"{source.location.file}: {stops[0].message}. `cdetr doctor {folder} --fix OUT` writes a repaired copy")

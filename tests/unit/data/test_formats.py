@@ -288,7 +288,7 @@ def test_a_missing_folder_in_the_yaml_file_is_a_finding(tmp_path, capsys):
     findings = {finding["code"]: finding for finding in json.loads(out)["findings"]}
     assert "test/images does not exist" in findings["split-missing"]["message"]
     assert findings["annotation-orphan"]["file"].endswith("train/labels/gone.txt")
-    with pytest.raises(DataError, match="lists no images; .*test/images does not exist"):
+    with pytest.raises(DataError, match="lists no images. Faults: .*test/images does not exist"):
         load_split(tmp_path, "test")
 
 

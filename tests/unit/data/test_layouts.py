@@ -175,7 +175,7 @@ def test_a_path_that_is_not_a_folder_is_reported(tmp_path):
     file = tmp_path / "set" / "data.yaml"
     file.write_text("path: /data/nowhere\ntrain: pictures/train\nnames: [cat]")
     with pytest.raises(
-        DataError, match=r"lists no images; .*pictures/train does not exist \('path: /data/nowhere' in .* is not a folder\)"
+        DataError, match=r"lists no images. Faults: .*pictures/train does not exist \('path: /data/nowhere' in .* is not a folder\)"
     ):
         load_split(file, "train")
 
@@ -260,3 +260,56 @@ def test_training_names_the_command_that_splits(tmp_path, capsys):
     code, _, err = run(capsys, "train", "--data", tmp_path, "--epochs", "1", "--output", tmp_path / "run")
     assert code == 2
     assert f"has no split 'train'. It has: all. `cdetr data split {tmp_path} OUT --valid 0.2` divides its images" in err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path: /content/set\ntrain: /content/set/images/train\nval: /content/set/images/val\nnames: [cat]",
+        "train: /kaggle/input/cells/images/train\nval: /kaggle/input/cells/images/val\nnames: [cat]",
+        "path: C:\\Users\\me\\set\ntrain: images\\train\nval: images\\val\nnames: [cat]",
+        "train: D:\\set\\images\\train\nval: D:\\set\\images\\val\nnames: [cat]",
+        "train: ..\\set\\images\\train\nval: ..\\set\\images\\val\nnames: [cat]",
+    ],
+)
+def test_paths_of_another_machine_mean_the_same_folders_here(tmp_path, text: str):
+    write_yolo(tmp_path / "set")
+    (tmp_path / "set" / "data.yaml").write_text(text)
+    for split, folder in (("train", "train"), ("valid", "val")):
+        index = load_split(tmp_path / "set", split)
+        assert {Path(path).resolve().parent for path in index.paths} == {tmp_path / "set" / "images" / folder}
+        is_absolute = "content/set/i" in text or "kaggle" in text or "D:" in text
+        assert [finding.code for finding in index.findings] == ["image-spelling"] * is_absolute
+        if is_absolute:
+            assert f"does not exist on this machine; {tmp_path}/set/images/{folder} is read" in index.findings[0].message
+
+
+def test_a_path_of_another_machine_that_fits_no_split_is_not_guessed(tmp_path):
+    """`/content/other/images` would mean the images of both splits."""
+    write_yolo(tmp_path / "set")
+    file = tmp_path / "set" / "data.yaml"
+    file.write_text("train: /content/other/images\nval: /content/more/images\nnames: [cat]")
+    with pytest.raises(DataError, match="lists no images. Faults: 1 of split-missing .*/content/other/images does not exist"):
+        load_split(file, "train")
+
+
+def test_a_refusal_names_the_first_files_of_each_kind(tmp_path):
+    write_yolo(tmp_path, number=8)
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]")
+    for file in (tmp_path / "labels" / "train").glob("*.txt"):
+        file.write_text("0,0.5,0.5,0.2,0.2")
+    with pytest.raises(DataError) as caught:
+        load_split(tmp_path, "train")
+    text = str(caught.value)
+    assert "8 of box-not-finite (" in text
+    assert f"{tmp_path}/labels/train/0.txt: line 1 must contain only numbers, not '0,0.5,0.5,0.2,0.2'" in text
+    assert "7.txt" not in text
+
+
+def test_a_fault_of_the_yaml_names_its_line(tmp_path):
+    write_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames:\n\t- cat\n")
+    with pytest.raises(
+        DataError, match=r"data.yaml is not valid YAML: found character '\\t' that cannot start any token \(line 4\)"
+    ):
+        load_split(tmp_path, "train")

@@ -1,12 +1,12 @@
 """Reader for YOLO: a `data.yaml` with class names and image folders, and one text file of boxes or polygons per image."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import yaml
 
 from conditional_detr.data.annotations import as_id
-from conditional_detr.data.file_lookup import FileLookup, folded
+from conditional_detr.data.file_lookup import DRIVE, FileLookup, folded
 from conditional_detr.data.findings import RULES
 from conditional_detr.data.formats.image_files import (
     Fault,
@@ -49,12 +49,14 @@ class Description(NamedTuple):
     file, content : the YAML file and its content
     base : folder that the paths in it are relative to
     is_named : whether the user gave the YAML file itself. Only then its paths may lead outside the parent of its folder
+    moved : for each folder that was found instead of a path of another machine, that path
     """
 
     file: Path
     content: dict[str, Any]
     base: Path
     is_named: bool
+    moved: dict[Path, str]
 
     @property
     def around(self) -> Path:
@@ -82,7 +84,7 @@ def described(file: Path, is_named: bool) -> Description:
     if isinstance(given, str) and "\0" not in given:
         path = _joined(file.parent, without_surrogates(given))
         base = path if path.is_dir() and (is_named or is_inside(path, file.absolute().parent.parent)) else base
-    return Description(file, content, base, is_named)
+    return Description(file, content, base, is_named, {})
 
 
 def without_description(root: Path) -> Description | None:
@@ -99,7 +101,7 @@ def without_description(root: Path) -> Description | None:
     places = [path for path in sorted(places) if path.is_dir() or path.suffix.lower() == ".txt"]
     parts = {split: str(path) for path in reversed(places) if is_visible(path.name) and (split := usual_split(path.stem))}
     content: dict[str, Any] = {"names": lines_of(classes), **(parts or {ALL: str(images)})}
-    return Description(root / "data.yaml", content, root, is_named=False)
+    return Description(root / "data.yaml", content, root, is_named=False, moved={})
 
 
 def splits(about: Description) -> dict[str, list[Path]]:
@@ -138,6 +140,16 @@ def read(about: Description, sources: list[Path], location: SplitLocation) -> tu
         )
         for source in sources
         if not source.exists()
+    ]
+    faults += [
+        Fault(
+            str(about.file),
+            f"{about.moved[source]} does not exist on this machine; {source} is read",
+            "nothing is changed; the folder is read",
+            "image-spelling",
+        )
+        for source in sources
+        if source in about.moved
     ]
     images, others = _files(about, [source for source in sources if source.exists()], location, faults)
     if sources and all(source.is_file() for source in sources):
@@ -313,6 +325,9 @@ def _read(file: Path) -> dict[str, Any]:
         content = _loaded(text_of(file))
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f" (line {error.problem_mark.line + 1})"
+        raise DataError(f"{file} is not valid YAML: {error.problem or error.context}{line}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise DataError(f"{file} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):
@@ -349,12 +364,31 @@ def _joined(folder: Path, path: str) -> Path:
     return folder / (Path(path).expanduser() if path.startswith("~/") else path)
 
 
+def _moved(name: str, about: Description) -> Path | None:
+    """Return what an absolute path of another machine means here: the same folder below the data set's folder."""
+    if not (Path(name).is_absolute() or DRIVE.match(name)):
+        return None
+    parts = PurePosixPath(DRIVE.sub("", name)).parts
+    for first in range(1, len(parts)):
+        if len(parts) - first == 1 and not usual_split(Path(parts[-1]).stem):
+            return None  # only "images" is left, which may be the images of any split
+        for folder in (about.base, about.file.parent):
+            if (source := folder.joinpath(*parts[first:])).exists():
+                about.moved[source] = name
+                return source
+    return None
+
+
 def _located(name: str, about: Description) -> Path:
     if "\0" in name:
         raise DataError(f"{about.file}: {name[:60]!r} is not a valid path")
-    folder = about.file.parent
-    candidates = [_joined(about.base, name), folder / name, folder / name.removeprefix("../")]
-    source = next((source for source in candidates if source.exists()), candidates[0])
+    folder, slashed = about.file.parent, name.replace("\\", "/")
+    candidates = [
+        path
+        for text in dict.fromkeys((name, slashed))
+        for path in (_joined(about.base, text), folder / text, folder / text.removeprefix("../"))
+    ]
+    source = next((source for source in candidates if source.exists()), None) or _moved(slashed, about) or candidates[0]
     if not about.is_named and not is_inside(source, about.around):
         raise DataError(f"{about.file}: {name!r} lies outside the folder {about.around} and is not read; {about.advice()}")
     return source
