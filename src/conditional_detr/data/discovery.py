@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,8 @@ from conditional_detr.data.formats.coco_files import ROBOFLOW_FILE
 from conditional_detr.data.formats.image_files import Fault, unlisted_images
 from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.data.splits.names import USUAL, usual_split
-from conditional_detr.errors import DataError
-from conditional_detr.images.file_types import is_visible_in_list
+from conditional_detr.errors import DataError, shortened_list
+from conditional_detr.images.file_types import counted_suffixes, files_below, is_visible, is_visible_in_list
 from conditional_detr.storage.json import read_json_object
 
 LISTS = ("images", "annotations", "categories")
@@ -25,6 +26,7 @@ LAYOUTS = (
     "data.yaml; Pascal VOC: Annotations/ and ImageSets/Main/SPLIT.txt, or SPLIT/*.xml; imagefolder: SPLIT/metadata.jsonl"
 )
 
+MAX_FILES = 10_000  # files that an error message counts
 MAX_FAULTS = 3  # faults of each kind that an error message lists
 
 Content = dict[str, Any]
@@ -81,7 +83,21 @@ def find_source(folder: str | Path, split: str) -> SplitSource:
         return found[split]
     if found:
         raise DataError(f"{root} has no split {split!r}. It has: {', '.join(sorted(found))}. {how_to_split(root)}")
-    raise DataError(f"{root} is not a data set: none of the supported layouts was found there ({LAYOUTS})")
+    raise unknown_layout(root)
+
+
+def unknown_layout(root: Path) -> DataError:
+    """Return the error for a folder in which no data set was found. It lists the layouts, and what the folder contains."""
+    found = f". It contains {_contents(root)}" if root.is_dir() else ""
+    return DataError(f"{root} is not a data set: none of the supported layouts was found there ({LAYOUTS}){found}")
+
+
+def _contents(root: Path) -> str:
+    """Describe the folders and the number of files by suffix."""
+    folders = [path.name for path in sorted(root.iterdir()) if path.is_dir() and is_visible(path.name)]
+    files = counted_suffixes(islice(files_below(root), MAX_FILES))
+    parts = [f"the folders {shortened_list(folders, 5)}" if folders else "", f"files ({files})" if files else ""]
+    return " and ".join(filter(None, parts)) or "nothing"
 
 
 def how_to_split(root: Path) -> str:

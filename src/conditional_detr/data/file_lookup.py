@@ -13,6 +13,7 @@ from conditional_detr.data.splits.names import usual_split
 from conditional_detr.images.file_types import files_below, is_image_name
 
 DRIVE = re.compile(r"^[A-Za-z]:")
+PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")  # of images that were uploaded to Label Studio
 ENCODINGS = ("gb18030", "cp932", "cp949", "cp1252", "cp437")  # encodings of file names on disk that are not UTF-8
 ZIPPED = ("utf-8", "gb18030", "cp932")  # encodings of names in an archive that were decoded as cp437
 
@@ -21,8 +22,9 @@ class FileLookup:
     """Looks for image files below the folder of a data set.
 
     If there is no file at the path as written, these spellings are tried: relative to the folder of the data set, without the
-    leading folders, in another Unicode form, in another case and in another encoding. Among several files, the one that agrees
-    with the most folders of the name is chosen. Files of another split are used only if the name contains that split.
+    leading folders, in another Unicode form, in another case and in another encoding; without the query of a URL and without
+    the prefix that Label Studio adds; last, with another suffix. Among several files, the one that agrees with the most folders
+    of the name is chosen. Files of another split are used only if the name contains that split.
 
     Parameters
     ----------
@@ -77,7 +79,17 @@ class FileLookup:
             parts = PurePosixPath(spelling).parts
             if parts and (found := self._agreeing(parts)):
                 return found
+        for spelling in spellings(plain):
+            parts = PurePosixPath(spelling).parts
+            if parts and (found := self._of_another_suffix(parts)):
+                return found
         return []
+
+    def _of_another_suffix(self, parts: tuple[str, ...]) -> list[Path]:
+        """Return the files with the name of an image and another suffix, for images that were converted."""
+        stem = stem_of(parts[-1])
+        suffixes = sorted({path.suffix for path in self._by_stem.get(folded(stem), ())})
+        return [path for suffix in suffixes for path in self._agreeing((*parts[:-1], stem + suffix))]
 
     def _agreeing(self, parts: tuple[str, ...]) -> list[Path]:
         """Return the files that agree with the most trailing parts of a name. The same case and split are preferred."""
@@ -101,6 +113,13 @@ class FileLookup:
             found.setdefault(folded(path.name), []).append(path)
         return found
 
+    @cached_property
+    def _by_stem(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for path in (path for paths in self._by_name.values() for path in paths):
+            found.setdefault(folded(path.stem), []).append(path)
+        return found
+
     def _is_in_data_set(self, path: Path) -> bool:
         """Whether a file lies in the data set after links are resolved."""
         return any(path.resolve().is_relative_to(folder.resolve()) for folder in (self.root, self.images))
@@ -118,6 +137,11 @@ def spellings(name: str) -> Iterator[str]:
     yield name
     if "%" in name:
         yield unquote(name)
+    if "?" in name:
+        yield unquote(name.partition("?")[0])
+    folder, _, last = name.rpartition("/")
+    if PREFIX.match(last):
+        yield f"{folder}/{PREFIX.sub('', last)}"
     if name.isascii():
         return
     for form in ("NFC", "NFD"):
@@ -128,6 +152,11 @@ def spellings(name: str) -> Iterator[str]:
         for encoding in ZIPPED:
             if (data := _encoded(text, encoding)) is not None:
                 yield data.decode("cp437")
+
+
+def stem_of(name: str) -> str:
+    """Return a file name without the suffix of an image. Other suffixes belong to the name."""
+    return name[: -len(Path(name).suffix)] if is_image_name(Path(name)) else name
 
 
 def _encoded(text: str, encoding: str) -> bytes | None:

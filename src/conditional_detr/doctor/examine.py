@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.data.annotations import mark_of
 from conditional_detr.data.clean import Clean, clean, summary
-from conditional_detr.data.discovery import LAYOUTS, SplitSource, by_usual_name, sources
+from conditional_detr.data.discovery import SplitSource, by_usual_name, sources, unknown_layout
 from conditional_detr.data.findings import ERROR, WARNING, Finding
 from conditional_detr.data.splits.summary import Summary
 from conditional_detr.data.splits.together import class_differences, conventions_across
@@ -84,7 +84,7 @@ def _sources(folder: str | Path) -> dict[str, SplitSource]:
     if not found and not Path(folder).exists():
         raise DataError(f"{folder} does not exist: the data set must be a folder, or the YAML file of a YOLO data set")
     if not found:
-        raise DataError(f"{folder} is not a data set: none of the supported layouts was found there ({LAYOUTS})")
+        raise unknown_layout(Path(folder))
     return found
 
 

@@ -44,6 +44,15 @@ def taken_apart(text: str) -> str:
         (taken_apart("größe.jpg"), "train/" + composed("größe.jpg")),
         (composed("ÜBER/größe.JPG"), "train/" + taken_apart("über/größe.jpg")),
         ("my%20photo.jpg", "train/my photo.jpg"),
+        ("https://storage.example.org/set/my%20photo.jpg?signature=1%2F2", "train/my photo.jpg"),
+        ("/data/local-files/?d=set/a.jpg", "train/a.jpg"),
+        ("/data/upload/3/1a2b3c4d-a.jpg", "train/a.jpg"),
+        ("1a2b3c4d-a.jpg", "train/a.jpg"),
+        ("a.jpeg", "train/a.jpg"),
+        ("a.PNG", "train/a.jpg"),
+        ("a", "train/a.jpg"),
+        ("scan.v2", "train/scan.v2.png"),
+        ("set/train/a.bmp", "train/a.JPG"),
         ("红.jpg", "train/" + "红.jpg".encode("gbk").decode("cp437")),
         ("größe.jpg", "train/" + "größe.jpg".encode().decode("cp437")),
         ("红.jpg", "train/" + os.fsdecode("红.jpg".encode("gbk"))),
@@ -72,6 +81,7 @@ def test_an_existing_path_is_not_searched_for(tmp_path, name: str):
     [
         ("x/a.jpg", ["train/one/a.jpg", "train/two/a.jpg"]),
         ("a.JPG", ["train/a.jpg", "train/A.jpg"]),
+        ("a.bmp", ["train/a.jpg", "train/a.png"]),
         ("a.jpg", ["one/a.jpg", "two/a.jpg"]),
     ],
 )

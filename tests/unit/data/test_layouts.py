@@ -311,3 +311,48 @@ def test_a_fault_of_the_yaml_names_its_line(tmp_path):
         DataError, match=r"data.yaml is not valid YAML: found character '\\t' that cannot start any token \(line 4\)"
     ):
         load_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize("place", ["data/{}", "{}"])
+def test_metadata_of_hugging_face_may_lie_in_the_folder_data_or_be_one_file(tmp_path, place: str):
+    rows = []
+    for i, split in enumerate(("train", "validation")):
+        folder = tmp_path / place.format(split)
+        folder.mkdir(parents=True)
+        Image.new("RGB", SIZE).save(folder / f"{i}.png")
+        Image.new("RGB", SIZE).save(folder / f"{i}-more.png")
+        name = f"{i}.png" if "data" in place else f"{split}/{i}.png"
+        row = json.dumps({"file_name": name, "objects": {"bbox": [[3, 4, 20, 10]], "categories": [f"c{i}"]}})
+        if "data" in place:
+            (folder / "metadata.jsonl").write_text(row)
+        rows.append(row)
+    if "data" not in place:
+        (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    assert set(sources(tmp_path)) == {"train", "validation"}
+    for i, split in enumerate(("train", "valid")):
+        index = load_split(tmp_path, split)
+        assert [Path(path).name for path in index.paths] == [f"{i}.png"]
+        assert [category.name for category in index.categories] == ["c0", "c1"]
+        assert index.labels.tolist() == [i]
+        (finding,) = index.findings
+        assert finding.code == "image-unlisted"
+
+
+def test_one_metadata_file_without_folders_is_one_split(tmp_path):
+    Image.new("RGB", SIZE).save(tmp_path / "a.png")
+    row = {"file_name": "a.png", "objects": {"bbox": [[3, 4, 20, 10]], "categories": [0]}}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    assert len(load_split(tmp_path, "all")) == 1
+    with pytest.raises(DataError, match="It has: all. `cdetr data split"):
+        load_split(tmp_path, "train")
+
+
+def test_a_folder_in_an_unknown_format_is_described(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", SIZE).save(tmp_path / "pictures" / "a.png")
+    (tmp_path / "boxes.csv").write_text("a.png,1,2,3,4,cat")
+    with pytest.raises(DataError, match=r"It contains the folders pictures and files \(.csv: 1, .png: 1\)$"):
+        load_split(tmp_path, "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="It contains nothing$"):
+        load_split(tmp_path / "empty", "train")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from conditional_detr.data.file_lookup import FileLookup, folded, printable_path, spellings
+from conditional_detr.data.file_lookup import FileLookup, folded, printable_path, spellings, stem_of
 from conditional_detr.data.findings import RULES
 from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.data.text import text_of
@@ -77,7 +77,7 @@ def unlisted_images(folder: Path, names: Iterable[str]) -> list[Fault]:
     known = {_stem(name) for name in names}
     left = [image for image in folder_contents(folder).images if folded(image.stem) not in known]
     if left:
-        known |= {_stem(spelling) for name in names if not name.isascii() or "%" in name for spelling in spellings(name)}
+        known |= {_stem(spelling) for name in names for spelling in spellings(name)}
         left = [image for image in left if folded(image.stem) not in known]
     if not left:
         return []
@@ -87,7 +87,7 @@ def unlisted_images(folder: Path, names: Iterable[str]) -> list[Fault]:
 
 
 def _stem(name: str) -> str:
-    return folded(PurePosixPath(name.replace("\\", "/")).stem)
+    return folded(stem_of(PurePosixPath(name.replace("\\", "/")).name))
 
 
 def content_of(
