@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from conditional_detr.data.annotations import image_key
 from conditional_detr.data.findings import Finding
-from conditional_detr.data.formats import coco_files, imagefolder, voc, yolo
+from conditional_detr.data.formats import coco_files, imagefolder, voc, voc_files, yolo, yolo_description
 from conditional_detr.data.formats.coco_files import ROBOFLOW_FILE
 from conditional_detr.data.formats.image_files import Fault, unlisted_images
 from conditional_detr.data.splits.location import SplitLocation
@@ -26,6 +26,7 @@ LAYOUTS = (
     "data.yaml; Pascal VOC: Annotations/ and ImageSets/Main/SPLIT.txt, or SPLIT/*.xml; imagefolder: SPLIT/metadata.jsonl"
 )
 
+MAX_FOLDERS = 100  # subfolders in which a data set is looked for
 MAX_FILES = 10_000  # files that an error message counts
 MAX_FAULTS = 3  # faults of each kind that an error message lists
 
@@ -105,20 +106,28 @@ def how_to_split(root: Path) -> str:
     return f"`cdetr data split {shlex.quote(str(root))} OUT --valid 0.2` divides its images into the splits train and valid"
 
 
-def sources(root: Path) -> dict[str, SplitSource]:
+def sources(root: Path, depth: int = 2) -> dict[str, SplitSource]:
     """All splits of a data set by name, in the first format that is found.
 
-    `root` may also be the YAML file of a YOLO data set. The dict is empty if no format is found.
+    `root` may also be the YAML file of a YOLO data set. If nothing is found, the data set may lie in a subfolder, up to `depth`
+    levels below. The dict is empty if no format is found.
     """
     path = Path(os.path.abspath(root))  # noqa: PTH100 · normalises ".." without resolving links
     if _is_yaml(path):
-        return _yolo(yolo.described(path, is_named=True))
+        return _yolo(yolo_description.described(path, is_named=True))
     if not path.is_dir():
         return {}
     for find in (_coco, _yolo_folder, _voc, _imagefolder, _coco_by_content, _voc_without_splits, _yolo_without_description):
         if found := find(path):
             return found
-    return {}
+    return _inside(path, depth)
+
+
+def _inside(root: Path, depth: int) -> dict[str, SplitSource]:
+    """Return the splits of the only data set in the subfolders of a folder, for example of an archive; else an empty dict."""
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and is_visible(path.name)] if depth else []
+    found = [inner for folder in folders[:MAX_FOLDERS] if (inner := sources(folder, depth - 1))]
+    return found[0] if len(found) == 1 else {}
 
 
 def by_usual_name(found: dict[str, SplitSource]) -> dict[str, SplitSource]:
@@ -179,7 +188,7 @@ def _read_coco(file: Path, images: Path, splits: coco_files.Found) -> tuple[Cont
 
 def _yolo(about: yolo.Description) -> dict[str, SplitSource]:
     found = {}
-    for name, image_sources in yolo.splits(about).items():
+    for name, image_sources in yolo_description.splits(about).items():
         also = yolo.further_folders(about, image_sources)
         root = about.file.parent  # root.parent: `path` may point to a sibling folder
         location = SplitLocation(name, about.file, root, root.parent, also, resolved=True)
@@ -188,16 +197,16 @@ def _yolo(about: yolo.Description) -> dict[str, SplitSource]:
 
 
 def _yolo_folder(root: Path) -> dict[str, SplitSource]:
-    file = yolo.description(root)
-    return _yolo(yolo.described(file, is_named=False)) if file else {}
+    file = yolo_description.description(root)
+    return _yolo(yolo_description.described(file, is_named=False)) if file else {}
 
 
 def _yolo_without_description(root: Path) -> dict[str, SplitSource]:
-    about = yolo.without_description(root)
+    about = yolo_description.without_description(root)
     return _yolo(about) if about else {}
 
 
-def _voc(root: Path, find: Callable[[Path], dict[str, Path]] = voc.splits) -> dict[str, SplitSource]:
+def _voc(root: Path, find: Callable[[Path], dict[str, Path]] = voc_files.splits) -> dict[str, SplitSource]:
     found = {}
     for name, file in find(root).items():
         location = SplitLocation(name, file, root, root, resolved=True)
@@ -206,7 +215,7 @@ def _voc(root: Path, find: Callable[[Path], dict[str, Path]] = voc.splits) -> di
 
 
 def _voc_without_splits(root: Path) -> dict[str, SplitSource]:
-    return _voc(root, voc.without_splits)
+    return _voc(root, voc_files.without_splits)
 
 
 def _imagefolder(root: Path) -> dict[str, SplitSource]:

@@ -254,8 +254,10 @@ def test_a_yaml_file_is_a_data_set_too(tmp_path):
     yolo(tmp_path)
     (tmp_path / "data.yaml").rename(tmp_path / "mine.yaml")
     check(load_split(tmp_path / "mine.yaml", "train"))
+    check(load_split(tmp_path, "train"))
+    (tmp_path / "other.yaml").write_text("train: train/images\nnames: [cat]")
     with pytest.raises(DataError, match="none of the supported layouts was found there"):
-        load_split(tmp_path, "train")
+        load_split(tmp_path, "train")  # it could be either of the two
 
 
 def test_a_yolo_path_may_be_another_folder(tmp_path):
@@ -571,3 +573,56 @@ def test_imagefolder_names_are_looked_for_too(tmp_path):
     index = load_split(tmp_path, "train")
     assert {Path(path).name for path in index.paths} == {"a.jpg", "b.jpg"}  # the classes of c cannot be read
     assert {finding.code for finding in index.findings} == {"image-spelling", "annotation-unreadable"}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images"),
+    [
+        ("{}/Annotations", "{}/JPEGImages"),
+        ("{}/annotations", "{}/images"),
+        ("{}/labels", "{}/images"),
+        ("Annotations/{}", "JPEGImages/{}"),
+        ("annotations/{}", "images/{}"),
+        ("annotations/{}", "images"),
+        ("{}", "{}"),
+    ],
+)
+def test_splits_of_voc_may_be_folders(tmp_path, annotations: str, images: str):
+    voc(tmp_path / "once")
+    for split in ("train", "valid"):
+        for kind, folder, suffix in ((annotations, "Annotations", ".xml"), (images, "JPEGImages", ".jpg")):
+            place = tmp_path / "set" / kind.format(split)
+            place.mkdir(parents=True, exist_ok=True)
+            for stem in BOXES:
+                name = f"{split}-{stem}" if images == "images" else stem
+                shutil.copy(tmp_path / "once" / folder / f"{stem}{suffix}", place / f"{name}{suffix}")
+    assert set(sources(tmp_path / "set")) == {"train", "valid"}
+    for split in ("train", "valid"):
+        index = load_split(tmp_path / "set", split)
+        assert len(index) == len(BOXES)
+        assert [category.name for category in index.categories] == NAMES
+        assert len(index.labels) == sum(map(len, BOXES.values()))
+        assert all(split in path for path in index.paths)
+        assert index.report == []
+
+
+def test_an_xml_file_may_name_its_image(tmp_path):
+    voc(tmp_path)
+    shutil.rmtree(tmp_path / "ImageSets")
+    for file in (tmp_path / "Annotations").glob("*.xml"):
+        tree = ElementTree.parse(file)
+        ElementTree.SubElement(tree.getroot(), "filename").text = f"C:\\x\\{file.stem}.JPG"
+        tree.write(file)
+        file.rename(file.with_stem(f"annotation-of-{file.stem}"))
+    check(load_split(tmp_path, "all"))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_data_set_may_lie_in_one_more_folder(tmp_path, name: str):
+    WRITERS[name](tmp_path / "export" / "version-3")
+    (tmp_path / "__MACOSX").mkdir()
+    for split in ("train", "valid"):
+        check(load_split(tmp_path, split))
+    shutil.copytree(tmp_path / "export", tmp_path / "other")
+    with pytest.raises(DataError, match="It contains the folders export, other and files"):
+        load_split(tmp_path, "train")

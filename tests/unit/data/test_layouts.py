@@ -10,7 +10,7 @@ from PIL import Image
 
 from commands import run
 from conditional_detr.data.discovery import sources
-from conditional_detr.data.formats import yolo
+from conditional_detr.data.formats import yolo_description
 from conditional_detr.data.index import load_split
 from conditional_detr.data.splits.names import split_in, usual_split
 from conditional_detr.errors import DataError
@@ -124,7 +124,7 @@ def test_labels_of_a_tool_without_a_yaml_file(tmp_path):
 def test_class_names_are_texts_as_they_are_written(tmp_path, names: str, read: list[str]):
     file = tmp_path / "data.yaml"
     file.write_text(f"train: images/train\nnc: 3\nnames: {names}\n")
-    found = yolo.class_names(yolo.described(file, is_named=False))
+    found = yolo_description.class_names(yolo_description.described(file, is_named=False))
     assert list(found.values()) == read
     assert list(found) == ([8, 9, 10] if "010: c" in names else list(range(len(read))))
 
@@ -133,12 +133,12 @@ def test_class_names_are_texts_as_they_are_written(tmp_path, names: str, read: l
 def test_names_that_are_no_list_are_refused(tmp_path, names: str):
     file = tmp_path / "data.yaml"
     file.write_text(f"train: images/train\nnames: {names}\n")
-    about = yolo.described(file, is_named=False)
+    about = yolo_description.described(file, is_named=False)
     if names.startswith("[a, ]"):
-        assert yolo.class_names(about) == {0: "a"}
+        assert yolo_description.class_names(about) == {0: "a"}
         return
     with pytest.raises(DataError, match="'names' must be a list of class names"):
-        yolo.class_names(about)
+        yolo_description.class_names(about)
 
 
 def test_folders_whose_names_yaml_takes_for_something_else(tmp_path):

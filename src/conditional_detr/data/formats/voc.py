@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from conditional_detr.data.annotations import is_set
-from conditional_detr.data.file_lookup import folded
+from conditional_detr.data.file_lookup import folded, stem_of
 from conditional_detr.data.findings import RULES, WARNING
 from conditional_detr.data.formats.image_files import (
     Fault,
@@ -21,13 +21,12 @@ from conditional_detr.data.formats.image_files import (
     unlisted_images,
     unsupported_files,
 )
+from conditional_detr.data.formats.voc_files import Folders, listed_names, root_of, splits
 from conditional_detr.data.splits.location import SplitLocation
-from conditional_detr.data.splits.names import usual_split
 from conditional_detr.data.text import encoding_of, may_be_other, number_of
 from conditional_detr.errors import plural
 from conditional_detr.images.file_types import (
     files_below,
-    folder_contents,
     is_image_name,
     is_note,
     is_visible,
@@ -57,91 +56,20 @@ class Annotated(NamedTuple):
     objects: list[Object]
 
 
-class Folders:
-    """The XML files and images of a data set, by stem (the file name without suffix)."""
-
-    def __init__(self, root: Path) -> None:
-        self.annotations = _child(root, ANNOTATIONS) or root / ANNOTATIONS[0]
-        self.images = _child(root, IMAGES) or root
-        self.xml_of: dict[str, list[Path]] = {}
-        self.image_of: dict[str, list[Path]] = {}
-        for file in sorted(files_below(self.annotations)):
-            if file.suffix.lower() == ".xml":
-                self.xml_of.setdefault(folded(file.stem), []).append(file)
-        images, others = folder_contents(self.images)
-        # Files in other formats come last. They are reported when they are opened.
-        for file in (*images, *(file for file in others if not is_note(file))):
-            self.image_of.setdefault(folded(file.stem), []).append(file)
-
-    def find(self, name: str) -> tuple[Path | None, Path | None]:
-        """Return the XML file and the image of a stem; None for each that does not exist."""
-        return _of_stem(name, self.xml_of, self.annotations), _of_stem(name, self.image_of, self.images)
-
-
-def _of_stem(name: str, known: dict[str, list[Path]], folder: Path) -> Path | None:
-    """Return the file of a stem, which may contain folders. A file with exactly this spelling is preferred."""
-    path = Path(name)
-    fits = known.get(folded(path.name), [])
-    fits = [file for file in fits if file.parent == folder / path.parent] or ([] if path.parent.parts else fits)
-    return next((file for file in fits if file.stem == path.name), fits[0] if fits else None)
-
-
-def _child(root: Path, names: tuple[str, ...]) -> Path | None:
-    """Return the first subfolder with one of these names, in upper or lower case."""
-    folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()} if root.is_dir() else {}
-    return next((folders[name.lower()] for name in names if name.lower() in folders), None)
-
-
-def splits(root: Path) -> dict[str, Path]:
-    """Return for each split its list of image names, or its folder of XML files (Roboflow).
-
-    Lists for single classes, such as `dog_train.txt`, are ignored.
-    """
-    found: dict[str, Path] = {}
-    annotations = _child(root, ANNOTATIONS)
-    for file in (file for folder in _list_folders(root) for file in sorted(folder.glob("*"))) if annotations else ():
-        split = usual_split(file.stem)
-        if split and file.suffix.lower() == ".txt" and is_visible(file.name):
-            found.setdefault(split, file)
-    for folder in sorted(root.iterdir()) if root.is_dir() else ():
-        split = usual_split(folder.name)
-        if split and folder.is_dir() and _has_xml(folder):
-            found.setdefault(split, folder)
-    return found
-
-
-def _list_folders(root: Path) -> list[Path]:
-    """Folders that may contain the lists: ImageSets/Main/, ImageSets/ and the folder itself."""
-    sets = _child(root, ("ImageSets",))
-    main = sets and _child(sets, ("Main",))
-    return [folder for folder in (main, sets, root) if folder]
-
-
-def _listed(root: Path) -> list[str]:
-    """The names in all lists of the data set, also in those that are no split, such as `dog_train.txt`."""
-    files = [file for folder in _list_folders(root) for file in sorted(folder.glob("*.txt")) if is_visible(file.name)]
-    return [name for file in files for line in lines_of(file) for name in (line, line.split()[0])]
-
-
-def without_splits(root: Path) -> dict[str, Path]:
-    """Return the folder of the XML files of a data set without lists, as one split named "all"."""
-    folders = (_child(root, ANNOTATIONS), root)
-    return next(({ALL: folder} for folder in folders if folder is not None and _has_xml(folder)), {})
-
-
-def _has_xml(folder: Path) -> bool:
-    return folder.is_dir() and any(file.suffix.lower() == ".xml" and is_visible(file.name) for file in folder.iterdir())
-
-
 def read(root: Path, source: Path, location: SplitLocation) -> tuple[dict[str, Any], list[Fault]]:
     """Read a split. Returns its COCO content and the faults. Classes are sorted by name over all splits.
 
     VOC boxes count pixels from 1 and include the last one.
     """
     faults: list[Fault] = []
-    reader = SplitReader(root, location)
+    reader = SplitReader(root_of(root, source), location)
     found = {each.image: each for each in reader.read(source, faults)}
-    others = [each for other in splits(root).values() if other != source for each in reader.read(other, [])]
+    others = [
+        each
+        for other in splits(root).values()
+        if other != source
+        for each in SplitReader(root_of(root, other), location).read(other, [])
+    ]
     every = sorted({thing.name for each in (*found.values(), *others) for thing in each.objects})
     number = {name: i for i, name in enumerate(every)}
 
@@ -153,8 +81,10 @@ def read(root: Path, source: Path, location: SplitLocation) -> tuple[dict[str, A
             boxes.append({"category_id": number[thing.name], "bbox": box, "difficult": thing.difficult})
         return boxes
 
-    if source.is_file() or source == reader.folders.annotations:
-        faults += unlisted_images(reader.folders.images, [*map(str, found), *_listed(root)])
+    if source.is_file():
+        faults += unlisted_images(reader.folders.images, [*map(str, found), *listed_names(root)])
+    elif reader.has_folders(source):
+        faults += unlisted_images(reader.folders.images, [*map(str, found), *reader.folders.xml_of])
     categories = [{"id": i, "name": name} for name, i in number.items()]
     return content_of(found, rows, categories, location, lambda image: found[image].size), faults
 
@@ -177,9 +107,9 @@ class SplitReader:
         self.stripped: list[tuple[str, str]] = []
         if source.is_file():
             found = [self._of_line(line, faults) for line in lines_of(source) if is_visible_in_list(line)]
-        elif source == self.folders.annotations and self.folders.images != self.root:
-            stems = [file.stem for files in self.folders.xml_of.values() for file in files]
-            found = [self._of_line(stem, faults) for stem in sorted(stems)]
+        elif self.has_folders(source):
+            files = [file for files in self.folders.xml_of.values() for file in files if file.is_relative_to(source)]
+            found = [self._of_xml(file, faults) for file in sorted(files)]
         else:
             found = self._of_folder(source, faults)
         if self.stripped:
@@ -197,6 +127,11 @@ class SplitReader:
                 )
             )
         return [each for each in found if each is not None]
+
+    def has_folders(self, source: Path) -> bool:
+        """Whether a source is the folder of XML files, or a part of it, and the images have their own folder."""
+        annotations = self.folders.annotations
+        return annotations in (source, source.parent) and self.folders.images != self.root
 
     def _encoding_of(self, data: bytes) -> tuple[str, bool]:
         """Return the encoding of an XML file, and whether it is a guess. Other files of the data set decide unclear cases."""
@@ -250,6 +185,12 @@ class SplitReader:
             faults.append(Fault(text, "does not exist", fix, "annotation-orphan", WARNING))
         return self._annotated(image, xml, faults)
 
+    def _of_xml(self, file: Path, faults: list[Fault]) -> Annotated | None:
+        """Read an XML file and the image of the same stem."""
+        name = file.relative_to(self.folders.annotations).with_suffix("")
+        image = self.folders.find(str(name))[1] or self.folders.find(name.name)[1]
+        return self._annotated(image or self.folders.images / f"{name}.jpg", file, faults)
+
     def _annotated(self, image: Path, file: Path | None, faults: list[Fault]) -> Annotated | None:
         """Return an image and its objects. None if the XML file cannot be read, because the objects are then unknown."""
         if file is None:
@@ -265,6 +206,9 @@ class SplitReader:
             return None
         if is_guessed:
             self.guessed.append((file, encoding))
+        if not is_file(image):  # its name may not be that of the XML file
+            named = Path((tree.findtext("filename") or "").strip().replace("\\", "/")).name
+            image = self.folders.find(stem_of(named))[1] or image
         elements = list(tree.iterfind("object"))
         objects = _objects(elements, file, faults)
         if elements and not objects:
