@@ -1,4 +1,4 @@
-"""The exceptions that this library raises.
+"""The exceptions that this library raises, and words for their messages.
 
 ConditionalDETRError
 ├── ConfigError        an option or key is unknown, or a value is invalid
@@ -87,3 +87,13 @@ def shortened_list(names: Iterable[str], most: int = 3) -> str:
     """
     names = list(names)
     return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> plural(1, "image"), plural(3, "image"), plural(2, "box"), plural(2, "class")
+    ('1 image', '3 images', '2 boxes', '2 classes')
+    """
+    ending = "" if count == 1 else "es" if noun.endswith(("s", "x")) else "s"
+    return f"{count} {noun}{ending}"

@@ -399,7 +399,7 @@ def test_an_export_that_cannot_be_is_refused_before_the_work(exports, tmp_path):
         ("x", "--precision", "int4"): "there is no precision 'int4'. Did you mean int8?",
         ("x", "--format", "tflite"): "there is no format 'tflite'",
         ("x", "--max-drop", 2): "max_drop must be in [0, 1], not 2",
-        ("file",): "is a file: an export is a folder",
+        ("file",): "is a file: the output must be a folder",
         ("notes.txt",): "is not an export (found: notes.txt): give a new or empty folder",
         ("model.onnx",): "is not an export (found: model.onnx)",
     }

@@ -26,8 +26,8 @@ from conditional_detr.training.prepare import prepared_run
 from conditional_detr.training.setup.resolve import requested
 from conditional_detr.training.trainer import Trainer
 
-def judge(truth, results):
-    print("judged", sorted(Counter(result["image_id"] for result in results).items()))
+def printed_metrics(truth, results):
+    print("evaluated", sorted(Counter(result["image_id"] for result in results).items()))
     return coco_metrics(truth, results)
 parts = {"num_queries": 12, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "feedforward_dim": 48}
 options = dict(
@@ -36,7 +36,7 @@ options = dict(
     recipe_overrides={"crop": 0.0, "scales": (1.0, 1.0)},
 )
 with prepared_run(requested(options)) as prepared:
-    Trainer(prepared, evaluate=partial(evaluate_together, judge=judge)).fit()
+    Trainer(prepared, evaluate=partial(evaluate_together, compute_metrics=printed_metrics)).fit()
 """
 SMALL = (
     "--batch", 4, "--imgsz", 64, "--device", "cpu", "--workers", 0, "--threads", 1, "--no-pretrained-backbone",
@@ -142,9 +142,9 @@ def test_two_processes_equal_one(uneven, tmp_path):
                 child.kill()
         assert [child.returncode for child in children] == [0] * world, said
         results[world] = [out.strip().splitlines() for out, _ in said]
-    judged = {world: [line for line in results[world][0] if line.startswith("judged")] for world in (1, 2)}
-    assert judged[1] == judged[2] == results[2][1]  # each image once; the second process says nothing else
-    assert len(judged[1]) == 2
+    evaluated = {world: [line for line in results[world][0] if line.startswith("evaluated")] for world in (1, 2)}
+    assert evaluated[1] == evaluated[2] == results[2][1]  # each image once; the second process says nothing else
+    assert len(evaluated[1]) == 2
     for world in (1, 2):
         (skipped,) = [line for line in results[world][0] if line.startswith("left out")]
         assert f"{met_by_the_second_alone() + 1:05d}.png" in skipped

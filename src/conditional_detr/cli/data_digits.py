@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 from conditional_detr.cli.parameters import argument, option
-from conditional_detr.cli.printing import plural, print_next, print_text
+from conditional_detr.cli.printing import print_next, print_text
+from conditional_detr.errors import plural
 
 
 def digits(

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 from conditional_detr.cli.parameters import DataFolder, argument, option
-from conditional_detr.cli.printing import plural, print_next, print_text, print_written, track
+from conditional_detr.cli.printing import print_next, print_text, print_written, track
+from conditional_detr.errors import plural
 
 
 def split(
@@ -32,7 +33,7 @@ def split(
         print_text(f"The existing splits ({', '.join(splits)}) are merged and split again")
     parts, groups = divided(splits, shares, seed)
     for name, (images, boxes) in write_copy(parts, findings, output).items():
-        print_text(f"{name}: {plural(images, 'image')}, {boxes} boxes")
+        print_text(f"{name}: {plural(images, 'image')}, {plural(boxes, 'box')}")
     print_text(f"{plural(groups, 'group')} of images that look the same. Each group is in one split. Seed: {seed}")
     print_written(output)
     print_next("train a model", "cdetr", "train", "--data", output)

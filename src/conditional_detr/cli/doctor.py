@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from conditional_detr.cli.parameters import DataFolder, option
-from conditional_detr.cli.printing import plural, print_json, print_next, print_table, print_text, track
+from conditional_detr.cli.printing import print_json, print_next, print_table, print_text, track
+from conditional_detr.errors import plural
 
 if TYPE_CHECKING:
     from conditional_detr.data.findings import Finding

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 from conditional_detr.cli.parameters import Device, Output, Threads, TorchSource, argument, option
-from conditional_detr.cli.printing import plural, print_source_notes, print_text
-from conditional_detr.errors import ConfigError
+from conditional_detr.cli.printing import print_source_notes, print_text
+from conditional_detr.errors import ConfigError, plural
 
 
 def explain(

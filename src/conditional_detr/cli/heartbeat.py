@@ -1,4 +1,4 @@
-"""Lines on stderr that show that a long command is at work, also in a pipe."""
+"""Print progress lines to stderr during a long command, also in a pipe."""
 
 import sys
 import threading
@@ -6,22 +6,22 @@ import time
 
 from conditional_detr.cli.printing import print_text
 
-PAUSE_S = 5.0  # between two lines
+PAUSE_S = 5.0  # time between two lines
 
 
 class Heartbeat:
-    """Prints every few seconds what is being done. Call it with what is being done, as often as that changes.
+    """Context manager that prints the current activity every 5 s. Call the object to set the activity.
 
-    The lines come from a thread, because some steps of a library take minutes and call nothing back.
+    A thread prints the lines, because some library calls take minutes and have no callback.
     """
 
-    def __init__(self, doing: str) -> None:
-        self.doing, self.stream = doing, sys.stderr  # the stream of now: converters run with stderr redirected
+    def __init__(self, activity: str) -> None:
+        self.activity, self.stream = activity, sys.stderr  # the stream at the start, because converters redirect stderr
         self.started, self.over = time.monotonic(), threading.Event()
         self.thread = threading.Thread(target=self._beat, daemon=True)
 
-    def __call__(self, doing: str) -> None:
-        self.doing = doing
+    def __call__(self, activity: str) -> None:
+        self.activity = activity
 
     def __enter__(self) -> "Heartbeat":
         self.thread.start()
@@ -34,6 +34,6 @@ class Heartbeat:
     def _beat(self) -> None:
         while not self.over.wait(PAUSE_S):
             try:
-                print_text(f"{time.monotonic() - self.started:.0f} s: {self.doing}", file=self.stream)
-            except (OSError, ValueError):  # nobody reads stderr any more
+                print_text(f"{time.monotonic() - self.started:.0f} s: {self.activity}", file=self.stream)
+            except (OSError, ValueError):  # stderr is closed
                 return

@@ -1,4 +1,4 @@
-"""Prepares what the user typed for the parser, and turns the parser's errors into our messages."""
+"""Prepare the command line arguments for the parser, and convert errors of the parser to messages."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from cyclopts.exceptions import CoercionError, MissingArgumentError
 
 from conditional_detr.errors import ConfigError, did_you_mean
 
-# Names of options in other tools, and ours; "" = there is no such thing.
+# Option of other tools → option of this one; "" = there is none.
 HABITS = {
     "threshold": "--conf", "thresh": "--conf", "score": "--conf", "confidence": "--conf", "weights": "--model",
     "name": "--output", "project": "--output", "out": "--output", "img": "--imgsz", "img_size": "--imgsz",
@@ -25,7 +25,7 @@ Verbs = dict[tuple[str, ...], Callable[..., None]]
 
 
 def options_of(verb: Callable[..., None]) -> dict[str, bool]:
-    """The options of a verb: "--name" → whether it takes a value."""
+    """Return the options of a command: "--name" → whether it takes a value."""
     options = {}
     for name, parameter in signature(verb).parameters.items():
         if parameter.kind is Parameter.KEYWORD_ONLY:
@@ -38,26 +38,26 @@ def options_of(verb: Callable[..., None]) -> dict[str, bool]:
 
 
 def _kind(parameter: Parameter) -> Any:
-    """The type of an option's value, without the parser's annotations."""
+    """Return the type of the value of an option, without the annotations for the parser."""
     annotation = parameter.annotation
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def lists_of(verb: Callable[..., None]) -> set[str]:
-    """The options of a verb that may be repeated."""
+    """Return the options of a command that may be repeated."""
     parameters = signature(verb).parameters.items()
     return {"--" + name.strip("_").replace("_", "-") for name, parameter in parameters if "list[" in str(parameter.annotation)}
 
 
 class Signature(NamedTuple):
-    """What a verb accepts.
+    """Arguments and options of a command.
 
     Attributes
     ----------
-    path : words of its name, such as ("data", "convert")
+    path : words of the name of the command, such as ("data", "convert")
     options : "--name" → whether it takes a value
     repeatable : options that may be repeated
-    arguments : largest number of positional arguments
+    arguments : maximum number of positional arguments
     """
 
     path: tuple[str, ...]
@@ -71,9 +71,13 @@ class Signature(NamedTuple):
 
 
 def normalised(tokens: list[str], verbs: Verbs) -> list[str]:
-    """The tokens for the parser: `epochs=50` becomes `--epochs=50`. An error for an unknown word names the nearest known one.
+    """Return the tokens for the parser. `epochs=50` becomes `--epochs=50`.
 
-    `name=value` is rewritten for options of the verb only, and never where a file of that name exists.
+    `name=value` is changed only if it is an option of the command and there is no file of that name.
+
+    Raises
+    ------
+    ConfigError : a command or option is unknown, repeated or lacks its value. The message suggests a known name
     """
     if not tokens or tokens[0].startswith("-") or _is_data_alone(tokens):
         return tokens
@@ -87,7 +91,7 @@ def _is_data_alone(tokens: list[str]) -> bool:
 
 
 def _path_of(tokens: list[str], verbs: Verbs) -> tuple[str, ...]:
-    """The verb that the first tokens name."""
+    """Return the command that the first tokens name."""
     for path in verbs:
         if tuple(tokens[: len(path)]) == path:
             return path
@@ -121,7 +125,7 @@ def _normalised_arguments(tokens: list[str], verb: Signature) -> list[str]:
 
 
 def _as_option(token: str, verb: Signature, free: float) -> str | None:
-    """The token as `--name` or `--name=value`; None if it is no option. `free`: positional arguments that may still follow."""
+    """Return a token as `--name` or `--name=value`. None if it is not an option. `free`: positional arguments still allowed."""
     name = token.split("=")[0]
     option = "--" + name.lstrip("-").replace("_", "-")
     is_assignment = re.match(r"[A-Za-z_][\w.-]*=", token) and not Path(token).exists() and (option in verb.options or not free)
@@ -133,7 +137,7 @@ def _as_option(token: str, verb: Signature, free: float) -> str | None:
 
 
 def _refuse_repetition(word: str, given: set[str], verb: Signature) -> None:
-    """Record an option; an error if it was given before."""
+    """Record an option. Raise an error if it was given before and may not be repeated."""
     if word.startswith("--"):
         option = word.split("=")[0]
         if option in given and option not in verb.repeatable:
@@ -142,12 +146,13 @@ def _refuse_repetition(word: str, given: set[str], verb: Signature) -> None:
 
 
 def max_arguments(verb: Callable[..., None]) -> float:
-    """Largest number of positional arguments of a verb."""
+    """Return the maximum number of positional arguments of a command."""
     kinds = [parameter.kind for parameter in signature(verb).parameters.values()]
     return float("inf") if Parameter.VAR_POSITIONAL in kinds else kinds.count(Parameter.POSITIONAL_ONLY)
 
 
 def unknown_option(path: tuple[str, ...], name: str, options: dict[str, bool]) -> str:
+    """Return the message for an unknown option, with the option that was probably meant."""
     plain = name.lstrip("-").replace("-", "_")
     if "." in plain:
         return f"{' '.join(path)} has no option {name}: use --set {plain}=VALUE"
@@ -165,7 +170,7 @@ def unknown_option(path: tuple[str, ...], name: str, options: dict[str, bool]) -
 
 
 def parse_error(error: CycloptsError) -> str:
-    """Our message for an error of the parser."""
+    """Return the message for an error of the parser."""
     argument = getattr(error, "argument", None)
     name = argument.name if argument is not None else ""
     if isinstance(error, MissingArgumentError):

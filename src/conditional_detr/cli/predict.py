@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 from conditional_detr.cli.parameters import Batch, Device, Output, Source, Threads, argument, option
-from conditional_detr.cli.printing import plural, print_note, print_source_notes, print_text, track
-from conditional_detr.errors import ConditionalDETRError, shortened_list
+from conditional_detr.cli.printing import print_note, print_source_notes, print_text, track
+from conditional_detr.errors import ConditionalDETRError, plural, shortened_list
 
 Conf = Annotated[
     float | None,

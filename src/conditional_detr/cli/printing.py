@@ -1,6 +1,7 @@
-"""What the command line prints, and the JSON files that it writes.
+"""Output of the command line: text, tables and JSON files.
 
-In a terminal, text is wrapped at its width and headings are bold. In a pipe or a file every line stays whole and plain.
+In a terminal, text is wrapped at the width of the terminal and headings are bold. In a pipe or a file, lines are not wrapped
+and have no styles.
 """
 
 import shlex
@@ -12,12 +13,12 @@ from typing import IO, Any, TypeVar
 from conditional_detr.errors import ConfigError
 from conditional_detr.storage.writing import writing
 
-UNLIMITED = 100_000  # columns of a pipe or a file
+UNLIMITED = 100_000  # line width for a pipe or a file, in columns
 Item = TypeVar("Item")
 
 
 def console(file: IO[str] | None = None) -> Any:
-    """A rich console for a stream (default: stdout) that breaks lines only in a terminal."""
+    """Return a rich console for a stream (default: stdout). It wraps lines only in a terminal."""
     from rich.console import Console
 
     file = file or sys.stdout
@@ -25,7 +26,7 @@ def console(file: IO[str] | None = None) -> Any:
 
 
 def print_text(text: str, style: str | None = None, file: IO[str] | None = None) -> None:
-    """A sentence, wrapped between words in a terminal."""
+    """Print a sentence (default: to stdout). In a terminal it is wrapped between words."""
     stream = file or sys.stdout
     if stream.isatty():
         console(stream).print(text, style=style)
@@ -33,29 +34,24 @@ def print_text(text: str, style: str | None = None, file: IO[str] | None = None)
         print(text, file=stream, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """1, "image" → "1 image"; 3, "image" → "3 images"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def print_note(text: str) -> None:
-    """Something that the user should know, on stderr."""
+    """Print a note to stderr."""
     print_text(f"note: {text}", "yellow", sys.stderr)
 
 
 def print_written(*files: Path) -> None:
-    """The files that a command wrote."""
+    """Print the names of the files that a command wrote."""
     names = [str(file) for file in files]
     print_text("Wrote " + (" and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]))
 
 
 def print_next(purpose: str, *words: str | Path) -> None:
-    """The command that a user most likely needs next, ready to be copied."""
+    """Print the command that the user probably needs next, quoted for the shell."""
     print_text(f"To {purpose}: {shlex.join(map(str, words))}", "bold")
 
 
 def track(items: Iterable[Item], total: int, description: str) -> Iterable[Item]:
-    """The items, with a progress bar and the time left on stderr if that is a terminal."""
+    """Return the items. If stderr is a terminal, it shows a progress bar and the time left."""
     return _with_bar(items, total, description) if sys.stderr.isatty() else items
 
 
@@ -74,9 +70,9 @@ def _with_bar(items: Iterable[Item], total: int, description: str) -> Iterator[I
 
 
 def print_source_notes(source: str) -> None:
-    """Notes for a source that may not do what the user expects.
+    """Print a note if the source is not a trained model, or is an export that did not pass its proof.
 
-    A model name is a network with a pretrained backbone, not a trained detector. An export may have failed its proof.
+    A model name is a network with a pretrained backbone, not a trained detector.
     """
     from conditional_detr.weights.exported import PROOF, read_proof
     from conditional_detr.weights.recognise import find_checkpoint, is_export
@@ -91,7 +87,7 @@ def print_source_notes(source: str) -> None:
 
 
 def make_folder(output: Path) -> None:
-    """Create the folder before the work begins, so that a bad path is reported at once."""
+    """Create the output folder. Call this before the work begins, so that an invalid path is reported early."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -101,17 +97,18 @@ def make_folder(output: Path) -> None:
 
 
 def write_json(file: Path, content: Any, indent: int | None = 1) -> None:
+    """Write a JSON file, and create its folder if needed."""
     import json
 
     with writing(file, ConfigError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        # In a file name that is no text, bytes become JSON's escapes.
+        # Bytes of a file name that are not valid UTF-8 are written as JSON escapes.
         text = json.dumps(content, indent=indent, ensure_ascii=False)
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def print_json(content: Any) -> None:
-    """One line of JSON. An encoding other than UTF-8 gets only ASCII: JSON has escapes of its own."""
+    """Print one line of JSON. If stdout is not UTF-8, other characters than ASCII are written as JSON escapes."""
     import json
 
     is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
@@ -119,7 +116,7 @@ def print_json(content: Any) -> None:
 
 
 def print_metrics(metrics: Any, intervals: dict[str, Any]) -> None:
-    """COCO's twelve metrics and the AP of each class, as tables, and the intervals of AP and AP50."""
+    """Print the twelve COCO metrics, the intervals of AP and AP50, and the AP of each class."""
     from conditional_detr.evaluation.coco import FIGURES
 
     def cell(value: float | None) -> str:
@@ -133,7 +130,7 @@ def print_metrics(metrics: Any, intervals: dict[str, Any]) -> None:
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """A table of texts. The first column names the row."""
+    """Print a table. The first column holds the names of the rows."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
@@ -145,7 +142,7 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
 
 
 def print_facts(facts: dict[str, str]) -> None:
-    """Names and values, one pair per line."""
+    """Print names and values, one pair per line."""
     from rich.table import Table
 
     if not sys.stdout.isatty():

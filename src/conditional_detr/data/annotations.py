@@ -1,4 +1,4 @@
-"""Annotations of a split: select the usable ones and report the faults of the others."""
+"""Select the usable annotations of a split, and report the faults of the others."""
 
 import re
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ from conditional_detr.data.box_format import COCO, TOLERANCE_PX, BoxFormat, box_
 
 Row = dict[str, Any]
 Fault = tuple[str, str]  # code and message
-MANY_UNKNOWN = 0.1  # fraction of the annotations
-MARKS = {"iscrowd": "crowd", "difficult": "difficult", "ignore": "ignore"}  # field of an annotation → name of the mark
+MANY_UNKNOWN = 0.1  # fraction of the annotations with an unknown category from which on the ids may be off by one
+MARKS = {"iscrowd": "crowd", "difficult": "difficult", "ignore": "ignore"}  # field of a COCO annotation → name of the mark
 WHOLE = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
 
 
 class Owned(NamedTuple):
-    """An annotation, the position of its image and its category id. Each of the two is None if it is not listed."""
+    """An annotation, the position of its image and its category id. Image or category is None if the file does not list it."""
 
     row: Row
     image: int | None
@@ -27,7 +27,7 @@ class Owned(NamedTuple):
 def owned_annotations(
     rows: list[Row], image_of: dict[int | str | None, int | None], listed: set[str], category_of: dict[int | None, int]
 ) -> list[Owned]:
-    """All annotations, except those of a listed image that was left out, because that image has a finding already."""
+    """All annotations, except those of images that were left out: such an image has a finding of its own."""
     owned = []
     for row in rows:
         owner = image_key(row.get("image_id"))
@@ -38,7 +38,7 @@ def owned_annotations(
 
 
 def ground_truth_of(owned: list[Owned]) -> list[tuple[float, ...]]:
-    """Ground truth in the form of `Clean.ground_truth_rows`."""
+    """Ground truth, as in `Clean.ground_truth_rows`."""
     found: list[tuple[float, ...]] = []
     for row, image, category in owned:
         box = box_of(row)
@@ -55,7 +55,8 @@ def usable_annotations(
 
     Returns
     -------
-    the usable annotations, as in `Clean`, and for each fault the annotation, the position of its image, code and message
+    the usable annotations, as in `Clean.annotations`; and for each fault the annotation, the position of its image, the code
+    and the message
     """
     annotations: list[Row] = []
     faulty: list[tuple[Row, int | None, str, str]] = []
@@ -78,7 +79,7 @@ def usable_annotations(
 
 
 def _box(owned: Owned, images: list[Row], layout: str) -> tuple[list[float] | None, list[Fault]]:
-    """Like `box_inside`; also None if the image or the category is not listed."""
+    """Like `box_inside`. The box is also None if the file does not list the image or the category."""
     row, image, category = owned
     if image is None:
         return None, [("annotation-orphan", f"belongs to the image id {row.get('image_id')!r}, which is not listed")]
@@ -88,7 +89,7 @@ def _box(owned: Owned, images: list[Row], layout: str) -> tuple[list[float] | No
 
 
 def _readable_id(value: Any) -> str:
-    """An id as it is shown: 5 for 5.0, which is how the readers of some formats store it."""
+    """An id for a message. 5.0 is shown as 5, because the readers of some formats store ids as floats."""
     return repr(value if as_id(value) is None or isinstance(value, str) else as_id(value))
 
 
@@ -100,7 +101,7 @@ class Ids:
         self.next = 1 + max((as_id(row.get("id")) or 0 for row in rows), default=0)
 
     def of(self, row: Row) -> tuple[int, bool]:
-        """The id for an annotation, and False if its own id was in use already."""
+        """Return the id for an annotation, and whether its own id was free."""
         own = as_id(row.get("id"))
         is_free = own not in self.used
         if own is None or not is_free:
@@ -110,20 +111,20 @@ class Ids:
 
 
 def box_inside(row: Row, image: Row, layout: str = COCO) -> tuple[list[float] | None, list[Fault]]:
-    """An annotation's box as x, y, w, h in px, clipped to its image, or None if it is unusable; and its faults."""
+    """Return the box of an annotation as x, y, w, h in px, clipped to the image (None if it is unusable), and its faults."""
     values = box_of(row)
     if values is None:
-        return None, [("box-not-finite", f"must have a box of four finite numbers, not {str(row.get('bbox'))[:80]}")]
+        return None, [("box-not-finite", f"must have a bbox of four finite numbers, not {str(row.get('bbox'))[:80]}")]
     width, height = image["width"], image["height"]
     x, y, w, h = values if layout == COCO else to_xywh(np.array([values]), layout, np.array([[width, height]]))[0].tolist()
     if w <= 0 or h <= 0:
-        return None, [("box-degenerate", f"has a box without area: {values}")]
+        return None, [("box-degenerate", f"has a box with zero or negative width or height: {values}")]
     x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
     if x1 <= x0 or y1 <= y0:
-        return None, [("box-outside", f"{values} lies completely outside its image of {width} x {height} px")]
+        return None, [("box-outside", f"the box {values} lies completely outside its image of {width} x {height} px")]
     clipped = [x0, y0, x1 - x0, y1 - y0]
     if x < -TOLERANCE_PX or y < -TOLERANCE_PX or x + w > width + TOLERANCE_PX or y + h > height + TOLERANCE_PX:
-        return clipped, [("box-partly-outside", f"{values} extends beyond its image of {width} x {height} px")]
+        return clipped, [("box-partly-outside", f"the box {values} extends beyond its image of {width} x {height} px")]
     is_inside = min(x, y) >= 0 and x + w <= width and y + h <= height
     return [x, y, w, h] if is_inside else clipped, []
 
@@ -131,7 +132,7 @@ def box_inside(row: Row, image: Row, layout: str = COCO) -> tuple[list[float] | 
 def box_format_of(
     rows: list[Row], images: list[Row], image_of: dict[int | str | None, int | None], elsewhere: str
 ) -> BoxFormat:
-    """Detect how the boxes of a file are written; see `detect_box_format`."""
+    """Detect the format of the boxes of a file, see `detect_box_format`."""
     found = [(image_of.get(image_key(row.get("image_id"))), box_of(row)) for row in rows]
     known = [(box, (images[i]["width"], images[i]["height"])) for i, box in found if i is not None and box is not None]
     boxes, sizes = (np.array([pair[k] for pair in known], dtype=np.float64).reshape(-1, 4 - 2 * k) for k in (0, 1))
@@ -139,7 +140,7 @@ def box_format_of(
 
 
 def as_id(value: Any) -> int | None:
-    """An id as an integer, also if a tool wrote 7 as 7.0 or "7". None if it is not an integer."""
+    """Return an id as an integer, also if it is written as 7.0 or "7". None if it is not an integer."""
     if isinstance(value, bool) or (isinstance(value, str) and not WHOLE.fullmatch(value.strip())):
         return None
     try:
@@ -151,9 +152,9 @@ def as_id(value: Any) -> int | None:
 
 
 def image_key(value: Any) -> int | str | None:
-    """An image id: an integer as in `as_id`, or else the text as it is written. None if it is neither.
+    """Return an image id as an integer, or as the string in the file. None if it is neither.
 
-    Two ids that are written differently are different, except 7, 7.0, "7" and "7.0".
+    7, 7.0, "7" and "7.0" are the same id. Other ids that are written differently are different.
     """
     number = as_id(value)
     if number is not None and (not isinstance(value, str) or value in (str(number), f"{number}.0")):
@@ -163,7 +164,7 @@ def image_key(value: Any) -> int | str | None:
 
 
 def image_numbers(keys: Iterable[int | str | None]) -> dict[int | str | None, int | None]:
-    """A number for each image id: an integer is its own, texts get numbers above the highest."""
+    """Return a number for each image id. Integers stay as they are. Strings get numbers above the highest integer."""
     keys = list(dict.fromkeys(keys))
     numbers: dict[int | str | None, int | None] = {key: key for key in keys if isinstance(key, int)}
     following = count(1 + max((key for key in keys if isinstance(key, int)), default=-1))
@@ -171,30 +172,30 @@ def image_numbers(keys: Iterable[int | str | None]) -> dict[int | str | None, in
 
 
 def is_crowd(row: Row) -> bool:
-    """Whether an annotation is a crowd region, also if a tool wrote "iscrowd" as a string or a boolean."""
+    """Whether an annotation is a crowd region. "iscrowd" may also be a string or a boolean."""
     return is_set(row.get("iscrowd"))
 
 
 def mark_of(row: Row) -> str | None:
-    """The mark of an annotation that is no ordinary object: "crowd", "difficult" (VOC) or "ignore"; None without one.
+    """Return the mark of an annotation: "crowd", "difficult" (VOC), "ignore", or None.
 
-    Training leaves marked annotations out. In evaluation they count neither as found nor as missed, as COCO does with crowds.
+    Training leaves marked annotations out. In evaluation they count neither as found nor as missed, like crowds in COCO.
     """
     return next((mark for key, mark in MARKS.items() if is_set(row.get(key))), None)
 
 
 def unmarked(row: Row) -> Row:
-    """A copy of an annotation without a mark."""
+    """Return a copy of an annotation without marks."""
     return row | {key: 0 for key in MARKS if key in row}
 
 
 def is_set(value: Any) -> bool:
-    """Whether a flag is set, also if a tool wrote it as a string or a boolean."""
+    """Whether a flag is set. It may be a number, a string or a boolean."""
     if isinstance(value, str):
         return as_id(value) not in (None, 0) or value.strip().lower() in ("true", "yes")
     return bool(value) and (value is True or as_id(value) not in (None, 0))
 
 
 def printable(name: str) -> str:
-    """A printable name. Unprintable characters and lone surrogates become �, white space becomes a space."""
+    """Return a printable name. Unprintable characters and lone surrogates are replaced by �, white space by a space."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in name)

@@ -12,8 +12,8 @@ from conditional_detr.config.schema import LONGEST_PER_SHORTEST
 from conditional_detr.images.sizes import resized_hw
 
 SCALE_STEPS = 11  # 480, 512, …, 800
-CROP_FROM = (400, 500, 600)  # lengths that the shorter side is taken to have when a crop is drawn, px
-CROP_SIDES = (384, 600)  # shortest and longest side of a crop, px, on that scale
+CROP_FROM = (400, 500, 600)  # assumed lengths of the shorter side when a crop is drawn, px
+CROP_SIDES = (384, 600)  # shortest and longest side of a crop at that length, px
 
 
 class Augmentation:
@@ -29,8 +29,8 @@ class Augmentation:
     The released code resizes the image to 400, 500 or 600 px before it crops. The crops cover the same areas, but are blurred
     if the file has more pixels than that.
 
-    Source: DETR, appendix A.4 and released code. Colour jitter, vertical flip and transposition are additions of this library
-    and off in the paper's recipe.
+    Source: DETR, appendix A.4 and released code. This library adds colour jitter, vertical flip and transposition. The paper's
+    recipe does not use them.
     """
 
     def __init__(self, recipe: RecipeConfig, imgsz: int) -> None:
@@ -55,7 +55,7 @@ class Augmentation:
         boxes = tv_tensors.BoundingBoxes(boxes_xyxy, format="XYXY", canvas_size=rgb.shape[-2:])
         if chance(self.recipe.hflip):
             image, boxes = TF.horizontal_flip(image), TF.horizontal_flip(boxes)
-        # A probability of 0 draws no random number, so the paper's recipe draws the same sequence as without these options.
+        # With a probability of 0 no random number is drawn, so the paper's recipe does not depend on these options.
         if self.recipe.vflip and chance(self.recipe.vflip):
             image, boxes = TF.vertical_flip(image), TF.vertical_flip(boxes)
         if self.recipe.transpose and chance(self.recipe.transpose):
@@ -90,12 +90,12 @@ class Augmentation:
 
 
 def transposed(image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
-    """Swap rows and columns: mirror the image and its boxes at the diagonal through the upper left corner."""
+    """Transpose the image and its boxes: swap rows and columns."""
     height, width = image.shape[-2:]
-    turned = boxes.as_subclass(Tensor)[:, [1, 0, 3, 2]]
+    swapped = boxes.as_subclass(Tensor)[:, [1, 0, 3, 2]]
     return (
         tv_tensors.wrap(image.as_subclass(Tensor).transpose(-2, -1).contiguous(), like=image),
-        tv_tensors.BoundingBoxes(turned, format="XYXY", canvas_size=(width, height)),
+        tv_tensors.BoundingBoxes(swapped, format="XYXY", canvas_size=(width, height)),
     )
 
 
@@ -107,6 +107,7 @@ def jitter_color(image: tv_tensors.Image, strength: float) -> tv_tensors.Image:
 
 
 def chance(probability: float) -> bool:
+    """Return True with the given probability."""
     return float(torch.rand(())) < probability
 
 
@@ -116,4 +117,5 @@ def between(low: int, high: int) -> int:
 
 
 def pick(values: Sequence[int]) -> int:
+    """Choose one of the values at random."""
     return values[between(0, len(values) - 1)]

@@ -1,4 +1,4 @@
-"""Box formats: detect from all boxes of a file how they are written, and convert them."""
+"""Detect the box format of an annotation file from all its boxes, and convert boxes."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,16 +9,16 @@ from conditional_detr.data.text import number_of
 
 Boxes = np.ndarray
 TOLERANCE_PX = 1.0  # a box that crosses the image border by at most this much is not reported
-FEW, MANY = 5, 20  # number of boxes: fewer than FEW are no evidence; from MANY on a smaller fraction is enough
+FEW, MANY = 5, 20  # fewer than FEW boxes are not enough to decide; from MANY boxes on a smaller fraction is enough
 # Fractions of a file's boxes.
 OUTSIDE_OF_FEW, OUTSIDE_OF_MANY, TOO_MANY_OUTSIDE = 0.5, 0.2, 0.3
 NEARLY_ALL, MOST = 0.95, 0.9
-AS_GOOD = 0.01  # two layouts whose fractions differ by at most this much fit equally well
+AS_GOOD = 0.01  # two layouts fit equally well if their fractions differ by at most this much
 LARGEST = 1e15  # larger values cannot be pixels, and products of them would overflow
 COCO = "xywh"
 UPRIGHT = ("xywh", "xyxy", "cxcywh")  # layouts tried for normalised boxes, where swapped x and y cannot be detected
 
-# By name, the conversion of the four columns to x, y, w, h.
+# Name of a layout → function that converts its four columns to x, y, w, h.
 LAYOUTS: dict[str, Callable[[Boxes], tuple[Any, ...]]] = {
     "xywh": lambda v: (v[0], v[1], v[2], v[3]),
     "xyxy": lambda v: (v[0], v[1], v[2] - v[0], v[3] - v[1]),
@@ -29,7 +29,7 @@ LAYOUTS: dict[str, Callable[[Boxes], tuple[Any, ...]]] = {
 
 
 class BoxFormat(NamedTuple):
-    """How the boxes of a file are written.
+    """Format of the boxes of a file.
 
     Attributes
     ----------
@@ -57,20 +57,20 @@ def fits(boxes: Boxes, sizes: Boxes) -> np.ndarray:
 
 
 def detect_box_format(boxes: Boxes, sizes: Boxes, elsewhere: str = COCO) -> BoxFormat:
-    """Detect how boxes are written.
+    """Detect the format of boxes.
 
-    The answer is the COCO format, unless many boxes do not fit their images in it and nearly all fit in another layout.
+    It is the COCO format, unless many boxes read in this format do not fit their images and nearly all fit in another layout.
 
     Parameters
     ----------
-    boxes : float64 [N, 4] as they are written
+    boxes : float64 [N, 4], as in the file
     sizes : float64 [N, 2], width and height of their images, px
-    elsewhere : layout of another split of the data set; less evidence is needed for it
+    elsewhere : layout of another split of the data set. Fewer boxes are needed to detect it
     """
     count = len(boxes)
     inside = fits(boxes, sizes).mean() if count else 1.0
     if elsewhere != COCO and inside < 1 and fits(to_xywh(boxes, elsewhere, sizes), sizes).mean() >= max(NEARLY_ALL, inside):
-        return BoxFormat(elsewhere, f"boxes are written as {elsewhere}, as in another split, not as x, y, w, h in px")
+        return BoxFormat(elsewhere, f"boxes are in the format {elsewhere}, as in another split, not x, y, w, h in px")
     if count < FEW:
         return BoxFormat()
     # In tiny images, boxes below 1 px are plausible.
@@ -86,24 +86,25 @@ def detect_box_format(boxes: Boxes, sizes: Boxes, elsewhere: str = COCO) -> BoxF
         good = [max(names, key=lambda name: shares[name])]
     if good:
         best = min(good, key=lambda name: centre_offset(to_xywh(boxes, name, sizes), sizes))
-        others = "".join(f"; {name} would fit too: check the boxes in the copy" for name in good if name != best)
+        others = "".join(f"; {name} fits too: check the boxes in the copy" for name in good if name != best)
         return BoxFormat(
-            best, f"boxes are written as {best}, not as x, y, w, h in px: {shares[best]:.0%} of {count} fit this format{others}"
+            best,
+            f"boxes are in the format {best}, not x, y, w, h in px: {shares[best]:.0%} of {count} boxes fit it{others}",
         )
     if outside >= TOO_MANY_OUTSIDE and count >= MANY:
-        text = f"{outside:.0%} of {count} boxes do not lie inside their images. If that is not intended, they are written"
-        return BoxFormat(COCO, f"{text} in an unknown format")
+        text = f"{outside:.0%} of {count} boxes do not lie inside their images, and no known box format fits"
+        return BoxFormat(COCO, f"{text}: check the format of the boxes")
     return BoxFormat()
 
 
 def centre_offset(boxes: Boxes, sizes: Boxes) -> float:
-    """Distance of the mean box centre from the image centre, in image sides. A wrong layout shifts the centres."""
+    """Distance from the mean box centre to the image centre, as a fraction of the image sides. A wrong layout increases it."""
     centres = (boxes[:, :2] + boxes[:, 2:] / 2) / sizes
     return round(float(np.abs(centres.mean(0) - 0.5).sum()), 3)
 
 
 def box_of(row: dict[str, Any]) -> list[float] | None:
-    """The box of a COCO annotation as four finite numbers, or None. Without a "bbox" it is computed from the polygons."""
+    """Return the box of a COCO annotation as four finite numbers, or None. Without "bbox", polygons give the box."""
     bbox = row.get("bbox")
     if bbox is not None and bbox != []:
         return numbers(bbox)
@@ -118,9 +119,9 @@ def box_of(row: dict[str, Any]) -> list[float] | None:
 
 
 def numbers(values: Any, count: int | None = 4) -> list[float] | None:
-    """Convert a list to floats, also if a tool wrote them as strings.
+    """Convert a list of numbers or numeric strings to floats.
 
-    None if it is not a list of `count` finite numbers (`count` None = any length) of at most ±`LARGEST`.
+    Returns None unless it holds `count` numbers (None = any number of them) with absolute values of at most `LARGEST`.
     """
     if not isinstance(values, list | tuple) or any(isinstance(value, bool) for value in values):
         return None

@@ -1,4 +1,4 @@
-"""Check the annotations of a split: keep what is usable and report the rest. Used by training, `doctor` and `doctor --fix`."""
+"""Check the annotations of a split: keep the usable ones and report the others. Training and `doctor` use this."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -23,9 +23,9 @@ from conditional_detr.data.annotations import (
     usable_annotations,
 )
 from conditional_detr.data.box_format import COCO, FEW
-from conditional_detr.data.file_lookup import FileLookup, shown
+from conditional_detr.data.file_lookup import FileLookup, printable_path
 from conditional_detr.data.findings import ERROR, LOSES_BOX, WARNING, Finding
-from conditional_detr.data.splits.conventions import MANY_MARKED, Conventions, category_shift, conventions_of, ids_of
+from conditional_detr.data.splits.conventions import MIN_MARKED_TO_REPORT, Conventions, category_shift, conventions_of, ids_of
 from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.data.splits.summary import Summary, summary_of
 from conditional_detr.errors import DataError, shortened_list
@@ -41,7 +41,7 @@ class Category:
 
 
 class Clean(NamedTuple):
-    """The usable part of a split, and its faults.
+    """The usable images and annotations of a split, and its faults.
 
     Attributes
     ----------
@@ -52,8 +52,8 @@ class Clean(NamedTuple):
     ground_truth_rows : ground truth for evaluation, one row per box of a listed category in `images`, also for boxes that
         are left out of `annotations`: position of the image, category id, x, y, w, h (px), area (px²), 1 for a crowd
     findings : all faults
-    misread : findings about the format of all boxes or ids. The fix is a guess, so training refuses such a split
-    layout : how the boxes are written, see `BoxFormat.layout`
+    misread : findings about the format of all boxes or all category ids. Their fix may be wrong, so training refuses the split
+    layout : format of the boxes, see `BoxFormat.layout`
     left_out : number of boxes that training does not use, by reason
     """
 
@@ -68,15 +68,15 @@ class Clean(NamedTuple):
 
 
 def clean(content: dict[str, Any], location: SplitLocation, conventions: Conventions | None = None) -> Clean:
-    """Check every image and annotation of COCO content. What cannot be used is left out and reported as a finding.
+    """Check every image and annotation of COCO content. Unusable ones are left out and reported as findings.
 
-    Image files must exist. They are opened only to read their size, if the content does not give it.
+    Image files must exist. They are opened only if the content does not give their size.
 
     Parameters
     ----------
-    content : dict of "images", "annotations" and "categories"
+    content : dict with the lists "images", "annotations" and "categories"
     location : where the content was read from
-    conventions : how all splits of the data set are written; by default this content is judged alone
+    conventions : conventions of all splits of the data set; None = detected from this content alone
 
     Raises
     ------
@@ -114,15 +114,15 @@ def clean(content: dict[str, Any], location: SplitLocation, conventions: Convent
 
 
 def _shift_finding(content: dict[str, Any], location: SplitLocation, shift: int) -> Finding:
-    """The finding about category ids that are off by one."""
+    """Return the finding about category ids that are off by one."""
     listed, used = ids_of(content)
     unknown = {id_: count for id_, count in used.items() if id_ not in listed}
     known = "all ids are known" if all(id_ + shift in listed for id_ in used) else "more ids are known and none is lost"
     text = (
         f"the category ids of the annotations are off by one: {sum(unknown.values())} of {used.total()} annotations have an id "
-        f"that is not listed ({shortened_list(map(str, sorted(unknown)), 5) or 'seen in another split'}); listed are "
+        f"that is not listed ({shortened_list(map(str, sorted(unknown)), 5) or 'found in another split'}); listed are "
         f"{shortened_list(map(str, sorted(listed)), 10)}. With {shift:+d} added, {known}: one list counts from 0, the other "
-        "from 1. If that is wrong, add the missing category to the list, or remove these annotations"
+        "from 1. If that is not so, add the missing category to the list, or remove these annotations"
     )
     return Finding("category-unknown", location.split, location.file.name, None, text, fix=f"{shift:+d} is added to all ids")
 
@@ -137,18 +137,21 @@ def _as_object(owned: Owned, name_of: dict[int, str], conventions: Conventions) 
 def _mark_findings(
     owned: list[Owned], name_of: dict[int, str], conventions: Conventions, location: SplitLocation
 ) -> list[Finding]:
-    """Findings about annotations that are marked as crowds, difficult or to be ignored, if there are many of a class."""
+    """Return findings about annotations marked as crowd, difficult or ignore, for classes with many of them."""
     known = [(name_of[each.category], mark_of(each.row)) for each in owned if each.category is not None]
     every, marked = Counter(name for name, _ in known), Counter(pair for pair in known if pair[1] is not None)
     findings = []
     for key, mark in MARKS.items():
         counts = {name: count for (name, each), count in marked.items() if each == mark}
         taken = {name: count for name, count in counts.items() if (mark, name) in conventions.objects}
-        many = {name: n for name, n in counts.items() if name not in taken and n >= max(FEW, MANY_MARKED * every[name])}
-        for some, fix in ((taken, "the boxes are taken as objects"), (many, "")):
+        many = {
+            name: n for name, n in counts.items() if name not in taken and n >= max(FEW, MIN_MARKED_TO_REPORT * every[name])
+        }
+        for some, fix in ((taken, "the boxes are used as ordinary objects"), (many, "")):
             if some:
                 of, number = sum(every[name] for name in some), sum(some.values())
-                text = f"{number} of {of} boxes of the classes {shortened_list(sorted(some), 5)} are marked as {mark} ({key})"
+                classes = f"{'class' if len(some) == 1 else 'classes'} {shortened_list(sorted(some), 5)}"
+                text = f"{number} of {of} boxes of the {classes} are marked as {mark} ({key})"
                 text += ", so the mark does not distinguish them from ordinary objects" if fix else ""
                 findings.append(Finding("box-marked", location.split, location.file.name, None, text, fix=fix))
     return findings
@@ -157,7 +160,7 @@ def _mark_findings(
 def categories_of(
     rows: list[Row], location: SplitLocation, findings: list[Finding] | None = None
 ) -> tuple[list[Category], dict[int | None, int]]:
-    """The categories ordered by id, and a mapping from each id in the file to the id that its boxes get."""
+    """Return the categories ordered by id, and a mapping from each id in the file to the id that its boxes get."""
     findings = [] if findings is None else findings
     by_id: dict[int, str] = {}
     for row in rows:
@@ -170,7 +173,7 @@ def categories_of(
             findings.append(Finding("category-duplicate", location.split, location.file.name, None, text))
         by_id.setdefault(id_, name)
     if not by_id:
-        raise DataError(f"{location.file} has no categories")
+        raise DataError(f"{location.file} has no categories: its list 'categories' must have at least one entry")
     first: dict[str, int] = {}
     goes_to: dict[int | None, int] = {}
     for id_, name in sorted(by_id.items()):
@@ -185,7 +188,7 @@ def categories_of(
 def _images(
     rows: list[Row], location: SplitLocation, findings: list[Finding]
 ) -> tuple[list[Row], dict[int | str | None, int | None]]:
-    """The usable images, and for each image id the position of its image (None if it is left out)."""
+    """Return the usable images, and for each image id the position of its image (None if it is left out)."""
     images: list[Row] = []
     image_of: dict[int | str | None, int | None] = {}
     first_of: dict[str, int] = {}
@@ -199,9 +202,9 @@ def _images(
         file = str(name) if isinstance(name, str | int) and str(name) else f"image {number} of {location.file.name}"
         path = location.images / file if location.resolved else lookup.path_of(file)
         size = as_id(row.get("width")) or 0, as_id(row.get("height")) or 0
-        fault = _image_fault(row, file, path, location, lookup.several.get(file))
+        fault = _image_fault(row, file, path, location, lookup.ambiguous.get(file))
         if fault is None and len(files_of[id_]) > 1:
-            text = f"has the same image id {id_} as another image: it is unknown which of them the boxes belong to"
+            text = f"has the same image id {id_} as another image, so its boxes cannot be assigned to one of them"
             fault = Finding("image-duplicate", location.split, file, None, text, ERROR, "all images with this id are left out")
         elif fault is None and str(path) in first_of:
             fault = Finding("image-duplicate", location.split, file, None, "is listed twice; its boxes go to the first entry")
@@ -212,7 +215,9 @@ def _images(
             if min(size) < 1:
                 fault = Finding("image-unreadable", location.split, file, None, f"{text}, and the image file cannot be read")
             else:
-                findings.append(Finding("image-size", location.split, file, None, text, WARNING, "the file's own size is used"))
+                findings.append(
+                    Finding("image-size", location.split, file, None, text, WARNING, "the size in the image file is used")
+                )
         if fault:
             findings.append(fault)
             image_of.setdefault(id_, None)
@@ -236,7 +241,7 @@ def _images(
 
 
 def _image_fault(row: Row, file: str, path: Path, location: SplitLocation, several: list[Path] | None) -> Finding | None:
-    """The fault that makes an image unusable, or None. The file is not opened. `several`: files that its name may mean."""
+    """Return the fault that makes an image unusable, or None. The file is not opened. `several`: files that match its name."""
 
     def fault(code: str, message: str) -> Finding:
         return Finding(code, location.split, file, None, message)
@@ -244,10 +249,12 @@ def _image_fault(row: Row, file: str, path: Path, location: SplitLocation, sever
     name = row.get("file_name")
     if image_key(row.get("id")) is None or not isinstance(name, str | int) or not str(name):
         return fault(
-            "image-missing", f"an image must have an 'id' (a whole number or a text) and a 'file_name', not {str(row)[:120]}"
+            "image-missing", f"an image must have an 'id' (an integer or a string) and a 'file_name', not {str(row)[:120]}"
         )
     if several:
-        return fault("image-missing", f"does not exist, and several files match: {shortened_list(map(shown, several))}")
+        return fault(
+            "image-missing", f"does not exist, and several files match: {shortened_list(map(printable_path, several))}"
+        )
     if "\0" in file or not location.contains(path):
         return fault("image-outside-folder", f"{file!r} lies outside the data set's folder {location.root} and is not read")
     try:
@@ -260,9 +267,9 @@ def _image_fault(row: Row, file: str, path: Path, location: SplitLocation, sever
 
 
 def summary(found: Clean, faults: Iterable[Finding] = ()) -> Summary:
-    """Count what a split contains and what training leaves out.
+    """Count the images and boxes of a split, and the boxes that training leaves out.
 
-    `faults` are findings of the reader. What it could not read is counted as left out too.
+    `faults` are findings of the reader. Boxes that it could not read are counted as left out too.
     """
     unread = sum(fault.code == "box-not-finite" for fault in faults)
     rows = [row for row in found.annotations if mark_of(row) is None]

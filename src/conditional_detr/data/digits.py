@@ -1,4 +1,4 @@
-"""The digits data set: handwritten digits pasted on photographs. It is made offline and reproducible by its seed.
+"""Generate the digits data set offline: handwritten digits pasted on photographs. The same seed gives the same data.
 
 The digits are the 1,797 samples of 8 × 8 px from the UCI test set of optical recognition of handwritten digits. The
 photographs are `china.jpg` and `flower.jpg`, 427 × 640 px. Both come with scikit-learn. Training scenes use three quarters of
@@ -18,9 +18,9 @@ from conditional_detr.errors import ConfigError, DataError, UnavailableError
 from conditional_detr.storage.writing import writing
 
 CATEGORIES = [{"id": i + 1, "name": str(i), "supercategory": "digit"} for i in range(10)]
-SPLIT_SHARE = 0.75  # fraction of the digits and of the photographs' width that is for training
+SPLIT_SHARE = 0.75  # fraction of the digits and of the width of the photographs used for training
 SMALLEST, LARGEST = 0.2, 0.5  # height of a pasted digit with its margin, as a fraction of the scene's height
-MOST_OVERLAP = 0.15  # highest overlap of two boxes, as a fraction of the smaller box
+MAX_OVERLAP = 0.15  # highest overlap of two boxes, as a fraction of the smaller box
 INK = 0.25  # lowest ink value, in [0, 1], of a pixel that counts as part of a digit
 
 Scene = tuple[np.ndarray, list[tuple[int, int, int, int]], list[int]]  # see `draw_scene`
@@ -31,14 +31,14 @@ def make_digits(folder: Path, train: int, valid: int, size: int = 128, seed: int
 
     Parameters
     ----------
-    folder : is created if needed; must not contain `train` or `valid`
+    folder : output folder, created if needed. It must not contain `train` or `valid`
     train, valid : number of scenes per split
     size : height and width of a scene, px
-    seed : random seed; the same seed gives the same bytes
+    seed : random seed; the same seed gives identical files
     """
     for name, value in (("train", train), ("valid", valid)):
         if value < 1:
-            raise ConfigError(f"{name} must be at least 1 scene, not {value}")
+            raise ConfigError(f"{name} must be at least 1, not {value}")
         if (folder / name).exists():
             raise DataError(f"{folder / name} exists already: give a new folder, or remove it first")
     if seed < 0:
@@ -52,7 +52,7 @@ def make_digits(folder: Path, train: int, valid: int, size: int = 128, seed: int
 
 
 class Material(NamedTuple):
-    """Source material of scenes: digits float [N, 8, 8] in [0, 1], their labels, and parts of photographs uint8 [H, W, 3]."""
+    """Sources of the scenes: digits float [N, 8, 8] in [0, 1], their labels, and parts of photographs uint8 [H, W, 3]."""
 
     digits: np.ndarray
     labels: np.ndarray
@@ -60,9 +60,9 @@ class Material(NamedTuple):
 
 
 def materials() -> tuple[Material, Material]:
-    """Source material for training and for validation, without overlap."""
+    """Return the sources of the training scenes and of the validation scenes. They have nothing in common."""
     digits, labels, photographs = _sources()
-    # A fixed seed here: which digits are for training does not depend on the seed of the scenes.
+    # A fixed seed: the digits used for training do not depend on the seed of the scenes.
     order = np.random.default_rng(0).permutation(len(digits))
     train, valid = np.split(order, [int(SPLIT_SHARE * len(digits))])
     left, right = zip(*(np.split(p, [int(SPLIT_SHARE * p.shape[1])], axis=1) for p in photographs), strict=True)
@@ -123,7 +123,7 @@ def draw_scene(digits: np.ndarray, labels: np.ndarray, regions: list[np.ndarray]
             left + int(columns[0]), top + int(rows[0]),
             int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1,
         )  # fmt: skip
-        if any(_overlap(box, other) > MOST_OVERLAP for other in boxes):
+        if any(_overlap(box, other) > MAX_OVERLAP for other in boxes):
             continue
         patch = canvas[top : top + height, left : left + width]
         color = _contrasting(patch, rng)
@@ -155,7 +155,7 @@ def _background(regions: list[np.ndarray], size: int, rng: np.random.Generator) 
 
 
 def _contrasting(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random colour whose brightness differs from the patch's mean by at least 70 of 255."""
+    """Random colour whose mean differs from the mean of the patch by at least 70 (of 255)."""
     below = patch.mean()
     while True:
         color = rng.uniform(0, 255, 3)
@@ -164,6 +164,7 @@ def _contrasting(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+    """Area of the intersection of two boxes (x, y, w, h), as a fraction of the smaller box."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0) / min(a[2] * a[3], b[2] * b[3])

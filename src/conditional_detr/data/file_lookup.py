@@ -1,4 +1,4 @@
-"""Find the file that a name in an annotation file means, if it is spelled otherwise on disk."""
+"""Find the image file for a name in an annotation file, also if its name on disk is spelled differently."""
 
 import os
 import re
@@ -13,38 +13,40 @@ from conditional_detr.data.splits.names import usual_split
 from conditional_detr.images.file_types import files_below, is_image_name
 
 DRIVE = re.compile(r"^[A-Za-z]:")
-ENCODINGS = ("gb18030", "cp932", "cp949", "cp1252", "cp437")  # of file names on disk that are not UTF-8
-ZIPPED = ("utf-8", "gb18030", "cp932")  # of names that an unpacker took for cp437
+PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")  # of images that were uploaded to Label Studio
+ENCODINGS = ("gb18030", "cp932", "cp949", "cp1252", "cp437")  # encodings of file names on disk that are not UTF-8
+ZIPPED = ("utf-8", "gb18030", "cp932")  # encodings of names in an archive that were decoded as cp437
 
 
 class FileLookup:
-    """Looks for images below the folder of a data set.
+    """Looks for image files below the folder of a data set.
 
-    A name that is not there as it is written is looked for from the folder of the data set, without its leading folders, in
-    another Unicode form, in another case and in another encoding. The file that agrees with the most folders of the name is
-    meant. Files of another split are not taken unless the name says so.
+    If there is no file at the path as written, these spellings are tried: relative to the folder of the data set, without the
+    leading folders, in another Unicode form, in another case and in another encoding; without the query of a URL and without
+    the prefix that Label Studio adds; last, with another suffix. Among several files, the one that agrees with the most folders
+    of the name is chosen. Files of another split are used only if the name contains that split.
 
     Parameters
     ----------
     images : folder that the names are relative to
-    root : folder of the data set; nothing outside these two is found
+    root : folder of the data set. Files outside `images` and `root` are not found
     split : name of the split
 
     Attributes
     ----------
-    respelled : for each name that was found under another spelling, its file
-    several : for each name that fits several files, these files
+    respelled : name → its file, for names that were found under another spelling
+    ambiguous : name → the files, for names that match several files
     """
 
     def __init__(self, images: Path, root: Path, split: str) -> None:
         self.images, self.root, self.split = images, root, split
         self.respelled: dict[str, Path] = {}
-        self.several: dict[str, list[Path]] = {}
+        self.ambiguous: dict[str, list[Path]] = {}
 
     def path_of(self, name: str) -> Path:
-        """The file that a name means; if there is none or more than one, the name below the folder of the images."""
+        """Return the file for a name. If no file or more than one matches, return the path as written."""
         written = self.images / name
-        if "\0" in name or _exists(written) or name in self.several:
+        if "\0" in name or _exists(written) or name in self.ambiguous:
             return written
         slashed = self.images / name.replace("\\", "/")  # as written on Windows
         if _exists(slashed):
@@ -54,37 +56,49 @@ class FileLookup:
             return written
         matches = self._matches(name)
         if len(matches) > 1:
-            self.several[name] = matches
+            self.ambiguous[name] = matches
         if len(matches) != 1:
             return written
         self.respelled[name] = matches[0]
         return matches[0]
 
     def summary(self) -> tuple[str, str]:
-        """One sentence about all names that were found under another spelling, and what is done about them."""
+        """Return the message and the fix of the finding about names that were found under another spelling."""
         name, path = next(iter(self.respelled.items()))
         count = len(self.respelled)
         names, files = ("1 image name is", "1 file") if count == 1 else (f"{count} image names are", f"{count} files")
-        text = f"{names} spelled differently from the file on disk, e.g. {name!r} for {shown(path)}"
+        text = f"{names} spelled differently from the file on disk, e.g. {name!r} for {printable_path(path)}"
         return text, f"nothing is changed; {files} with another spelling {'is' if count == 1 else 'are'} read"
 
     def _matches(self, name: str) -> list[Path]:
         plain = DRIVE.sub("", name.replace("\\", "/")).lstrip("/")
         direct = self.images / plain
-        if _exists(direct) and self._is_own(direct):
+        if _exists(direct) and self._is_in_data_set(direct):
             return [direct]
         for spelling in spellings(plain):
             parts = PurePosixPath(spelling).parts
             if parts and (found := self._agreeing(parts)):
                 return found
+        for spelling in spellings(plain):
+            parts = PurePosixPath(spelling).parts
+            if parts and (found := self._of_another_suffix(parts)):
+                return found
         return []
 
+    def _of_another_suffix(self, parts: tuple[str, ...]) -> list[Path]:
+        """Return the files with the name of an image and another suffix, for images that were converted."""
+        stem = stem_of(parts[-1])
+        suffixes = sorted({path.suffix for path in self._by_stem.get(folded(stem), ())})
+        return [path for suffix in suffixes for path in self._agreeing((*parts[:-1], stem + suffix))]
+
     def _agreeing(self, parts: tuple[str, ...]) -> list[Path]:
-        """The files that agree with the most trailing parts of a name; of these, those in the same case, or of the split."""
+        """Return the files that agree with the most trailing parts of a name. The same case and split are preferred."""
         wanted = [folded(part) for part in parts]
         agreed = {path: _agreement(wanted, path) for path in self._by_name.get(wanted[-1], ())}
         agreed = {
-            path: count for path, count in agreed.items() if self._is_own(path) and not self._is_of_another_split(path, count)
+            path: count
+            for path, count in agreed.items()
+            if self._is_in_data_set(path) and not self._is_of_another_split(path, count)
         }
         found = [path for path, count in agreed.items() if count == max(agreed.values())]
         same_case = [path for path in found if _agreement(list(map(_composed, parts)), path, _composed) == agreed[path]]
@@ -99,8 +113,15 @@ class FileLookup:
             found.setdefault(folded(path.name), []).append(path)
         return found
 
-    def _is_own(self, path: Path) -> bool:
-        """Whether a file lies in the data set, also after links are resolved."""
+    @cached_property
+    def _by_stem(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for path in (path for paths in self._by_name.values() for path in paths):
+            found.setdefault(folded(path.stem), []).append(path)
+        return found
+
+    def _is_in_data_set(self, path: Path) -> bool:
+        """Whether a file lies in the data set after links are resolved."""
         return any(path.resolve().is_relative_to(folder.resolve()) for folder in (self.root, self.images))
 
     def _is_of_another_split(self, path: Path, agreed: int) -> bool:
@@ -112,10 +133,15 @@ class FileLookup:
 
 
 def spellings(name: str) -> Iterator[str]:
-    """The ways in which a name may be spelled on disk, the most likely first."""
+    """Possible spellings of a name on disk, the most likely first."""
     yield name
     if "%" in name:
         yield unquote(name)
+    if "?" in name:
+        yield unquote(name.partition("?")[0])
+    folder, _, last = name.rpartition("/")
+    if PREFIX.match(last):
+        yield f"{folder}/{PREFIX.sub('', last)}"
     if name.isascii():
         return
     for form in ("NFC", "NFD"):
@@ -128,6 +154,11 @@ def spellings(name: str) -> Iterator[str]:
                 yield data.decode("cp437")
 
 
+def stem_of(name: str) -> str:
+    """Return a file name without the suffix of an image. Other suffixes belong to the name."""
+    return name[: -len(Path(name).suffix)] if is_image_name(Path(name)) else name
+
+
 def _encoded(text: str, encoding: str) -> bytes | None:
     try:
         return text.encode(encoding)
@@ -135,8 +166,8 @@ def _encoded(text: str, encoding: str) -> bytes | None:
         return None
 
 
-def shown(path: Path) -> str:
-    """A path that can be printed and written, also if its bytes are not UTF-8."""
+def printable_path(path: Path) -> str:
+    """Return a path as text that can be printed. Bytes that are not UTF-8 are replaced by �."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
@@ -145,12 +176,12 @@ def _composed(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """A part of a path without case, in one Unicode form."""
+    """Fold the case of a part of a path, and normalise its Unicode form, for comparison."""
     return _composed(_composed(text).casefold())
 
 
 def _agreement(wanted: list[str], path: Path, form: Callable[[str], str] = folded) -> int:
-    """How many trailing parts of a path agree with those that are wanted."""
+    """Number of trailing parts of a path that agree with the wanted ones."""
     count = 0
     for part, own in zip(reversed(wanted), reversed(path.parts), strict=False):
         if part != form(own):

@@ -1,4 +1,4 @@
-"""Findings: the faults that a data set can have, each with a code, a severity and a fix."""
+"""Findings: faults of a data set, each with a code, a severity and a fix."""
 
 import math
 from collections.abc import Iterable
@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from conditional_detr.errors import shortened_list
 
 ERROR, WARNING = "error", "warning"
-MOST_LETTERS = 300  # longest name that is printed, in characters
+MAX_NAME_LENGTH = 300  # longest name that is printed, in characters
 
 
 class Rule(NamedTuple):
-    """Default severity of a fault, and what `doctor --fix` and `train` do about it.
+    """Default severity of a fault, and how `doctor --fix` and `train` fix it.
 
-    A fix that starts with "nothing" changes nothing, and is not logged in the copy's `changes.json`.
+    If the fix starts with "nothing", the copy is not changed and the fault is not logged in its `changes.json`.
     """
 
     severity: str
@@ -30,7 +30,7 @@ RULES = {
     "image-leak": Rule(ERROR, "the image is left out of the training split"),
     "image-spelling": Rule(WARNING, "nothing is changed; the file is read"),
     "image-unlisted": Rule(WARNING, "nothing is changed; add the images to the annotations if they belong to the data set"),
-    "image-format": Rule(WARNING, "nothing is changed; convert the files to a format that is read, or remove them"),
+    "image-format": Rule(WARNING, "nothing is changed; convert the files to a supported format, or remove them"),
     "image-empty-file": Rule(ERROR, "the image is left out"),
     "box-degenerate": Rule(ERROR, "the box is left out"),
     "box-outside": Rule(ERROR, "the box is left out"),
@@ -41,7 +41,7 @@ RULES = {
     "box-marked": Rule(WARNING, "nothing is changed; the boxes are left out of training. If they are objects, remove the mark"),
     "category-unknown": Rule(ERROR, "the box is left out"),
     "category-unused": Rule(WARNING, "the category is left out"),
-    "category-duplicate": Rule(ERROR, "boxes go to the first category of that name; a second name for one id is dropped"),
+    "category-duplicate": Rule(ERROR, "boxes get the first category of that name; a second name of an id is dropped"),
     "category-in-one-split": Rule(WARNING, "nothing is changed; use the same class names in all splits"),
     "annotation-orphan": Rule(ERROR, "the annotation is left out"),
     "annotation-unreadable": Rule(ERROR, "the image is left out with its labels"),
@@ -52,12 +52,12 @@ RULES = {
     "class-imbalance": Rule(WARNING, "nothing is changed; add images of the rare class"),
     "labels-missing": Rule(WARNING, "nothing is changed; the images are treated as images without objects"),
     "split-empty": Rule(WARNING, "nothing is changed; add images with boxes to the split"),
-    "split-missing": Rule(WARNING, "nothing is changed; train needs train and valid: `cdetr data split` makes them"),
+    "split-missing": Rule(WARNING, "nothing is changed; training needs train and valid: `cdetr data split` makes them"),
 }
 
-# Codes of single boxes that are left out.
+# Codes of faults for which a box is left out.
 LOSES_BOX = {"box-degenerate", "box-outside", "box-not-finite", "box-duplicate", "category-unknown", "annotation-orphan"}
-# Codes whose message is the same for a whole split, so a summary shows it.
+# Codes of faults of a whole split. A summary shows their messages.
 OF_A_SPLIT = {"box-marked", "category-in-one-split", "image-unlisted", "labels-missing"}
 
 
@@ -69,7 +69,7 @@ class Finding:
     ----------
     code : a key of `RULES`
     split : name of the split, as spelled in the data set; None for a fault of the whole data set
-    file : image or annotation file with the fault, as named in the data set
+    file : image or annotation file with the fault, as spelled in the data set
     annotation_id : id of the annotation, as in the file
     message : description of the fault
     severity, fix : defaults are in `RULES`
@@ -92,19 +92,19 @@ class Finding:
 
     @property
     def loses_image(self) -> bool:
-        """Whether the fault makes a listed image unusable."""
+        """Whether a listed image cannot be used because of the fault."""
         is_about_image = self.code.startswith("image-") or self.code == "annotation-unreadable"
         return is_about_image and self.code != "image-leak" and self.severity == ERROR
 
     def to_dict(self) -> dict[str, Any]:
-        """The finding for JSON output. An id that is NaN or infinite becomes a string, because JSON has no such numbers."""
+        """Return the finding for JSON output. A NaN or infinite id is written as a string, because JSON has no such numbers."""
         odd = isinstance(self.annotation_id, float) and not math.isfinite(self.annotation_id)
         fields = asdict(self) | ({"annotation_id": str(self.annotation_id)} if odd else {})
         return {key: value for key, value in fields.items() if key != "category"}
 
 
 def counted(findings: Iterable[Finding], named: int = 3) -> list[str]:
-    """Summarise findings in one line per code, most frequent first: number, up to `named` places, and the fix.
+    """Summarise findings in one line per code, the most frequent first: number, up to `named` places, and fix.
 
     Findings about a whole split come first, each with its message.
     """
@@ -121,8 +121,8 @@ def counted(findings: Iterable[Finding], named: int = 3) -> list[str]:
 
 
 def where(finding: Finding) -> str:
-    """File (or split) and annotation id of a finding as printable text of at most `MOST_LETTERS` characters."""
+    """Return the file (or split) and annotation id of a finding as printable text of at most `MAX_NAME_LENGTH` characters."""
     parts = [str(finding.file)] if finding.file is not None else [finding.split or "the data set"]
     if finding.annotation_id is not None:
         parts.append(f"annotation {finding.annotation_id}")
-    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(parts))[:MOST_LETTERS]
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(parts))[:MAX_NAME_LENGTH]

@@ -9,7 +9,7 @@ import numpy as np
 
 from conditional_detr.data.annotations import as_id, mark_of
 from conditional_detr.data.clean import Category, summary
-from conditional_detr.data.discovery import check_lists, find_source, read_json, sources
+from conditional_detr.data.discovery import check_lists, described, find_source, read_json, sources
 from conditional_detr.data.findings import Finding, counted
 from conditional_detr.data.splits.summary import Summary, summary_of
 from conditional_detr.data.splits.together import clean_among_splits, spelled_otherwise
@@ -20,21 +20,21 @@ __all__ = ["Category", "SplitIndex", "as_id", "check_lists", "load_split", "matc
 
 @dataclass(frozen=True)
 class SplitIndex:
-    """Images and boxes of a split, in flat arrays, which worker processes can share without copying.
+    """Images and boxes of a split, in flat arrays that worker processes share without copying.
 
     Attributes
     ----------
     file : annotation file
-    image_ids : int64 [I]; an id that is a text in the data set has a number here
-    written_ids : [I], the image ids as the data set has them, for files that leave this library
+    image_ids : int64 [I]; ids that are strings in the data set are replaced by numbers
+    written_ids : [I], image ids as in the data set, for output files
     sizes_hw : int64 [I, 2], height and width of the images in px, according to the annotations
     paths : [I], files of the images
     first : int64 [I + 1]; the boxes of image i are rows first[i] to first[i + 1] (excluded) of `boxes_xyxy` and `labels`
-    boxes_xyxy : float32 [A, 4] px, with an area and inside their image; without marked ones (see `mark_of`)
+    boxes_xyxy : float32 [A, 4] px, with a positive area, inside their image. Marked boxes are left out (see `mark_of`)
     labels : int64 [A], class indices: positions in `categories`
     categories : ordered by id
-    report : summary of what was left out or changed, one line per finding code
-    findings : the individual findings
+    report : summary of `findings`, one line per finding code
+    findings : all faults that were found
     ground_truth_rows : float64 [T, 8], ground truth for evaluation, see `Clean.ground_truth_rows`
     left_out : number of boxes that are not used, by reason
     """
@@ -57,7 +57,7 @@ class SplitIndex:
         return len(self.image_ids)
 
     def objects(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes float32 [M, 4] xyxy px and labels int64 [M] of image i, without crowds."""
+        """Boxes float32 [M, 4] xyxy px and labels int64 [M] of image i. Marked boxes, such as crowds, are left out."""
         rows = slice(self.first[i], self.first[i + 1])
         return self.boxes_xyxy[rows], self.labels[rows]
 
@@ -69,11 +69,11 @@ class SplitIndex:
 
     @property
     def missing(self) -> list[str]:
-        """Listed images that cannot be used, as far as that is known without opening them."""
+        """Listed images that cannot be used, as far as this is known without decoding them."""
         return sorted({str(finding.file) for finding in self.findings if finding.loses_image})
 
     def without(self, positions: Collection[int]) -> "SplitIndex":
-        """A copy without some images, given by their positions.
+        """Return a copy without some images, given by their positions.
 
         Raises
         ------
@@ -83,7 +83,7 @@ class SplitIndex:
             return self
         kept = np.setdiff1d(np.arange(len(self)), list(positions))
         if not len(kept):
-            raise DataError(f"none of the {len(self)} images that {self.file} lists can be used")
+            raise DataError(f"none of the {len(self)} images listed in {self.file} can be used")
         owners = np.repeat(np.arange(len(self)), np.diff(self.first))
         rows = np.isin(owners, kept)
         truth = self.ground_truth_rows[np.isin(self.ground_truth_rows[:, 0], kept)]
@@ -101,7 +101,7 @@ class SplitIndex:
         )
 
     def ground_truth(self) -> dict[str, Any]:
-        """COCO content for evaluation: all boxes of these images that could be read, including crowds."""
+        """Return the ground truth for evaluation as COCO content: all boxes that could be read, including crowds."""
         rows = self.ground_truth_rows.tolist()
         return {
             "images": [{"id": id_} for id_ in self.image_ids.tolist()],
@@ -120,7 +120,7 @@ class SplitIndex:
         return bool((self.sizes_hw[i] == size_hw).all())
 
     def check_size(self, i: int, size_hw: tuple[int, int]) -> None:
-        """Check that a decoded image has the size that the annotations give. Otherwise its boxes do not fit.
+        """Check that a decoded image has the size that the annotations give. Otherwise its boxes are not valid.
 
         Raises
         ------
@@ -130,12 +130,12 @@ class SplitIndex:
         if not self.has_size(i, size_hw):
             raise DataError(
                 f"{self.paths[i]} is {size_hw[1]} x {size_hw[0]} px after EXIF rotation, but {self.file} says "
-                f"{stated_wh[1]} x {stated_wh[0]}: its boxes cannot be trusted"
+                f"{stated_wh[1]} x {stated_wh[0]}: its boxes cannot be used"
             )
 
 
 def load_split(folder: str | Path, split: str) -> SplitIndex:
-    """Load a split of a data set. What cannot be used is left out and listed in `report`.
+    """Load a split of a data set. Unusable images and boxes are left out and listed in `report`.
 
     Raises
     ------
@@ -145,7 +145,8 @@ def load_split(folder: str | Path, split: str) -> SplitIndex:
     source = find_source(folder, split)
     content, faults = source.read()
     if not content["images"]:
-        raise DataError("; ".join([f"{source.location.file} lists no images", *(finding.message for finding in faults)]))
+        reasons = f". Faults: {described(faults)}" if faults else ""
+        raise DataError(f"{source.location.file} lists no images{reasons}")
     found = clean_among_splits(folder, content, source.location)
     if stops := [*found.misread, *(each for each in found.findings if each.code == "image-outside-folder")]:
         raise DataError(f"{source.location.file}: {stops[0].message}. `cdetr doctor {folder} --fix OUT` writes a repaired copy")
@@ -179,8 +180,8 @@ def load_split(folder: str | Path, split: str) -> SplitIndex:
 def match_categories(names: list[str], ids: list[int], categories: Iterable[Category], origin: str) -> dict[int, int]:
     """Map the class indices of a model to the category ids of a data set, by class name.
 
-    If no name matches and the model's class names are just numbers, classes are matched by id. In other cases ids are not
-    compared, because the same id may mean "cat" in one data set and "dog" in another.
+    If no name matches and the class names of the model are the numbers 0 to K − 1, classes are matched by id. Otherwise ids are
+    not compared, because an id may mean "cat" in one data set and "dog" in another.
 
     Raises
     ------
@@ -194,7 +195,7 @@ def match_categories(names: list[str], ids: list[int], categories: Iterable[Cate
         mapping = {i: id_ for i, id_ in enumerate(ids) if id_ in known}
     if not mapping:
         twins = spelled_otherwise(by_name, names)
-        are_they = "".join(f". Are {other!r} and {name!r} one class?" for name, other in [*twins.items()][:3])
+        are_they = "".join(f". Are {other!r} and {name!r} the same class?" for name, other in [*twins.items()][:3])
         raise DataError(
             f"no class of the model is a category of {origin}: the model has {shortened_list(names)}; the data has "
             f"{shortened_list(by_name)}{are_they}. "

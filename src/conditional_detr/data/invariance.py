@@ -1,7 +1,7 @@
 """Detect whether the images of a data set have an upright orientation. If not, augmentation may flip and transpose them.
 
-The test compares where edges lie in images and objects with where they lie after a flip or transposition. If a linear
-classifier cannot distinguish the two, the orientation carries no information.
+The test compares the positions of edges in images and objects before and after a flip or transposition. If a linear classifier
+cannot distinguish the two, flips and transpositions are safe.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from conditional_detr.errors import ConditionalDETRError
 from conditional_detr.images.decoding import decode
 
 IMAGES, OBJECTS = 64, 4  # number of sampled images, and of sampled objects per class in each of them
-FEWEST = 20  # with fewer images or objects there is no result
-MOST_PIXELS = 150e6  # maximum number of pixels of all sampled images together
+MIN_SAMPLES = 20  # minimum number of images, and of objects, for a result
+MAX_TOTAL_PIXELS = 150e6  # maximum number of pixels of all sampled images together
 IMAGE_PX, IMAGE_GRID = 192, 3  # images are resized to this size and divided into 3 × 3 cells
 OBJECT_PX, OBJECT_GRID = 48, 6  # likewise for crops of objects
 MARGIN = 1.1  # side of an object's crop, as a multiple of the longer side of its box
@@ -27,17 +27,17 @@ SMALLEST_PX = 6  # smaller crops are ignored
 EQUAL = 1e-3  # edge strengths that differ by at most this much are equal
 SQUARE = 0.1  # a box with |log(width / height)| up to this value is neither wide nor tall
 
-# The transformations, by the names of the recipe's fields.
+# Name of the field of the recipe → transformation.
 TURNS: dict[str, Callable[[Tensor], Tensor]] = {"vflip": lambda x: x.flip(-2), "transpose": lambda x: x.transpose(-2, -1)}
 
 
 class EdgeProfiles(NamedTuple):
-    """Where edges lie in the images of a data set and in its objects.
+    """Edge strengths in the images of a data set and in its objects.
 
     Attributes
     ----------
     images : [N, 3, 3], edge strength in each cell of the sampled images
-    objects : one [n, 6, 6] per class, likewise for the sampled objects
+    objects : [n, 6, 6] for each class, edge strength in each cell of the sampled objects
     aspects : log(width / height) of all boxes of the split
     """
 
@@ -47,7 +47,7 @@ class EdgeProfiles(NamedTuple):
 
 
 def edge_profiles(index: SplitIndex) -> EdgeProfiles:
-    """Compute edge profiles of sampled images and of some objects in each of them. The sample is always the same."""
+    """Compute the edge profiles of sampled images and objects. The sample is the same on every call."""
     rng = np.random.default_rng(0)
     images: list[Tensor] = []
     objects: dict[int, list[Tensor]] = {}
@@ -71,10 +71,10 @@ def edge_profiles(index: SplitIndex) -> EdgeProfiles:
 
 
 def some_images(index: SplitIndex, rng: np.random.Generator) -> list[int]:
-    """Positions of the sampled images in the index. Large images make the sample smaller, because decoding them takes long."""
+    """Positions of the sampled images in the index. Fewer images are sampled if they are large, because decoding takes long."""
     drawn = rng.permutation(len(index))[:IMAGES]
-    within = np.cumsum(index.sizes_hw[drawn].prod(1)) <= MOST_PIXELS
-    return [int(i) for i in drawn[: max(FEWEST, int(within.sum()))]]
+    within = np.cumsum(index.sizes_hw[drawn].prod(1)) <= MAX_TOTAL_PIXELS
+    return [int(i) for i in drawn[: max(MIN_SAMPLES, int(within.sum()))]]
 
 
 def around(rgb: Tensor, x: float, y: float, side: float) -> Tensor | None:
@@ -88,10 +88,10 @@ def around(rgb: Tensor, x: float, y: float, side: float) -> Tensor | None:
 def edge_density_grid(rgb: Tensor, px: int, grid: int) -> Tensor:
     """Edge strength in each cell of an image, [grid, grid], normalised to zero mean and unit standard deviation.
 
-    Edges are used because they hardly depend on the direction of the light, which does not show what is upright.
+    Edges are used because they hardly depend on the direction of the light.
     """
     gray = TF.resize(rgb, [px, px], antialias=True).float().mean(0)
-    # Both directions separately, so that transforming the image transforms the strengths in exactly the same way.
+    # Both directions are computed separately, so that transforming the image transforms the result in exactly the same way.
     parts = sum(F.adaptive_avg_pool2d(gray.diff(dim=axis).abs().log1p()[None], grid)[0] for axis in (0, 1))
     assert isinstance(parts, Tensor)
     return (parts - parts.mean()) / parts.std().clamp(min=1e-3)
@@ -100,7 +100,7 @@ def edge_density_grid(rgb: Tensor, px: int, grid: int) -> Tensor:
 def leave_one_out_accuracy(profiles: Tensor, turn: Callable[[Tensor], Tensor]) -> float:
     """Fraction of profiles that a linear classifier can distinguish from their transformed versions; 0.5 is chance.
 
-    Each pair is classified by a classifier that was fitted without it. Pairs that are equal are ignored.
+    Each pair is classified by a classifier that was fitted on the other pairs. Pairs of equal profiles are ignored.
     """
     differences = (profiles - turn(profiles)).flatten(1).double()
     differences = differences[differences.abs().amax(1) > EQUAL]
@@ -121,7 +121,7 @@ def unseen_scores(differences: Tensor) -> Tensor:
 
 
 def orientation_score(profiles: EdgeProfiles, turn: str) -> float | None:
-    """Evidence that a transformation can be recognised, from about 0.5 (none) to 1. None for too few images or objects.
+    """Score for how well a transformation can be recognised, from about 0.5 (chance) to 1. None for too few images or objects.
 
     It is the maximum over four measures:
 
@@ -131,7 +131,7 @@ def orientation_score(profiles: EdgeProfiles, turn: str) -> float | None:
     - for `transpose`, the fraction of boxes that are wide, or that are tall
     """
     num_objects = sum(map(len, profiles.objects))
-    if min(len(profiles.images), num_objects) < FEWEST:
+    if min(len(profiles.images), num_objects) < MIN_SAMPLES:
         return None
     shares = [(leave_one_out_accuracy(each, TURNS[turn]), len(each)) for each in profiles.objects]
     of_all = sum(share * number for share, number in shares) / num_objects

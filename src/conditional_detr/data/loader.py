@@ -12,13 +12,13 @@ from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.index import SplitIndex
 from conditional_detr.data.loader_processes import POLL_SECONDS, from_processes, prepare_process, sendable
 from conditional_detr.device.seeding import seed_generators
-from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError
+from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError, plural
 from conditional_detr.images.decoding import decode
 from conditional_detr.images.preprocessing import Preprocessor
 
 Target = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor | None, list[Target]]
-MOST_TRIES = 100  # images that are tried for one item of a batch before loading fails
+MAX_TRIES = 100  # images tried for one item of a batch before loading fails
 
 
 class Unusable(NamedTuple):
@@ -39,8 +39,8 @@ class Item(NamedTuple):
 class TrainingImages(Dataset[Item | ConditionalDETRError]):
     """Augmented images and their targets, indexed by (position of the image, seed of its augmentation).
 
-    An image that cannot be used is replaced by another one, drawn from the item's seed. So batches keep their size in every
-    process. Errors are returned, not raised: an exception from a worker process would be printed with its whole traceback.
+    An image that cannot be used is replaced by a random one, drawn with the seed of the item, so batches keep their size.
+    Errors are returned, not raised, because PyTorch would print the whole traceback of an exception from a worker process.
     """
 
     def __init__(self, index: SplitIndex, augmentation: Augmentation, preprocessor: Preprocessor) -> None:
@@ -50,13 +50,13 @@ class TrainingImages(Dataset[Item | ConditionalDETRError]):
         first, seed = key
         unusable: list[Unusable] = []
         position, generator = first, torch.Generator().manual_seed(seed)
-        for _ in range(MOST_TRIES):
+        for _ in range(MAX_TRIES):
             try:
                 return Item(*self._load(position, seed), unusable)
             except ConditionalDETRError as error:
                 unusable.append(Unusable(position, str(error)))
             position = int(torch.randint(len(self.index), (), generator=generator))
-        return DataError(f"none of {MOST_TRIES} training images that were tried can be used, e.g. {unusable[0].reason}")
+        return DataError(f"none of {MAX_TRIES} training images tried can be used, e.g. {unusable[0].reason}")
 
     def _load(self, i: int, seed: int) -> tuple[Tensor, Target]:
         rgb = decode(self.index.paths[i])
@@ -83,9 +83,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __init__(self, images: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
         if batch % world:
-            raise ConfigError(f"--batch must be divisible by the number of processes, {world}, not {batch}")
+            raise ConfigError(f"--batch must be divisible by the number of processes ({world}), not {batch}")
         if images < world:
-            raise DataError(f"{images} training images are too few for {world} processes")
+            raise DataError(
+                f"the training split must have at least one image per process: {plural(images, 'image')} for {world} processes"
+            )
         self.images, self.batch, self.seed, self.rank, self.world = images, batch, seed, rank, world
         self.epoch = self.position = 0
 
@@ -103,7 +105,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 class Collate:
-    """Collate items into a batch and a list of the images that could not be used. If an item is an error, return that."""
+    """Collate items into a batch and a list of the images that could not be used. If an item is an error, return the error."""
 
     def __init__(self, preprocessor: Preprocessor) -> None:
         self.preprocessor = preprocessor
@@ -121,7 +123,7 @@ class Collate:
 class CollateToSend(Collate):
     """Collate in a loader process.
 
-    Targets are sent as arrays: in shared memory, each of their tensors would occupy a file descriptor of the main process.
+    Targets are sent as arrays, because each tensor in shared memory takes a file descriptor of the main process.
     """
 
     def __call__(self, items: list[Item | ConditionalDETRError]) -> Any:
@@ -150,7 +152,7 @@ def training_batches(
 
     Raises
     ------
-    DataError : hardly any image can be used
+    DataError : too many images in a row cannot be used
     RunError : a worker process could not be started, ended unexpectedly or does not answer
     """
     loader = DataLoader(
@@ -159,7 +161,7 @@ def training_batches(
         num_workers=workers,
         collate_fn=(CollateToSend if workers else Collate)(dataset.preprocessor),
         worker_init_fn=prepare_process,
-        generator=torch.Generator(),  # its own: the loader draws a seed in each pass, which must not change dropout
+        generator=torch.Generator(),  # a separate one: the loader draws a seed in each epoch, which must not change dropout
         pin_memory=torch.cuda.is_available(),
         timeout=POLL_SECONDS if workers else 0,
     )

@@ -1,4 +1,4 @@
-"""The processes that load batches: how they start, how a batch travels, and what happens if one does not answer."""
+"""Processes that load batches: start them, receive their batches, and raise an error if one of them fails or hangs."""
 
 import multiprocessing
 import multiprocessing.queues
@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader
 
 from conditional_detr.errors import RunError
 
-POLL_SECONDS = 1.0  # a wait for a batch is interrupted this often
-LONGEST_WAIT_SECONDS = 600.0  # without a batch, before a run gives up
+POLL_SECONDS = 1.0  # interval at which a wait for a batch is interrupted
+MAX_WAIT_SECONDS = 600.0  # longest wait for a batch before the run stops with an error
 WITHOUT_PROCESSES = "--workers 0 loads images without further processes"
 
 
 def lacking_for_processes() -> str | None:
-    """What this machine lacks to start processes that load; None = nothing. Their queues need semaphores in /dev/shm."""
+    """Reason why this machine cannot start loader processes, or None. Their queues need semaphores in /dev/shm."""
     try:
         multiprocessing.Semaphore()
     except (OSError, ImportError) as error:
@@ -33,12 +33,12 @@ def lacking_for_processes() -> str | None:
 
 
 def from_processes(loader: DataLoader[Any], while_waiting: Callable[[float], object]) -> Iterator[Any]:
-    """What the processes of a loader load, in order.
+    """Yield what the processes of a loader load, in order.
 
     Parameters
     ----------
-    loader : with at least one process, and `timeout=POLL_SECONDS`
-    while_waiting : called about once a second while no batch comes, with the seconds waited so far. It may raise
+    loader : loader with at least one process and `timeout=POLL_SECONDS`
+    while_waiting : called about once a second while waiting for a batch, with the seconds waited so far. It may raise
 
     Raises
     ------
@@ -56,7 +56,7 @@ def from_processes(loader: DataLoader[Any], while_waiting: Callable[[float], obj
                     raise
                 waited = time.monotonic() - since
                 while_waiting(waited)
-                if waited > LONGEST_WAIT_SECONDS:
+                if waited > MAX_WAIT_SECONDS:
                     raise RunError(_silence(waited)) from None
                 continue
             yield found
@@ -65,12 +65,12 @@ def from_processes(loader: DataLoader[Any], while_waiting: Callable[[float], obj
 
 @contextmanager
 def _started(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Context manager that starts the processes of a loader. At its end none of them is left, even if it does not answer."""
+    """Context manager that starts the processes of a loader, and kills those that are left at its end."""
     others = set(multiprocessing.active_children())
     made: Any = None
     own: set[multiprocessing.process.BaseProcess] = set()
     try:
-        with _without_script():
+        with _without_main_script():
             made = iter(loader)
         own = set(multiprocessing.active_children()) - others
         yield made
@@ -81,17 +81,17 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
         text = f"a process that loads images cannot be started ({error or type(error).__name__}): give fewer --workers"
         raise RunError(f"{text}; {WITHOUT_PROCESSES}") from None
     finally:
-        with _ended_children_unnoticed():
+        with _without_sigchld_errors():
             for process in own:
-                process.kill()  # PyTorch waits up to 10 s for each, and sends SIGTERM, which they leave to the main process
+                process.kill()  # PyTorch would wait up to 10 s for each process, and send SIGTERM, which they ignore
                 process.join()
             if made is not None:
                 made._shutdown_workers()
 
 
 @contextmanager
-def _ended_children_unnoticed() -> Iterator[None]:
-    """Context manager in which PyTorch's handler of SIGCHLD does not raise errors about ended processes."""
+def _without_sigchld_errors() -> Iterator[None]:
+    """Context manager that disables PyTorch's SIGCHLD handler, which raises an error when a loader process ends."""
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -103,12 +103,11 @@ def _ended_children_unnoticed() -> Iterator[None]:
 
 
 @contextmanager
-def _without_script() -> Iterator[None]:
+def _without_main_script() -> Iterator[None]:
     """Context manager in which a new process does not run the user's script again.
 
-    Where processes are spawned (macOS, Windows, and Linux since Python 3.14), Python runs the script in each of them, for the
-    sake of what is defined in it. A loader needs nothing from it. So `train` also works in a script without
-    `if __name__ == "__main__":`.
+    Where processes are not forked (macOS, Windows, and Linux since Python 3.14), Python runs the user's script in each of them.
+    A loader does not need it. Without it, `train` also works in a script that lacks `if __name__ == "__main__":`.
     """
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -120,11 +119,14 @@ def _without_script() -> Iterator[None]:
 
 @contextmanager
 def lost_process_named() -> Iterator[None]:
-    """Context manager that turns PyTorch's error about an ended process into ours. A signal raises it, at any moment."""
+    """Context manager that converts PyTorch's error about an ended loader process to a `RunError`.
+
+    A signal handler raises it, so it may occur anywhere, not only while waiting for a batch.
+    """
     try:
         yield
     except RuntimeError as error:
-        text = f"{error.__cause__} {error}"  # the cause says more, if there is one
+        text = f"{error.__cause__} {error}"  # the cause, if there is one, has more detail
         if not (found := re.search(r"DataLoader worker .*?(killed by signal: [\w ]+|exited unexpectedly)", text)):
             raise
         raise RunError(
@@ -151,13 +153,13 @@ def prepare_process(worker: int) -> None:
 
 
 def _send_error(queue: Any, error: Exception, item: tuple[int, Any]) -> None:
-    """Send an error in place of a batch that could not be sent. Python prints it and sends nothing, so the run would wait."""
+    """Send an error in place of a batch that could not be sent. Python only prints it, so the run would wait for the batch."""
     text = f"a process that loads images could not send a batch ({str(error) or type(error).__name__})"
     queue.put((item[0], RunError(f"{text}: give a smaller --batch; {WITHOUT_PROCESSES}")))
 
 
 def sendable(images: Tensor) -> Tensor | np.ndarray:
-    """Pixels as they travel fastest: in shared memory if it has room for them, otherwise through a pipe.
+    """Move pixels to shared memory. If it has no room, return an array, which is sent through a pipe and takes longer.
 
     Containers have 64 MB of shared memory by default.
     """

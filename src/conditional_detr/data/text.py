@@ -1,11 +1,11 @@
-"""Reading text that people and tools wrote: its encoding, and the numbers in it."""
+"""Read text files in various encodings, and numbers in text."""
 
 import re
 from pathlib import Path
 
 from conditional_detr.errors import DataError
 
-# Marks at the beginning of a file. UTF-32 is first, because its mark begins with that of UTF-16.
+# Byte order marks. UTF-32 is first, because its mark begins with that of UTF-16.
 MARKS = {
     b"\xff\xfe\0\0": "utf-32",
     b"\0\0\xfe\xff": "utf-32",
@@ -33,7 +33,7 @@ def text_of(file: Path) -> str:
 
     Raises
     ------
-    DataError : the file cannot be read, or is not text
+    DataError : the file cannot be read or decoded
     """
     try:
         return decoded(file.read_bytes())
@@ -54,9 +54,9 @@ def decoded(data: bytes) -> str:
 def encoding_of(data: bytes) -> tuple[str, bool]:
     """The encoding of text, and whether it is a guess.
 
-    It is known by a byte order mark, by the encoding that an XML declaration names, or because the text is UTF-8. Anything else
-    is read as GB 18030 (which contains GB2312 and GBK), or as Windows-1252 if most letters beyond ASCII stand alone between
-    others, as accented letters of European languages do.
+    It is not a guess if there is a byte order mark or an XML declaration, or if the text is valid UTF-8. Other text is read as
+    GB 18030 (which contains GB2312 and GBK), or as Windows-1252 if most letters beyond ASCII stand alone among ASCII letters,
+    as in European languages.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def encoding_of(data: bytes) -> tuple[str, bool]:
 
 
 def may_be_other(data: bytes) -> bool:
-    """Whether UTF-8 text could also be text in another encoding: a few words of GBK are, by chance, pairs of UTF-8."""
+    """Whether text that is valid UTF-8 may be in another encoding. Some short GBK texts are valid UTF-8 by chance."""
     return not data.isascii() and PAIRS.fullmatch(data) is not None
 
 
@@ -91,11 +91,11 @@ def _guesses(data: bytes) -> list[str]:
 
 
 def number_of(text: str) -> float:
-    """A decimal number. Python's own conversion also takes "1_11", "nan" and digits of other scripts.
+    """Convert a decimal number. Unlike `float`, this refuses "1_11", "nan" and digits of other scripts.
 
     Raises
     ------
-    ValueError : it is no decimal number
+    ValueError : it is not a decimal number
     """
     if not NUMBER.fullmatch(text.strip()):
         raise ValueError(f"{text!r} is not a number")

@@ -7,8 +7,6 @@ from functools import cache
 import torch
 
 PRODUCTS, PRODUCT_SIDE = 9, 512  # number of matrix products timed on a CPU; rows and columns of the matrices
-
-
 MIN_BF16_SPEEDUP = 1.2  # bfloat16 is used if it is at least this many times as fast as float32
 
 
@@ -16,7 +14,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether matrix products on this device are faster in bfloat16 than in float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":  # without bf16 instructions, such products are hundreds of times slower, so do not time them
+    if device.type == "cpu":  # not timed without bf16 instructions, because products are then hundreds of times slower
         known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) and _bf16_is_faster()
     return False
@@ -24,9 +22,9 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 @cache
 def _bf16_is_faster() -> bool:
-    """Time matrix products in both types, because having bf16 instructions does not mean that they are fast.
+    """Time matrix products in both types, because bf16 instructions are not always faster.
 
-    On Intel processors without AMX they reach half the speed of float32.
+    On Intel processors without AMX they are half as fast as float32.
     """
     seconds = dict.fromkeys((torch.float32, torch.bfloat16), math.inf)
     for _ in range(PRODUCTS):

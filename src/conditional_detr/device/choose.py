@@ -1,4 +1,4 @@
-"""Choosing a device, and recognising out-of-memory errors."""
+"""Choose a device, and recognise out-of-memory errors."""
 
 import torch
 
@@ -23,5 +23,5 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error means that a GPU or the CPU ran out of memory. The CPU allocator raises a plain `RuntimeError`."""
+    """Whether an error is an out-of-memory error of a GPU or the CPU. The CPU allocator raises a plain `RuntimeError`."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""The CPU quota of a container (Docker's `--cpus`, Kubernetes' limits), read from Linux control groups, version 1 and 2."""
+"""Read the CPU quota of a container (Docker's `--cpus`, Kubernetes' limits) from Linux control groups, versions 1 and 2."""
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -7,21 +7,21 @@ MOUNTS = {2: ("", "unified"), 1: ("cpu", "cpu,cpuacct", "cpuacct,cpu")}  # versi
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Number of cores' worth of time that this process may use; None = no limit, or not on Linux.
+    """CPU quota of this process, in cores. None if there is no limit, or on other systems than Linux.
 
-    The limits of the process's group and of all groups above it hold. In a container, the groups above are not visible, and
-    its own may be mounted in place of the root.
+    It is the lowest limit of the control group of the process and the groups above it. In a container, the groups above are
+    not visible, and the own group may be mounted as the root.
 
     Parameters
     ----------
-    root : where `proc` and `sys` are
+    root : folder that contains `proc` and `sys`
     """
     limits = [limit for folder in _group_folders(root) if (limit := _limit(folder)) is not None]
     return min(limits, default=None)
 
 
 def _group_folders(root: Path) -> Iterator[Path]:
-    """Folders of the process's group and of the groups above it, of both versions. They need not exist."""
+    """Folders of the group of the process and of the groups above it, for both versions. They may not exist."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -37,7 +37,7 @@ def _group_folders(root: Path) -> Iterator[Path]:
 
 
 def _limit(folder: Path) -> float | None:
-    """The limit that a group sets itself, in cores."""
+    """The limit of one group in cores, or None."""
     try:
         if (file := folder / "cpu.max").is_file():
             quota, period = file.read_text(encoding="ascii").split()
@@ -45,6 +45,6 @@ def _limit(folder: Path) -> float | None:
             quota = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii").strip()
             period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
         limit = float(quota) / float(period)
-    except (OSError, ValueError, ZeroDivisionError):  # "max", or not such a folder
+    except (OSError, ValueError, ZeroDivisionError):  # no limit ("max"), or no such folder
         return None
     return limit if limit > 0 else None

@@ -1,4 +1,4 @@
-"""Seeding random number generators, and saving and restoring their state."""
+"""Seed random number generators, and save and restore their state."""
 
 import torch
 
@@ -19,7 +19,7 @@ def set_random_state(state: list[torch.Tensor], device: torch.device) -> None:
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed the generators of the CPU and of one device.
 
-    `torch.manual_seed` also seeds all GPUs. While these are not initialised, it stores a stack trace on every call.
+    `torch.manual_seed` would seed all GPUs. Until they are initialised, it also stores a stack trace on every call.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":

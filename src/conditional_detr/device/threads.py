@@ -1,4 +1,4 @@
-"""CPU cores and threads. Nothing here imports torch before it is needed: `prepare_threads` must come first."""
+"""CPU cores and threads. This module does not import torch, because `prepare_threads` must run before torch is loaded."""
 
 import math
 import os
@@ -8,19 +8,19 @@ from pathlib import Path
 from conditional_detr.device.cpu_quota import cpu_quota
 from conditional_detr.errors import ConfigError
 
-# Turns of GNU's OpenMP before a thread sleeps. Without any, one image through tiny takes 1.4 times as long on an idle machine;
-# with ten times as many, three times as long on a busy one (benchmarks/busy.py).
+# Number of spins before a waiting thread of GNU's OpenMP sleeps. With 0, an image takes 1.4 times as long with `tiny` on an
+# idle machine. With ten times as many, it takes three times as long on a busy one (benchmarks/busy.py).
 SPINS = "4500"
+VARIABLE = "OMP_NUM_THREADS"  # read by torch when it is loaded
 _is_registered = False
-VARIABLE = "OMP_NUM_THREADS"  # which torch reads when it is loaded
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Number of CPU cores that this process may use: those it may run on, at most the CPU quota of its container (rounded up).
+    """Number of CPU cores that this process may use: its CPU affinity, limited by the CPU quota of its container (rounded up).
 
     Parameters
     ----------
-    root : where `proc` and `sys` are
+    root : folder that contains `proc` and `sys`
     """
     cores = _cores_to_run_on()
     quota = cpu_quota(root)
@@ -32,14 +32,16 @@ def _cores_to_run_on() -> int:
 
 
 def prepare_threads() -> None:
-    """Set what OpenMP reads when torch is loaded, for this process and its children. Called only where the process is ours.
+    """Set environment variables of OpenMP for this process and its children. Call this before torch is loaded.
 
-    - Threads that wait for each other spin for some microseconds, then sleep. By default they spin on, and take the time that
-      other programs on the same cores, or the rest of a container's quota, would use: one image can take ten times as long.
-    - There are as many threads as usable cores, if a quota allows fewer than the machine has.
+    The command line calls it. `Detector` and other functions do not, because their process belongs to the user.
 
-    Variables that are already set stay. GNU's, LLVM's and Intel's OpenMP all read `OMP_WAIT_POLICY`; their own variables
-    (`GOMP_SPINCOUNT`, `KMP_BLOCKTIME`) take precedence over it.
+    - Waiting threads spin for some microseconds, then sleep. By default they keep spinning. If other programs need the cores,
+      or the container has a CPU quota, one image can then take ten times as long.
+    - If a quota allows fewer cores than the machine has, the number of threads is the number of usable cores.
+
+    Variables that are already set are not changed. The OpenMP libraries of GNU, LLVM and Intel all read `OMP_WAIT_POLICY`.
+    Their own variables (`GOMP_SPINCOUNT`, `KMP_BLOCKTIME`) take precedence over it.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -66,9 +68,9 @@ def _use_one_thread() -> None:
 
 
 def set_threads(threads: int) -> None:
-    """Set the number of CPU threads of this process; 0 = one per usable core. This does not load torch."""
+    """Set the number of CPU threads of this process; 0 = one per usable core. This function does not load torch."""
     if threads < 0:
-        raise ConfigError(f"threads must be 0 or more, not {threads}")
+        raise ConfigError(f"threads must be 0 (one per usable core) or more, not {threads}")
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(threads or usable_cores())
     else:
@@ -76,7 +78,7 @@ def set_threads(threads: int) -> None:
 
 
 def current_threads() -> int:
-    """Number of CPU threads for an inference engine: as many as torch uses, or would use."""
+    """Number of CPU threads for an inference engine: the number that torch uses, or would use if it were loaded."""
     if torch := sys.modules.get("torch"):
         return int(torch.get_num_threads())
     stated = os.environ.get(VARIABLE, "")

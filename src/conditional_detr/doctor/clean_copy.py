@@ -10,7 +10,7 @@ from typing import Any
 from conditional_detr.data.annotations import is_crowd
 from conditional_detr.data.findings import Finding
 from conditional_detr.data.formats.coco_files import ROBOFLOW_FILE
-from conditional_detr.doctor.examine import Examined, is_turned
+from conditional_detr.doctor.examine import Examined, is_rotated
 from conditional_detr.doctor.image_scan import ImageScan
 from conditional_detr.errors import ConfigError, DataError
 from conditional_detr.storage.atomic import atomic_folder
@@ -21,7 +21,7 @@ Box = list[float]
 
 
 def check_is_new(output: str | Path) -> None:
-    """Check that a copy can have this folder. Call it before the work whose result is copied.
+    """Check that the output folder of a copy is new or empty. Call this before the work begins.
 
     Raises
     ------
@@ -29,17 +29,17 @@ def check_is_new(output: str | Path) -> None:
     """
     folder = Path(output).absolute()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ConfigError(f"{folder} is not empty: the copy needs a new folder")
+        raise ConfigError(f"the copy needs a new or empty folder: {folder} is {'a file' if folder.is_file() else 'not empty'}")
 
 
 def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output: str | Path) -> dict[str, tuple[int, int]]:
-    """Write the usable images and boxes as ``SPLIT/_annotations.coco.json`` with the images, and a log `changes.json`.
+    """Write the usable images and boxes as COCO folders (``SPLIT/_annotations.coco.json``), and the log `changes.json`.
 
     Image files are copied unchanged. Extra fields of annotations are kept.
 
     Returns
     -------
-    for each split the number of images and the number of boxes
+    for each split the number of images and of boxes
 
     Raises
     ------
@@ -77,9 +77,9 @@ def _write_split(split: Examined, folder: Path, unused: set[str | None]) -> tupl
     for row in split.clean.annotations:
         i = row["image"]
         if i in new_id:
-            box = moved(row["bbox"], split.clean.images[i], split.scans[i])
+            box = to_current_image(row["bbox"], split.clean.images[i], split.scans[i])
             kept = {key: value for key, value in row.items() if key not in ("image", "written") and _is_json(value)}
-            if box != row["bbox"]:  # masks and keypoints would no longer fit, because only the box was moved
+            if box != row["bbox"]:  # masks and keypoints would no longer fit, because only the box was converted
                 kept = {key: value for key, value in kept.items() if key not in ("segmentation", "keypoints")}
             if box != row["written"] or not is_number(kept.get("area")):
                 kept["area"] = box[2] * box[3]
@@ -91,7 +91,7 @@ def _write_split(split: Examined, folder: Path, unused: set[str | None]) -> tupl
 
 
 def _free(name: str, names: set[str]) -> str:
-    """A file name that is not used yet, also on file systems that ignore case."""
+    """Return a file name that is not in use, ignoring case because some file systems do."""
     free, number = name, 1
     while free.lower() in names or free == ROBOFLOW_FILE:
         free, number = f"{Path(name).stem}-{number}{Path(name).suffix}", number + 1
@@ -99,19 +99,20 @@ def _free(name: str, names: set[str]) -> str:
     return free
 
 
-def moved(bbox: Box, image: dict[str, Any], scan: ImageScan) -> Box:
-    """Convert a box from the annotated image to the current image, which may have been rotated or resized since."""
-    if is_turned(image, scan):
-        return turned(bbox, scan)
+def to_current_image(bbox: Box, image: dict[str, Any], scan: ImageScan) -> Box:
+    """Convert a box to the current size and orientation of its image, which may differ from those at the time of annotation."""
+    if is_rotated(image, scan):
+        return rotated(bbox, scan)
     across, down = scan.width / image["width"], scan.height / image["height"]
     return bbox if across == down == 1 else [bbox[0] * across, bbox[1] * down, bbox[2] * across, bbox[3] * down]
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def turned(bbox: Box, scan: ImageScan) -> Box:
+def rotated(bbox: Box, scan: ImageScan) -> Box:
     """Convert a box (x, y, w, h, px) from the stored image to the image after EXIF rotation (orientation 5 to 8)."""
     x, y, w, h = bbox
     # (x, y) becomes (y, x) for 5, (W − y, x) for 6, (W − y, H − x) for 7, (y, H − x) for 8. W, H: size after rotation.
@@ -121,7 +122,7 @@ def turned(bbox: Box, scan: ImageScan) -> Box:
 
 
 def _is_json(value: Any) -> bool:
-    """Whether a value can be written as JSON. NaN cannot, for example in an extra field that a tool added."""
+    """Whether a value can be written as JSON. NaN, for example in an extra field of a tool, cannot."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Find all faults of a data set, within its splits and between them."""
+"""Find the faults of a data set, within its splits and between them."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.data.annotations import mark_of
 from conditional_detr.data.clean import Clean, clean, summary
-from conditional_detr.data.discovery import LAYOUTS, SplitSource, by_usual_name, sources
+from conditional_detr.data.discovery import SplitSource, by_usual_name, sources, unknown_layout
 from conditional_detr.data.findings import ERROR, WARNING, Finding
 from conditional_detr.data.splits.summary import Summary
 from conditional_detr.data.splits.together import class_differences, conventions_across
 from conditional_detr.doctor.image_scan import ImageScan, near_pairs, scan_images
-from conditional_detr.errors import DataError
-from conditional_detr.images.header import TURNED
+from conditional_detr.errors import DataError, plural
+from conditional_detr.images.header import ROTATED
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.inference.progress import Track, untracked
 
 ORDER = ("train", "valid", "test")  # an image in two splits is removed from the one that comes first here
 SMALL_CELLS = 0.5  # objects narrower than this many cells of the feature map are hard to detect
-SMALL_FRACTION = 0.05  # minimum fraction of such objects that is reported
+SMALL_FRACTION = 0.05  # minimum fraction of such objects for a finding
 RARE_FRACTION = 0.01  # a class is rare below this fraction of the most frequent class's objects
 
 
@@ -28,11 +28,11 @@ class Examined(NamedTuple):
 
     Attributes
     ----------
-    source : where the split comes from
-    clean : its usable annotations
-    scans : one per image of `clean`
+    source : the split on disk
+    clean : its usable images and annotations
+    scans : results of scanning the images of `clean`
     skipped : positions in `clean.images` of images that are left out of a copy
-    summary : counts of the split, as training states them
+    summary : counts of the split, as training prints them
     """
 
     source: SplitSource
@@ -45,13 +45,13 @@ class Examined(NamedTuple):
 def examine(
     folder: str | Path, config: ModelConfig, image: PreprocessorConfig, track: Track = untracked
 ) -> tuple[dict[str, Examined], list[Finding]]:
-    """Check every split of a data set, also for the model that will be trained on it.
+    """Check every split of a data set, also against the limits of a model.
 
     Parameters
     ----------
     folder : data set in any supported format
-    config, image : model and preprocessing; number of queries, stride and input size are used
-    track : shows the progress
+    config, image : configuration of the model and its preprocessing. Number of queries, stride and input size are used
+    track : function that shows progress
 
     Raises
     ------
@@ -84,7 +84,7 @@ def _sources(folder: str | Path) -> dict[str, SplitSource]:
     if not found and not Path(folder).exists():
         raise DataError(f"{folder} does not exist: the data set must be a folder, or the YAML file of a YOLO data set")
     if not found:
-        raise DataError(f"{folder} is not a data set: none of the supported layouts was found there ({LAYOUTS})")
+        raise unknown_layout(Path(folder))
     return found
 
 
@@ -95,8 +95,8 @@ def _name(split: Examined) -> str:
 def _image_faults(split: Examined) -> list[Finding]:
     """Find images that cannot be read, or whose size differs from the annotations.
 
-    An image with a different size counts as resized only if all boxes of the split lie inside the annotated sizes. Otherwise
-    the annotated sizes themselves are probably wrong.
+    An image with a different size is assumed to have been resized only if all boxes of the split lie inside the annotated
+    sizes. Otherwise the annotated sizes themselves are probably wrong.
     """
     findings = []
     fit = not any(finding.code in ("box-outside", "box-partly-outside") for finding in split.clean.findings)
@@ -107,11 +107,11 @@ def _image_faults(split: Examined) -> list[Finding]:
             findings.append(Finding("image-unreadable", _name(split), file, None, scan.fault))
         elif (listed_size := (image["width"], image["height"])) != (scan.width, scan.height):
             text, fix = f"is {scan.width} x {scan.height} px, but its annotations say {listed_size[0]} x {listed_size[1]}", ""
-            if is_turned(image, scan):
-                text += f": they were made before its EXIF rotation (orientation {scan.orientation})"
+            if is_rotated(image, scan):
+                text += f": they were made before the EXIF rotation (orientation {scan.orientation})"
                 fix = "its boxes are rotated too"
             elif fit and is_resized(image, scan):
-                text += ": it seems to have been resized since"
+                text += ": it was probably resized later"
                 fix = "its boxes are resized too"
             else:
                 split.skipped.add(i)
@@ -119,14 +119,14 @@ def _image_faults(split: Examined) -> list[Finding]:
     return findings
 
 
-def is_turned(image: dict[str, Any], scan: ImageScan) -> bool:
+def is_rotated(image: dict[str, Any], scan: ImageScan) -> bool:
     """Whether an image's annotations were made before its EXIF rotation."""
-    return (image["width"], image["height"]) == (scan.height, scan.width) and scan.orientation in TURNED
+    return (image["width"], image["height"]) == (scan.height, scan.width) and scan.orientation in ROTATED
 
 
 def is_resized(image: dict[str, Any], scan: ImageScan) -> bool:
-    """Whether an image has another size than its annotations say, but the same aspect ratio (to within a pixel)."""
-    return abs(image["width"] * scan.height / image["height"] - scan.width) < 1 and not is_turned(image, scan)
+    """Whether an image differs from the annotated size but has the same aspect ratio (within a pixel)."""
+    return abs(image["width"] * scan.height / image["height"] - scan.width) < 1 and not is_rotated(image, scan)
 
 
 def _for_a_model(split: Examined, config: ModelConfig, preprocessor: Preprocessor) -> list[Finding]:
@@ -135,7 +135,7 @@ def _for_a_model(split: Examined, config: ModelConfig, preprocessor: Preprocesso
     findings = []
     for i, number in Counter(row["image"] for row in rows).items():
         if number > config.num_queries:
-            text = f"has {number} objects, more than the model's {config.num_queries} queries can detect"
+            text = f"has {number} objects, but the model can detect at most {config.num_queries} (its number of queries)"
             findings.append(Finding("too-many-objects", _name(split), images[i]["file_name"], None, text))
     scales = [preprocessor.size_hw((image["height"], image["width"]))[0] / image["height"] for image in images]
     least = SMALL_CELLS * config.finest_stride
@@ -163,7 +163,7 @@ def _missing(splits: dict[str, Examined]) -> list[Finding]:
 
 
 def _duplicates(splits: dict[str, Examined]) -> list[Finding]:
-    """Find identical image files within a split. The one with the most boxes is kept."""
+    """Find identical image files within a split. The image with the most boxes is kept."""
     findings = []
     for split in splits.values():
         images, boxes = split.clean.images, Counter(row["image"] for row in split.clean.annotations)
@@ -176,7 +176,7 @@ def _duplicates(splits: dict[str, Examined]) -> list[Finding]:
             for i in (i for i in copies if i != kept):
                 split.skipped.add(i)
                 text = f"is the same file as {images[kept]['file_name']}"
-                text += f", with {boxes[kept]} boxes, while this one has {boxes[i]}" if boxes[i] != boxes[kept] else ""
+                text += f", which has {plural(boxes[kept], 'box')}; this one has {boxes[i]}" if boxes[i] != boxes[kept] else ""
                 fix = "" if i > kept else "the image with fewer boxes is left out"
                 findings.append(Finding("image-duplicate", _name(split), images[i]["file_name"], None, text, fix=fix))
     return findings
@@ -209,7 +209,7 @@ def _leaks_between(early: Examined, late: Examined) -> list[Finding]:
 
 
 def _left(split: Examined) -> list[ImageScan]:
-    """The scans of a split's images. Images that are left out are marked as unreadable, so that they match no other."""
+    """Return the scans of the images of a split. Images that are left out are marked as unreadable, so that they match none."""
     return [ImageScan("left out") if i in split.skipped else scan for i, scan in enumerate(split.scans)]
 
 
@@ -227,7 +227,7 @@ def _classes(splits: dict[str, Examined]) -> list[Finding]:
         most = max(counts.values(), default=0)
         for name in sorted(used):
             if 0 < counts[name] < RARE_FRACTION * most:
-                text = f"{name!r} has {counts[name]} objects in this split, the most frequent class has {most}"
+                text = f"{name!r} has {plural(counts[name], 'object')} in this split, the most frequent class has {most}"
                 findings.append(Finding("class-imbalance", _name(split), None, None, text))
     objects = {
         name: {category.name: objects_by_class(split)[category.name] for category in split.clean.categories}

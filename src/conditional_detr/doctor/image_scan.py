@@ -1,4 +1,4 @@
-"""Scan the images of a data set: readability, size, and fingerprints to find duplicates."""
+"""Scan the images of a data set: whether they can be read, their sizes, and hashes to find duplicates."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from conditional_detr.images.file_types import open_image
 from conditional_detr.images.header import ORIENTATION
 from conditional_detr.inference.progress import Track, untracked
 
-HASH_SIDE = 16  # of the difference hash: 16 × 16 bits
-SURE_STEP = 4.0  # minimum brightness difference of two cells, of 255, for a reliable bit
-THUMBNAIL_SIDE = 32
-# Largest difference of near duplicates: bits of 256, and mean grey level of 255. Copies in another size or compression differ
-# less, neighbouring frames of a video more.
+HASH_SIDE = 16  # the difference hash has 16 × 16 bits
+SURE_STEP = 4.0  # minimum difference of the grey levels (0 to 255) of two cells for a reliable bit
+THUMBNAIL_SIDE = 32  # px
+# Largest difference of near duplicates: number of bits (of 256), and mean difference of grey levels (0 to 255). Copies in
+# another size or compression differ less. Neighbouring frames of a video differ more.
 NEAR_BITS, NEAR_GRAY = 8, 6.0
-FLAT = 6.0  # images whose grey level has a lower standard deviation, of 255, are too uniform to be compared
+FLAT = 6.0  # images whose grey levels (0 to 255) have a lower standard deviation are too uniform to be compared
 
 
 class ImageScan(NamedTuple):
@@ -31,7 +31,7 @@ class ImageScan(NamedTuple):
 
     Attributes
     ----------
-    fault : the reason why it cannot be read, or None
+    fault : the reason why the image cannot be read, or None
     width, height : px, after EXIF rotation
     orientation : EXIF orientation; 1 = not rotated
     digest : SHA-256 hash of the file
@@ -75,7 +75,7 @@ def _orientation(path: str) -> int:
     try:
         with open_image(path) as opened:
             return int(opened.getexif().get(ORIENTATION, 1))
-    except Exception:  # Pillow may raise any error of its codecs; the image itself could be read
+    except Exception:  # Pillow may raise any error; the pixels were decoded, so the image is readable
         return 1
 
 
@@ -97,7 +97,10 @@ def _near(scan: ImageScan, bits: np.ndarray, sure: np.ndarray, small: np.ndarray
 
 
 def near_groups(scans: Sequence[ImageScan]) -> list[list[int]]:
-    """Divide images into groups. Images that look the same, or are the same file, are in one group, also through others."""
+    """Group images that look the same or are the same file.
+
+    Groups are transitive: if A looks like B and B like C, all three are in one group.
+    """
     group = list(range(len(scans)))
     first_of: dict[bytes, int] = {}
     for i, scan in enumerate(scans):

@@ -1,4 +1,4 @@
-"""Divide a data set into new splits: whole groups of images that look the same, with the classes balanced."""
+"""Divide a data set into new splits with balanced classes. Images that look the same stay in one split."""
 
 import random
 from collections import Counter
@@ -9,9 +9,9 @@ from conditional_detr.data.annotations import Row
 from conditional_detr.data.clean import Category, summary
 from conditional_detr.doctor.examine import Examined
 from conditional_detr.doctor.image_scan import ImageScan, near_groups
-from conditional_detr.errors import ConfigError, DataError
+from conditional_detr.errors import ConfigError, DataError, plural
 
-NOTHING = ""  # stands for the class of images without objects
+NO_CLASS = ""  # class of images without objects
 Parts = dict[str, list[int]]  # split → positions of its images
 
 
@@ -20,10 +20,10 @@ class Pool(NamedTuple):
 
     Attributes
     ----------
-    images, scans : the images, with ids that are unique in the data set, and the results of their scans
+    images, scans : images, with ids that are unique in the data set, and their scans
     annotations : their boxes; "image" is the position in `images`
     categories : union of the categories of all splits, by name
-    origin : a split of the data set
+    origin : one of the original splits
     """
 
     images: list[Row]
@@ -34,23 +34,23 @@ class Pool(NamedTuple):
 
 
 def shares_of(valid: float, test: float) -> dict[str, float]:
-    """The share of the images that each new split gets.
+    """Return the fraction of the images for each new split.
 
     Raises
     ------
-    ConfigError : a share is negative, valid gets nothing or train gets nothing
+    ConfigError : a fraction is negative, or nothing is left for train or valid
     """
     if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
         raise ConfigError(
-            f"--valid and --test must be fractions that leave images for train, such as 0.2 and 0.1: not {valid:g} and {test:g}"
+            f"--valid must be above 0, --test 0 or more, and their sum below 1, such as 0.2 and 0.1, not {valid:g} and {test:g}"
         )
     return {"train": 1 - valid - test, "valid": valid, **({"test": test} if test else {})}
 
 
 def divided(splits: dict[str, Examined], shares: dict[str, float], seed: int) -> tuple[dict[str, Examined], int]:
-    """Divide the usable images of all splits anew.
+    """Merge all splits and divide their usable images into new splits.
 
-    Images that look the same stay together, so that none of them is in two splits.
+    Images that look the same stay in one split.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def divided(splits: dict[str, Examined], shares: dict[str, float], seed: int) ->
 
 
 def pooled(splits: dict[str, Examined]) -> Pool:
-    """Join the usable images of all splits. Classes are joined by name. Ids that are used twice are replaced by new ones."""
+    """Merge the usable images of all splits. Classes are merged by name. If ids are not unique, new ones are assigned."""
     images: list[Row] = []
     scans: list[ImageScan] = []
     annotations: list[Row] = []
@@ -95,29 +95,34 @@ def pooled(splits: dict[str, Examined]) -> Pool:
 
 
 def classes_of(pool: Pool) -> list[set[int | str]]:
-    """The category ids of the objects of each image; `NOTHING` for an image without objects."""
+    """Return the category ids of the objects of each image; `NO_CLASS` for an image without objects."""
     found: list[set[int | str]] = [set() for _ in pool.images]
     for row in pool.annotations:
         found[row["image"]].add(row["category_id"])
-    return [classes or {NOTHING} for classes in found]
+    return [classes or {NO_CLASS} for classes in found]
 
 
 def balanced(groups: Sequence[Sequence[int]], classes: Sequence[set[int | str]], shares: dict[str, float], seed: int) -> Parts:
-    """Give each group of images to a split, so that each split has about its share of the images of each class.
+    """Assign each group of images to a split, so that each split gets about its fraction of the images of each class.
 
-    Classes are dealt with from the rarest to the most frequent one. A group goes to the split that lacks most images of the
-    class (Sechidis et al., On the stratification of multi-label data, 2011).
+    Classes are assigned from the rarest to the most frequent one. A group is assigned to the split that lacks the most images
+    of the class (Sechidis et al., On the stratification of multi-label data, 2011).
 
     Parameters
     ----------
     groups : positions of images that must not be separated
     classes : classes of each image
-    shares : share of the images for each split
+    shares : fraction of the images for each split
+    seed : random seed of the order of the groups
+
+    Raises
+    ------
+    DataError : there are fewer groups than splits
     """
     if len(groups) < len(shares):
         raise DataError(
-            f"{len(groups)} groups of different images cannot be divided into {len(shares)} splits: images that look the same "
-            "stay together"
+            f"each split needs at least one group of different images, because images that look the same stay in one split: "
+            f"{plural(len(groups), 'group')} cannot be divided into {len(shares)} splits"
         )
     order = [list(group) for group in groups]
     random.Random(seed).shuffle(order)
@@ -125,25 +130,27 @@ def balanced(groups: Sequence[Sequence[int]], classes: Sequence[set[int | str]],
     total, holders = sum(counts, Counter()), Counter(label for count in counts for label in count)
     lacking = {name: {label: share * total[label] for label in total} for name, share in shares.items()}
     room = {name: share * len(classes) for name, share in shares.items()}
-    dealt: dict[int, str] = {}
+    split_of: dict[int, str] = {}
     for label in sorted(holders, key=lambda label: (holders[label], str(label))):
-        for g in sorted((g for g in range(len(order)) if label in counts[g] and g not in dealt), key=lambda g: -len(order[g])):
+        for g in sorted(
+            (g for g in range(len(order)) if label in counts[g] and g not in split_of), key=lambda g: -len(order[g])
+        ):
             open_ = [name for name in shares if 2 * room[name] >= len(order[g])] or list(shares)
             name = max(open_, key=lambda name: (lacking[name][label], room[name]))
-            dealt[g] = name
+            split_of[g] = name
             room[name] -= len(order[g])
             for each, number in counts[g].items():
                 lacking[name][each] -= number
-    _fill_empty(dealt, order, list(shares))
-    return {name: sorted(i for g, at in dealt.items() if at == name for i in order[g]) for name in shares}
+    _fill_empty(split_of, order, list(shares))
+    return {name: sorted(i for g, at in split_of.items() if at == name for i in order[g]) for name in shares}
 
 
-def _fill_empty(dealt: dict[int, str], groups: list[list[int]], names: list[str]) -> None:
-    """Give each split that got nothing the smallest group of the split that has the most groups."""
+def _fill_empty(split_of: dict[int, str], groups: list[list[int]], names: list[str]) -> None:
+    """Give each empty split the smallest group of the split that has the most groups."""
     for name in names:
-        if name not in dealt.values():
-            most = max(names, key=lambda other: sum(at == other for at in dealt.values()))
-            dealt[min((g for g, at in dealt.items() if at == most), key=lambda g: len(groups[g]))] = name
+        if name not in split_of.values():
+            most = max(names, key=lambda other: sum(at == other for at in split_of.values()))
+            split_of[min((g for g, at in split_of.items() if at == most), key=lambda g: len(groups[g]))] = name
 
 
 def _part(pool: Pool, positions: list[int]) -> Examined:

@@ -14,9 +14,9 @@ from typing import Any
 from conditional_detr.config.messages import build
 from conditional_detr.config.run import RunConfig
 from conditional_detr.config.toml import flat, read_toml
-from conditional_detr.errors import ConfigError, RunError
+from conditional_detr.errors import ConfigError, RunError, plural
 from conditional_detr.evaluation import plots
-from conditional_detr.evaluation.pages import ap, counted, duration, embedded, versions, write_page
+from conditional_detr.evaluation.pages import ap, duration, embedded, versions, write_page
 from conditional_detr.storage.run_files import CONFIG, METRICS
 
 PAGE, TABLE, IMAGE = "comparison.html", "comparison.csv", "curves.png"
@@ -248,7 +248,7 @@ def write_comparison(groups: list[Group], levels: list[float], output: Path, ver
     differ = differences(groups)
     shown = {key: [_in_words(value) for value in values] for key, values in differ.items()}
     content = {
-        "title": f"Comparison of {counted(sum(len(group.runs) for group in groups), 'run')}",
+        "title": f"Comparison of {plural(sum(len(group.runs) for group in groups), 'run')}",
         "names": [group.name for group in groups],
         "has_seeds": any(len(group.runs) > 1 for group in groups),
         "ap": embedded(plots.learning_curves(ap, "AP", plots.WIDE)),

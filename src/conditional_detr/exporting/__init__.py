@@ -1,1 +1,1 @@
-"""Export a trained model as a graph for other engines, with a proof that it gives the same results."""
+"""Export a trained model as a graph for other engines, and verify that it gives the same results."""

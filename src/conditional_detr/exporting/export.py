@@ -1,4 +1,4 @@
-"""Export a model to a folder that an engine can run, with a proof that it gives the same results."""
+"""Export a model to a folder that an engine can run, and verify that it gives the same results."""
 
 import copy
 import importlib
@@ -70,7 +70,7 @@ def export(  # noqa: PLR0913 · public interface
         weaker proof and never fails
     max_drop : largest allowed drop of AP; None = 0.005, for int8 0.01
     split : split for the evaluation: "valid", "train" or "test"
-    report : is told what is being done, for example print
+    report : function that receives lines of progress, for example print
     opset : operator set of ONNX, 16 to 20; None = 20
 
     Returns
@@ -95,9 +95,9 @@ def export(  # noqa: PLR0913 · public interface
         )
     if max_drop is not None and not 0 <= max_drop <= 1:
         raise ConfigError(f"max_drop must be in [0, 1], not {max_drop}")
-    folder = Path(folder).absolute()  # "." would name another folder after the replacement
+    folder = Path(folder).absolute()  # "." would refer to another folder after the replacement
     if folder.is_file():
-        raise ConfigError(f"{folder} is a file: an export is a folder")
+        raise ConfigError(f"{folder} is a file: the output must be a folder")
     if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir())) and not is_export(folder):
         raise ConfigError(f"{folder} is not an export (found: {', '.join(others[:3])}): give a new or empty folder")
     for name in packages_of(format, precision):
@@ -115,7 +115,10 @@ def export(  # noqa: PLR0913 · public interface
 
 
 def _calibration_images(data: str | Path | None, split: str) -> tuple[Sequence[ImageInput], str]:
-    """Calibration images for int8, and a description: training images, or those of the proof if there is no training split."""
+    """Return calibration images for int8, and a description of them.
+
+    They are the training images, or the images of the proof if there is no training split.
+    """
     if data is None:
         return synthetic_images(), "synthetic images"
     used = "train" if "train" in sources(Path(data)) else split
@@ -124,7 +127,7 @@ def _calibration_images(data: str | Path | None, split: str) -> tuple[Sequence[I
 
 
 def packages_of(format: str, precision: str) -> tuple[str, ...]:
-    """Packages that an export needs."""
+    """Return the names of the packages that an export needs."""
     if format == "onnx":
         return "onnx", "onnxscript", "onnxruntime"
     import_openvino()  # before NNCF
@@ -138,13 +141,13 @@ class Exporter:
     ----------
     model : model in eval mode, on the CPU
     format : a key of `GRAPHS`
-    index : images and objects for the proof; None = synthetic images without objects
+    index : images and ground truth for the proof; None = synthetic images without ground truth
     calibration : calibration images for int8
     calibrated_on : description of the calibration images, for the proof
 
     Attributes
     ----------
-    report : is told what is being done
+    report : function that receives lines of progress
     """
 
     def __init__(
@@ -183,7 +186,7 @@ class Exporter:
         return found
 
     def export(self, folder: Path, precision: str, max_drop: float | None = None) -> Path:
-        """Write the export and its proof; see the function `export`."""
+        """Write the export and its proof, see the function `export`."""
         allowed = MAX_DROP[precision] if max_drop is None else max_drop
         _ = self.found  # fails early if no image can be read
         refusal = None
@@ -228,8 +231,8 @@ class Exporter:
             self.report("writing the graph")
             graph.write_onnx(graph.with_16_bit_weights(made) if precision == "bf16" else made, file)
 
-    def judge(self, folder: Path) -> tuple[Model, Found, dict[str, float | None]]:
-        """Evaluate an export. Returns its model, its detections, and the AP of original and export with their difference."""
+    def evaluate(self, folder: Path) -> tuple[Model, Found, dict[str, float | None]]:
+        """Evaluate an export. Returns its model, its detections, and the AP of original and export with the drop."""
         self.report("proof: loading the export")
         engine = Detector(folder).model
         found = detect_all(engine, self.images, self.index, "proof: detections of the export, image", self.report)
@@ -242,7 +245,7 @@ class Exporter:
         return engine, found, {"original": before, "exported": after, "drop": _drop(before, after)}
 
     def prove(self, folder: Path, precision: str, allowed: float) -> dict[str, Any]:
-        """Content of `proof.json` for the export in a folder. "passed" is None if no AP could be compared."""
+        """Return the content of `proof.json` for the export in a folder. "passed" is None if no AP can be compared."""
         packages = ("torch", *packages_of(self.format, precision))
         made = "synthetic images without labels: no AP is compared, so the check cannot fail"
         what = {
@@ -254,8 +257,8 @@ class Exporter:
             "versions": {name: importlib.import_module(name).__version__ for name in packages},
         }  # fmt: skip
         try:
-            engine, found, ap = self.judge(folder)
-        except CheckpointError as error:  # its scores are not finite, or the engine cannot run it
+            engine, found, ap = self.evaluate(folder)
+        except CheckpointError as error:  # scores are not finite, or the engine cannot run the graph
             return {"passed": None if self.index is None else False, "fault": str(error)} | what
         ours, theirs = latencies_ms([self.original, engine], [self.images[i] for i in self.found], self.report)
         return {
@@ -268,7 +271,7 @@ class Exporter:
         } | what  # fmt: skip
 
     def _refusal(self, folder: Path, precision: str, proof: dict[str, Any], max_drop: float | None) -> str:
-        """Message for a failed export: the reason, and a precision that would pass."""
+        """Return the message for a failed export: the reason, and a precision that would pass."""
         if "fault" in proof:
             text = proof["fault"]
         else:
@@ -282,7 +285,7 @@ class Exporter:
             with tempfile.TemporaryDirectory() as scratch:
                 try:
                     self.write(Path(scratch), other)
-                    drop = self.judge(Path(scratch))[2]["drop"]
+                    drop = self.evaluate(Path(scratch))[2]["drop"]
                 except (CheckpointError, ExportError):
                     continue
             if drop is not None and drop <= (MAX_DROP[other] if max_drop is None else max_drop):

@@ -1,4 +1,4 @@
-"""Convert a model to a graph for images of any size: traced by PyTorch, converted to ONNX or OpenVINO."""
+"""Trace a model with PyTorch, and convert it to an ONNX or OpenVINO graph for images of any size."""
 
 import contextlib
 import copy
@@ -19,9 +19,9 @@ from conditional_detr.factory.build import DetectionModel
 from conditional_detr.inference.engines import INPUTS, OUTPUTS, import_openvino, import_package
 from conditional_detr.weights.description import describe
 
-ANY_SIZE = 2**40  # no limit for constant folding
+ANY_SIZE = 2**40  # size limit of constant folding: none in practice
 MANY = 1024  # tensors with fewer weights stay in float32
-EXAMPLE_CELLS = 3  # example image: 3 × 4 units of max(size_multiple, 32) px
+EXAMPLE_CELLS = 3  # the example image has 3 × 4 cells of max(size_multiple, 32) px
 
 
 class DetectionGraph(nn.Module):
@@ -47,7 +47,7 @@ def traced(model: DetectionModel) -> ExportedProgram:
     height, width = EXAMPLE_CELLS * unit, (EXAMPLE_CELLS + 1) * unit
     example = torch.zeros(2, 3, height, width), torch.zeros(2, height, width, dtype=torch.bool)
     batch = Dim("batch")
-    least = unit + 1  # tracing treats a side of one cell as a special case; the exported graph does not
+    least = unit + 1  # tracing would specialise on a side of one cell
     sides = [step * Dim(f"{name}_in_steps") if step > 1 else Dim(name, min=least) for name in ("height", "width")]
     shapes = {0: batch, 2: sides[0], 3: sides[1]}, {0: batch, 1: sides[0], 2: sides[1]}
     with quiet(), torch.no_grad():
@@ -55,13 +55,13 @@ def traced(model: DetectionModel) -> ExportedProgram:
 
 
 def modules_of(program: ExportedProgram) -> dict[str, str]:
-    """For each node of a traced graph, the path of the module that it comes from."""
+    """Map each node of a traced graph to the path of the module that it comes from."""
     stacks = {node.name: node.meta.get("nn_module_stack") for node in program.graph.nodes}
     return {name: list(stack.values())[-1][0] for name, stack in stacks.items() if stack}
 
 
 def metadata(model: DetectionModel) -> dict[str, str]:
-    """Metadata stored in the graph file: model configuration, classes and preprocessing, each as JSON."""
+    """Return the metadata for the graph file: model configuration, classes and preprocessing, each as JSON."""
     return {key: json.dumps(value, ensure_ascii=False) for key, value in describe(model).items()}
 
 
@@ -75,7 +75,7 @@ def to_onnx(model: DetectionModel, program: ExportedProgram, opset: int | None =
             opset_version=max(opset or DEFAULT, LOWEST_WRITTEN),
         )  # fmt: skip
         assert written is not None
-        # Precompute everything that does not depend on the image. By default the exporter skips tensors of over 8192 numbers.
+        # Fold all constants. By default the exporter skips tensors with more than 8192 elements.
         optimizer.optimize_ir(written.model, input_size_limit=ANY_SIZE, output_size_limit=ANY_SIZE)
     proto = written.model_proto
     names = dict(zip(_axes(proto), ("batch", "height", "width"), strict=True))
@@ -102,9 +102,9 @@ def to_openvino(model: DetectionModel, program: ExportedProgram) -> Any:
 
 
 def with_16_bit_weights(proto: Any) -> Any:
-    """Copy the graph with large weights stored in bfloat16, which are converted to float32 when it is loaded.
+    """Return a copy of the graph with large weights in bfloat16, which are converted to float32 when the graph is loaded.
 
-    The file is half as large. The speed is that of float32, because ONNX Runtime has no bfloat16 matrix products on most CPUs.
+    The file is half as large. The speed does not change, because ONNX Runtime has no bfloat16 matrix products on most CPUs.
     """
     onnx = import_package("onnx")
     proto = copy.deepcopy(proto)
@@ -140,7 +140,7 @@ def _axes(proto: Any) -> list[str]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress the output of converters. Their warnings concern their own internals; errors are still raised."""
+    """Context manager that suppresses the output of converters. Their warnings are about internals. Errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

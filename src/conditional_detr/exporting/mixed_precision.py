@@ -1,8 +1,12 @@
 """Mark the nodes of an OpenVINO graph that stay in float32 when the processor computes in 16 bits.
 
-OpenVINO converts all nodes to bfloat16 that are not marked. Two groups are marked: the heads, because rounding a box coordinate
-moves the box by pixels, and the sines and cosines of the position embeddings with all nodes before them, because rounding an
-angle changes the position. Both also run in float32 under autocast in training.
+OpenVINO converts all other nodes to bfloat16. Two groups are marked:
+
+- the heads, because rounding a coordinate moves the box by pixels
+- the sines and cosines of the position embeddings and all nodes that they depend on, because rounding an angle changes the
+  position
+
+Both also run in float32 under autocast in training.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -12,7 +16,7 @@ from xml.etree import ElementTree
 
 from conditional_detr.exporting.rounding import is_within
 
-# No conversion from any type to any type.
+# Disables conversion from any type to any other type.
 MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:dynamic"}
 
 
@@ -52,7 +56,7 @@ def _operation(node: Any) -> str:
 
 
 def _with_ancestors(nodes: Iterable[Any]) -> Iterator[Any]:
-    """Nodes and all nodes that they depend on, each once. Stops at values that are not floats, such as indices."""
+    """Yield nodes and all nodes that they depend on, each once. The search stops at integers, such as indices."""
     waiting, visited = [node.output(0) for node in nodes], set()
     while waiting:
         port = waiting.pop()

@@ -1,4 +1,4 @@
-"""Operator sets of ONNX: lower the one of a graph for engines that do not support newer ones."""
+"""Convert an ONNX graph to an older operator set (opset), for engines that do not support newer ones."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,15 +7,15 @@ from conditional_detr.errors import ExportError
 from conditional_detr.inference.engines import import_package
 
 DEFAULT, OPSETS = 20, range(16, 21)
-LOWEST_WRITTEN = 18  # PyTorch writes no lower one
+LOWEST_WRITTEN = 18  # oldest operator set that PyTorch writes
 
 
 def lowered(proto: Any, opset: int) -> Any:
-    """Rewrite an `onnx.ModelProto` for `opset`, in place, and set the oldest file version (IR) that allows it.
+    """Convert an `onnx.ModelProto` to `opset` in place, with the oldest file version (IR) that allows it.
 
     Raises
     ------
-    ExportError : the graph has an operator that the operator set lacks
+    ExportError : the graph has an operator that is not in the operator set
     """
     onnx = import_package("onnx")
     present = proto.opset_import[0].version
@@ -43,24 +43,24 @@ def _copied(node: Any) -> Any:
 
 
 def _split(node: Any, graph: Any) -> list[Any]:
-    """Opset 18 has the attribute `num_outputs`. Before, that number was given by the outputs, for equal parts."""
+    """Remove the attribute `num_outputs`, which opset 18 added. Before, the number of outputs gave the number of parts."""
     return [_without(node, "num_outputs")]
 
 
 def _resize(node: Any, graph: Any) -> list[Any]:
-    """Opset 18 has attributes for antialiasing and axes, which our graphs do not use."""
+    """Remove the attributes that opset 18 added. The graphs of this library do not use them."""
     return [_without(node, "antialias", "keep_aspect_ratio_policy")]
 
 
 def _reduction(node: Any, graph: Any) -> list[Any]:
-    """In opset 18 the axes are an input, before they were an attribute."""
+    """Change the axes from an input, as in opset 18, to an attribute."""
     onnx = import_package("onnx")
     node = _without(node, "noop_with_empty_axes")
     if len(node.input) == 2:
         values = {tensor.name: tensor for tensor in graph.initializer}
         if node.input[1] not in values:
             raise ExportError(
-                f"{node.op_type} has axes that are not constant, which operator sets below 18 lack. Use --opset 18"
+                f"{node.op_type} has axes that are not constant, which operator sets below 18 do not support. Use --opset 18"
             )
         axes = onnx.numpy_helper.to_array(values[node.input[1]]).reshape(-1).tolist()
         node.attribute.append(onnx.helper.make_attribute("axes", axes))
@@ -69,7 +69,7 @@ def _reduction(node: Any, graph: Any) -> list[Any]:
 
 
 def _layer_norm(node: Any, graph: Any) -> list[Any]:
-    """(x − mean) / √(variance + ε) · scale + bias, because operator sets below 17 lack LayerNormalization."""
+    """Replace LayerNormalization, which opset 17 added, by (x − mean) / √(variance + ε) · scale + bias."""
     onnx = import_package("onnx")
     values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     axis, name = values.get("axis", -1), node.name or node.output[0]
@@ -104,7 +104,7 @@ def _without(node: Any, *names: str) -> Any:
 
 
 REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")
-# Operator set → operator → the nodes that replace one of it in the next lower set.
+# Operator set → operator → function that returns the replacing nodes for the previous operator set.
 LOWERED: dict[int, dict[str, Callable[[Any, Any], list[Any]]]] = {
     18: {"Split": _split, "Resize": _resize} | dict.fromkeys(REDUCTIONS, _reduction),
     17: {"LayerNormalization": _layer_norm},

@@ -1,9 +1,11 @@
 """Quantise a model to 8-bit integers with NNCF (OpenVINO) or ONNX Runtime, calibrated on images.
 
-Quantised are the matrix products of the backbone, the encoder, self-attention, the content part of cross-attention and the
-feed-forward layers. Two groups stay in floating point. One is the heads, because rounding a box coordinate moves the box by
-pixels. The other is everything that determines where a query attends: the reference points, Λ_q and both spatial projections.
-With those quantised, a model with AP 0.73 on the digits has AP 0.01 (decision 009).
+These layers are quantised: the backbone, the encoder, self-attention, the content part of cross-attention and the feed-forward
+layers. Two groups stay in floating point:
+
+- the heads, because rounding a coordinate moves the box by pixels
+- the layers that determine where a query attends: reference points, Λ_q and both spatial projections. If they are quantised,
+  the AP of a model on the digits falls from 0.73 to 0.01 (decision 009)
 """
 
 import ast
@@ -25,10 +27,10 @@ from conditional_detr.inference.batching import Model
 from conditional_detr.inference.engines import INPUTS, import_openvino, import_package
 from conditional_detr.inference.progress import Report, counted, unreported
 
-MOST_IMAGES, FEWEST_IMAGES = 128, 8  # for calibration
-CALIBRATION_PIXELS = 28e6  # of all its images together: ranges and means are of pixels, of which a large image has many
+MAX_IMAGES, MIN_IMAGES = 128, 8  # number of calibration images
+CALIBRATION_PIXELS = 28e6  # maximum number of pixels of all calibration images together, if there are more than MIN_IMAGES
 BACKBONE = f"{IN_GRAPH}backbone."
-# Activations too, because they limit the range of the convolution before them.
+# Activations are included because they limit the range of the preceding convolution.
 ONNX_KINDS = ["Conv", "Gemm", "MatMul", "Clip", "Relu"]
 SCOPES = "pkg.torch.onnx.name_scopes"  # metadata key of an ONNX node that holds its module path
 
@@ -36,13 +38,13 @@ SCOPES = "pkg.torch.onnx.name_scopes"  # metadata key of an ONNX node that holds
 class Calibration:
     """Calibration images, preprocessed as inputs of the graph.
 
-    At most `images_for` images are used, evenly spaced over those given. Images that cannot be read are left out.
+    At most `images_for` of the given images are used, evenly spaced. Images that cannot be read are left out.
 
     Parameters
     ----------
     model : model whose preprocessing is used
-    images : images, of which at least one can be read
-    report : is told which image is being run
+    images : images; at least one must be readable
+    report : function that receives a line of progress for each image
     """
 
     def __init__(self, model: Model, images: Sequence[ImageInput], report: Report = unreported) -> None:
@@ -65,11 +67,11 @@ class Calibration:
 
 
 def images_for(config: PreprocessorConfig) -> int:
-    """Number of images for calibration: 128, or fewer if they are large, such as 32 with a shorter side of 800 px.
+    """Number of images for calibration: 128, or fewer if they are large, for example 32 with a shorter side of 800 px.
 
-    Counted with sides of 4 : 3.
+    An aspect ratio of 4 : 3 is assumed.
     """
-    return int(np.clip(CALIBRATION_PIXELS // (config.imgsz**2 * 4 / 3), FEWEST_IMAGES, MOST_IMAGES))
+    return int(np.clip(CALIBRATION_PIXELS // (config.imgsz**2 * 4 / 3), MIN_IMAGES, MAX_IMAGES))
 
 
 def _is_readable(image: ImageInput) -> bool:
@@ -116,7 +118,7 @@ def quantised_openvino(converted: Any, program: ExportedProgram, calibration: Ca
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=advanced.OverflowFix.ENABLE,  # 7-bit weights, see quantised_onnx
                 activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX,
-                # No SmoothQuant: it runs all images once more, and changed no result (docs/experiments.md).
+                # No SmoothQuant: it takes another pass over all images and did not change the results (docs/experiments.md).
                 smooth_quant_alphas=advanced.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
             ),
         )
@@ -125,7 +127,7 @@ def quantised_openvino(converted: Any, program: ExportedProgram, calibration: Ca
 def quantised_onnx(proto: Any, calibration: Calibration, in_float: Collection[str], file: Path) -> None:
     """Quantise an `onnx.ModelProto` to int8 with ONNX Runtime's tool, and write it.
 
-    The inputs of every product are quantised and dequantised (QDQ format). The tool modifies its input, so it gets a copy.
+    The inputs of every product are quantised and dequantised (QDQ format). The tool changes its input, so it is given a copy.
     """
     tool = import_package("onnxruntime.quantization")
     kept, products = [], 0
@@ -152,9 +154,9 @@ def quantised_onnx(proto: Any, calibration: Calibration, in_float: Collection[st
 
 
 def _check_found(products: int) -> None:
-    """Check that products were found. Nodes are recognised by names that another converter version may change."""
+    """Check that there is a product to quantise. Other versions of the converter may use names that are not recognised."""
     if not products:
-        raise ExportError("int8: no product of encoder or decoder was found in the graph, so all would stay in floating point")
+        raise ExportError("int8: no matrix product of the encoder or decoder was found in the graph, so none can be quantised")
 
 
 def stays_in_float(module: str, operation: str, in_float: Collection[str]) -> bool:

@@ -20,7 +20,7 @@ def modules_in_float32(model: DetectionModel) -> list[str]:
 
 
 def is_within(module: str, marked: Collection[str]) -> bool:
-    """Whether a module is marked or part of a marked one. True for an unknown module, to be on the safe side."""
+    """Whether a module is marked or part of a marked one. Also True for an unknown module, so that it is not rounded."""
     return module in NO_MODULE or any(f"{module}.".startswith(f"{path}.") for path in marked)
 
 

@@ -1,1 +1,1 @@
-"""Reading, resizing and normalising images; postprocessing of predictions."""
+"""Read, resize and normalise images, and postprocess predictions."""

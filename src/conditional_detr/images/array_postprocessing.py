@@ -1,4 +1,4 @@
-"""Convert the output of an exported model to scores, labels and boxes in pixels, with NumPy. Compare `postprocessing`."""
+"""Convert the output of an exported model to scores, labels and boxes in pixels, with NumPy. See also `postprocessing`."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ import numpy as np
 def postprocess_arrays(
     logits: np.ndarray, boxes_cxcywh: np.ndarray, sizes_hw: np.ndarray, top_k: int, classification: str
 ) -> list[dict[str, np.ndarray]]:
-    """Convert the output of a detector to the `top_k` best detections of each image. The records are those of `postprocess`.
+    """Convert the output of a detector to the `top_k` best detections of each image. The result is that of `postprocess`.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def postprocess_arrays(
 
 
 def _best_focal(logits: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    with np.errstate(over="ignore"):  # exp of a large number is infinite, and the score 0
+    with np.errstate(over="ignore"):  # the exponential of a large number is infinite, so the score is 0
         scores = (1 / (1 + np.exp(-logits))).ravel()
     index = np.argsort(-scores, kind="stable")[:top_k]
     return scores[index], index // logits.shape[1], index % logits.shape[1]

@@ -1,6 +1,6 @@
-"""Resizing, normalising and padding of NumPy arrays, for exported models.
+"""Resize, normalise and pad NumPy arrays, for exported models.
 
-The results equal those of `preprocessing` to the last bit: an image is resized with the integer weights that PyTorch uses.
+The results are bitwise equal to those of `preprocessing`, because images are resized with PyTorch's integer weights.
 """
 
 import math
@@ -12,8 +12,8 @@ import numpy as np
 from conditional_detr.config.schema import PreprocessorConfig
 from conditional_detr.images.sizes import input_hw, padded_hw
 
-WEIGHT_LIMIT, MOST_BITS = 2**15, 22  # PyTorch stores weights as 16-bit integers, with as many fractional bits as fit
-EXACT_BITS = 16  # up to so many fractional bits, sums of 8-bit values are exact in float32, which is faster than int32
+WEIGHT_LIMIT, MAX_BITS = 2**15, 22  # PyTorch stores weights as 16-bit integers, with as many fractional bits as fit
+EXACT_BITS = 16  # with at most this many fractional bits, float32 sums are exact, and faster than int32
 
 
 class Filter(NamedTuple):
@@ -21,7 +21,7 @@ class Filter(NamedTuple):
 
     Attributes
     ----------
-    first, inputs : of each output, the index of its first input and the number of its inputs
+    first, inputs : for each output, index of the first input and number of inputs
     weights : integers [outputs, most inputs]; divided by 2 ** bits they sum to 1
     bits : number of fractional bits
     """
@@ -54,7 +54,7 @@ def collate_arrays(images: Sequence[np.ndarray], config: PreprocessorConfig) -> 
 
 
 def resize_array(rgb: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Resize an image bilinearly with antialiasing: uint8 [H, W, 3] → uint8 [h, w, 3]. First its rows, then its columns."""
+    """Resize an image bilinearly with antialiasing: uint8 [H, W, 3] → uint8 [h, w, 3]. The width is resized first."""
     height, width = size_hw
     if rgb.shape[1] != width:
         columns_first = resize_axis(np.ascontiguousarray(rgb.transpose(1, 0, 2)).reshape(rgb.shape[1], -1), width)
@@ -72,7 +72,7 @@ def resize_axis(values: np.ndarray, size: int) -> np.ndarray:
     sums: Any = np.empty((size, values.shape[1]), dtype=kind)
     for i, (start, count) in enumerate(zip(first.tolist(), inputs.tolist(), strict=True)):
         np.einsum("k,km->m", weights[i, :count], values[start : start + count], out=sums[i])
-    sums += kind(1 << (bits - 1))  # rounds to the nearest
+    sums += kind(1 << (bits - 1))  # round to the nearest integer
     if kind is np.float32:
         sums *= np.float32(0.5**bits)
     else:
@@ -82,7 +82,7 @@ def resize_axis(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def filter_of(length: int, size: int) -> Filter:
-    """The filter that resizes an axis from `length` to `size`. When it shrinks the axis, its width grows (antialiasing)."""
+    """Return the filter that resizes an axis from `length` to `size`. It is wider if `size` is smaller (antialiasing)."""
     scale = length / size
     support = max(scale, 1.0)
     centre = scale * (np.arange(size) + 0.5)
@@ -93,5 +93,5 @@ def filter_of(length: int, size: int) -> Filter:
     weights[place >= inputs[:, None]] = 0
     weights /= weights.sum(1, keepdims=True)
     largest = weights.max()
-    bits = next((b for b in range(MOST_BITS) if int(0.5 + largest * 2 ** (b + 1)) >= WEIGHT_LIMIT), MOST_BITS)
+    bits = next((b for b in range(MAX_BITS) if int(0.5 + largest * 2 ** (b + 1)) >= WEIGHT_LIMIT), MAX_BITS)
     return Filter(first, inputs, np.floor(weights * 2**bits + 0.5), bits)

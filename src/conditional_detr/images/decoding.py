@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ImageInput = str | Path | Image.Image | np.ndarray
-FETCH_SECONDS, FETCH_BYTES = 15.0, 64 * 2**20
-MAX_PIXELS = 178_956_970  # Pillow's limit above which it raises an error, as a protection against decompression bombs
+FETCH_SECONDS, FETCH_BYTES = 15.0, 64 * 2**20  # timeout and maximum size of a download
+MAX_PIXELS = 178_956_970  # Pillow's limit, which protects against decompression bombs
 
 
 def decode(image: ImageInput) -> "Tensor":
-    """Decode an image to a tensor, uint8 RGB [3, H, W]. Everything else is as in `decode_array`."""
+    """Decode an image to a tensor, uint8 RGB [3, H, W]. See `decode_array`."""
     import torch
 
     return torch.from_numpy(decode_array(image)).permute(2, 0, 1)
@@ -31,7 +31,7 @@ def decode(image: ImageInput) -> "Tensor":
 def decode_array(image: ImageInput) -> np.ndarray:
     """Decode an image to uint8 RGB [H, W, 3], rotated according to its EXIF orientation.
 
-    Grey, palette, 16-bit, CMYK and transparent images are converted to RGB. The first frame of an animation is used.
+    Greyscale, palette, 16-bit, CMYK and transparent images are converted to RGB. Of an animation, the first frame is used.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def decode_array(image: ImageInput) -> np.ndarray:
             raise ImageError(f"a PIL image of the format {image.format} is not decoded ({known}); pass image.convert('RGB')")
         try:
             return _to_rgb(image, "a PIL image")
-        except (OSError, SyntaxError, ValueError) as error:  # PIL opens files lazily, so reading may fail here
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow reads files lazily, so reading may fail here
             raise error if isinstance(error, ImageError) else ImageError(f"a PIL image cannot be read: {error}") from None
     if not isinstance(image, str | Path):
         raise ImageError(f"an image must be a path, a PIL image or an array, not {type(image).__name__}")
@@ -62,7 +62,7 @@ def decode_array(image: ImageInput) -> np.ndarray:
     except ImageError:
         raise
     except Exception as error:  # the codecs of Pillow raise many kinds of exceptions
-        unknown = f"unknown image format (known: {', '.join(sorted(IMAGE_FORMATS))})"
+        unknown = f"unknown image format (supported: {', '.join(sorted(IMAGE_FORMATS))})"
         reason = unknown if "cannot identify" in str(error) else str(error)
         raise ImageError(f"{image} cannot be read as an image: {reason}") from None
 
@@ -86,13 +86,13 @@ def _fetch(url: str) -> bytes:
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise ImageError(f"{url} cannot be fetched: {getattr(error, 'reason', None) or error}") from None
     if len(data) > FETCH_BYTES:
-        raise ImageError(f"{url} is larger than the limit of {FETCH_BYTES // 2**20} MiB")
+        raise ImageError(f"{url} must not be larger than {FETCH_BYTES // 2**20} MiB")
     return data
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"{name} has {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}")
+        raise ImageError(f"{name} must not have more than {MAX_PIXELS} pixels: it has {image.width} x {image.height}")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16 or more bits per channel, or floating-point values
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))

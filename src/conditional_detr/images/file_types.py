@@ -1,4 +1,4 @@
-"""Which files are images: the formats that are opened, their suffixes, and the images in a folder."""
+"""Supported image formats, their suffixes, and the images in a folder."""
 
 import os
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import IO, NamedTuple
 
 from PIL import Image
 
-# Never EPS, PDF or WMF: for these Pillow starts other programs. TGA is last, because its files have no signature.
+# EPS, PDF and WMF are never opened, because Pillow starts other programs for them. TGA is last, because it has no signature.
 IMAGE_FORMATS = ("JPEG", "PNG", "MPO", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP", "AVIF", "TGA")
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}"
@@ -42,7 +42,7 @@ IMAGE_SUFFIXES = frozenset(
         "webp",
     )
 )
-# Suffixes of files that lie among images and are none: labels, notes, code and caches.
+# Suffixes of other files that are common in image folders: labels, notes, code and caches.
 NOTES = frozenset(
     f".{suffix}"
     for suffix in (
@@ -70,11 +70,11 @@ NOTES = frozenset(
         "yml",
     )
 )
-SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "icon\r"})  # of macOS and Windows, in lower case
+SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "icon\r"})  # system files of macOS and Windows, in lower case
 
 
 def open_image(source: Path | str | IO[bytes]) -> Image.Image:
-    """Open an image of one of `IMAGE_FORMATS`; what it holds counts, not its suffix. Its pixels are not decoded yet.
+    """Open an image in one of `IMAGE_FORMATS`, recognised by its content, not its suffix. Pixels are not decoded yet.
 
     Raises
     ------
@@ -85,29 +85,29 @@ def open_image(source: Path | str | IO[bytes]) -> Image.Image:
 
 
 def is_image_name(file: Path) -> bool:
-    """Whether a file has the suffix of an image, in upper or lower case."""
+    """Whether a file has an image suffix, in upper or lower case."""
     return file.suffix.lower() in IMAGE_SUFFIXES
 
 
 def is_note(file: Path) -> bool:
-    """Whether a file among images is, by its suffix, one of labels, notes or code."""
+    """Whether a file is a label file, note, code or cache, by its suffix."""
     return file.suffix.lower() in NOTES
 
 
 def is_visible(name: str | Path) -> bool:
-    """Whether no part of a relative path is hidden: it begins with a dot, or is a system file such as `__MACOSX`."""
+    """Whether no part of a relative path is hidden. Hidden parts begin with a dot, or are system files such as `__MACOSX`."""
     parts = Path(name).parts
     return not any((part.startswith(".") and part != "..") or part.lower() in SYSTEM_FILES for part in parts)
 
 
 def is_visible_in_list(name: str) -> bool:
-    """Whether a path that a list or an annotation file names is not hidden. Its leading folders may begin with a dot."""
+    """Whether a path from a list or an annotation file is not hidden. Its folders may begin with a dot."""
     path = Path(name.replace("\\", "/"))
     return is_visible(path.name) and not {part.lower() for part in path.parts} & {"__macosx", ".ipynb_checkpoints"}
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All visible files in a folder and its subfolders. Links to folders are followed, each folder is visited once."""
+    """Yield the files below a folder that are not hidden. Links to folders are followed. Each folder is visited once."""
     visited: set[tuple[int, int]] = set()
     for here, folders, files in os.walk(folder, followlinks=True):
         try:
@@ -124,25 +124,25 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 class Folder(NamedTuple):
-    """Contents of a folder: its images, and its other visible files, both sorted."""
+    """Contents of a folder: its images and its other files, both sorted. Hidden files are left out."""
 
     images: list[Path]
     others: list[Path]
 
 
 def folder_contents(folder: Path) -> Folder:
-    """The images in a folder and its subfolders, and the other files."""
+    """Return the images in a folder and its subfolders, and the other files."""
     files = sorted(files_below(folder))
     return Folder([f for f in files if is_image_name(f)], [f for f in files if not is_image_name(f)])
 
 
-def passed_over(files: Sequence[Path]) -> str:
-    """The sentence about files of a folder that are no images by their suffix."""
+def describe_unsupported(files: Sequence[Path]) -> str:
+    """Return the message about files whose suffix is not that of an image."""
     count = "1 file is" if len(files) == 1 else f"{len(files)} files are"
     return f"{count} not in a supported image format ({counted_suffixes(files)})"
 
 
 def counted_suffixes(files: Iterable[Path]) -> str:
-    """Files by suffix, most frequent first: ".heic: 3, .svg: 1"."""
+    """Count files by suffix, the most frequent first: ".heic: 3, .svg: 1"."""
     counts = Counter(file.suffix.lower() or "no suffix" for file in files)
     return ", ".join(f"{suffix}: {count}" for suffix, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,12 +1,12 @@
-"""Read the size of an image from the header of its file, without decoding the image."""
+"""Read the size of an image from the file header, without decoding the image."""
 
 import warnings
 from pathlib import Path
 
 from conditional_detr.images.file_types import open_image
 
-TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
-ORIENTATION = 274
+ROTATED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
+ORIENTATION = 274  # EXIF tag
 
 
 def size_of(image: Path) -> tuple[int, int] | None:
@@ -16,7 +16,7 @@ def size_of(image: Path) -> tuple[int, int] | None:
             warnings.simplefilter("ignore")
             with open_image(image) as opened:
                 width, height = opened.size
-                turned = opened.getexif().get(ORIENTATION) in TURNED
+                is_rotated = opened.getexif().get(ORIENTATION) in ROTATED
     except Exception:  # the codecs of Pillow raise many kinds of exceptions
         return None
-    return (height, width) if turned else (width, height)
+    return (height, width) if is_rotated else (width, height)

@@ -19,7 +19,7 @@ class Pairs(NamedTuple):
 
 
 def best_focal_pairs(logits: Tensor, top_k: int) -> Pairs:
-    """Select from all pairs of query and class by sigmoid score. A query may appear with several classes (Conditional DETR)."""
+    """Select the best pairs of query and class by sigmoid score. A query may occur with several classes (Conditional DETR)."""
     classes = logits.shape[-1]
     flat = logits.sigmoid().flatten(1)
     scores, index = flat.topk(min(top_k, flat.shape[1]), dim=1)
@@ -27,7 +27,7 @@ def best_focal_pairs(logits: Tensor, top_k: int) -> Pairs:
 
 
 def best_softmax_pairs(logits: Tensor, top_k: int) -> Pairs:
-    """Select from the best class of each query, by softmax over all classes and "no object" (DETR)."""
+    """Select the best queries, each with its best class, by softmax over all classes and "no object" (DETR)."""
     best, labels = logits.softmax(-1)[..., :-1].max(-1)
     scores, queries = best.topk(min(top_k, best.shape[1]), dim=1)
     return Pairs(scores, queries, labels.gather(1, queries))
@@ -37,7 +37,7 @@ BEST_PAIRS = {"focal": best_focal_pairs, "softmax": best_softmax_pairs}
 
 
 def best_pairs(logits: Tensor, top_k: int, classification: str) -> Pairs:
-    """The `top_k` pairs of query and class with the highest scores, from logits [B, Q, K or K+1]."""
+    """Return the `top_k` pairs of query and class with the highest scores, from logits [B, Q, K or K+1]."""
     if classification not in BEST_PAIRS:
         raise ConfigError(f"there is no classification {classification!r}. {did_you_mean(classification, BEST_PAIRS)}")
     return BEST_PAIRS[classification](logits.float(), top_k)

@@ -1,6 +1,6 @@
-"""Resizing, normalising and padding of tensors, for training and for models that PyTorch runs.
+"""Resize, normalise and pad tensors, for training and for models that PyTorch runs.
 
-`array_preprocessing` does the same arithmetic without PyTorch, for exported models.
+`array_preprocessing` does the same without PyTorch, for exported models.
 """
 
 from collections.abc import Sequence
@@ -64,11 +64,11 @@ class Preprocessor:
 def resize(rgb: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Resize an image bilinearly with antialiasing: uint8 [3, H, W] → uint8 [3, h, w].
 
-    This is torchvision's resize, without the time that its `transforms.v2` takes to load.
+    The result is that of torchvision's resize. This function avoids importing `transforms.v2`, which is slow.
     """
     if (rgb.shape[-2], rgb.shape[-1]) == tuple(size_hw):
         return rgb
-    if rgb[None].is_contiguous(memory_format=torch.channels_last):  # so that the result keeps this order
+    if rgb[None].is_contiguous(memory_format=torch.channels_last):  # keep this memory format
         batch = rgb.as_strided((1, *rgb.shape), (rgb.numel(), *rgb.stride()))
     else:
         batch = rgb[None]

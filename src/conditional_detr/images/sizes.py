@@ -6,7 +6,7 @@ from conditional_detr.config.schema import PreprocessorConfig
 def resized_hw(size_hw: tuple[int, int], shortest: int, longest: int) -> tuple[int, int]:
     """Height and width, px, after resizing the shorter side to `shortest` while limiting the longer side to `longest`.
 
-    The aspect ratio is kept. Fractions are truncated as in the code of DETR, so that sizes are exactly the same.
+    The aspect ratio is kept. Fractions are truncated as in the code of DETR, so that the sizes are equal.
     """
     height, width = size_hw
     short, long = min(size_hw), max(size_hw)

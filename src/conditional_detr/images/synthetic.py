@@ -1,4 +1,4 @@
-"""Synthetic images, to measure speed and to compare an exported model with the original when there is no data."""
+"""Synthetic images, to measure speed and to compare an exported model with its original without a data set."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,7 @@ NUM_IMAGES, IMAGE_HW = 8, (480, 640)
 
 
 def synthetic_images() -> list[np.ndarray]:
-    """Random patches of colour with noise. Every call returns the same images."""
+    """Return images of random colour patches with noise. They are the same on every call."""
     random = np.random.default_rng(0)
     images: list[np.ndarray] = []
     for i in range(NUM_IMAGES):

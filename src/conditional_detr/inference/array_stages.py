@@ -1,4 +1,4 @@
-"""Prepare images for an exported model, and read its output. Needs no PyTorch."""
+"""Prepare images for an exported model, and postprocess its output, without PyTorch."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,16 +12,16 @@ from conditional_detr.images.array_preprocessing import prepare_array as prepare
 
 __all__ = ["OPTIONS", "inference_mode", "inputs_of", "prepare", "records_of"]
 inference_mode = nullcontext
-OPTIONS: dict[str, Any] = {}  # of the model's call
+OPTIONS: dict[str, Any] = {}  # keyword arguments of the model
 
 
 def inputs_of(model: Any, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Batch and padding mask, from prepared images of one size."""
+    """Return batch and padding mask for prepared images of one size."""
     return collate_arrays(images, model.preprocessor)
 
 
 def records_of(model: Any, output: Any, sizes_hw: np.ndarray, top_k: int) -> list[dict[str, np.ndarray]] | None:
-    """The records of `postprocess`; None if scores are not finite."""
+    """Return the detections of each image, as in `postprocess`. None if scores are not finite."""
     logits, boxes = output
     if not np.isfinite(logits).all():
         return None

@@ -14,8 +14,8 @@ from conditional_detr.errors import CheckpointError, ConfigError, ImageError
 from conditional_detr.images.decoding import ImageInput, decode_array
 
 TOP_K = 100  # detections per image
-WAITING_BATCHES = 2  # prepared images that may wait for others of their size, in batches
-DECODERS = 4  # maximum number of decoding threads; decoding a large JPEG takes longer than a small model
+WAITING_BATCHES = 2  # maximum number of prepared images waiting for others of their size, in batches
+DECODERS = 4  # maximum number of decoding threads; a large JPEG takes longer to decode than a small model to run
 
 
 class Model(Protocol):
@@ -26,7 +26,7 @@ class Model(Protocol):
     class_names: list[str]
     category_ids: list[int]
     thresholds: list[float] | None
-    takes_arrays: bool  # NumPy arrays, or else tensors
+    takes_arrays: bool  # whether inputs are NumPy arrays; otherwise tensors
 
     @property
     def device(self) -> Any: ...
@@ -46,7 +46,7 @@ class PreparedImage(NamedTuple):
 
 
 def stages_of(model: Model) -> Any:
-    """The module that prepares images for a model and reads its output: with NumPy for an export, with PyTorch for others."""
+    """Return the module for preparation and postprocessing: with NumPy for exports, with PyTorch for other models."""
     return import_module(f"conditional_detr.inference.{'array' if model.takes_arrays else 'tensor'}_stages")
 
 
@@ -58,23 +58,23 @@ def detect(
 ) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
     """Detect objects in many images, on the model's device.
 
-    A batch contains only images that have the same size after preprocessing. So no image is padded to the size of another, and
-    the result for an image does not depend on the rest of its batch.
+    A batch contains only images of the same size after preprocessing. No image is padded to the size of another one, so its
+    result does not depend on the other images of the batch.
 
     Parameters
     ----------
-    images : decoded in the background, slightly ahead of the model
+    images : images, which are decoded in background threads ahead of the model
     batch : largest batch size
-    on_unreadable : called with position and error for each image that cannot be read; without it the error is raised
+    on_unreadable : called with position and error for each image that cannot be read; None = the error is raised
 
     Yields
     ------
-    position in the input, the image uint8 [H, W, 3], and the record of `postprocess` as arrays. The order may differ from the
-    input's
+    position in the input, the image uint8 [H, W, 3], and its detections as arrays (see `postprocess`). The order may differ
+    from that of the input
 
     Raises
     ------
-    ConfigError : a batch size below 1
+    ConfigError : the batch size is below 1
     ImageError : an image cannot be read, and there is no `on_unreadable`
     CheckpointError : scores are NaN or infinite, because the weights are damaged
     """

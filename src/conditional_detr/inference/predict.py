@@ -1,4 +1,4 @@
-"""Detect objects in image files; write images with boxes and a `predictions.json`."""
+"""Detect objects in image files, and write images with boxes and `predictions.json`."""
 
 import glob
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from conditional_detr.errors import ConfigError, ImageError, RunError
 from conditional_detr.images.decoding import is_url
-from conditional_detr.images.file_types import IMAGE_FORMATS, folder_contents, is_note, passed_over
+from conditional_detr.images.file_types import IMAGE_FORMATS, describe_unsupported, folder_contents, is_note
 from conditional_detr.inference.batching import detect
 from conditional_detr.inference.detector import Detector, check_conf
 from conditional_detr.inference.drawing import draw, save_image
@@ -39,13 +39,13 @@ class Prediction:
 
 
 def find_images(inputs: Sequence[str], say: Callable[[str], None] = lambda line: None) -> list[str]:
-    """Find the images that inputs name: files, folders, glob patterns and URLs.
+    """Find the images for the given inputs: files, folders, glob patterns and URLs.
 
-    Folders are searched with their subfolders for files with an image suffix, in sorted order. Hidden files are ignored.
+    Folders and their subfolders are searched for files with an image suffix, in sorted order. Hidden files are ignored.
 
     Parameters
     ----------
-    say : gets a line for each folder with files that are passed over because of their suffix. Labels and notes are not told of
+    say : function that receives a line for each folder with files in unsupported formats. Labels and notes are not reported
 
     Raises
     ------
@@ -58,9 +58,11 @@ def find_images(inputs: Sequence[str], say: Callable[[str], None] = lambda line:
             inside, others = folder_contents(path)
             if not inside:
                 formats = ", ".join(sorted(IMAGE_FORMATS))
-                raise ConfigError(f"{name} contains no images ({formats})" + (f": {passed_over(others)}" if others else ""))
+                raise ConfigError(
+                    f"{name} contains no images ({formats})" + (f": {describe_unsupported(others)}" if others else "")
+                )
             if odd := [file for file in others if not is_note(file)]:
-                say(f"ignored in {name}: {passed_over(odd)}")
+                say(f"ignored in {name}: {describe_unsupported(odd)}")
             found += map(str, inside)
         elif path.exists() or is_url(name):
             found.append(name)
@@ -90,7 +92,7 @@ def predict(
     output : folder for the images with boxes and for `predictions.json`
     conf : lowest score, in [0, 1]; None = the model's own thresholds, or 0.3 if it has none
     batch : largest batch size
-    track : shows the progress
+    track : function that shows progress
     """
     check_conf(conf)
     output = Path(output)
@@ -130,7 +132,7 @@ def predict(
 
 def _write(file: Path, content: Any) -> None:
     with writing(file, RunError):
-        # In a file name that is no text, bytes become JSON's escapes.
+        # Bytes of a file name that are not valid UTF-8 are written as JSON escapes.
         file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
 
 
@@ -144,7 +146,7 @@ def _output_name(image: str, number: int = 1) -> str:
 
 
 def _output_names(images: Sequence[str], output: Path) -> list[str]:
-    """Output file names, `STEM.jpg`. A number is added if a name is used twice or would overwrite an input."""
+    """Return output file names, `STEM.jpg`. A number is added if the name is in use or would overwrite an input."""
     inputs = {Path(image).resolve() for image in images if not is_url(image)}
     # Compared without case, because on some file systems A.jpg and a.jpg are the same file.
     used = {Path(image).name.casefold() for image in images if Path(image).parent.resolve() == output.resolve()}

@@ -1,1 +1,1 @@
-"""Files on disk and on the Hub."""
+"""Read and write files, download from the Hub, and protect the output streams."""

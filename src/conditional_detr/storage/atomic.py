@@ -1,4 +1,4 @@
-"""Replace folders atomically, so that a kill, a full disk or an error never leaves an incomplete folder."""
+"""Replace folders atomically: a kill, a full disk or an error never leaves an incomplete folder."""
 
 import os
 import shutil
@@ -12,14 +12,14 @@ from conditional_detr.storage.writing import writing
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A context that provides a new empty folder, which replaces `folder` at the end if there was no error.
+    """Context manager that provides a new empty folder. At the end it replaces `folder`, unless there was an error.
 
-    At any moment there is a complete folder, old or new. It is at `folder` or, for an instant, at `backup_of(folder)`. See
+    A complete folder, old or new, exists at any time. It is `folder` or, between two renames, `backup_of(folder)`: see
     `recover`.
     """
-    from safetensors import SafetensorError  # which reading a model's name or an export does without
+    from safetensors import SafetensorError  # imported here, because model names and exports do not need it
 
-    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - "." has no name
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - Path(".").name is empty
     new = folder.with_name(f".{folder.name}.new")
     with writing(folder, CheckpointError):
         if folder.is_file():
@@ -30,21 +30,21 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         yield new
         _replace(folder, new)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]  # wording of safetensors
+        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]  # the wording of safetensors
         raise CheckpointError(f"{folder} cannot be written: {reason}. The previous contents are unchanged") from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
 def backup_of(folder: Path) -> Path:
-    """Path of the previous folder while a new one replaces it."""
+    """Return the path of the old folder while a new one replaces it."""
     folder = Path(os.path.abspath(folder))  # noqa: PTH100
     return folder.with_name(f".{folder.name}.old")
 
 
 def _replace(folder: Path, new: Path) -> None:
     for file in new.iterdir():
-        file.chmod(new.stat().st_mode & 0o666)  # safetensors creates files that only their owner can read
+        file.chmod(new.stat().st_mode & 0o666)  # safetensors makes files readable by their owner only
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
@@ -57,8 +57,8 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Restore the previous folder if the process was killed between the two renames of a replacement."""
+    """Restore the old folder if a process was killed between the two renames of a replacement."""
     old = backup_of(folder)
     if old.exists() and not folder.exists():
-        with suppress(FileNotFoundError):  # another process of the run has already done it
+        with suppress(FileNotFoundError):  # another process of the run has already restored it
             old.rename(folder)

@@ -1,6 +1,6 @@
-"""Downloads from the Hugging Face Hub.
+"""Download files from the Hugging Face Hub.
 
-The Hub is contacted only if the user names something on it. If it is unreachable, an error follows within seconds.
+The Hub is contacted only if the user names a repository on it. If it is unreachable, an error is raised within seconds.
 """
 
 import os
@@ -18,7 +18,7 @@ def fetch(repo: str, files: list[str], revision: str | None = None) -> list[Path
 
     Raises
     ------
-    UnavailableError : offline, access denied or file not found; the message gives the reason
+    UnavailableError : offline, access denied, or file not found. The message gives the reason
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -31,7 +31,7 @@ def fetch(repo: str, files: list[str], revision: str | None = None) -> list[Path
         raise UnavailableError(f"{repo} is not in the local cache and the Hub is unreachable ({reason})")
     try:
         return [Path(hf_hub_download(repo, file, revision=revision)) for file in files]
-    except Exception as error:  # the client raises many kinds: access denied, not found, gated, interrupted
+    except Exception as error:  # the client raises many kinds of errors: access denied, not found, interrupted
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise UnavailableError(f"{repo} cannot be downloaded from the Hub: {lines[0][:200]}") from None
 
@@ -39,7 +39,7 @@ def fetch(repo: str, files: list[str], revision: str | None = None) -> list[Path
 def fetch_if_there(repo: str, file: str, revision: str | None = None) -> Path | None:
     """Return the local path of one file of a Hub repository, or None if the repository has no such file.
 
-    Returns None as well if the file is not in the cache and the Hub is unreachable.
+    Also returns None if the file is not in the cache and the Hub is unreachable.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def fetch_if_there(repo: str, file: str, revision: str | None = None) -> Path | 
         return Path(hf_hub_download(repo, file, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, ValueError, OSError):
         pass
-    if _out_of_reach():  # offline, only the cached files are known
+    if _out_of_reach():  # offline, only cached files can be found
         return None
     try:
         return Path(hf_hub_download(repo, file, revision=revision))
@@ -63,7 +63,7 @@ def fetch_if_there(repo: str, file: str, revision: str | None = None) -> Path | 
 
 
 def _out_of_reach() -> str | None:
-    """Reason why the Hub is unreachable, or None. The Hub's own client would retry for most of a minute first."""
+    """Return the reason why the Hub is unreachable, or None. The client of the Hub would retry for most of a minute."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

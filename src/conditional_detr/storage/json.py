@@ -1,4 +1,4 @@
-"""Reading JSON files from any source."""
+"""Read JSON files, also those from unknown sources."""
 
 import json
 import re
@@ -7,16 +7,16 @@ from typing import Any
 
 from conditional_detr.errors import ConditionalDETRError
 
-# Bytes that may mean a lone surrogate. Zero bytes are included because they mark UTF-16 files, which may contain one too.
+# Bytes that may be part of a lone surrogate. Files with zero bytes are UTF-16, which may contain one too.
 HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0")
-MAX_JSON_BYTES = 2**32  # the largest annotation file of COCO has half a billion bytes
+MAX_JSON_BYTES = 2**32  # the largest annotation file of COCO has 0.5 GB
 
 
 def read_json_object(path: Path, kind: type[ConditionalDETRError]) -> dict[str, Any]:
-    """Read a JSON file that holds an object. If it is anything else or cannot be read, raise an error of the given kind."""
+    """Read a JSON file that must hold an object. If it does not or cannot be read, raise an error of the given class."""
     try:
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
-            raise kind(f"{path} is too large for a JSON file: {size} bytes, the limit is {MAX_JSON_BYTES}")
+            raise kind(f"{path} must not be larger than {MAX_JSON_BYTES} bytes: it has {size}")
         text = path.read_bytes()
         content = json.loads(text)
         content = without_surrogates(content) if HALF_CHARACTER.search(text) else content
@@ -30,7 +30,7 @@ def read_json_object(path: Path, kind: type[ConditionalDETRError]) -> dict[str, 
 
 
 def without_surrogates(value: Any) -> Any:
-    """Replace lone surrogates in parsed JSON. They cannot be encoded, neither in file names nor in file contents."""
+    """Replace lone surrogates in parsed JSON by �, because they cannot be written to files or used in file names."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):

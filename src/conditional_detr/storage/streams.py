@@ -1,4 +1,4 @@
-"""Standard output and error that cannot end a command: any encoding, a reader who has gone, a full disk."""
+"""Make stdout and stderr robust: output errors, such as a closed pipe or a full disk, do not end a command."""
 
 import os
 import sys
@@ -8,18 +8,18 @@ from errno import EINVAL, EPIPE
 from typing import Any, TextIO
 
 LOOK_ALIKES = {"→": "->", "–": "-", "—": "-", "−": "-", "━": "-", "…": "...", "×": "x", "≥": ">=", "≤": "<=", "’": "'"}
-CLOSED = (EPIPE, EINVAL)  # what a pipe without a reader answers; the second one on Windows
+CLOSED = (EPIPE, EINVAL)  # error codes of a closed pipe; EINVAL on Windows
 
 
 class SteadyStream:
-    """A text stream whose `write` and `flush` never fail because of the text, the reader or the disk.
+    """A text stream whose `write` and `flush` do not raise errors of the encoding or the operating system.
 
-    - A character that the encoding lacks is written as its ASCII look-alike (→ as ->) or as Python escapes it (猫 as
-      \\u732b), so that no name is lost.
-    - After an error of the operating system, all further output is dropped. If the reader has closed the pipe, as `head` does,
-      nothing is said; otherwise stderr says it once.
+    - A character that the encoding does not have is written as a similar one in ASCII (→ as ->) or as a Python escape (猫 as
+      \\u732b).
+    - After an error of the operating system, all further output is dropped. A note is printed to stderr once, except if the
+      reader closed the pipe, as `head` does.
 
-    All other attributes are those of the stream.
+    All other attributes are those of the wrapped stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -51,44 +51,44 @@ class SteadyStream:
 
     def _lose(self, error: OSError) -> None:
         self._is_lost = True
-        with suppress(OSError, ValueError):  # for what is still buffered: Python writes it at exit
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+        with suppress(OSError, ValueError):  # Python flushes the buffer at exit, so redirect the stream to the null device
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
         if error.errno not in CLOSED:
             text = f"note: the output cannot be written ({error.strerror or error}). The command continues without it"
             print(text, file=steady(sys.stderr), flush=True)
 
 
 def encodable(text: str, encoding: str, errors: str = "strict") -> str:
-    """The text in characters that an encoding has.
+    """Replace characters that an encoding does not have.
 
     >>> encodable("crème → 猫", "cp1252")
     'crème -> \\\\u732b'
     """
 
-    def shown(character: str) -> str:
+    def replaced(character: str) -> str:
         try:
             character.encode(encoding, errors)
         except UnicodeEncodeError:
             return LOOK_ALIKES.get(character) or character.encode("ascii", "backslashreplace").decode("ascii")
         return character
 
-    return "".join(map(shown, text))
+    return "".join(map(replaced, text))
 
 
 def steady(stream: TextIO | None) -> Any:
-    """The stream as a `SteadyStream`. None, which Python has in place of a closed stream, takes text and shows nothing."""
+    """Wrap a stream in a `SteadyStream`. None (Python's value for a closed stream) becomes a stream that discards its text."""
     if isinstance(stream, SteadyStream):
         return stream
-    if stream is None:  # a descriptor that stays open takes the place of the closed one, which the next file would get
+    if stream is None:  # opened without closefd, so that no other file gets the descriptor of the closed stream
         stream = open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     return SteadyStream(stream)
 
 
 @contextmanager
 def steady_output() -> Iterator[None]:
-    """Context manager in which `sys.stdout` and `sys.stderr` are steady."""
+    """Context manager that wraps `sys.stdout` and `sys.stderr` in `SteadyStream`."""
     with redirect_stdout(steady(sys.stdout)), redirect_stderr(steady(sys.stderr)):
         try:
             yield

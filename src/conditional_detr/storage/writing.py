@@ -1,4 +1,4 @@
-"""Turn system errors while writing files into errors of this library."""
+"""Convert errors of the operating system while writing files to errors of this library."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from conditional_detr.errors import ConditionalDETRError
 
 @contextmanager
 def writing(path: Path, kind: type[ConditionalDETRError]) -> Iterator[None]:
-    """A context that raises an error of the given kind, with the reason, if `path` cannot be written."""
+    """Context manager that raises an error of the given class, with the reason, if `path` cannot be written."""
     try:
         yield
     except OSError as error:

@@ -126,7 +126,7 @@ class Trainer:
         return Run(self.folder.path, self.state.history)
 
     @property
-    def judged(self) -> DetectionModel:
+    def evaluated_model(self) -> DetectionModel:
         """The model that is evaluated and saved as the best: the averaged one if the recipe averages weights."""
         average = self.prepared.average
         return self.model if average is None else cast(DetectionModel, average.module)
@@ -185,14 +185,14 @@ class Trainer:
         self._save_last()  # an error in the validation images must not lose the epoch
         for path, reason in self.processes.gathered(self.bad_images.met("train")):  # found by any of the processes
             self.bad_images.add("train", path, reason, len(self.prepared.train))
-        judged = self.schedule.has_time_to_evaluate(state)
-        figures = self._figures() if judged else dict.fromkeys(FIGURES)
+        is_evaluated = self.schedule.has_time_to_evaluate(state)
+        figures = self._figures() if is_evaluated else dict.fromkeys(FIGURES)
         rate = self.recipe.lr * self._lr_factor(state.position - 1)  # learning rate of the last step
-        is_best = state.close_epoch(figures, rate, judged)
+        is_best = state.close_epoch(figures, rate, is_evaluated)
         if is_best and self.processes.is_main:
-            self.folder.save_best(self.judged)
+            self.folder.save_best(self.evaluated_model)
         self._save_last()
-        self.logger.epoch(state.history[-1], is_best, judged)
+        self.logger.epoch(state.history[-1], is_best, is_evaluated)
         if not self.schedule.is_over(state):
             self._stop_if_asked()
 
@@ -200,7 +200,7 @@ class Trainer:
         """Evaluate on the validation split and return the metrics. The time this takes is added to the state."""
         self.logger.evaluating()
         started, state = time.monotonic(), self.state
-        metrics, skipped = self.evaluate(self.judged, self.valid, self.recipe.batch, self.processes)
+        metrics, skipped = self.evaluate(self.evaluated_model, self.valid, self.recipe.batch, self.processes)
         for position, reason in sorted(skipped.items()):
             self.bad_images.add("valid", self.valid.paths[position], reason, len(self.prepared.valid))
         self.valid = self.valid.without(skipped)

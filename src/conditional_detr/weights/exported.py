@@ -1,4 +1,4 @@
-"""Folders of exported models: a graph that an inference engine runs, and a `config.json` that describes it."""
+"""Read and write folders of exported models: a graph for an inference engine, and a `config.json` that describes it."""
 
 import json
 from pathlib import Path
@@ -40,13 +40,13 @@ class Exported(NamedTuple):
 
 
 def write_description(model: "DetectionModel", folder: Path, format: str, precision: str) -> None:
-    """Write the `config.json` of an exported folder: that of a checkpoint, plus format and precision of the export."""
+    """Write the `config.json` of an export: the content of a checkpoint's `config.json`, plus format and precision."""
     description = describe(model) | {EXPORT_KEY: {"format": format, "precision": precision}}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def read_exported(folder: Path) -> Exported:
-    """Read the description of an exported folder.
+    """Read the description of an export.
 
     Raises
     ------
@@ -71,22 +71,24 @@ def read_exported(folder: Path) -> Exported:
         isinstance(thresholds, list) and len(thresholds) == len(ids) and all(isinstance(v, int | float) for v in thresholds)
     )
     if not numbers:
-        raise CheckpointError(f"{folder / DESCRIPTION} is damaged: thresholds must hold one score per class")
+        raise CheckpointError(f"{folder / DESCRIPTION} is damaged: thresholds must have one score per class")
     graph = folder / GRAPHS[what["format"]]
     for file in (graph, *(graph.with_name(name) for name in WEIGHT_FILES[what["format"]])):
         if not file.is_file():
-            raise CheckpointError(f"{file} is missing: the export is incomplete")
+            raise CheckpointError(
+                f"{file} is missing: the export is incomplete. Copy the whole folder, or export the model again"
+            )
     return Exported(graph, what["format"], what["precision"], config, preprocessor, names, ids, thresholds)
 
 
 def read_proof(folder: Path) -> dict[str, Any]:
-    """Read the verification results of an exported folder; an empty dict if there are none."""
+    """Read the proof of an export. The dict is empty if there is none."""
     file = folder / PROOF
     return read_json_object(file, CheckpointError) if file.exists() else {}
 
 
 def read(folder: Path) -> NoReturn:
-    """Refuse to read an export as a checkpoint, because a graph has no weights to load.
+    """Raise an error, because an export cannot be read as a checkpoint: a graph has no weights to load.
 
     Raises
     ------

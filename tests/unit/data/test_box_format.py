@@ -1,4 +1,4 @@
-"""How boxes are written is told where that can be told, and only there."""
+"""Box formats are detected, and correct boxes are never converted."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def written_as(how: str, true: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("how", [*LAYOUTS, *(f"normalised {layout}" for layout in UPRIGHT)])
-def test_every_way_of_writing_is_told_and_undone(how: str):
+def test_every_format_is_detected_and_converted(how: str):
     true = boxes(60)
     found = detect_box_format(written_as(how, true), sizes(60))
     assert found.layout == how
@@ -41,8 +41,8 @@ def test_every_way_of_writing_is_told_and_undone(how: str):
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("count", [3, 7, 12, 40])
 @pytest.mark.parametrize("largest", [0.1, 0.9])
-def test_cocos_boxes_are_taken_as_they_are(seed: int, count: int, largest: float):
-    """Also where one in ten reaches outside or has no area."""
+def test_coco_boxes_are_not_converted(seed: int, count: int, largest: float):
+    """Also if one in ten extends beyond the image or has no area."""
     true = boxes(count, seed, largest)
     assert detect_box_format(true, sizes(count)).message is None
     true[: count // 10] += [300, 0, 0, 0]
@@ -50,15 +50,15 @@ def test_cocos_boxes_are_taken_as_they_are(seed: int, count: int, largest: float
     assert detect_box_format(true, sizes(count)).message is None
 
 
-def test_centres_in_the_middle_are_told_from_corners():
-    """Of objects in the middle both readings fit; only one has them in the middle."""
+def test_centre_format_is_distinguished_from_corner_format():
+    """Both formats fit for objects near the centre. With the right one, their mean position is the centre."""
     true = boxes(40, largest=0.2) * 0.3 + np.array([0.4, 0.4, 0, 0]) * np.tile(SIZE, 2)
     found = detect_box_format(written_as("normalised cxcywh", true), sizes(40))
     assert found.layout == "normalised cxcywh"
-    assert "normalised xywh would fit too: check the boxes in the copy" in found.message
+    assert "normalised xywh fits too: check the boxes in the copy" in found.message
 
 
-def test_a_stray_box_does_not_hide_that_the_others_are_normalised():
+def test_one_other_box_does_not_prevent_detecting_normalised_boxes():
     written = written_as("normalised xywh", boxes(12))
     written[3] = [0.9, 0.9, 1.002, 0.1]
     assert detect_box_format(written, sizes(12)).layout == "normalised xywh"
@@ -66,7 +66,7 @@ def test_a_stray_box_does_not_hide_that_the_others_are_normalised():
     assert detect_box_format(written, sizes(12)).layout == "xywh"
 
 
-def test_a_quarter_of_corners_outside_is_enough_where_all_fit_as_corners():
+def test_a_quarter_of_boxes_outside_is_enough_if_all_fit_as_corners():
     rng = np.random.default_rng(0)
     start = rng.uniform(0, 0.3, (30, 2)) * SIZE
     end = start + rng.uniform(0.2, 0.65, (30, 2)) * SIZE
@@ -75,7 +75,7 @@ def test_a_quarter_of_corners_outside_is_enough_where_all_fit_as_corners():
     assert detect_box_format(np.concatenate([start, end], axis=1), sizes(30)).layout == "xyxy"
 
 
-def test_what_fits_no_way_is_said_and_not_converted():
+def test_an_unknown_format_is_reported_and_not_converted():
     shifted = boxes(40) + np.array([150, 90, 40, 40])
     found = detect_box_format(shifted, sizes(40))
     assert found.layout == "xywh"
@@ -105,7 +105,7 @@ def test_the_box_of_an_annotation(row: dict, expected: list[float] | None):
 
 
 def test_another_split_is_evidence():
-    """What has few boxes, or few outside, is read as the rest of its data set is, if that fits better."""
+    """A split with few boxes, or few outside, is read in the format of another split if that fits better."""
     corners = np.tile([20.0, 20.0, 70.0, 70.0], (30, 1))
     assert detect_box_format(corners, sizes(30), "xyxy").layout == "xywh"
     corners[0] = [200, 100, 300, 180]

@@ -65,8 +65,8 @@ def test_training_and_validation_share_no_digit_and_no_region():
         assert not np.shares_memory(train, valid)
 
 
-def test_wrong_wishes_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="train must be at least 1 scene, not 0"):
+def test_invalid_arguments_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="train must be at least 1, not 0"):
         make_digits(tmp_path / "d", train=0, valid=1)
     with pytest.raises(ConfigError, match="seed must be 0 or more, not -1"):
         make_digits(tmp_path / "d", train=1, valid=1, seed=-1)

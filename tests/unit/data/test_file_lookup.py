@@ -1,4 +1,4 @@
-"""Names that mean a file that is there, spelled otherwise."""
+"""Image names that differ from the names of the files."""
 
 import os
 import unicodedata
@@ -44,12 +44,21 @@ def taken_apart(text: str) -> str:
         (taken_apart("größe.jpg"), "train/" + composed("größe.jpg")),
         (composed("ÜBER/größe.JPG"), "train/" + taken_apart("über/größe.jpg")),
         ("my%20photo.jpg", "train/my photo.jpg"),
+        ("https://storage.example.org/set/my%20photo.jpg?signature=1%2F2", "train/my photo.jpg"),
+        ("/data/local-files/?d=set/a.jpg", "train/a.jpg"),
+        ("/data/upload/3/1a2b3c4d-a.jpg", "train/a.jpg"),
+        ("1a2b3c4d-a.jpg", "train/a.jpg"),
+        ("a.jpeg", "train/a.jpg"),
+        ("a.PNG", "train/a.jpg"),
+        ("a", "train/a.jpg"),
+        ("scan.v2", "train/scan.v2.png"),
+        ("set/train/a.bmp", "train/a.JPG"),
         ("红.jpg", "train/" + "红.jpg".encode("gbk").decode("cp437")),
         ("größe.jpg", "train/" + "größe.jpg".encode().decode("cp437")),
         ("红.jpg", "train/" + os.fsdecode("红.jpg".encode("gbk"))),
     ],
 )
-def test_a_name_that_one_file_fits_is_that_file(tmp_path, name: str, file: str):
+def test_a_name_that_matches_one_file_is_found(tmp_path, name: str, file: str):
     found = lookup(tmp_path, file, "train/b.jpg")
     assert found.path_of(name) == tmp_path / file
     assert list(found.respelled) == [name]
@@ -60,11 +69,11 @@ def test_a_name_that_one_file_fits_is_that_file(tmp_path, name: str, file: str):
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "more\\a.jpg", "more/a.jpg"])
-def test_a_name_that_is_there_is_not_looked_for(tmp_path, name: str):
+def test_an_existing_path_is_not_searched_for(tmp_path, name: str):
     found = lookup(tmp_path, "train/a.jpg", "train/more/a.jpg", "train/A.jpg")
     assert found.path_of(name).exists()
     assert not found.respelled
-    assert not found.several
+    assert not found.ambiguous
 
 
 @pytest.mark.parametrize(
@@ -72,17 +81,18 @@ def test_a_name_that_is_there_is_not_looked_for(tmp_path, name: str):
     [
         ("x/a.jpg", ["train/one/a.jpg", "train/two/a.jpg"]),
         ("a.JPG", ["train/a.jpg", "train/A.jpg"]),
+        ("a.bmp", ["train/a.jpg", "train/a.png"]),
         ("a.jpg", ["one/a.jpg", "two/a.jpg"]),
     ],
 )
-def test_a_name_that_several_files_fit_means_none(tmp_path, name: str, files: list[str]):
+def test_a_name_that_matches_several_files_is_ambiguous(tmp_path, name: str, files: list[str]):
     found = lookup(tmp_path, *files)
     assert found.path_of(name) == tmp_path / "train" / name
-    assert found.several == {name: [tmp_path / file for file in sorted(files)]}
+    assert found.ambiguous == {name: [tmp_path / file for file in sorted(files)]}
     assert not found.respelled
 
 
-def test_the_file_that_agrees_with_more_folders_is_meant(tmp_path):
+def test_the_file_that_agrees_with_more_folders_is_chosen(tmp_path):
     found = lookup(tmp_path, "train/one/a.jpg", "train/two/a.jpg", "train/a.jpg")
     assert found.path_of("x/two/a.jpg") == tmp_path / "train" / "two" / "a.jpg"
 

@@ -1,4 +1,4 @@
-"""YOLO, Pascal VOC and imagefolder say the same as COCO; what is wrong in them is named."""
+"""Readers of YOLO, Pascal VOC and imagefolder: the same content as COCO, and messages about faults."""
 
 import json
 import re
@@ -93,7 +93,7 @@ def check(index: SplitIndex) -> None:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_format_says_the_same(tmp_path, name: str):
+def test_every_format_gives_the_same_content(tmp_path, name: str):
     WRITERS[name](tmp_path)
     assert {source.format for source in sources(tmp_path).values()} == {name}
     for split in ("train", "valid"):
@@ -142,10 +142,10 @@ def test_paths_of_yolo_are_found_as_its_users_write_them(tmp_path, description: 
         ("a: [", "is not valid YAML"),
         ("[" * 5000, "is not valid YAML"),
         ("x: !!python/object/apply:os.system ['touch owned']", "is not valid YAML"),
-        ("a: 1\n" * 300_000, "is too large for the YAML file of a data set"),
+        ("a: 1\n" * 300_000, "must not be larger than 1048576 bytes"),
     ],
 )
-def test_a_description_that_is_none_is_refused(tmp_path, monkeypatch, description: str, text: str):
+def test_an_invalid_yaml_file_is_refused(tmp_path, monkeypatch, description: str, text: str):
     monkeypatch.chdir(tmp_path)
     yolo(tmp_path / "d")
     (tmp_path / "d" / "data.yaml").write_text(description)
@@ -206,7 +206,7 @@ def test_the_doctor_reads_every_format(tmp_path, capsys):
 
 
 def test_nothing_outside_the_data_set_is_opened(tmp_path, monkeypatch, capsys):
-    """A list may name any file of the machine: neither it nor its labels are read."""
+    """A list may contain any path of the machine. Neither the image nor its labels are read."""
     yolo(tmp_path / "a" / "b" / "d")
     write_images(tmp_path / "images")
     (tmp_path / "labels").mkdir()
@@ -225,7 +225,7 @@ def test_nothing_outside_the_data_set_is_opened(tmp_path, monkeypatch, capsys):
     assert "image-outside-folder" in {finding["code"] for finding in json.loads(out)["findings"]}
 
 
-def test_a_relative_path_is_as_good(tmp_path, monkeypatch, capsys):
+def test_a_relative_path_is_accepted(tmp_path, monkeypatch, capsys):
     for name, write in WRITERS.items():
         write(tmp_path / name)
         monkeypatch.chdir(tmp_path)
@@ -254,12 +254,14 @@ def test_a_yaml_file_is_a_data_set_too(tmp_path):
     yolo(tmp_path)
     (tmp_path / "data.yaml").rename(tmp_path / "mine.yaml")
     check(load_split(tmp_path / "mine.yaml", "train"))
+    check(load_split(tmp_path, "train"))
+    (tmp_path / "other.yaml").write_text("train: train/images\nnames: [cat]")
     with pytest.raises(DataError, match="none of the supported layouts was found there"):
-        load_split(tmp_path, "train")
+        load_split(tmp_path, "train")  # it could be either of the two
 
 
-def test_a_yolo_path_that_is_another_folder_is_gone_to(tmp_path):
-    """`path` is the base of the splits' folders, not the YAML file's own."""
+def test_a_yolo_path_may_be_another_folder(tmp_path):
+    """The folders of the splits are relative to `path`, not to the folder of the YAML file."""
     yolo(tmp_path / "set")
     (tmp_path / "set" / "data.yaml").unlink()
     (tmp_path / "data.yaml").write_text("path: set\ntrain: train/images\nval: valid/images\nnames: [cat, dog]")
@@ -267,7 +269,7 @@ def test_a_yolo_path_that_is_another_folder_is_gone_to(tmp_path):
 
 
 def test_where_labels_lie(tmp_path):
-    """The last `images` of a path counts; labels beside their image are found where there are no others."""
+    """The last `images` in a path is replaced. Labels next to the image are used if there are no others."""
     yolo(tmp_path / "images" / "set")
     check(load_split(tmp_path / "images" / "set", "train"))
     root = tmp_path / "images" / "flat"
@@ -279,7 +281,7 @@ def test_where_labels_lie(tmp_path):
     check(load_split(root, "train"))
 
 
-def test_what_a_description_names_and_is_not_there_is_a_finding(tmp_path, capsys):
+def test_a_missing_folder_in_the_yaml_file_is_a_finding(tmp_path, capsys):
     yolo(tmp_path)
     (tmp_path / "data.yaml").write_text("train: train/images\nval: valid/images\ntest: ../test/images\nnames: [cat, dog]")
     (tmp_path / "train" / "labels" / "gone.txt").write_text("0 0.5 0.5 0.1 0.1")
@@ -288,7 +290,7 @@ def test_what_a_description_names_and_is_not_there_is_a_finding(tmp_path, capsys
     findings = {finding["code"]: finding for finding in json.loads(out)["findings"]}
     assert "test/images does not exist" in findings["split-missing"]["message"]
     assert findings["annotation-orphan"]["file"].endswith("train/labels/gone.txt")
-    with pytest.raises(DataError, match="lists no images; .*test/images does not exist"):
+    with pytest.raises(DataError, match="lists no images. Faults: .*test/images does not exist"):
         load_split(tmp_path, "test")
 
 
@@ -313,7 +315,7 @@ def test_the_box_of_a_pose_is_its_first_four_numbers(tmp_path):
         "train: []\nnames: [x]",
     ],
 )
-def test_odd_descriptions_are_refused_at_once(tmp_path, description: str):
+def test_unusual_yaml_files_are_refused(tmp_path, description: str):
     yolo(tmp_path)
     (tmp_path / "data.yaml").write_text(description)
     with pytest.raises(DataError):
@@ -330,8 +332,8 @@ def test_voc_as_roboflow_writes_it(tmp_path):
     check(load_split(tmp_path / "here", "train"))
 
 
-def test_voc_as_it_is_met(tmp_path):
-    """Marks behind names, names with spaces, other images than JPEG, blanks around classes, an XML that is not there."""
+def test_common_variants_of_voc(tmp_path):
+    """Flags after names, names with spaces, images other than JPEG, blanks around class names, a missing XML file."""
     voc(tmp_path)
     Image.new("RGB", SIZE).save(tmp_path / "JPEGImages" / "my photo.png")
     Image.new("RGB", SIZE).save(tmp_path / "JPEGImages" / "bare.jpg")
@@ -349,7 +351,7 @@ def test_voc_as_it_is_met(tmp_path):
     assert "bare.xml: does not exist" in told(index)
 
 
-def test_the_size_in_an_xml_is_what_its_boxes_were_made_for(tmp_path):
+def test_the_size_in_an_xml_file_is_the_annotated_size(tmp_path):
     voc(tmp_path)
     file = tmp_path / "Annotations" / "a.xml"
     size = "<annotation><size><width>{}</width><height>{}</height></size>"
@@ -358,11 +360,11 @@ def test_the_size_in_an_xml_is_what_its_boxes_were_made_for(tmp_path):
     file.write_text(file.read_text().replace(size.format(0, 0), size.format(200, 160)))
     index = load_split(tmp_path, "train")
     assert index.sizes_hw[0].tolist() == [160, 200]
-    with pytest.raises(DataError, match="its boxes cannot be trusted"):
+    with pytest.raises(DataError, match="its boxes cannot be used"):
         index.check_size(0, (80, 100))
 
 
-def test_images_that_cannot_be_read_have_no_boxes_to_judge(tmp_path, capsys):
+def test_boxes_of_unreadable_images_are_not_checked(tmp_path, capsys):
     for name, write in WRITERS.items():
         write(tmp_path / name)
         for file in (tmp_path / name).rglob("a.jpg"):
@@ -381,8 +383,8 @@ def test_images_that_cannot_be_read_have_no_boxes_to_judge(tmp_path, capsys):
         None,
     ],
 )
-def test_imagefolders_as_they_are_met(tmp_path, objects):
-    """Objects one by one, under other names, or a line each."""
+def test_common_variants_of_imagefolder(tmp_path, objects):
+    """A list of objects, other names of the fields, or one object per line."""
     imagefolder(tmp_path)
     file = tmp_path / "train" / "metadata.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -398,7 +400,7 @@ def test_imagefolders_as_they_are_met(tmp_path, objects):
 
 
 def test_classes_of_imagefolders(tmp_path):
-    """Numbers stay what they are; names are numbered over all splits, also those that a split has none of."""
+    """Numbers do not change. Names are numbered over all splits, also names that a split does not have."""
     imagefolder(tmp_path / "n")
     for file in (tmp_path / "n").rglob("*.jsonl"):
         file.write_text(file.read_text().replace('"dog"', "7.0").replace('"cat"', "3"))
@@ -410,7 +412,7 @@ def test_classes_of_imagefolders(tmp_path):
     assert [c.name for c in load_split(tmp_path / "s", "train").categories] == NAMES
 
 
-def test_what_an_imagefolder_says_unclearly_is_named(tmp_path):
+def test_invalid_objects_of_an_imagefolder_are_reported(tmp_path):
     imagefolder(tmp_path)
     file = tmp_path / "train" / "metadata.jsonl"
     rows = [
@@ -428,7 +430,7 @@ def test_what_an_imagefolder_says_unclearly_is_named(tmp_path):
 
 
 def test_two_splits_of_a_kind_are_both_there(tmp_path):
-    """Training takes `valid` before `val`; the doctor looks at both."""
+    """Training prefers `valid` to `val`. The doctor checks both."""
     from conditional_detr.doctor.examine import as_written
 
     for name in ("train", "val", "valid"):
@@ -447,7 +449,7 @@ def test_two_splits_of_a_kind_are_both_there(tmp_path):
     assert sorted(sources(root)) == ["2017", "train", "train2017"]
 
 
-def test_the_head_of_an_image_tells_its_size_after_rotation(tmp_path):
+def test_the_image_header_gives_the_size_after_rotation(tmp_path):
     from conditional_detr.images.header import size_of
 
     exif = Image.Exif()
@@ -475,7 +477,7 @@ def test_voc_in_chinese(tmp_path, encoding: str, is_declared: bool):
     assert [category.name for category in index.categories] == ["小狗", "小猫"]
     assert len(index.labels) == 3
     assert [finding.code for finding in index.findings] == ([] if is_declared else ["annotation-encoding"])
-    assert is_declared or "2 XML files declare no encoding and are not UTF-8: they are read as gb18030" in told(index)
+    assert is_declared or "2 XML files without a declared encoding and not in UTF-8: read as gb18030" in told(index)
 
 
 @pytest.mark.parametrize(
@@ -489,7 +491,7 @@ def test_a_list_of_voc_may_hold_names_or_paths_of_files(tmp_path, line: str):
     assert (len(index), len(index.labels)) == (3, 3)
     (finding,) = index.findings
     assert finding.code == "image-spelling"
-    assert "3 of its names have a suffix or a folder, and their stems are there" in finding.message
+    assert "3 names in the list with a suffix or a folder, e.g. " in finding.message
 
 
 @pytest.mark.parametrize("place", ["ImageSets", "."])
@@ -510,7 +512,7 @@ def test_an_image_of_voc_in_an_unknown_format_is_named(tmp_path, capsys):
     (finding,) = [each for each in json.loads(out)["findings"] if each["split"] == "train" and each["severity"] == "error"]
     assert finding["code"] == "image-unreadable"
     assert finding["file"].endswith("a.heic")
-    assert "unknown image format (known: AVIF, BMP" in finding["message"]
+    assert "unknown image format (supported: AVIF, BMP" in finding["message"]
 
 
 def test_suffixes_of_voc_in_capitals(tmp_path):
@@ -549,18 +551,18 @@ def test_an_image_of_voc_whose_xml_cannot_be_read_is_left_out(tmp_path):
     assert index.missing == [str(tmp_path / "Annotations" / "a.xml")]
 
 
-def test_a_refusal_says_what_was_found(tmp_path, capsys):
+def test_a_refusal_lists_the_faults(tmp_path, capsys):
     voc(tmp_path)
     for file in (tmp_path / "Annotations").iterdir():
         file.write_text("<annotation>")
     for verb in (["doctor", tmp_path], ["train", "--data", tmp_path]):
         code, _, err = run(capsys, *verb)
         assert code == 2
-        assert "train.txt lists no categories. What was found: 3 of annotation-unreadable" in err
+        assert "train.txt lists no categories. Faults: 3 of annotation-unreadable" in err
         assert "a.xml: is not valid XML: no element found" in err
     shutil.rmtree(tmp_path / "Annotations")
     (tmp_path / "Annotations").mkdir()
-    with pytest.raises(DataError, match=r"What was found: 3 of annotation-orphan \(.*a.xml: does not exist"):
+    with pytest.raises(DataError, match=r"Faults: 3 of annotation-orphan \(.*a.xml: does not exist"):
         load_split(tmp_path, "train")
 
 
@@ -571,3 +573,56 @@ def test_imagefolder_names_are_looked_for_too(tmp_path):
     index = load_split(tmp_path, "train")
     assert {Path(path).name for path in index.paths} == {"a.jpg", "b.jpg"}  # the classes of c cannot be read
     assert {finding.code for finding in index.findings} == {"image-spelling", "annotation-unreadable"}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images"),
+    [
+        ("{}/Annotations", "{}/JPEGImages"),
+        ("{}/annotations", "{}/images"),
+        ("{}/labels", "{}/images"),
+        ("Annotations/{}", "JPEGImages/{}"),
+        ("annotations/{}", "images/{}"),
+        ("annotations/{}", "images"),
+        ("{}", "{}"),
+    ],
+)
+def test_splits_of_voc_may_be_folders(tmp_path, annotations: str, images: str):
+    voc(tmp_path / "once")
+    for split in ("train", "valid"):
+        for kind, folder, suffix in ((annotations, "Annotations", ".xml"), (images, "JPEGImages", ".jpg")):
+            place = tmp_path / "set" / kind.format(split)
+            place.mkdir(parents=True, exist_ok=True)
+            for stem in BOXES:
+                name = f"{split}-{stem}" if images == "images" else stem
+                shutil.copy(tmp_path / "once" / folder / f"{stem}{suffix}", place / f"{name}{suffix}")
+    assert set(sources(tmp_path / "set")) == {"train", "valid"}
+    for split in ("train", "valid"):
+        index = load_split(tmp_path / "set", split)
+        assert len(index) == len(BOXES)
+        assert [category.name for category in index.categories] == NAMES
+        assert len(index.labels) == sum(map(len, BOXES.values()))
+        assert all(split in path for path in index.paths)
+        assert index.report == []
+
+
+def test_an_xml_file_may_name_its_image(tmp_path):
+    voc(tmp_path)
+    shutil.rmtree(tmp_path / "ImageSets")
+    for file in (tmp_path / "Annotations").glob("*.xml"):
+        tree = ElementTree.parse(file)
+        ElementTree.SubElement(tree.getroot(), "filename").text = f"C:\\x\\{file.stem}.JPG"
+        tree.write(file)
+        file.rename(file.with_stem(f"annotation-of-{file.stem}"))
+    check(load_split(tmp_path, "all"))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_data_set_may_lie_in_one_more_folder(tmp_path, name: str):
+    WRITERS[name](tmp_path / "export" / "version-3")
+    (tmp_path / "__MACOSX").mkdir()
+    for split in ("train", "valid"):
+        check(load_split(tmp_path, split))
+    shutil.copytree(tmp_path / "export", tmp_path / "other")
+    with pytest.raises(DataError, match="It contains the folders export, other and files"):
+        load_split(tmp_path, "train")

@@ -103,7 +103,7 @@ def test_a_missing_split_names_those_that_are_there(tmp_path):
         ("{", "is not valid JSON"),
         ("[" * 100_000, "is not valid JSON"),
         ("[]", "must hold a JSON object, not list"),
-        ({"images": []}, "'annotations' must be a list of objects"),
+        ({"images": []}, "'annotations' must be a list of JSON objects"),
         (content(images=[]), "lists no images"),
         (content(categories=[]), "has no categories"),
         (content(categories=[{"id": 1}]), "must have an integer 'id' and a 'name'"),
@@ -111,7 +111,7 @@ def test_a_missing_split_names_those_that_are_there(tmp_path):
             content(images=[{"id": 1, "file_name": "a.jpg", "width": 0, "height": 5}]),
             "has no size in _annotations.coco.json, and the image file cannot be read",
         ),
-        (content(images=[{"id": None, "file_name": "a.jpg"}]), "must have an 'id' (a whole number or a text)"),
+        (content(images=[{"id": None, "file_name": "a.jpg"}]), "must have an 'id' (an integer or a string)"),
         (content(images=[{"id": 1, "file_name": "."}]), ".: is not a file"),
         (content(images=[{"id": 1, "file_name": "c.jpg", "width": 5, "height": 5}]), "c.jpg: cannot be opened"),
         (
@@ -133,7 +133,7 @@ def test_a_file_of_absurd_size_is_refused_unread(tmp_path):
     file = write(tmp_path, content())
     with file.open("r+b") as opened:
         opened.truncate(2**33)  # a hole: no disk is taken
-    with pytest.raises(DataError, match="is too large for a JSON file: 8589934592 bytes"):
+    with pytest.raises(DataError, match="must not be larger than 4294967296 bytes: it has 8589934592"):
         load_split(tmp_path, "train")
 
 
@@ -230,7 +230,7 @@ def test_an_index_without_some_images_is_the_index_of_the_others(digits_folder):
     assert [image["id"] for image in truth["images"]] == rest.image_ids.tolist()
     assert len(truth["annotations"]) == len(rest.labels)
     assert whole.without(()) is whole
-    with pytest.raises(DataError, match="none of the 12 images that .* lists can be used"):
+    with pytest.raises(DataError, match="none of the 12 images listed in .* can be used"):
         whole.without(range(12))
 
 
@@ -279,7 +279,7 @@ def test_an_image_without_a_size_has_its_own(tmp_path):
     Image.new("RGB", (100, 50)).save(tmp_path / "train" / "a.jpg")
     index = load_split(tmp_path, "train")
     assert index.sizes_hw[0].tolist() == [50, 100]
-    assert index.report == ["image-size: 1 (a.jpg): the file's own size is used"]
+    assert index.report == ["image-size: 1 (a.jpg): the size in the image file is used"]
     assert index.missing == []
 
 

@@ -9,7 +9,7 @@ from conditional_detr.config.recipes import RECIPES
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import Category, SplitIndex
 from conditional_detr.data.invariance import (
-    FEWEST,
+    MIN_SAMPLES,
     TURNS,
     edge_density_grid,
     edge_profiles,
@@ -69,7 +69,7 @@ def made(folder: Path, draw, sky: bool = False, number: int = 30) -> SplitIndex:
         (pole, False, ["vflip"]),  # that stand, whichever end is up
     ],
 )
-def test_images_are_turned_where_nothing_tells_how_they_are_held(tmp_path, draw, sky, allowed):
+def test_transformations_are_allowed_if_images_have_no_upright_orientation(tmp_path, draw, sky, allowed):
     choices = turns(made(tmp_path, draw, sky))
     assert [choice.setting for choice in choices] == ["vflip", "transpose"]
     assert [choice.setting for choice in choices if choice.value == 0.5] == allowed
@@ -77,7 +77,7 @@ def test_images_are_turned_where_nothing_tells_how_they_are_held(tmp_path, draw,
     assert all(choice.value == 0 and "not below the limit" in choice.reason for choice in refused)
 
 
-def test_a_class_that_has_an_above_counts_however_many_others_have_none(tmp_path):
+def test_one_class_with_an_upright_orientation_is_enough(tmp_path):
     data = made(tmp_path, disc, number=60)
     for i in range(60):  # an arrow over the first disc of each image
         canvas = np.array(Image.open(data.paths[i]))
@@ -102,30 +102,30 @@ def test_the_data_decide_for_classes_that_may_be_mirrored(tmp_path):
     assert not any("look alike" in line for line in lines)
 
 
-def test_few_images_say_nothing(tmp_path):
-    data = made(tmp_path, disc, number=FEWEST - 1)
+def test_few_images_give_no_result(tmp_path):
+    data = made(tmp_path, disc, number=MIN_SAMPLES - 1)
     assert {orientation_score(edge_profiles(data), turn) for turn in TURNS} == {None}
     assert turns(data) == []
 
 
-def test_few_objects_say_nothing(tmp_path):
+def test_few_objects_give_no_result(tmp_path):
     data = made(tmp_path, disc)
     data.first[:] = 0  # whose images have none
     data.first[-1] = len(data.labels)
     assert {orientation_score(edge_profiles(data), turn) for turn in TURNS} == {None}
 
 
-def test_images_that_training_does_not_take_are_passed_over(tmp_path):
+def test_images_that_training_cannot_use_are_ignored(tmp_path):
     data = made(tmp_path, disc)
     Path(data.paths[3]).write_bytes(b"no image")
     Image.open(data.paths[4]).resize((SIDE, 2 * SIDE)).save(data.paths[4])  # not the size that the annotations are for
     assert len(edge_profiles(data).images) == 28
 
 
-def test_of_huge_images_a_few_are_looked_at(tmp_path):
+def test_fewer_large_images_are_sampled(tmp_path):
     data = made(tmp_path, disc, number=40)
     data.sizes_hw[:] = 5000
-    assert len(some_images(data, np.random.default_rng(0))) == FEWEST
+    assert len(some_images(data, np.random.default_rng(0))) == MIN_SAMPLES
 
 
 @pytest.mark.parametrize("turn", TURNS.values(), ids=TURNS)
@@ -134,7 +134,7 @@ def test_edges_of_a_turned_image_are_the_turned_edges(turn):
     torch.testing.assert_close(edge_density_grid(turn(rgb), 48, 6), turn(edge_density_grid(rgb, 48, 6)), atol=1e-4, rtol=1e-4)
 
 
-def test_each_pair_is_judged_by_a_rule_that_has_not_seen_it():
+def test_each_pair_is_classified_without_being_in_the_training_data():
     differences = torch.randn(24, 9, dtype=torch.double) + 0.2
     strength = differences.square().sum(1).mean() * torch.eye(9, dtype=torch.double)
     for i, score in enumerate(unseen_scores(differences)):
@@ -143,11 +143,11 @@ def test_each_pair_is_judged_by_a_rule_that_has_not_seen_it():
         torch.testing.assert_close(score, differences[i] @ rule)
 
 
-def test_what_is_its_own_mirror_image_is_told_apart_by_chance():
+def test_symmetric_profiles_have_chance_accuracy():
     profiles = torch.randn(40, 3, 3)
     assert leave_one_out_accuracy(profiles + profiles.flip(-2), TURNS["vflip"]) == 0.5
 
 
-def test_black_frames_say_nothing_of_the_others():
+def test_black_frames_do_not_affect_the_other_images():
     upright = torch.randn(30, 3, 3) + torch.tensor([[2.0], [0], [-2]])
     assert leave_one_out_accuracy(torch.cat([upright, torch.zeros(20, 3, 3)]), TURNS["vflip"]) > 0.9

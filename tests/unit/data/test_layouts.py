@@ -1,4 +1,4 @@
-"""Layouts that are known by what they hold, names of splits, and data that lies elsewhere than its YAML file."""
+"""Layouts recognised by their content, names of splits, and YAML files outside the folder of the data."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from PIL import Image
 
 from commands import run
 from conditional_detr.data.discovery import sources
-from conditional_detr.data.formats import yolo
+from conditional_detr.data.formats import yolo_description
 from conditional_detr.data.index import load_split
 from conditional_detr.data.splits.names import split_in, usual_split
 from conditional_detr.errors import DataError
@@ -124,7 +124,7 @@ def test_labels_of_a_tool_without_a_yaml_file(tmp_path):
 def test_class_names_are_texts_as_they_are_written(tmp_path, names: str, read: list[str]):
     file = tmp_path / "data.yaml"
     file.write_text(f"train: images/train\nnc: 3\nnames: {names}\n")
-    found = yolo.class_names(yolo.described(file, is_named=False))
+    found = yolo_description.class_names(yolo_description.described(file, is_named=False))
     assert list(found.values()) == read
     assert list(found) == ([8, 9, 10] if "010: c" in names else list(range(len(read))))
 
@@ -133,12 +133,12 @@ def test_class_names_are_texts_as_they_are_written(tmp_path, names: str, read: l
 def test_names_that_are_no_list_are_refused(tmp_path, names: str):
     file = tmp_path / "data.yaml"
     file.write_text(f"train: images/train\nnames: {names}\n")
-    about = yolo.described(file, is_named=False)
+    about = yolo_description.described(file, is_named=False)
     if names.startswith("[a, ]"):
-        assert yolo.class_names(about) == {0: "a"}
+        assert yolo_description.class_names(about) == {0: "a"}
         return
     with pytest.raises(DataError, match="'names' must be a list of class names"):
-        yolo.class_names(about)
+        yolo_description.class_names(about)
 
 
 def test_folders_whose_names_yaml_takes_for_something_else(tmp_path):
@@ -154,7 +154,7 @@ def test_folders_whose_names_yaml_takes_for_something_else(tmp_path):
     "text", ["path: {set}\ntrain: images/train", "train: {set}/images/train", "path: ../../../set\ntrain: images/train"]
 )
 def test_a_yaml_file_that_the_user_names_may_lead_anywhere(tmp_path, text: str):
-    """Pictures and labels in the folders that it names are read, and nothing else."""
+    """Only images and labels in the folders that it names are read."""
     write_yolo(tmp_path / "set")
     place = tmp_path / "home" / "me" / "cfg"
     place.mkdir(parents=True)
@@ -170,13 +170,11 @@ def test_a_yaml_file_that_the_user_names_may_lead_anywhere(tmp_path, text: str):
         load_split(file, "train")
 
 
-def test_a_path_that_is_no_folder_is_said(tmp_path):
+def test_a_path_that_is_not_a_folder_is_reported(tmp_path):
     write_yolo(tmp_path / "set")
     file = tmp_path / "set" / "data.yaml"
     file.write_text("path: /data/nowhere\ntrain: pictures/train\nnames: [cat]")
-    with pytest.raises(
-        DataError, match=r"lists no images; .*pictures/train does not exist \('path: /data/nowhere' in .* is no folder\)"
-    ):
+    with pytest.raises(DataError, match=r"pictures/train does not exist \('path: /data/nowhere' in .* is not a folder\)"):
         load_split(file, "train")
 
 
@@ -209,7 +207,7 @@ def test_labels_are_found_in_another_case_and_form(tmp_path):
     assert (len(index.labels), index.report) == (3, [])
 
 
-def test_labels_of_an_image_that_is_passed_over_are_no_orphans(tmp_path, capsys):
+def test_labels_of_an_image_in_an_unsupported_format_are_not_orphans(tmp_path, capsys):
     write_yolo(tmp_path)
     (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]")
     (tmp_path / "images" / "train" / "0.png").rename(tmp_path / "images" / "train" / "0.heic")
@@ -260,3 +258,101 @@ def test_training_names_the_command_that_splits(tmp_path, capsys):
     code, _, err = run(capsys, "train", "--data", tmp_path, "--epochs", "1", "--output", tmp_path / "run")
     assert code == 2
     assert f"has no split 'train'. It has: all. `cdetr data split {tmp_path} OUT --valid 0.2` divides its images" in err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path: /content/set\ntrain: /content/set/images/train\nval: /content/set/images/val\nnames: [cat]",
+        "train: /kaggle/input/cells/images/train\nval: /kaggle/input/cells/images/val\nnames: [cat]",
+        "path: C:\\Users\\me\\set\ntrain: images\\train\nval: images\\val\nnames: [cat]",
+        "train: D:\\set\\images\\train\nval: D:\\set\\images\\val\nnames: [cat]",
+        "train: ..\\set\\images\\train\nval: ..\\set\\images\\val\nnames: [cat]",
+    ],
+)
+def test_paths_of_another_machine_mean_the_same_folders_here(tmp_path, text: str):
+    write_yolo(tmp_path / "set")
+    (tmp_path / "set" / "data.yaml").write_text(text)
+    for split, folder in (("train", "train"), ("valid", "val")):
+        index = load_split(tmp_path / "set", split)
+        assert {Path(path).resolve().parent for path in index.paths} == {tmp_path / "set" / "images" / folder}
+        is_absolute = "content/set/i" in text or "kaggle" in text or "D:" in text
+        assert [finding.code for finding in index.findings] == ["image-spelling"] * is_absolute
+        if is_absolute:
+            assert f"does not exist on this machine; {tmp_path}/set/images/{folder} is read" in index.findings[0].message
+
+
+def test_a_path_of_another_machine_that_fits_no_split_is_not_guessed(tmp_path):
+    """`/content/other/images` would mean the images of both splits."""
+    write_yolo(tmp_path / "set")
+    file = tmp_path / "set" / "data.yaml"
+    file.write_text("train: /content/other/images\nval: /content/more/images\nnames: [cat]")
+    with pytest.raises(DataError, match="lists no images. Faults: 1 of split-missing .*/content/other/images does not exist"):
+        load_split(file, "train")
+
+
+def test_a_refusal_names_the_first_files_of_each_kind(tmp_path):
+    write_yolo(tmp_path, number=8)
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]")
+    for file in (tmp_path / "labels" / "train").glob("*.txt"):
+        file.write_text("0,0.5,0.5,0.2,0.2")
+    with pytest.raises(DataError) as caught:
+        load_split(tmp_path, "train")
+    text = str(caught.value)
+    assert "8 of box-not-finite (" in text
+    assert f"{tmp_path}/labels/train/0.txt: line 1 must contain only numbers, not '0,0.5,0.5,0.2,0.2'" in text
+    assert "7.txt" not in text
+
+
+def test_a_fault_of_the_yaml_names_its_line(tmp_path):
+    write_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames:\n\t- cat\n")
+    with pytest.raises(
+        DataError, match=r"data.yaml is not valid YAML: found character '\\t' that cannot start any token \(line 4\)"
+    ):
+        load_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize("place", ["data/{}", "{}"])
+def test_metadata_of_hugging_face_may_lie_in_the_folder_data_or_be_one_file(tmp_path, place: str):
+    rows = []
+    for i, split in enumerate(("train", "validation")):
+        folder = tmp_path / place.format(split)
+        folder.mkdir(parents=True)
+        Image.new("RGB", SIZE).save(folder / f"{i}.png")
+        Image.new("RGB", SIZE).save(folder / f"{i}-more.png")
+        name = f"{i}.png" if "data" in place else f"{split}/{i}.png"
+        row = json.dumps({"file_name": name, "objects": {"bbox": [[3, 4, 20, 10]], "categories": [f"c{i}"]}})
+        if "data" in place:
+            (folder / "metadata.jsonl").write_text(row)
+        rows.append(row)
+    if "data" not in place:
+        (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    assert set(sources(tmp_path)) == {"train", "validation"}
+    for i, split in enumerate(("train", "valid")):
+        index = load_split(tmp_path, split)
+        assert [Path(path).name for path in index.paths] == [f"{i}.png"]
+        assert [category.name for category in index.categories] == ["c0", "c1"]
+        assert index.labels.tolist() == [i]
+        (finding,) = index.findings
+        assert finding.code == "image-unlisted"
+
+
+def test_one_metadata_file_without_folders_is_one_split(tmp_path):
+    Image.new("RGB", SIZE).save(tmp_path / "a.png")
+    row = {"file_name": "a.png", "objects": {"bbox": [[3, 4, 20, 10]], "categories": [0]}}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    assert len(load_split(tmp_path, "all")) == 1
+    with pytest.raises(DataError, match="It has: all. `cdetr data split"):
+        load_split(tmp_path, "train")
+
+
+def test_a_folder_in_an_unknown_format_is_described(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", SIZE).save(tmp_path / "pictures" / "a.png")
+    (tmp_path / "boxes.csv").write_text("a.png,1,2,3,4,cat")
+    with pytest.raises(DataError, match=r"It contains the folders pictures and files \(.csv: 1, .png: 1\)$"):
+        load_split(tmp_path, "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="It contains nothing$"):
+        load_split(tmp_path / "empty", "train")

@@ -87,10 +87,12 @@ def test_targets_are_relative_boxes_of_the_augmented_image(digits_folder):
 def test_a_corrupt_image_is_named_and_another_one_takes_its_place(digits_folder, tmp_path, workers: int):
     shutil.copytree(digits_folder, tmp_path / "d")
     (tmp_path / "d" / "train" / "00004.png").write_bytes(b"broken")
-    told: list[Unusable] = []
-    batches = list(training_batches(training_images(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), workers, told.append))
+    reported: list[Unusable] = []
+    batches = list(
+        training_batches(training_images(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), workers, reported.append)
+    )
     assert [len(images) for images, _, _ in batches] == [4, 4, 4]
-    (bad,) = told
+    (bad,) = reported
     assert "00004.png cannot be read as an image" in bad.reason
     assert training_images(tmp_path / "d").index.paths[bad.position].endswith("00004.png")
     dataset = training_images(tmp_path / "d")
@@ -113,15 +115,15 @@ def test_many_corrupt_images_in_a_row_are_no_reason_to_stop(digits_folder, tmp_p
 
 
 def test_an_image_of_another_size_than_its_json_says_is_left_out(wrongly_sized):
-    told: list[Unusable] = []
-    list(training_batches(training_images(wrongly_sized), EpochBatches(12, batch=4, seed=0), 0, told.append))
-    assert len(told) == 1
-    assert re.search(r"00001.png is 64 x 64 px after EXIF rotation, but .* says 99 x 64", told[0].reason)
+    reported: list[Unusable] = []
+    list(training_batches(training_images(wrongly_sized), EpochBatches(12, batch=4, seed=0), 0, reported.append))
+    assert len(reported) == 1
+    assert re.search(r"00001.png is 64 x 64 px after EXIF rotation, but .* says 99 x 64", reported[0].reason)
 
 
 def test_a_data_set_of_broken_images_is_refused(digits_folder, tmp_path):
     shutil.copytree(digits_folder, tmp_path / "d")
     for file in (tmp_path / "d" / "train").glob("*.png"):
         file.write_bytes(b"broken")
-    with pytest.raises(DataError, match="none of 100 training images that were tried can be used, e.g. .*png cannot be read"):
+    with pytest.raises(DataError, match="none of 100 training images tried can be used, e.g. .*png cannot be read"):
         list(training_batches(training_images(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), 0, lambda _: None))

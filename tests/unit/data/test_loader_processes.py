@@ -81,7 +81,7 @@ def test_everything_arrives_in_order():
     ],
 )
 def test_a_process_that_does_not_answer_ends_the_run_with_a_message(monkeypatch, kind, text):
-    monkeypatch.setattr(loader_processes, "LONGEST_WAIT_SECONDS", 1.5)
+    monkeypatch.setattr(loader_processes, "MAX_WAIT_SECONDS", 1.5)
     with pytest.raises(RunError, match=text):
         found(kind)
     assert not multiprocessing.active_children()

@@ -1,4 +1,4 @@
-"""What is judged over all splits together: ids off by one, objects marked as crowds, box formats, class names."""
+"""Conventions detected over all splits: ids off by one, objects marked as crowds, box formats, class names."""
 
 import json
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_ids_off_by_one_are_judged_by_what_explains_them(used: list[list[int]], 
 
 def test_a_split_that_does_not_show_the_slip_is_refused_too_and_repaired(tmp_path, capsys):
     data = write(tmp_path / "d", train=content([0, 1, 2, 1, 2], [1, 2, 3]), valid=content([1, 1], [1, 2, 3]))
-    with pytest.raises(DataError, match=r"off by one: 0 of 2 .*seen in another split.*With \+1 added, all ids are known"):
+    with pytest.raises(DataError, match=r"off by one: 0 of 2 .*found in another split.*With \+1 added, all ids are known"):
         load_split(data, "valid")
     with pytest.raises(
         DataError, match=r"off by one: 1 of 5 annotations have an id that is not listed \(0\); listed are 1, 2, 3"
@@ -100,7 +100,7 @@ def test_yolo_numbers_that_count_from_one(tmp_path):
 def test_few_boxes_in_the_format_of_another_split_are_recognised(tmp_path):
     train = content([1] * 30, [1], bbox=[60, 50, 90, 70])
     data = write(tmp_path, train=train, valid=content([1, 1], [1], bbox=[60, 50, 90, 70]))
-    with pytest.raises(DataError, match="boxes are written as xyxy, as in another split"):
+    with pytest.raises(DataError, match="boxes are in the format xyxy, as in another split"):
         load_split(data, "valid")
 
 
@@ -113,9 +113,7 @@ def test_marked_annotations_are_no_targets_and_neither_found_nor_missed(tmp_path
     assert len(index.labels) == 19
     assert [row["iscrowd"] for row in index.ground_truth()["annotations"]] == [int(i == 3) for i in range(20)]
     name = {"iscrowd": "crowd"}.get(mark, mark)
-    assert (
-        str(index.summary) == f"20 images, 19 boxes, 1 classes; 1 boxes left out (1 marked as {name}); 1 images without boxes"
-    )
+    assert str(index.summary) == f"20 images, 19 boxes, 1 class; 1 box left out (1 marked as {name}); 1 image without boxes"
     assert not index.report
 
 
@@ -131,7 +129,7 @@ def marked(marks: int, others: int, class_id: int = 1) -> list[dict[str, Any]]:
         (marked(60, 40), {"c1"}),
         (marked(2, 0), {"c1"}),  # all of a small set
         (marked(6, 5) + marked(0, 100, 2), {"c1"}),  # most of one class
-        (marked(3, 1) + marked(0, 100, 2), set()),  # too few to judge
+        (marked(3, 1) + marked(0, 100, 2), set()),  # too few to decide
         (marked(60, 0) + marked(2, 20, 2), {"c1", "c2"}),  # most of the set
     ],
 )
@@ -149,11 +147,11 @@ def test_objects_marked_as_crowds_are_taken_as_objects_in_all_splits(tmp_path, c
     assert [len(index.labels) for index in indices.values()] == [20, 4]
     assert [sum(row["iscrowd"] for row in index.ground_truth()["annotations"]) for index in indices.values()] == [0, 0]
     assert indices["train"].report == [
-        "box-marked: 20 of 20 boxes of the classes c1 are marked as crowd (iscrowd), so the mark does not distinguish them "
-        "from ordinary objects: the boxes are taken as objects"
+        "box-marked: 20 of 20 boxes of the class c1 are marked as crowd (iscrowd), so the mark does not distinguish them "
+        "from ordinary objects: the boxes are used as ordinary objects"
     ]
     _, out, _ = run(capsys, "doctor", data, "--fix", tmp_path / "clean")
-    assert "train: 20 images, 20 boxes, 1 classes" in out
+    assert "train: 20 images, 20 boxes, 1 class" in out
     rows = json.loads((tmp_path / "clean" / "train" / FILE).read_text())["annotations"]
     assert not any(map(mark_of, rows))
     assert not load_split(tmp_path / "clean", "train").report
@@ -165,7 +163,7 @@ def test_many_marks_that_are_left_out_are_said(tmp_path):
         row["ignore"] = 1
     (line,) = load_split(write(tmp_path, train=what), "train").report
     assert line.startswith(
-        "box-marked: 8 of 40 boxes of the classes c1 are marked as ignore (ignore): nothing is changed; the boxes"
+        "box-marked: 8 of 40 boxes of the class c1 are marked as ignore (ignore): nothing is changed; the boxes"
     )
 
 
@@ -188,23 +186,23 @@ def test_classes_that_only_one_split_has():
     valid = {"red": 2, "dark green": 2, "bicycles": 1, "rare": 0}
     messages = [finding.message for finding in class_differences({"train": train, "valid": valid})]
     assert len(messages) == 4
-    assert "train has 'Dark-Green': are they one class?" in messages[0]
-    assert "'bicycles' has 1 objects in valid but none in train: training cannot learn it" in messages[1]
+    assert "train has 'Dark-Green': are they the same class?" in messages[0]
+    assert "'bicycles' has 1 object in valid but none in train: training cannot learn it" in messages[1]
     assert "The nearest name that only train has is 'bicycle'" in messages[1]
     assert messages[2].startswith("the class 'Dark-Green' has 3 objects in train but none in valid: its AP cannot be computed")
     assert class_differences({"train": {"a": 1}, "valid": {"a": 2}}) == []
     assert class_differences({"valid": {"a": 2}}) == []
 
 
-def test_twins_in_one_list_of_names():
+def test_two_spellings_of_a_class_in_one_list_of_names():
     names = [finding.message for finding in class_differences({"train": {"a": 3, "A": 0}, "valid": {"a": 0, "A": 3}})]
     assert len(names) == 2
-    assert all("are they one class?" in name for name in names)
+    assert all("are they the same class?" in name for name in names)
 
 
 def test_no_class_in_common_names_those_that_differ_in_spelling():
     assert spelled_otherwise(["Red", "blue"], ["red", "green"]) == {"Red": "red"}
-    with pytest.raises(DataError, match=r"Are 'red' and 'Red ' one class\?"):
+    with pytest.raises(DataError, match=r"Are 'red' and 'Red ' the same class\?"):
         match_categories(["red"], [1], [Category(1, "Red ")], "x.json")
 
 
@@ -225,8 +223,9 @@ def test_labels_in_a_folder_of_another_name_are_found_and_said(tmp_path, capsys,
     data = yolo(tmp_path, name)
     index = load_split(data, "valid")
     text = (
-        f"none of the 1 images has a label file. They were looked for as {data}/labels/val/val.txt. {data}/labels/{name} has 1 "
-        f"files with the names of these images: rename the folder '{name}'"
+        "no label file was found for any image (1 image). "
+        f"Expected, for example: {data}/labels/val/val.txt. "
+        f"{data}/labels/{name} has 1 file with the names of these images: rename the folder '{name}'"
     )
     assert any(text in line for line in index.report)
     code, out, _ = run(capsys, "doctor", data)
@@ -241,12 +240,12 @@ def test_a_split_without_labels_is_a_warning(tmp_path, capsys):
     code, out, _ = run(capsys, "doctor", data)
     assert code == 0
     assert "warning  labels-missing" in out
-    assert f"They were looked for as {data}/labels/val/val.txt (--fix" in out
+    assert f"Expected, for example: {data}/labels/val/val.txt (--fix" in out
 
 
 def test_nothing_to_train_on_says_why(tmp_path):
     data = yolo(tmp_path, "val")
     (data / "labels" / "train").rename(data / "labels" / "Training")
     train = load_split(data, "train")
-    with pytest.raises(DataError, match=r"has no usable box.*labels-missing: .*Training has 1 files with the names of these"):
+    with pytest.raises(DataError, match=r"has no usable box.*labels-missing: .*Training has 1 file with the names of these"):
         check_data(train, load_split(data, "valid"), strict=False, max_bad=0.25)

@@ -59,7 +59,7 @@ def test_a_quota_counts_in_the_usable_cores(tmp_path, monkeypatch, quota, cores)
         ({"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "7"}, 2, {"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "7"}),
     ],
 )
-def test_what_the_user_set_for_openmp_stays(monkeypatch, given, usable, expected):
+def test_openmp_variables_set_by_the_user_are_not_changed(monkeypatch, given, usable, expected):
     monkeypatch.setattr(threads, "_cores_to_run_on", lambda: 16)
     monkeypatch.setattr(threads, "usable_cores", lambda: usable)
     monkeypatch.setattr(os, "environ", dict(given))

@@ -12,7 +12,7 @@ from commands import run
 from conditional_detr.config.presets import preset
 from conditional_detr.data.findings import ERROR, RULES, Finding, counted
 from conditional_detr.data.index import load_split
-from conditional_detr.doctor.clean_copy import turned, write_copy
+from conditional_detr.doctor.clean_copy import rotated, write_copy
 from conditional_detr.doctor.examine import examine, is_ok
 from conditional_detr.doctor.image_scan import ImageScan, near_pairs, scan_image
 from conditional_detr.errors import ConfigError, DataError
@@ -162,7 +162,7 @@ def test_a_file_that_leaves_the_folder_is_found_and_not_read(data):
 
 
 @pytest.mark.parametrize("written", ["xyxy", "yxhw", "normalised xywh", "normalised cxcywh"])
-def test_boxes_that_are_written_in_another_way_are_told_and_converted(data, written: str):
+def test_boxes_in_another_format_are_detected_and_converted(data, written: str):
     def rewrite(x: float, y: float, w: float, h: float) -> list[float]:
         width, height = PX
         return {
@@ -181,8 +181,8 @@ def test_boxes_that_are_written_in_another_way_are_told_and_converted(data, writ
     write(data, "train", what)
     findings = found(data)
     assert places(findings) == {("box-format", "train", "_annotations.coco.json", None)}
-    assert f"written as {written}" in findings[0].message
-    with pytest.raises(DataError, match="written as .*cdetr doctor"):
+    assert f"in the format {written}" in findings[0].message
+    with pytest.raises(DataError, match="in the format .*cdetr doctor"):
         load_split(data, "train")
     np.testing.assert_allclose([row["bbox"] for row in read(copied(data))["annotations"]], true, atol=1e-6)
 
@@ -200,7 +200,7 @@ def test_categories_that_are_doubled_or_unused(data):
     assert {row["category_id"] for row in clean["annotations"]} == {7}
 
 
-def test_what_a_model_cannot_find_is_said(data):
+def test_objects_that_a_model_cannot_detect_are_reported(data):
     what = read(data)
     what["categories"].append({"id": 8, "name": "rare"})
     crowd = [
@@ -211,10 +211,10 @@ def test_what_a_model_cannot_find_is_said(data):
     write(data, "train", what)
     findings = {f.code: f for f in found(data)}
     assert findings.keys() == {"too-many-objects", "too-small-objects", "class-imbalance", "category-in-one-split"}
-    assert "has 103 objects, more than the model's 100 queries" in findings["too-many-objects"].message
+    assert "has 103 objects, but the model can detect at most 100" in findings["too-many-objects"].message
     assert findings["too-many-objects"].file == "2.png"
     assert "101 of 113 objects are narrower than 8 px" in findings["too-small-objects"].message
-    assert "'rare' has 1 objects" in findings["class-imbalance"].message
+    assert "'rare' has 1 object in" in findings["class-imbalance"].message
 
 
 def test_splits_that_are_missing_or_empty(data):
@@ -243,7 +243,7 @@ def test_boxes_from_before_an_exif_rotation_are_turned_with_the_image(data, orie
     write(data, "train", what)
     (finding,) = found(data)
     assert finding.code == "image-size"
-    assert f"before its EXIF rotation (orientation {orientation})" in finding.message
+    assert f"before the EXIF rotation (orientation {orientation})" in finding.message
     clean = copied(data)
     assert found(clean) == []
     index = load_split(clean, "train")
@@ -256,7 +256,7 @@ def test_boxes_from_before_an_exif_rotation_are_turned_with_the_image(data, orie
 
 def test_a_turned_box_lies_inside_its_turned_image():
     for orientation in (5, 6, 7, 8):
-        x, y, w, h = turned([0, 0, 10, 20], ImageScan(None, 96, 128, orientation))
+        x, y, w, h = rotated([0, 0, 10, 20], ImageScan(None, 96, 128, orientation))
         assert min(x, y) >= 0
         assert (x + w <= 96, y + h <= 128, w, h) == (True, True, 20, 10)
 
@@ -266,7 +266,7 @@ def test_the_copy_goes_into_a_new_folder_and_logs_what_it_changed(data):
     clean = copied(data)
     (change,) = json.loads((clean / "changes.json").read_text())
     assert (change["code"], change["file"], change["fix"]) == ("image-missing", "4.png", "the image is left out")
-    with pytest.raises(ConfigError, match="is not empty: the copy needs a new folder"):
+    with pytest.raises(ConfigError, match="the copy needs a new or empty folder: .* is not empty"):
         copied(data)
 
 
@@ -277,7 +277,7 @@ def test_findings_are_counted_by_code():
     ]
 
 
-def test_the_copy_keeps_areas_that_are_true_and_makes_the_others(data):
+def test_the_copy_keeps_valid_areas_and_computes_the_others(data):
     what = read(data)
     what["annotations"][0]["area"] = 700.5  # of its mask
     what["annotations"][1]["area"] = float("nan")
@@ -313,12 +313,12 @@ def test_of_two_same_images_the_one_with_boxes_stays(data):
     write(data, "train", what)
     (finding,) = found(data)
     assert finding.file == "2.png"
-    assert "is the same file as 4.png, with 1 boxes, while this one has 0" in finding.message
+    assert "is the same file as 4.png, which has 1 box; this one has 0" in finding.message
     assert "4.png" in [image["file_name"] for image in read(copied(data))["images"]]
 
 
 def test_one_id_for_two_images_leaves_out_both(data):
-    """As where two data sets were put together: whose the boxes are cannot be told."""
+    """As in merged data sets: the boxes cannot be assigned to one of the images."""
     what = read(data)
     what["images"][5]["id"] = 4
     write(data, "train", what)
@@ -333,7 +333,7 @@ def test_one_id_for_two_images_leaves_out_both(data):
     assert len(load_split(data, "train").missing) == 2
 
 
-def test_categories_that_count_from_another_number_are_told_and_shifted(data):
+def test_category_ids_that_are_off_by_one_are_detected_and_shifted(data):
     what = read(data)
     what["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     for i, row in enumerate(what["annotations"]):
@@ -347,7 +347,7 @@ def test_categories_that_count_from_another_number_are_told_and_shifted(data):
     assert [row["category_id"] for row in read(copied(data))["annotations"]] == [1 + i % 2 for i in range(11)]
 
 
-def test_odd_letters_and_ids_are_no_fault_of_the_doctor(data, capsys):
+def test_unusual_characters_and_ids_can_be_printed_and_copied(data, capsys):
     """Halves of characters in names and fields, ids that JSON has no word for, lines broken within names."""
     what = read(data)
     what["images"].append({"id": 50, "file_name": "\ud83d.png", "width": 5, "height": 5})
@@ -410,7 +410,7 @@ def test_leaks_between_all_splits_are_found_also_behind_other_ones(data):
     assert ("warning", "x.png", "5.png in train") in leaks
 
 
-def test_sizes_that_no_box_keeps_to_are_not_believed(data):
+def test_wrong_annotated_sizes_are_not_used_to_resize_boxes(data):
     """Boxes outside of the sizes that are said, inside of the images: nothing is resized, the images are left out."""
     what = read(data)
     for image in what["images"]:
@@ -433,13 +433,13 @@ def test_a_class_that_another_split_spells_otherwise_is_a_warning_with_its_name(
     assert [(f.split, f.message) for f in findings] == [
         (
             "valid",
-            "the class 'Traffic light ' has 1 objects in valid but none in train: training cannot learn it, so its AP is 0. "
-            "train has 'traffic_light': are they one class?",
+            "the class 'Traffic light ' has 1 object in valid but none in train: training cannot learn it, so its AP is 0. "
+            "train has 'traffic_light': are they the same class?",
         ),
         (
             "train",
-            "the class 'traffic_light' has 1 objects in train but none in valid: its AP cannot be computed. valid has "
-            "'Traffic light ': are they one class?",
+            "the class 'traffic_light' has 1 object in train but none in valid: its AP cannot be computed. valid has "
+            "'Traffic light ': are they the same class?",
         ),
     ]
 
@@ -455,7 +455,7 @@ def test_the_doctor_counts_boxes_as_training_does(data, capsys):
     index = load_split(data, "train")
     assert code == 3
     line = (
-        "9 images, 6 boxes, 1 classes; 5 boxes left out (1 box-degenerate, 2 annotation-orphan, 1 marked as crowd, "
+        "9 images, 6 boxes, 1 class; 5 boxes left out (1 box-degenerate, 2 annotation-orphan, 1 marked as crowd, "
         "1 in images that are left out); 3 images without boxes"
     )
     assert str(index.summary) == line

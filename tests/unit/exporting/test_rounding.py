@@ -1,4 +1,4 @@
-"""Modules say themselves what an export may round."""
+"""Modules declare the precision that an export may use."""
 
 from torch import nn
 
@@ -12,7 +12,7 @@ class Careful(nn.Linear):
     export_precision = BF16_OR_HIGHER
 
 
-def test_positions_and_heads_say_that_they_are_not_rounded():
+def test_positions_and_heads_are_not_rounded():
     model = small()
     kept = modules_not_in_integers(model)
     assert set(modules_in_float32(model)) == {"model.class_head", "model.box_head", "model.reference_points"}
@@ -22,7 +22,7 @@ def test_positions_and_heads_say_that_they_are_not_rounded():
     }
 
 
-def test_a_module_of_ones_own_is_kept_with_all_of_its_parts():
+def test_a_marked_custom_module_is_not_rounded_with_all_its_parts():
     model = small()
     model.encoder.layers[0].feedforward.linear1 = Careful(128, 64)
     kept = modules_not_in_integers(model)

@@ -51,7 +51,7 @@ def test_formats_for_which_other_programs_are_started_are_never_opened(tmp_path,
 
     monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.setattr(subprocess, "check_call", start)
-    with pytest.raises(ImageError, match="unknown image format .known: AVIF, BMP, GIF"):
+    with pytest.raises(ImageError, match="unknown image format .supported: AVIF, BMP, GIF"):
         decode(file)
     assert size_of(file) is None
     if head.startswith(b"%!PS"):

@@ -47,7 +47,7 @@ def saved(image: Image.Image, suffix: str, **options: object) -> io.BytesIO:
     return stream
 
 
-def test_an_image_comes_the_same_by_every_door(tmp_path):
+def test_every_kind_of_input_gives_the_same_image(tmp_path):
     Image.fromarray(IMAGE).save(tmp_path / "a.png")
     expected = torch.from_numpy(IMAGE).permute(2, 0, 1)
     for door in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(IMAGE), IMAGE):
@@ -66,7 +66,7 @@ def test_an_image_comes_the_same_by_every_door(tmp_path):
         ("one.png", Image.fromarray(IMAGE[:1, :1])),
     ],
 )
-def test_odd_images_become_rgb_without_a_warning(tmp_path, name: str, image: Image.Image):
+def test_unusual_images_are_converted_to_rgb_without_a_warning(tmp_path, name: str, image: Image.Image):
     image.save(tmp_path / name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -80,7 +80,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     assert decode(tmp_path / "a.png")[0].equal(torch.from_numpy(IMAGE[..., 0]))
 
 
-def test_fractions_are_shares_of_white(tmp_path):
+def test_floating_point_images_are_scaled_from_0_to_1(tmp_path):
     fractions = IMAGE[..., 0].astype(np.float32) / 255
     Image.fromarray(fractions).save(tmp_path / "a.tiff")
     assert decode(tmp_path / "a.tiff")[0].int().sub(torch.from_numpy(IMAGE[..., 0]).int()).abs().max() <= 1
@@ -109,10 +109,10 @@ def test_unreadable_images_are_named_with_the_reason(tmp_path):
             decode(tmp_path / name)
 
 
-def test_a_bomb_is_refused_with_the_limit(tmp_path, monkeypatch):
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("conditional_detr.images.decoding.MAX_PIXELS", 1000)
     Image.fromarray(IMAGE).save(tmp_path / "a.png")
-    with pytest.raises(ImageError, match=r"a.png has 80 x 60 pixels, more than the limit of 1000"):
+    with pytest.raises(ImageError, match=r"a.png must not have more than 1000 pixels: it has 80 x 60"):
         decode(tmp_path / "a.png")
 
 

@@ -85,7 +85,7 @@ def test_without_a_conf_each_class_has_the_threshold_that_it_learned(detector, t
 
 
 @pytest.mark.parametrize("thresholds", [[0.5], [0.5, 2.0, 0.5], ["a", "b", "c"], [0.5, None, 0.5], 7])
-def test_thresholds_that_are_none_are_refused(detector, tmp_path, thresholds):
+def test_invalid_thresholds_are_refused(detector, tmp_path, thresholds):
     folder = save_model(detector.model, tmp_path / "m")
     content = json.loads((folder / "config.json").read_text()) | {"thresholds": thresholds}
     (folder / "config.json").write_text(json.dumps(content))
@@ -93,7 +93,7 @@ def test_thresholds_that_are_none_are_refused(detector, tmp_path, thresholds):
         Detector(folder)
 
 
-def test_wrong_wishes_are_refused(detector, small_model):
+def test_invalid_arguments_are_refused(detector, small_model):
     with pytest.raises(ConfigError, match=r"conf must be in \[0, 1\], not 2"):
         detector(arrays()[0], conf=2)
     with pytest.raises(ConfigError, match="batch must be at least 1, not 0"):
@@ -159,7 +159,7 @@ def test_an_image_from_the_web_is_fetched_once(detector, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "a.jpg").is_file()
 
 
-def test_damaged_weights_are_said_instead_of_scores_that_are_no_numbers(detector, digits_folder):
+def test_damaged_weights_are_reported_instead_of_nan_scores(detector, digits_folder):
     with torch.no_grad():
         detector.model.class_head.bias.fill_(torch.nan)
     with pytest.raises(CheckpointError, match="scores are NaN or infinite: its weights are damaged"):
@@ -205,7 +205,7 @@ def test_inputs_are_files_folders_and_patterns(tmp_path):
 
 
 def test_evaluation_and_prediction_are_one_path(digits_folder, tmp_path):
-    """AR100 of `evaluate` equals that of `predict`'s rows, judged by pycocotools."""
+    """AR100 of `evaluate` equals that of the rows of `predict`, computed by pycocotools."""
     import contextlib
     import io
 
@@ -242,7 +242,7 @@ def test_a_detector_moves_no_weights(detector):
 
 
 def test_boxes_end_at_the_edges_of_their_image(detector):
-    """Evaluation takes them as the network gives them; people get crops."""
+    """Boxes are clipped in the results, but not in evaluation."""
     for image, found in zip(arrays(), detector(arrays(), conf=0), strict=True):
         height, width = image.shape[:2]
         assert found.xyxy.min() >= 0

@@ -1,4 +1,4 @@
-"""What is printed cannot end a command: any encoding, a reader who has gone, a full disk, no stdout at all."""
+"""Output errors do not end a command: any encoding, a closed pipe, a full disk, no stdout."""
 
 import errno
 import io
@@ -33,12 +33,12 @@ def written(encoding: str, text: str, errors: str = "strict") -> str:
         ("cp936", "best: epoch 1 → runs/猫 … – ×\n"),
     ],
 )
-def test_each_encoding_gets_what_it_has_and_a_look_alike_or_an_escape_for_the_rest(encoding, expected):
+def test_characters_that_an_encoding_does_not_have_are_replaced_or_escaped(encoding, expected):
     assert written(encoding, TEXT) == expected
 
 
 @pytest.mark.parametrize(("errors", "name"), [("strict", "a\\udcff.png"), ("surrogateescape", "a\udcff.png")])
-def test_a_file_name_that_is_no_text_is_shown(errors, name):
+def test_a_file_name_that_is_not_utf_8_is_printed(errors, name):
     """As Python reads the file name b"a\\xff.png". A stream that writes such names as they are still does so."""
     assert written("ascii", "→ a\udcff.png", errors) == f"-> {name}"
     assert written("utf-8", "→ a\udcff.png", errors) == f"→ {name}"
@@ -74,7 +74,7 @@ class Broken(io.StringIO):
 @pytest.mark.parametrize(
     ("number", "said"), [(errno.EPIPE, ""), (errno.ENOSPC, "(No space left on device). The command continues")]
 )
-def test_output_that_nobody_takes_is_dropped_and_a_full_disk_is_told_once(monkeypatch, number, said):
+def test_output_to_a_closed_pipe_is_dropped_and_a_full_disk_is_reported_once(monkeypatch, number, said):
     broken, told = Broken(number), io.StringIO()
     monkeypatch.setattr(sys, "stdout", broken)
     monkeypatch.setattr(sys, "stderr", told)

@@ -1,4 +1,4 @@
-"""Find the COCO files of a data set: by their usual names, or else by what they hold."""
+"""Find the COCO files of a data set by their usual names, or by their content."""
 
 import json
 import mmap
@@ -13,7 +13,7 @@ from conditional_detr.images.file_types import is_visible
 ROBOFLOW_FILE = "_annotations.coco.json"
 ALL = "all"  # name of the only split of a data set without splits
 FOLDERS = ("images", "data", "imgs", "img", "JPEGImages")  # usual names of folders of images
-GENERAL = ("annotations", "labels", *map(str.lower, FOLDERS))  # folders whose names tell no split
+GENERAL = ("annotations", "labels", *map(str.lower, FOLDERS))  # folders whose names are not names of splits
 LISTS = [re.compile(rb'"%s"\s*:\s*\[' % name) for name in (b"images", b"annotations", b"categories")]
 FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
@@ -21,9 +21,9 @@ Found = dict[str, tuple[Path, Path]]  # split → annotation file and folder of 
 
 
 def splits(root: Path) -> Found:
-    """The annotation file of each split and the folder of its images, by the usual names of these files.
+    """Find the annotation file of each split, and the folder of its images, by the usual file names.
 
-    These are ``SPLIT/_annotations.coco.json`` (Roboflow) and ``annotations/instances_SPLIT*.json``.
+    These names are ``SPLIT/_annotations.coco.json`` (Roboflow) and ``annotations/instances_SPLIT*.json``.
     """
     found: Found = {}
     for file in sorted(root.glob(f"*/{ROBOFLOW_FILE}")):
@@ -37,10 +37,11 @@ def splits(root: Path) -> Found:
 
 
 def splits_by_content(root: Path) -> Found:
-    """Like `splits`, for files of other names.
+    """Like `splits`, for files with other names.
 
-    Each JSON file in the folder, in its ``annotations/`` and in its other subfolders (two levels) that holds the three lists
-    of a COCO file is a split. Its name or its folder tells which; if they tell nothing, it is the split "all".
+    JSON files are searched in the folder, in ``annotations/`` and in other subfolders (two levels). Each file with the three
+    lists of a COCO file is a split. The split is named after the file or its folder; if neither is the name of a split, it is
+    "all".
     """
     found: Found = {}
     for file in _json_files(root):
@@ -62,19 +63,19 @@ def _json_files(root: Path) -> Iterator[Path]:
 
 
 def _folder_name(file: Path, root: Path) -> str | None:
-    """The name of the folder of an annotation file, if it may be the name of a split."""
+    """Return the name of the folder of an annotation file if it can be the name of a split, otherwise None."""
     return None if file.parent == root or file.parent.name.lower() in GENERAL else file.parent.name
 
 
 def _holds_lists(file: Path) -> bool:
-    """Whether a JSON file has the three lists of a COCO file. It is searched, not parsed, because it may be large."""
+    """Whether a JSON file has the three lists of a COCO file. It is not parsed, because it may be large."""
     with _bytes_of(file) as data:
         return all(pattern.search(data) for pattern in LISTS)
 
 
 @contextmanager
 def _bytes_of(file: Path) -> Iterator[bytes | mmap.mmap]:
-    """The bytes of a file, without reading all of it into memory; none if it cannot be read."""
+    """Provide the bytes of a file, without reading all of it into memory. They are empty if it cannot be read."""
     try:
         opened = file.open("rb")
     except OSError:
@@ -91,7 +92,7 @@ def _bytes_of(file: Path) -> Iterator[bytes | mmap.mmap]:
 
 
 def _images_of(file: Path, root: Path, name: str) -> Path:
-    """The folder that the file names of a COCO file are relative to: the first one that has its first image."""
+    """Return the folder that the file names of a COCO file are relative to: the first folder that has its first image."""
     first = _first_name(file)
     usual = [root / name, root / "images" / name, *(root / folder for folder in FOLDERS), root]
     beside = [] if file.parent.name.lower() in GENERAL else [file.parent]
@@ -102,7 +103,7 @@ def _images_of(file: Path, root: Path, name: str) -> Path:
 
 
 def _subfolders(root: Path) -> list[Path]:
-    """Folders in the folder of a data set and one level below."""
+    """Subfolders of the folder of a data set, two levels deep."""
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and is_visible(path.name)]
     return folders + [
         path for folder in folders for path in sorted(folder.iterdir()) if path.is_dir() and is_visible(path.name)

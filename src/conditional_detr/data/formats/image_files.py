@@ -1,15 +1,15 @@
-"""Shared by the readers of all formats: listing images, reading text files, faults, and building COCO content."""
+"""Functions that several readers share: list images, read text files, report faults, and build COCO content."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from conditional_detr.data.file_lookup import FileLookup, folded, shown, spellings
+from conditional_detr.data.file_lookup import FileLookup, folded, printable_path, spellings, stem_of
 from conditional_detr.data.findings import RULES
 from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.data.text import text_of
 from conditional_detr.errors import shortened_list
-from conditional_detr.images.file_types import folder_contents, is_note, is_visible_in_list, passed_over
+from conditional_detr.images.file_types import describe_unsupported, folder_contents, is_note, is_visible_in_list
 from conditional_detr.images.header import size_of
 
 
@@ -32,14 +32,14 @@ def is_file(path: Path) -> bool:
 
 
 def images_of(names: Iterable[str], lookup: FileLookup, list_file: Path, faults: list[Fault]) -> list[Path]:
-    """The files that the names in a list mean. A name that fits several files is a fault; hidden files are ignored."""
+    """Return the files for the names in a list. A name that matches several files is a fault. Hidden files are ignored."""
     found = []
     for name in names:
         if not is_visible_in_list(name):
             continue
         path = lookup.path_of(name)
-        if name in lookup.several:
-            several = shortened_list(map(shown, lookup.several[name]))
+        if name in lookup.ambiguous:
+            several = shortened_list(map(printable_path, lookup.ambiguous[name]))
             faults.append(
                 Fault(name, f"does not exist, and several files match: {several}", "the image is left out", "image-missing")
             )
@@ -51,16 +51,16 @@ def images_of(names: Iterable[str], lookup: FileLookup, list_file: Path, faults:
 
 
 def lines_of(file: Path) -> list[str]:
-    """The lines of a list, without blanks around them and without empty lines."""
+    """Return the lines of a text file without surrounding blanks. Empty lines are left out."""
     return [line.strip() for line in text_of(file).splitlines() if line.strip()]
 
 
-def passed_over_in(folder: Path, others: Iterable[Path]) -> list[Fault]:
-    """One fault for all files of a folder that are neither images nor labels or notes."""
+def unsupported_files(folder: Path, others: Iterable[Path]) -> list[Fault]:
+    """Return one fault for all files of a folder that are neither images nor labels or notes."""
     odd = [file for file in others if not is_note(file)]
     if not odd:
         return []
-    message = f"{passed_over(odd)}, e.g. {odd[0]}"
+    message = f"{describe_unsupported(odd)}, e.g. {odd[0]}"
     return [Fault(str(folder), message, RULES["image-format"].fix, "image-format")]
 
 
@@ -77,17 +77,17 @@ def unlisted_images(folder: Path, names: Iterable[str]) -> list[Fault]:
     known = {_stem(name) for name in names}
     left = [image for image in folder_contents(folder).images if folded(image.stem) not in known]
     if left:
-        known |= {_stem(spelling) for name in names if not name.isascii() or "%" in name for spelling in spellings(name)}
+        known |= {_stem(spelling) for name in names for spelling in spellings(name)}
         left = [image for image in left if folded(image.stem) not in known]
     if not left:
         return []
     count = "1 image is" if len(left) == 1 else f"{len(left)} images are"
-    text = f"{count} in the folder but not in the annotations, and not used, e.g. {shown(left[0])}"
+    text = f"{count} in the folder but not in the annotations, and not used, e.g. {printable_path(left[0])}"
     return [Fault(str(folder), text, RULES["image-unlisted"].fix, "image-unlisted")]
 
 
 def _stem(name: str) -> str:
-    return folded(PurePosixPath(name.replace("\\", "/")).stem)
+    return folded(stem_of(PurePosixPath(name.replace("\\", "/")).name))
 
 
 def content_of(
@@ -102,10 +102,10 @@ def content_of(
     Parameters
     ----------
     files : paths of the images
-    rows : function (image, width, height) → annotations with "category_id" and "bbox" (x, y, w, h, px). None: they cannot be
-        read; the image is left out
+    rows : function (image, width, height) → annotations with "category_id" and "bbox" (x, y, w, h, px), or None if they cannot
+        be read. Then the image is left out
     categories : dicts of "id" and "name"
-    location : images that it does not contain are not opened; a later check reports them
+    location : location of the split. Images outside it are not opened, and reported by a later check
     stated_size : function image → width and height, px, according to the annotations, or None if they do not give it
     """
     images: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Reader for Hugging Face's imagefolder: `SPLIT/metadata.jsonl` with a `file_name` and `objects` in each line."""
+"""Reader for Hugging Face's imagefolder: a `metadata.jsonl` with a `file_name` and `objects` in each line."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,15 @@ from conditional_detr.data.file_lookup import FileLookup
 from conditional_detr.data.findings import RULES
 from conditional_detr.data.formats.image_files import Fault, content_of, images_of, unlisted_images
 from conditional_detr.data.splits.location import SplitLocation
+from conditional_detr.data.splits.names import usual_split
 from conditional_detr.data.text import text_of
 from conditional_detr.errors import DataError
 from conditional_detr.images.file_types import is_visible
 from conditional_detr.storage.json import without_surrogates
 
+ALL = "all"  # name of the only split of a data set without splits
 METADATA = "metadata.jsonl"
-MOST_BYTES = 2**30
+MAX_BYTES = 2**30  # largest metadata file
 BOXES = ("bbox", "bboxes", "boxes")
 LABELS = ("categories", "category", "category_id", "category_ids", "label", "labels")
 
@@ -24,8 +26,21 @@ Object = tuple[str | int, Any]  # class and box
 
 
 def splits(root: Path) -> dict[str, Path]:
-    """The metadata file of each split."""
-    return {file.parent.name: file for file in sorted(root.glob(f"*/{METADATA}")) if is_visible(file.parent.name)}
+    """Find the metadata file of each split: `SPLIT/metadata.jsonl`, `data/SPLIT/metadata.jsonl` or one file for all splits.
+
+    In one file for all splits, the folder of an image is its split. Without such folders, all images are the split "all".
+    """
+    for pattern in (f"*/{METADATA}", f"data/*/{METADATA}"):
+        if found := [file for file in sorted(root.glob(pattern)) if is_visible(file.parent.name)]:
+            return {file.parent.name: file for file in found}
+    file = root / METADATA
+    return {_split_of(row): file for row in _lines(file, [])} if file.is_file() else {}
+
+
+def _split_of(row: dict[str, Any]) -> str:
+    """Return the split of a line in a file for all splits."""
+    folders = Path(row["file_name"].replace("\\", "/")).parts[:-1]
+    return next((folder for folder in folders if usual_split(folder)), ALL)
 
 
 def read(file: Path, location: SplitLocation) -> tuple[dict[str, Any], list[Fault]]:
@@ -36,7 +51,10 @@ def read(file: Path, location: SplitLocation) -> tuple[dict[str, Any], list[Faul
     """
     faults: list[Fault] = []
     lines = _lines(file, faults)
-    others = [row for other in splits(file.parent.parent).values() if other != file for row in _lines(other, [])]
+    others = [row for other in {*splits(location.root).values()} - {file} for row in _lines(other, [])]
+    if file.parent == location.root:
+        others += lines
+        lines = [row for row in lines if _split_of(row) == location.split]
     labels = {label for row in others for label, _ in _objects(row, file, []) or []}
     objects: dict[str, list[Object]] = {}
     unreadable: set[str] = set()
@@ -47,7 +65,7 @@ def read(file: Path, location: SplitLocation) -> tuple[dict[str, Any], list[Faul
     labels |= {label for each in objects.values() for label, _ in each}
     if not labels:
         example = f", e.g. {faults[0].file}: {faults[0].message}" if faults else ""
-        raise DataError(f"{file} has no readable object{example}")
+        raise DataError(f"{file} has no object that can be read{example}")
     named = any(isinstance(label, str) for label in labels)
     number = {label: i if named else int(label) for i, label in enumerate(sorted(labels, key=str))}
 
@@ -57,7 +75,8 @@ def read(file: Path, location: SplitLocation) -> tuple[dict[str, Any], list[Faul
     for name in names:
         by_image.setdefault(lookup.path_of(name), []).extend(objects[name])
     images = dict.fromkeys(images_of(names, lookup, file, faults))
-    faults += unlisted_images(file.parent, [*objects, *map(str, images)])
+    listed = [row["file_name"] for row in others] if file.parent == location.root else []
+    faults += unlisted_images(file.parent, [*objects, *listed, *map(str, images)])
 
     def rows(image: Path, width: int, height: int) -> list[dict[str, Any]]:
         return [{"category_id": number[label], "bbox": box} for label, box in by_image[image]]
@@ -68,8 +87,8 @@ def read(file: Path, location: SplitLocation) -> tuple[dict[str, Any], list[Faul
 
 def _lines(file: Path, faults: list[Fault]) -> list[dict[str, Any]]:
     try:
-        if file.stat().st_size > MOST_BYTES:
-            raise DataError(f"{file} is larger than {MOST_BYTES} bytes and is not read")
+        if file.stat().st_size > MAX_BYTES:
+            raise DataError(f"{file} must not be larger than {MAX_BYTES} bytes: it has {file.stat().st_size}")
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
     rows = []
@@ -88,10 +107,10 @@ def _lines(file: Path, faults: list[Fault]) -> list[dict[str, Any]]:
 
 
 def _objects(row: dict[str, Any], file: Path, faults: list[Fault]) -> list[Object] | None:
-    """The objects of a line; None if they cannot be read.
+    """Return the objects of a line. None if they cannot be read.
 
     "objects" may be a dict with a list of boxes and a list of classes, or a list of dicts with one box and one class each.
-    Without "objects" the two lists are taken from the line itself.
+    Without "objects" the line itself must have the two lists.
     """
     objects = row.get("objects", row)
     if isinstance(objects, list) and all(isinstance(each, dict) for each in objects):

@@ -11,15 +11,22 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from conditional_detr.data.annotations import is_set
-from conditional_detr.data.file_lookup import folded
+from conditional_detr.data.file_lookup import folded, stem_of
 from conditional_detr.data.findings import RULES, WARNING
-from conditional_detr.data.formats.image_files import Fault, content_of, is_file, lines_of, passed_over_in, unlisted_images
+from conditional_detr.data.formats.image_files import (
+    Fault,
+    content_of,
+    is_file,
+    lines_of,
+    unlisted_images,
+    unsupported_files,
+)
+from conditional_detr.data.formats.voc_files import Folders, listed_names, root_of, splits
 from conditional_detr.data.splits.location import SplitLocation
-from conditional_detr.data.splits.names import usual_split
 from conditional_detr.data.text import encoding_of, may_be_other, number_of
+from conditional_detr.errors import plural
 from conditional_detr.images.file_types import (
     files_below,
-    folder_contents,
     is_image_name,
     is_note,
     is_visible,
@@ -29,12 +36,12 @@ from conditional_detr.images.file_types import (
 ANNOTATIONS = ("Annotations", "xml", "labels")
 IMAGES = ("JPEGImages", "images", "imgs", "img")
 ALL = "all"  # name of the only split of a data set without lists
-MOST_BYTES = 10 * 2**20
+MAX_BYTES = 10 * 2**20  # largest XML file
 UNREADABLE = (RULES["annotation-unreadable"].fix, "annotation-unreadable")
 
 
 class Object(NamedTuple):
-    """An object: class name, corners (pixels counted from 1, last pixel included), and the flag "difficult"."""
+    """An object: class name, corners x0, y0, x1, y1 (px, counted from 1, last pixel included), and the flag "difficult"."""
 
     name: str
     corners: list[float]
@@ -42,87 +49,11 @@ class Object(NamedTuple):
 
 
 class Annotated(NamedTuple):
-    """An image, its width and height in px according to its XML file (None if not given), and its objects."""
+    """An image, its width and height in px as given in its XML file (None if not given), and its objects."""
 
     image: Path
     size: tuple[int, int] | None
     objects: list[Object]
-
-
-class Folders:
-    """The XML files and the images of a data set by the stem of their names."""
-
-    def __init__(self, root: Path) -> None:
-        self.annotations = _child(root, ANNOTATIONS) or root / ANNOTATIONS[0]
-        self.images = _child(root, IMAGES) or root
-        self.xml_of: dict[str, list[Path]] = {}
-        self.image_of: dict[str, list[Path]] = {}
-        for file in sorted(files_below(self.annotations)):
-            if file.suffix.lower() == ".xml":
-                self.xml_of.setdefault(folded(file.stem), []).append(file)
-        images, others = folder_contents(self.images)
-        # Files of other formats come last: that they cannot be read is reported when they are opened.
-        for file in (*images, *(file for file in others if not is_note(file))):
-            self.image_of.setdefault(folded(file.stem), []).append(file)
-
-    def find(self, name: str) -> tuple[Path | None, Path | None]:
-        """The XML file and the image of a stem; each None if it is not there."""
-        return _of_stem(name, self.xml_of, self.annotations), _of_stem(name, self.image_of, self.images)
-
-
-def _of_stem(name: str, known: dict[str, list[Path]], folder: Path) -> Path | None:
-    """The file of a stem, which may have folders. The same spelling is preferred."""
-    path = Path(name)
-    fits = known.get(folded(path.name), [])
-    fits = [file for file in fits if file.parent == folder / path.parent] or ([] if path.parent.parts else fits)
-    return next((file for file in fits if file.stem == path.name), fits[0] if fits else None)
-
-
-def _child(root: Path, names: tuple[str, ...]) -> Path | None:
-    """The first folder of these names, in any case."""
-    folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()} if root.is_dir() else {}
-    return next((folders[name.lower()] for name in names if name.lower() in folders), None)
-
-
-def splits(root: Path) -> dict[str, Path]:
-    """For each split its list of image names, or its folder of XML files (Roboflow).
-
-    Lists for single classes, such as `dog_train.txt`, are ignored.
-    """
-    found: dict[str, Path] = {}
-    annotations = _child(root, ANNOTATIONS)
-    for file in (file for folder in _list_folders(root) for file in sorted(folder.glob("*"))) if annotations else ():
-        split = usual_split(file.stem)
-        if split and file.suffix.lower() == ".txt" and is_visible(file.name):
-            found.setdefault(split, file)
-    for folder in sorted(root.iterdir()) if root.is_dir() else ():
-        split = usual_split(folder.name)
-        if split and folder.is_dir() and _has_xml(folder):
-            found.setdefault(split, folder)
-    return found
-
-
-def _list_folders(root: Path) -> list[Path]:
-    """Where the lists may lie: ImageSets/Main/, ImageSets/ or the folder itself."""
-    sets = _child(root, ("ImageSets",))
-    main = sets and _child(sets, ("Main",))
-    return [folder for folder in (main, sets, root) if folder]
-
-
-def _listed(root: Path) -> list[str]:
-    """The names in all lists of the data set, also in those that are no split, such as `dog_train.txt`."""
-    files = [file for folder in _list_folders(root) for file in sorted(folder.glob("*.txt")) if is_visible(file.name)]
-    return [name for file in files for line in lines_of(file) for name in (line, line.split()[0])]
-
-
-def without_splits(root: Path) -> dict[str, Path]:
-    """All XML files of a data set without lists, as one split named "all"."""
-    folders = (_child(root, ANNOTATIONS), root)
-    return next(({ALL: folder} for folder in folders if folder is not None and _has_xml(folder)), {})
-
-
-def _has_xml(folder: Path) -> bool:
-    return folder.is_dir() and any(file.suffix.lower() == ".xml" and is_visible(file.name) for file in folder.iterdir())
 
 
 def read(root: Path, source: Path, location: SplitLocation) -> tuple[dict[str, Any], list[Fault]]:
@@ -131,9 +62,14 @@ def read(root: Path, source: Path, location: SplitLocation) -> tuple[dict[str, A
     VOC boxes count pixels from 1 and include the last one.
     """
     faults: list[Fault] = []
-    reader = SplitReader(root, location)
+    reader = SplitReader(root_of(root, source), location)
     found = {each.image: each for each in reader.read(source, faults)}
-    others = [each for other in splits(root).values() if other != source for each in reader.read(other, [])]
+    others = [
+        each
+        for other in splits(root).values()
+        if other != source
+        for each in SplitReader(root_of(root, other), location).read(other, [])
+    ]
     every = sorted({thing.name for each in (*found.values(), *others) for thing in each.objects})
     number = {name: i for i, name in enumerate(every)}
 
@@ -145,8 +81,10 @@ def read(root: Path, source: Path, location: SplitLocation) -> tuple[dict[str, A
             boxes.append({"category_id": number[thing.name], "bbox": box, "difficult": thing.difficult})
         return boxes
 
-    if source.is_file() or source == reader.folders.annotations:
-        faults += unlisted_images(reader.folders.images, [*map(str, found), *_listed(root)])
+    if source.is_file():
+        faults += unlisted_images(reader.folders.images, [*map(str, found), *listed_names(root)])
+    elif reader.has_folders(source):
+        faults += unlisted_images(reader.folders.images, [*map(str, found), *reader.folders.xml_of])
     categories = [{"id": i, "name": name} for name, i in number.items()]
     return content_of(found, rows, categories, location, lambda image: found[image].size), faults
 
@@ -156,40 +94,47 @@ class SplitReader:
 
     Attributes
     ----------
-    guessed : XML files whose encoding is neither declared nor UTF-8
-    stripped : names of a list that are no stems
+    guessed : XML files whose encoding is neither declared nor UTF-8, and the encoding used for each of them
+    stripped : entries of a list with a suffix or a folder, and the stem found for each of them
     """
 
     def __init__(self, root: Path, location: SplitLocation) -> None:
         self.root, self.location, self.folders = root, location, Folders(root)
 
     def read(self, source: Path, faults: list[Fault]) -> list[Annotated]:
-        """The images of a split and their objects. What cannot be read is left out, and a fault."""
+        """Return the images of a split and their objects. Those that cannot be read are left out and added to `faults`."""
         self.guessed: list[tuple[Path, str]] = []
         self.stripped: list[tuple[str, str]] = []
         if source.is_file():
             found = [self._of_line(line, faults) for line in lines_of(source) if is_visible_in_list(line)]
-        elif source == self.folders.annotations and self.folders.images != self.root:
-            stems = [file.stem for files in self.folders.xml_of.values() for file in files]
-            found = [self._of_line(stem, faults) for stem in sorted(stems)]
+        elif self.has_folders(source):
+            files = [file for files in self.folders.xml_of.values() for file in files if file.is_relative_to(source)]
+            found = [self._of_xml(file, faults) for file in sorted(files)]
         else:
             found = self._of_folder(source, faults)
         if self.stripped:
             (name, stem), count = self.stripped[0], len(self.stripped)
-            text = f"{count} of its names have a suffix or a folder, and their stems are there, e.g. {stem!r} for {name!r}"
+            text = f"{plural(count, 'name')} in the list with a suffix or a folder, e.g. {name!r} instead of {stem!r}"
             faults.append(
-                Fault(str(source), text, f"nothing is changed; the files of {count} stems are read", "image-spelling")
+                Fault(str(source), text, f"nothing is changed; the files of {plural(count, 'stem')} are read", "image-spelling")
             )
         if self.guessed:
             (file, encoding), count = self.guessed[0], len(self.guessed)
-            text = f"{count} XML files declare no encoding and are not UTF-8: they are read as {encoding}, e.g. {file}"
+            text = f"{plural(count, 'XML file')} without a declared encoding and not in UTF-8: read as {encoding}, e.g. {file}"
             faults.append(
-                Fault(str(source), text, f"nothing is changed; {count} files are read as {encoding}", "annotation-encoding")
+                Fault(
+                    str(source), text, f"nothing is changed; {plural(count, 'file')} read as {encoding}", "annotation-encoding"
+                )
             )
         return [each for each in found if each is not None]
 
+    def has_folders(self, source: Path) -> bool:
+        """Whether a source is the folder of XML files, or a part of it, and the images have their own folder."""
+        annotations = self.folders.annotations
+        return annotations in (source, source.parent) and self.folders.images != self.root
+
     def _encoding_of(self, data: bytes) -> tuple[str, bool]:
-        """The encoding of an XML file, and whether it is a guess. The other files of the data set decide where it is open."""
+        """Return the encoding of an XML file, and whether it is a guess. Other files of the data set decide unclear cases."""
         encoding, is_guessed = encoding_of(data)
         if encoding == "utf-8" and may_be_other(data) and self.other_encoding:
             return self.other_encoding, True
@@ -199,7 +144,7 @@ class SplitReader:
     def other_encoding(self) -> str | None:
         """The encoding of the first XML file of the data set whose encoding must be guessed."""
         for file in sorted(files_below(self.root)):
-            if file.suffix.lower() == ".xml" and file.stat().st_size <= MOST_BYTES:
+            if file.suffix.lower() == ".xml" and file.stat().st_size <= MAX_BYTES:
                 with suppress(OSError, UnicodeError):
                     encoding, is_guessed = encoding_of(file.read_bytes())
                     if is_guessed:
@@ -207,19 +152,20 @@ class SplitReader:
         return None
 
     def _of_folder(self, folder: Path, faults: list[Fault]) -> list[Annotated | None]:
-        """An image without an XML file has no objects, as in YOLO."""
+        """Read a folder of images and XML files. An image without an XML file has no objects, as in YOLO."""
         files = [file for file in sorted(folder.iterdir()) if is_visible(file.name) and file.is_file()]
         images = [file for file in files if is_image_name(file)]
-        faults += passed_over_in(folder, [file for file in files if not is_image_name(file)])
+        faults += unsupported_files(folder, [file for file in files if not is_image_name(file)])
         xml_of = {folded(file.stem): file for file in files if file.suffix.lower() == ".xml"}
         faults += [
-            Fault(str(xml), "there is no image for these labels", "the labels are left out", "annotation-orphan")
+            Fault(str(xml), "there is no image for this label file", "the labels are left out", "annotation-orphan")
             for stem, xml in xml_of.items()
             if stem not in {folded(file.stem) for file in files if not is_note(file)}
         ]
         return [self._annotated(image, xml_of.get(folded(image.stem)), faults) for image in images]
 
     def _of_line(self, line: str, faults: list[Fault]) -> Annotated | None:
+        """Read the image and the XML file of one entry of a list."""
         xml = image = None
         for name in _names(line):
             xml, image = self.folders.find(name)
@@ -235,17 +181,23 @@ class SplitReader:
             return Annotated(image, None, [])
         if xml is None:
             text = str(self.folders.annotations / f"{name}.xml")
-            fix = "its image is treated as one without objects"
+            fix = "the image is treated as an image without objects"
             faults.append(Fault(text, "does not exist", fix, "annotation-orphan", WARNING))
         return self._annotated(image, xml, faults)
 
+    def _of_xml(self, file: Path, faults: list[Fault]) -> Annotated | None:
+        """Read an XML file and the image of the same stem."""
+        name = file.relative_to(self.folders.annotations).with_suffix("")
+        image = self.folders.find(str(name))[1] or self.folders.find(name.name)[1]
+        return self._annotated(image or self.folders.images / f"{name}.jpg", file, faults)
+
     def _annotated(self, image: Path, file: Path | None, faults: list[Fault]) -> Annotated | None:
-        """An image and its objects. None if the XML file cannot be read: its objects are there, but unknown."""
+        """Return an image and its objects. None if the XML file cannot be read, because the objects are then unknown."""
         if file is None:
             return Annotated(image, None, [])
         try:
-            if file.stat().st_size > MOST_BYTES:
-                raise ValueError(f"larger than {MOST_BYTES} bytes")
+            if file.stat().st_size > MAX_BYTES:
+                raise ValueError(f"larger than {MAX_BYTES} bytes")
             data = file.read_bytes()
             encoding, is_guessed = self._encoding_of(data)
             tree = ElementTree.fromstring(data.decode(encoding))
@@ -254,6 +206,9 @@ class SplitReader:
             return None
         if is_guessed:
             self.guessed.append((file, encoding))
+        if not is_file(image):  # its name may not be that of the XML file
+            named = Path((tree.findtext("filename") or "").strip().replace("\\", "/")).name
+            image = self.folders.find(stem_of(named))[1] or image
         elements = list(tree.iterfind("object"))
         objects = _objects(elements, file, faults)
         if elements and not objects:
@@ -263,7 +218,7 @@ class SplitReader:
 
 
 def _names(line: str) -> list[str]:
-    """The stems that a line of a list may mean, the most literal first: a line may have a flag, a suffix and folders."""
+    """Possible stems for a line of a list, the most literal first. A line may contain a flag, a suffix and folders."""
     first = line.split()[0]
     plain = [text.replace("\\", "/") for text in dict.fromkeys([line, first])]
     if any(".." in Path(text).parts for text in plain):

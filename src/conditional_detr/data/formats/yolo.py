@@ -1,115 +1,32 @@
 """Reader for YOLO: a `data.yaml` with class names and image folders, and one text file of boxes or polygons per image."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import yaml
-
-from conditional_detr.data.annotations import as_id
 from conditional_detr.data.file_lookup import FileLookup, folded
 from conditional_detr.data.findings import RULES
-from conditional_detr.data.formats.image_files import Fault, content_of, images_of, lines_of, passed_over_in, unlisted_images
+from conditional_detr.data.formats.image_files import (
+    Fault,
+    content_of,
+    images_of,
+    lines_of,
+    unlisted_images,
+    unsupported_files,
+)
 from conditional_detr.data.formats.label_files import missing_labels
-from conditional_detr.data.splits.location import SplitLocation, is_inside
-from conditional_detr.data.splits.names import usual_split
+from conditional_detr.data.formats.yolo_description import Description, class_names, splits
+from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.data.text import number_of, text_of
 from conditional_detr.errors import DataError
 from conditional_detr.images.file_types import files_below, folder_contents, is_note, is_visible
-from conditional_detr.storage.json import without_surrogates
 
-YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-MOST_BYTES = 2**20
 CORNERS = 3  # minimum number of corners of a polygon
 NO_LABELS = ("classes.txt", "notes.txt")  # text files of labelling tools that are not labels
 UNREADABLE = (RULES["annotation-unreadable"].fix, "annotation-unreadable")
-CLASS_LISTS = ("classes.txt", "obj.names", "labels/classes.txt", "train/classes.txt", "train/labels/classes.txt")
-ALL = "all"  # name of the only split of a data set without splits
-NUMBERS = ("nc", "kpt_shape")  # keys of the YAML file whose values are numbers
-PATHS = frozenset({"bool", "int", "float", "timestamp"})  # what YAML takes texts for
-NAMES = PATHS | {"null"}
-
-
-def description(root: Path) -> Path | None:
-    """The YAML file of a YOLO data set, or None."""
-    return next((root / name for name in YAMLS if (root / name).is_file()), None)
-
-
-class Description(NamedTuple):
-    """What the YAML file says.
-
-    Attributes
-    ----------
-    file, content : the YAML file and its content
-    base : folder that the paths in it are relative to
-    is_named : whether the user gave the YAML file itself. Only then it may lead to folders beyond the parent of its own folder
-    """
-
-    file: Path
-    content: dict[str, Any]
-    base: Path
-    is_named: bool
-
-    @property
-    def around(self) -> Path:
-        return self.file.absolute().parent.parent
-
-    def note_on_path(self) -> str:
-        """The reason why `path` was not followed; empty if it was."""
-        given = self.content.get("path")
-        if not isinstance(given, str) or not given or "\0" in given or self.base == _joined(self.file.parent, given):
-            return ""
-        if not _joined(self.file.parent, given).is_dir():
-            return f" ('path: {given}' in {self.file} is no folder)"
-        return f" ('path: {given}' in {self.file} lies outside {self.around}: {self.advice()})"
-
-    def advice(self) -> str:
-        return f"to read it, give the YAML file itself instead of its folder: {self.file}"
-
-
-def described(file: Path, is_named: bool) -> Description:
-    """Read the YAML file of a data set."""
-    content, base = _read(file), file.parent
-    given = content.get("path")
-    if isinstance(given, str) and "\0" not in given:
-        path = _joined(file.parent, without_surrogates(given))
-        base = path if path.is_dir() and (is_named or is_inside(path, file.absolute().parent.parent)) else base
-    return Description(file, content, base, is_named)
-
-
-def without_description(root: Path) -> Description | None:
-    """A data set without a YAML file, but with a list of class names, as labelling tools export it. None if it is none.
-
-    Its splits are the lists or folders of images that are named like splits; without these, all images are the split "all".
-    """
-    classes = next((root / name for name in CLASS_LISTS if (root / name).is_file()), None)
-    if classes is None:
-        return None
-    images = next((root / name for name in ("images", "Images") if (root / name).is_dir()), root)
-    places = [*images.iterdir(), *root.iterdir()] if root != images else [*root.iterdir()]
-    places = [path for path in sorted(places) if path.is_dir() or path.suffix.lower() == ".txt"]
-    parts = {split: str(path) for path in reversed(places) if is_visible(path.name) and (split := usual_split(path.stem))}
-    content: dict[str, Any] = {"names": lines_of(classes), **(parts or {ALL: str(images)})}
-    return Description(root / "data.yaml", content, root, is_named=False)
-
-
-def splits(about: Description) -> dict[str, list[Path]]:
-    """Image folders or lists of images of each split.
-
-    Paths are resolved as in ultralytics. They are relative to `path`, which is relative to the folder of the YAML file. A path
-    that begins with ``../`` is also tried without it. If the user gave only the folder of the YAML file, all paths must lie
-    inside the parent of that folder.
-    """
-    found: dict[str, list[Path]] = {}
-    for key, given in about.content.items():
-        split = ALL if key == ALL else usual_split(str(key))
-        names = [name for name in (given if isinstance(given, list) else [given]) if isinstance(name, str) and name]
-        if split and names:
-            found.setdefault(split, [_located(without_surrogates(name), about) for name in names])
-    return found
 
 
 def further_folders(about: Description, sources: list[Path]) -> tuple[Path, ...]:
-    """The folders of images and labels that a YAML file names, if the user gave that file itself."""
+    """Return the folders of images and labels named in the YAML file, if the user gave the file itself."""
     if not about.is_named:
         return ()
     images = [source.parent if source.is_file() else source for source in sources]
@@ -123,11 +40,21 @@ def read(about: Description, sources: list[Path], location: SplitLocation) -> tu
         Fault(
             str(about.file),
             f"{source} does not exist{about.note_on_path()}",
-            "nothing is changed; the path is skipped",
+            "nothing is changed; the path is ignored",
             "split-missing",
         )
         for source in sources
         if not source.exists()
+    ]
+    faults += [
+        Fault(
+            str(about.file),
+            f"{about.moved[source]} does not exist on this machine; {source} is read",
+            "nothing is changed; the folder is read",
+            "image-spelling",
+        )
+        for source in sources
+        if source in about.moved
     ]
     images, others = _files(about, [source for source in sources if source.exists()], location, faults)
     if sources and all(source.is_file() for source in sources):
@@ -152,7 +79,7 @@ def read(about: Description, sources: list[Path], location: SplitLocation) -> tu
 def _files(
     about: Description, sources: list[Path], location: SplitLocation, faults: list[Fault]
 ) -> tuple[list[Path], list[Path]]:
-    """The images of folders and lists, and the other files of the folders."""
+    """Return the images of folders and lists, and the other files of the folders."""
     images: list[Path] = []
     others: list[Path] = []
     for source in sources:
@@ -160,7 +87,7 @@ def _files(
             folder = folder_contents(source)
             images += folder.images
             others += [file for file in folder.others if not is_note(file)]
-            faults += passed_over_in(source, folder.others)
+            faults += unsupported_files(source, folder.others)
         else:
             lookup = FileLookup(source.parent, about.base, location.split)
             images += images_of(lines_of(source), lookup, source, faults)
@@ -175,37 +102,20 @@ def _unlisted(about: Description, images: list[Path]) -> list[Fault]:
 
 
 def _labels_alone(sources: list[Path], known: set[Path]) -> list[Fault]:
-    """Faults for label files without an image. `known`: labels of images, and of files that may be images."""
+    """Return faults for label files without an image. `known`: label files of images, and of files that may be images."""
     folders = {label_file(source / "x").parent for source in sources if source.is_dir()}
     return [
-        Fault(str(file), "there is no image for these labels", "the labels are left out", "annotation-orphan")
+        Fault(str(file), "there is no image for this label file", "the labels are left out", "annotation-orphan")
         for folder in sorted(folders)
         for file in sorted(files_below(folder))
         if file.suffix.lower() == ".txt" and file not in known and file.name.lower() not in NO_LABELS
     ]
 
 
-def class_names(about: Description) -> dict[int, str]:
-    """Class names by number, from `names` (a list or a mapping). If only `nc` is given, the numbers are the names."""
-    content = about.content
-    names = content.get("names")
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if names is None and isinstance(content.get("nc"), int):
-        names = {i: str(i) for i in range(min(content["nc"], 100_000))}
-    try:
-        found = {as_id(i): name for i, name in dict(names).items()}  # type: ignore[arg-type]
-    except (AttributeError, TypeError, ValueError):
-        found = {}
-    if not found or None in found or not all(isinstance(name, str) and name for name in found.values()):
-        raise DataError(f"{about.file}: 'names' must be a list of class names, or a mapping from numbers to names")
-    return {i: without_surrogates(name) for i, name in found.items() if i is not None}
-
-
 def label_file(image: Path) -> Path:
-    """The label file of an image.
+    """Return the path of the label file of an image.
 
-    It lies in the path with the last `images/` replaced by `labels/`, or next to the image if it exists only there.
+    The last `images/` in the path is replaced by `labels/`. A file next to the image is used if it exists only there.
     """
     beside, parts = image.with_suffix(".txt"), list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
@@ -218,11 +128,11 @@ def label_file(image: Path) -> Path:
 
 
 class LabelFiles:
-    """The label file of each image, also if its name has another case or Unicode form than that of the image.
+    """Label files of images. Their names may differ from those of the images in case and Unicode form.
 
     Attributes
     ----------
-    used : the label files of the images
+    used : label files that belong to an image
     """
 
     def __init__(self, images: list[Path]) -> None:
@@ -231,7 +141,7 @@ class LabelFiles:
         self.folders: dict[Path, dict[str, list[Path]]] = {}
 
     def of(self, image: Path) -> Path:
-        """The label file of an image. It does not exist if the image has no labels."""
+        """Return the label file of an image. The file does not exist if the image has no labels."""
         file = self.own[image]
         if file.exists():
             return file
@@ -294,57 +204,3 @@ def _box(values: list[float]) -> tuple[float, float, float, float] | None:
         return None
     xs, ys = values[0::2], values[1::2]
     return (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > MOST_BYTES:
-            raise DataError(f"{file} is too large for the YAML file of a data set: {file.stat().st_size} bytes")
-        content = _loaded(text_of(file))
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise DataError(f"{file} is not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{file} must contain a mapping with 'train', 'val' and 'names', not {type(content).__name__}")
-    return content
-
-
-def _loaded(text: str) -> Any:
-    """Parse YAML. Class names and paths are texts as they are written, also `no`, `010` and `12:30:00`."""
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key.value not in NUMBERS:
-                _as_text(value, NAMES if key.value == "names" else PATHS)
-        return loader.construct_document(node) if node is not None else None
-    finally:
-        loader.dispose()
-
-
-def _as_text(node: yaml.Node, tags: frozenset[str]) -> None:
-    """Turn a scalar with one of the tags, or those in a list or a mapping, into text."""
-    inner = [node]
-    if isinstance(node, yaml.SequenceNode):
-        inner = node.value
-    elif isinstance(node, yaml.MappingNode):
-        inner = [each for pair in node.value for each in pair]
-    for each in inner:
-        if isinstance(each, yaml.ScalarNode) and each.value and each.tag.rpartition(":")[2] in tags:
-            each.tag = "tag:yaml.org,2002:str"
-
-
-def _joined(folder: Path, path: str) -> Path:
-    return folder / (Path(path).expanduser() if path.startswith("~/") else path)
-
-
-def _located(name: str, about: Description) -> Path:
-    if "\0" in name:
-        raise DataError(f"{about.file}: {name[:60]!r} is not a valid path")
-    folder = about.file.parent
-    candidates = [_joined(about.base, name), folder / name, folder / name.removeprefix("../")]
-    source = next((source for source in candidates if source.exists()), candidates[0])
-    if not about.is_named and not is_inside(source, about.around):
-        raise DataError(f"{about.file}: {name!r} lies outside the folder {about.around} and is not read; {about.advice()}")
-    return source

@@ -1,1 +1,1 @@
-"""Splits of a data set: their counts, and what one says about another."""
+"""Splits of a data set: names, locations, counts, and conventions that all splits share."""

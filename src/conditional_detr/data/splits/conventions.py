@@ -1,6 +1,6 @@
-"""How the annotations of a data set are written: category ids that are off by one, and objects that are marked as crowds.
+"""Detect conventions of the annotations of a data set: category ids that are off by one, and objects marked as crowds.
 
-Both are judged over all splits together, because a split may show only a part of the evidence.
+All splits are read together, because a single split may not have enough annotations to decide.
 """
 
 from collections import Counter
@@ -11,18 +11,18 @@ from conditional_detr.data.annotations import MANY_UNKNOWN, as_id, mark_of, prin
 from conditional_detr.data.box_format import COCO, FEW
 
 Content = dict[str, Any]
-MOST_MARKED = 0.5  # from this fraction of a class's annotations on, annotations with a mark are its ordinary objects
-MANY_MARKED = 0.1  # fraction of a class's annotations that is reported
+MIN_MARKED_TO_IGNORE_MARK = 0.5  # minimum fraction of a class's annotations with a mark for which the mark is ignored
+MIN_MARKED_TO_REPORT = 0.1  # minimum fraction of a class's annotations with a mark that is reported
 
 
 class Conventions(NamedTuple):
-    """How the annotations of a data set are written.
+    """Conventions of the annotations of a data set.
 
     Attributes
     ----------
-    layout : box layout that another split has; see `BoxFormat.layout`
+    layout : box layout found in any split; see `BoxFormat.layout`
     shift : number to add to the category ids of all annotations
-    objects : pairs of mark (see `mark_of`) and class name whose annotations are ordinary objects
+    objects : pairs of mark (see `mark_of`) and class name. Annotations of the class with this mark are ordinary objects
     """
 
     layout: str = COCO
@@ -31,7 +31,7 @@ class Conventions(NamedTuple):
 
 
 def conventions_of(contents: Sequence[Content]) -> Conventions:
-    """Judge COCO contents, one per split, together. The box layout is not judged here."""
+    """Detect the conventions of a data set from the COCO contents of its splits. The layout of boxes is not detected here."""
     shift = category_shift(contents)
     return Conventions(shift=shift, objects=marked_objects(contents, shift))
 
@@ -39,19 +39,19 @@ def conventions_of(contents: Sequence[Content]) -> Conventions:
 def category_shift(contents: Sequence[Content]) -> int:
     """Detect category ids that are off by one, because annotations count from 0 and categories from 1, or the reverse.
 
-    A shift explains the ids if it makes unknown ids known and no known id unknown, in any split. An unknown id that lies just
-    outside the listed ones is evidence, however rare it is. Other unknown ids must be frequent.
+    A shift explains the ids if it turns unknown ids into listed ones, and no listed id into an unknown one, in all splits. One
+    unknown id next to the listed range is enough. Other unknown ids must be frequent.
 
     Returns
     -------
-    the number to add to the category ids of the annotations; 0 = nothing
+    the number to add to the category ids of the annotations: -1, 0 or 1
     """
     up, down = _explained(contents, 1), _explained(contents, -1)
     return 0 if up == down else 1 if up > down else -1
 
 
 def _explained(contents: Sequence[Content], shift: int) -> int:
-    """Number of annotations whose category id is only known after a shift; 0 if the shift does not explain the ids."""
+    """Number of annotations whose category id is listed only after a shift; 0 if the shift does not explain the ids."""
     gained = total = 0
     is_at_edge = False
     for content in contents:
@@ -65,20 +65,20 @@ def _explained(contents: Sequence[Content], shift: int) -> int:
 
 
 def ids_of(content: Content) -> tuple[set[int], Counter[int]]:
-    """The listed category ids, and how often annotations use each id. What is no number is left out."""
+    """The listed category ids, and how often annotations use each id. Ids that are not integers are left out."""
     listed = {id_ for row in content["categories"] if isinstance(id_ := as_id(row.get("id")), int)}
     return listed, Counter(id_ for row in content["annotations"] if isinstance(id_ := as_id(row.get("category_id")), int))
 
 
 def loses(listed: set[int], used: Counter[int], shift: int) -> bool:
-    """Whether ids that are listed would be unknown after a shift."""
+    """Whether a listed id that is used would be unknown after a shift."""
     return any(id_ in listed and id_ + shift not in listed for id_ in used)
 
 
 def marked_objects(contents: Sequence[Content], shift: int = 0) -> frozenset[tuple[str, str]]:
-    """Find marks that do not mean what they say, because most objects of a class, or of the data set, have them.
+    """Find marks that have no meaning, because most objects of a class or of the data set have them.
 
-    Annotation tools write `iscrowd: 1` for each mask that is stored as run lengths, also for a mask of a single object.
+    Some annotation tools write `iscrowd: 1` for every mask in run-length encoding, also for a single object.
 
     Returns
     -------
@@ -88,16 +88,16 @@ def marked_objects(contents: Sequence[Content], shift: int = 0) -> frozenset[tup
     by_mark: Counter[str] = Counter()
     for (mark, _), count in marked.items():
         by_mark[mark] += count
-    usual = {mark for mark, count in by_mark.items() if count >= MOST_MARKED * every.total()}
+    usual = {mark for mark, count in by_mark.items() if count >= MIN_MARKED_TO_IGNORE_MARK * every.total()}
     return frozenset(
         (mark, name)
         for (mark, name), count in marked.items()
-        if mark in usual or (count >= FEW and count >= MOST_MARKED * every[name])
+        if mark in usual or (count >= FEW and count >= MIN_MARKED_TO_IGNORE_MARK * every[name])
     )
 
 
 def marks_by_class(contents: Sequence[Content], shift: int = 0) -> tuple[Counter[tuple[str, str]], Counter[str]]:
-    """Numbers of annotations with each mark, by mark and class name; and of all annotations by class name."""
+    """Count annotations by mark and class name, and all annotations by class name."""
     marked: Counter[tuple[str, str]] = Counter()
     every: Counter[str] = Counter()
     for content in contents:

@@ -1,13 +1,13 @@
-"""Count what a split contains and what is left out. Training, evaluation and the doctor all print these counts."""
+"""Counts of a split: images, boxes, classes and boxes that are left out. Training, evaluation and `doctor` print them."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from conditional_detr.errors import shortened_list
+from conditional_detr.errors import plural, shortened_list
 
-NAMED = 10  # classes
+MAX_NAMES = 10  # number of classes without objects that are named
 
 
 class Summary(NamedTuple):
@@ -34,17 +34,18 @@ class Summary(NamedTuple):
 
     @property
     def reasons(self) -> str:
-        """The boxes that are left out, in words; "" if there are none."""
+        """The boxes that are left out, by reason, as text; "" if there are none."""
         return ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
 
     def __str__(self) -> str:
-        parts = [f"{self.images} images, {self.boxes} boxes, {len(self.objects)} classes"]
+        parts = [f"{plural(self.images, 'image')}, {plural(self.boxes, 'box')}, {plural(len(self.objects), 'class')}"]
         if self.left_out:
-            parts.append(f"{sum(self.left_out.values())} boxes left out ({self.reasons})")
+            parts.append(f"{plural(sum(self.left_out.values()), 'box')} left out ({self.reasons})")
         if self.without_boxes:
-            parts.append(f"{self.without_boxes} images without boxes")
+            parts.append(f"{plural(self.without_boxes, 'image')} without boxes")
         if self.unused:
-            parts.append(f"{len(self.unused)} classes without objects ({shortened_list(self.unused, NAMED)})")
+            names = shortened_list(self.unused, MAX_NAMES)
+            parts.append(f"{plural(len(self.unused), 'class')} without objects ({names})")
         return "; ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""What one split of a data set says about another: conventions of the annotations, and class names that differ."""
+"""Compare the splits of a data set: conventions of their annotations, and differences between their class names."""
 
 import contextlib
 import difflib
@@ -14,15 +14,20 @@ from conditional_detr.data.discovery import sources
 from conditional_detr.data.findings import Finding
 from conditional_detr.data.splits.conventions import Conventions, conventions_of, ids_of, loses, marks_by_class
 from conditional_detr.data.splits.location import SplitLocation
-from conditional_detr.errors import DataError
+from conditional_detr.errors import DataError, plural
 
 Read = tuple[dict[str, Any], SplitLocation]  # COCO content, and where it was read from
-OF_LAYOUT = {"box-degenerate", "box-outside", "box-partly-outside", "box-format"}  # codes that another box layout may explain
-SOME_MARKED = 0.25  # fraction of a class's annotations from which on the other splits are asked too
+OF_LAYOUT = {
+    "box-degenerate",
+    "box-outside",
+    "box-partly-outside",
+    "box-format",
+}  # codes of faults that a wrong box layout may cause
+MIN_MARKED_TO_READ_OTHERS = 0.25  # minimum fraction of a class's annotations with a mark for which other splits are read
 
 
 def conventions_across(read: Sequence[Read]) -> Conventions:
-    """Judge how the annotations of a data set are written, from all its splits together."""
+    """Detect the conventions of a data set from all its splits together."""
     conventions = conventions_of([content for content, _ in read])
     layouts = [clean(content, location, conventions).layout for content, location in read]
     return conventions._replace(layout=next((layout for layout in layouts if layout != COCO), COCO))
@@ -36,7 +41,7 @@ def clean_among_splits(folder: str | Path, content: dict[str, Any], location: Sp
     others: list[Read] = []
     for source in sources(Path(folder)).values():
         if source.location != location:
-            with contextlib.suppress(DataError):  # it is reported when that split is used
+            with contextlib.suppress(DataError):  # reported when that split is used
                 others.append((source.read()[0], source.location))
     return clean(content, location, conventions_across([(content, location), *others])) if others else alone
 
@@ -47,12 +52,12 @@ def _depends_on_others(content: dict[str, Any], alone: Clean) -> bool:
     return bool(content["annotations"]) and (
         any(finding.code in OF_LAYOUT for finding in alone.findings)
         or not all(loses(listed, used, shift) for shift in (1, -1))
-        or any(count >= SOME_MARKED * every[name] for (_, name), count in marked.items())
+        or any(count >= MIN_MARKED_TO_READ_OTHERS * every[name] for (_, name), count in marked.items())
     )
 
 
 def class_differences(objects: Mapping[str, Mapping[str, int]]) -> list[Finding]:
-    """Find classes that only one of two splits has: the training split, and each other one.
+    """Find classes with objects in the training split but not in another one, and the reverse.
 
     Parameters
     ----------
@@ -73,12 +78,12 @@ def _only_here(name: str, here: Mapping[str, int], other_name: str, there: Mappi
     rest = [each for each in there if each not in here or not here[each]]
     for each, count in here.items():
         twin = next((other for other in rest if other != each and spelling(other) == spelling(each)), None)
-        # A class that another split lists without objects is only a summary line, unless it is hidden under another name.
+        # If another split lists the class without objects, the summary counts it. It is a finding only if the spelling differs.
         if not count or there.get(each) or (each in there and name == "train" and twin is None):
             continue
-        text = f"the class {each!r} has {count} objects in {name} but none in {other_name}: {effect}"
+        text = f"the class {each!r} has {plural(count, 'object')} in {name} but none in {other_name}: {effect}"
         if twin is not None:
-            text += f". {other_name} has {twin!r}: are they one class?"
+            text += f". {other_name} has {twin!r}: are they the same class?"
         elif near := difflib.get_close_matches(each, rest, n=1, cutoff=0.6):
             text += f". The nearest name that only {other_name} has is {near[0]!r}"
         findings.append(Finding("category-in-one-split", name, None, None, text))
@@ -86,12 +91,12 @@ def _only_here(name: str, here: Mapping[str, int], other_name: str, there: Mappi
 
 
 def spelling(name: str) -> str:
-    """A class name without case, blanks, hyphens and underscores. Names that are equal then are probably one class."""
+    """Return a class name without case, blanks, hyphens and underscores. Equal results probably mean the same class."""
     return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
 def spelled_otherwise(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """For names that are not known, a known name that only differs in `spelling`."""
+    """Map each unknown name to the known name that has the same `spelling`, if there is one."""
     known = list(known)
     by_spelling = {spelling(name): name for name in known}
     return {name: by_spelling[spelling(name)] for name in names if name not in known and spelling(name) in by_spelling}

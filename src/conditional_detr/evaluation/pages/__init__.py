@@ -10,14 +10,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from conditional_detr.errors import RunError
+from conditional_detr.errors import RunError, plural
 from conditional_detr.storage.writing import writing
 
 
 def write_page(file: Path, template: str, content: dict[str, Any]) -> None:
     """Fill a template of this folder; whatever the content says is escaped."""
     pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    pages.filters |= {"ap": ap, "number": number, "counted": counted, "options": options}
+    pages.filters |= {"ap": ap, "number": number, "plural": plural, "options": options}
     text = pages.get_template(f"{template}.html.jinja").render(content)
     with writing(file, RunError):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -57,8 +57,3 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s" if minutes else f"{rest} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-def counted(number: int, word: str) -> str:
-    """1, "epoch" → "1 epoch"; 2 → "2 epochs"."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

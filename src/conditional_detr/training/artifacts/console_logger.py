@@ -70,12 +70,12 @@ class ConsoleLogger:
         if self.live:
             self.bar.update(self.task, text="evaluating")
 
-    def epoch(self, row: dict[str, Any], best: bool, judged: bool = True) -> None:
+    def epoch(self, row: dict[str, Any], best: bool, evaluated: bool = True) -> None:
         """Print the line of a finished epoch, with its metrics if it was evaluated."""
         self.spoken = time.monotonic()
         mark = "  (best so far)" if best else ""
         skipped = f"  (skipped steps without a finite gradient: {row['skipped_steps']})" if row["skipped_steps"] else ""
-        figures = f"AP {figure(row['AP'])}  AP50 {figure(row['AP50'])}  " if judged else "not evaluated  "
+        figures = f"AP {figure(row['AP'])}  AP50 {figure(row['AP50'])}  " if evaluated else "not evaluated  "
         text = f"{self._epoch(row['epoch'])}  loss {figure(row['loss'])}  {figures}{row['seconds']:.0f} s{mark}{skipped}"
         self.say(text, "yellow" if skipped else "green" if best else None)
 

@@ -47,14 +47,14 @@ class TrainerState:
         for key, value in losses.items():
             self.sums[key] = self.sums.get(key, 0.0) + value
 
-    def close_epoch(self, figures: dict[str, float | None], lr: float, judged: bool = True) -> bool:
+    def close_epoch(self, figures: dict[str, float | None], lr: float, evaluated: bool = True) -> bool:
         """Finish the current epoch: add a row to the history and reset the counters.
 
         Parameters
         ----------
         figures : metrics of the epoch; None for each one that was not computed
         lr : learning rate of the last step
-        judged : whether the epoch was evaluated
+        evaluated : whether the epoch was evaluated
 
         Returns
         -------
@@ -64,7 +64,7 @@ class TrainerState:
         row = {"epoch": self.epoch + 1, "loss": None, **means, "lr": lr, "seconds": round(self.seconds, 3)}
         self.history.append({**row, "skipped_steps": self.skipped, **figures})
         ap = -1.0 if figures["AP"] is None else figures["AP"]
-        is_best = judged and (
+        is_best = evaluated and (
             ap > self.best[0] or ap == -1.0 == self.best[0] or self.best[1] == 0
         )  # without an AP the last one
         if is_best:

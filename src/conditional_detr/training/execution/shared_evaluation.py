@@ -14,7 +14,7 @@ def evaluate_together(
     index: SplitIndex,
     batch: int,
     processes: Distributed,
-    judge: Callable[[dict[str, Any], list[dict[str, Any]]], CocoMetrics] = coco_metrics,
+    compute_metrics: Callable[[dict[str, Any], list[dict[str, Any]]], CocoMetrics] = coco_metrics,
 ) -> tuple[CocoMetrics, dict[int, str]]:
     """Evaluate a model. Each process runs detection on a part of the images; then all compute the metrics over all images.
 
@@ -24,7 +24,7 @@ def evaluate_together(
     index : index of the validation images
     batch : batch size
     processes : the processes of the run
-    judge : (ground truth, detections), both in COCO format → metrics
+    compute_metrics : (ground truth, detections), both in COCO format → metrics
 
     Returns
     -------
@@ -33,4 +33,4 @@ def evaluate_together(
     model.eval()
     results, skipped = detections_of(model, index, batch, slice(processes.rank, None, processes.world))
     skipped = dict(processes.gathered(list(skipped.items())))
-    return judge(index.without(skipped).ground_truth(), processes.gathered(results)), skipped
+    return compute_metrics(index.without(skipped).ground_truth(), processes.gathered(results)), skipped
