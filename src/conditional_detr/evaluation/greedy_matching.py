@@ -26,6 +26,7 @@ class Matches:
     images : int [D], positions of the images in the index
     found : int [D], row of the matched object in the index. −1 if no object of that class has an IoU of at least 0.5, or if it
         is matched to a detection with a higher score
+    duplicate : bool [D], unmatched detections that have an IoU of at least 0.5 with an object of their class, which is matched
     objects : number of objects in all images
     """
 
@@ -34,6 +35,7 @@ class Matches:
     boxes_xyxy: np.ndarray
     images: np.ndarray
     found: np.ndarray
+    duplicate: np.ndarray
     objects: int
 
     def by_image(self, conf: float, images: int) -> list[np.ndarray]:
@@ -44,7 +46,7 @@ class Matches:
 
     def only(self, kept: np.ndarray, objects: int) -> "Matches":
         """Select detections with a mask, bool [D], and set the number of objects."""
-        arrays = {key: getattr(self, key)[kept] for key in ("scores", "labels", "boxes_xyxy", "images", "found")}
+        arrays = {key: getattr(self, key)[kept] for key in ("scores", "labels", "boxes_xyxy", "images", "found", "duplicate")}
         return Matches(**arrays, objects=objects)
 
 
@@ -64,7 +66,7 @@ def match(index: SplitIndex, detections: list[Result]) -> Matches:
     images = np.array([place_of[d["image_id"]] for d in order], dtype=np.int64)
     boxes = np.array([d["bbox"] for d in order], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    found = np.full(len(order), -1)
+    found, near = np.full(len(order), -1), np.zeros(len(order), dtype=bool)
     rows_of: dict[tuple[int, int], list[int]] = {}
     for row, key in enumerate(zip(images.tolist(), labels.tolist(), strict=True)):
         rows_of.setdefault(key, []).append(row)
@@ -74,6 +76,7 @@ def match(index: SplitIndex, detections: list[Result]) -> Matches:
         if not len(objects):
             continue
         overlap = box_iou_batch(truth_boxes[objects].astype(np.float64), boxes[rows])
+        near[rows] = overlap.max(0) >= IOU
         for column, row in enumerate(rows):
             best = int(overlap[:, column].argmax())
             if overlap[best, column] >= IOU:
@@ -83,7 +86,8 @@ def match(index: SplitIndex, detections: list[Result]) -> Matches:
     for key, crowds in _crowds(index, label_of).items():
         unmatched = np.array([row for row in rows_of.get(key, []) if found[row] < 0], dtype=int)
         counts[unmatched[_share_inside(boxes[unmatched], crowds).max(1) >= IOU]] = False
-    return Matches(scores[counts], labels[counts], boxes[counts], images[counts], found[counts], len(index.labels))
+    whole = Matches(scores, labels, boxes, images, found, near & (found < 0), len(index.labels))
+    return whole.only(counts, len(index.labels))
 
 
 def _crowds(index: SplitIndex, label_of: dict[Any, int]) -> dict[tuple[int, int], np.ndarray]:

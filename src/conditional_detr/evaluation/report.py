@@ -12,6 +12,7 @@ from PIL import Image
 from conditional_detr.data.index import SplitIndex
 from conditional_detr.evaluation import plots
 from conditional_detr.evaluation.coco import Evaluation, mean_precision
+from conditional_detr.evaluation.duplicates import duplicates_of
 from conditional_detr.evaluation.error_analysis import ImageErrors, image_errors, most_right, most_wrong, truth_and_prediction
 from conditional_detr.evaluation.greedy_matching import Matches, Thresholds, confusion, match, thresholds
 from conditional_detr.evaluation.pages import duration, embedded, versions, write_page
@@ -96,6 +97,7 @@ def write_report(
         "curves": [_learning(rows, what) for what in LEARNING] if rows else [],
         "classes": _classes(evaluation),
         "advice": _advice(curves, None if best is None else conf, matches.objects),
+        "duplicates": _duplicates(evaluation),
         "is_marked": best is not None,
         "scores": embedded(plots.score_curves(curves, None if best is None else conf)),
         "precision_recall": embedded(plots.precision_recall(judgement.precision, names)),
@@ -175,6 +177,24 @@ def _advice(curves: Thresholds, best: float | None, objects: int) -> list[str]:
     else:
         sentences.append(f"About 90 % of the detections are correct at {at(typed(float(curves.scores[sure])))}.")
     return sentences
+
+
+def _duplicates(evaluation: Evaluation) -> str:
+    """A sentence about objects that are found more than once."""
+    found, used = duplicates_of(evaluation), evaluation.model.nms_iou
+    if not found.objects:
+        return ""
+    text = (
+        f"Duplicates: {found.per_100_objects:.1f} per 100 objects. These are second detections of an object that a detection "
+        "with a higher score has found already. "
+    )
+    if used is not None:
+        return f"{text}Prediction suppresses them above IoU {used:g}, because this raised the F1 score on the validation split."
+    if found.nms_iou is None:
+        return f"{text}Suppressing overlapping boxes does not raise the F1 score, so prediction does not do it."
+    return (
+        f"{text}Suppression at IoU {found.nms_iou:g} would raise the F1 score from {found.f1:.3f} to {found.f1_with_nms:.3f}."
+    )
 
 
 def _most_confused(counts: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str], str]:

@@ -36,6 +36,8 @@ class DetectionModel(DETR):
     category_ids : one category id of the data set per class index
     thresholds : one score threshold per class index, calibrated on a validation split; prediction uses them if no threshold is
         given; None = not calibrated
+    nms_iou : in prediction, boxes that overlap a box of the same class and a higher score by more than this IoU are
+        suppressed; None = none. Training sets it if that raises the F1 score on the validation split. Evaluation never uses it
     """
 
     # Building the backbone computes gradients, so these must be enabled even if the caller has disabled them.
@@ -48,6 +50,7 @@ class DetectionModel(DETR):
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
         thresholds: Sequence[float] | None = None,
+        nms_iou: float | None = None,
     ) -> None:
         check_parts(config)
         one_thread_after_fork()
@@ -62,6 +65,7 @@ class DetectionModel(DETR):
         self.class_names = [str(i) for i in range(config.num_classes)] if class_names is None else class_names
         self.category_ids = range(config.num_classes) if category_ids is None else category_ids
         self.thresholds = thresholds
+        self.nms_iou = nms_iou
 
     takes_arrays = False  # but tensors
 
@@ -110,6 +114,16 @@ class DetectionModel(DETR):
             _check_length("thresholds", self._thresholds, self.config.num_classes)
             if not all(0 <= score <= 1 for score in self._thresholds):
                 raise ConfigError("thresholds must be scores in [0, 1]")
+
+    @property
+    def nms_iou(self) -> float | None:
+        return self._nms_iou
+
+    @nms_iou.setter
+    def nms_iou(self, iou: float | None) -> None:
+        self._nms_iou = None if iou is None else float(iou)
+        if self._nms_iou is not None and not 0 <= self._nms_iou <= 1:
+            raise ConfigError(f"nms_iou must be in [0, 1] or None, not {iou}")
 
 
 def parts_of(config: ModelConfig) -> dict[str, Any]:

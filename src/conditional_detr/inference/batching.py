@@ -26,6 +26,7 @@ class Model(Protocol):
     class_names: list[str]
     category_ids: list[int]
     thresholds: list[float] | None
+    nms_iou: float | None
     takes_arrays: bool  # whether inputs are NumPy arrays; otherwise tensors
 
     @property

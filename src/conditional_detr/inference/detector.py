@@ -8,7 +8,7 @@ from conditional_detr.errors import ConfigError
 from conditional_detr.images.decoding import ImageInput
 from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.engines import ENGINES, EngineModel, best_engine
-from conditional_detr.inference.results import above_threshold, clip_to_image, to_detections
+from conditional_detr.inference.results import clip_to_image, selected, to_detections
 from conditional_detr.weights.exported import read_exported
 from conditional_detr.weights.recognise import find_checkpoint, is_export
 
@@ -95,7 +95,7 @@ class Detector:
         is_list = isinstance(images, Sequence) and not isinstance(images, str)
         inputs: list[ImageInput] = list(images) if is_list else [images]  # type: ignore[arg-type,list-item]
         detections = {
-            position: to_detections(above_threshold(clip_to_image(rgb, result), self.model, conf), self.model)
+            position: to_detections(selected(clip_to_image(rgb, result), self.model, conf), self.model)
             for position, rgb, result in detect(self.model, inputs, batch)
         }
         return [detections[i] for i in range(len(inputs))]

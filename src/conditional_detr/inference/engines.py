@@ -30,7 +30,7 @@ class EngineModel:
 
     Attributes
     ----------
-    config, preprocessor, class_names, category_ids, thresholds : as in `DetectionModel`
+    config, preprocessor, class_names, category_ids, thresholds, nms_iou : as in `DetectionModel`
     device : always the CPU
     summary : description of format, precision and engine
     """
@@ -41,7 +41,7 @@ class EngineModel:
     def __init__(self, exported: Exported, runtime: str) -> None:
         self.config, self.preprocessor = exported.config, exported.preprocessor
         self.class_names, self.category_ids = list(exported.class_names), list(exported.category_ids)
-        self.thresholds = exported.thresholds
+        self.thresholds, self.nms_iou = exported.thresholds, exported.nms_iou
         self._exported, self._runtime, self._lock = exported, runtime, threading.Lock()
         computes_in = self._load()
         number = computes_in.replace("f32", "fp32")

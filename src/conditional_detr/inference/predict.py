@@ -15,7 +15,7 @@ from conditional_detr.inference.batching import detect
 from conditional_detr.inference.detector import Detector, check_conf
 from conditional_detr.inference.drawing import draw, save_image
 from conditional_detr.inference.progress import Track, untracked
-from conditional_detr.inference.results import above_threshold, clip_to_image, rows_of
+from conditional_detr.inference.results import clip_to_image, rows_of, selected
 from conditional_detr.storage.run_files import PREDICTIONS, RENAMED
 from conditional_detr.storage.writing import writing
 
@@ -106,7 +106,7 @@ def predict(
     rows: dict[int, list[dict[str, Any]]] = {}
     detected = detect(model, images, batch, on_unreadable=errors.__setitem__)
     for position, rgb, found in track(detected, len(images), "predicting"):
-        result = above_threshold(clip_to_image(rgb, found), model, conf)
+        result = selected(clip_to_image(rgb, found), model, conf)
         found_rows = rows_of(result)
         labels = [f"{model.class_names[row.label]} {row.score:.2f}" for row in found_rows]
         save_image(draw(rgb, result["boxes"], result["labels"], labels), output / names[position])

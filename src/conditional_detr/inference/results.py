@@ -36,6 +36,42 @@ def clip_to_image(rgb: np.ndarray, result: dict[str, np.ndarray]) -> dict[str, n
     return result | {"boxes": result["boxes"].clip(0, np.array([width, height, width, height], dtype=np.float32))}
 
 
+def selected(result: dict[str, np.ndarray], model: Model, conf: float | None) -> dict[str, np.ndarray]:
+    """Keep the detections whose score reaches the threshold, without those that the model's `nms_iou` suppresses.
+
+    `conf` is used as in `Detector`.
+    """
+    result = above_threshold(result, model, conf)
+    if model.nms_iou is None:
+        return result
+    kept = not_suppressed(result["boxes"], result["labels"], result["scores"], model.nms_iou)
+    return {key: value[kept] for key, value in result.items()}
+
+
+def not_suppressed(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, iou: float) -> np.ndarray:
+    """Non-maximum suppression within each class. Returns bool [D], False for boxes that overlap a kept box of higher score.
+
+    Parameters
+    ----------
+    boxes : [D, 4] xyxy px
+    labels, scores : [D]
+    iou : largest IoU of two kept boxes of a class
+
+    >>> boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9]])
+    >>> not_suppressed(boxes, np.array([0, 0, 1]), np.array([0.9, 0.8, 0.7]), 0.5).tolist()
+    [True, False, True]
+    """
+    low, high = np.maximum(boxes[:, None, :2], boxes[:, :2]), np.minimum(boxes[:, None, 2:], boxes[:, 2:])
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], -1)
+    shared = np.prod((high - low).clip(0), -1)
+    union = areas[:, None] + areas - shared
+    overlaps = (shared > iou * union) & (labels[:, None] == labels)
+    kept = np.zeros(len(boxes), dtype=bool)
+    for i in np.argsort(-scores, kind="stable"):
+        kept[i] = not (overlaps[i] & kept).any()
+    return kept
+
+
 def above_threshold(result: dict[str, np.ndarray], model: Model, conf: float | None) -> dict[str, np.ndarray]:
     """Keep the detections whose score reaches the threshold. `conf` is used as in `Detector`."""
     lowest: float | np.ndarray = DEFAULT_CONF if conf is None else conf
@@ -46,12 +82,13 @@ def above_threshold(result: dict[str, np.ndarray], model: Model, conf: float | N
 
 
 def threshold_text(model: Model, conf: float | None) -> str:
-    """Description of the threshold that `above_threshold` uses."""
+    """Description of the thresholds that `selected` uses."""
+    end = "" if model.nms_iou is None else f", suppression of a class's boxes above IoU {model.nms_iou:g}"
     if conf is not None or model.thresholds is None:
-        return f"score threshold {DEFAULT_CONF if conf is None else conf}"
+        return f"score threshold {DEFAULT_CONF if conf is None else conf}{end}"
     low, high = min(model.thresholds), max(model.thresholds)
     same = f"{low:.2f}" == f"{high:.2f}"
-    return f"score threshold {low:.2f}" if same else f"score thresholds {low:.2f} to {high:.2f}, one per class"
+    return (f"score threshold {low:.2f}" if same else f"score thresholds {low:.2f} to {high:.2f}, one per class") + end
 
 
 def to_detections(result: dict[str, np.ndarray], model: Model) -> "sv.Detections":

@@ -25,7 +25,7 @@ class Checkpoint(NamedTuple):
     class_names, category_ids : one value per class; None = the class indices
     state : the weights, under the tensor names of the checkpoint
     keys : table that maps the tensor names of this library to those of the checkpoint; None if they are the same
-    thresholds : one score threshold per class, or None
+    thresholds, nms_iou : see `DetectionModel`
     """
 
     kind: str
@@ -38,6 +38,7 @@ class Checkpoint(NamedTuple):
     state: dict[str, Tensor]
     keys: KeyTable | None = None
     thresholds: Sequence[Any] | None = None
+    nms_iou: Any = None
 
     def build(self) -> DetectionModel:
         """Build the model with these weights, in eval mode.
@@ -50,7 +51,8 @@ class Checkpoint(NamedTuple):
             if not is_as_small(self.config, self.state):
                 with torch.device("meta"):  # takes no memory
                     self._check(DetectionModel(self.config, self.preprocessor))
-            model = DetectionModel(self.config, self.preprocessor, self.class_names, self.category_ids, self.thresholds)
+            learned = {"thresholds": self.thresholds, "nms_iou": self.nms_iou}
+            model = DetectionModel(self.config, self.preprocessor, self.class_names, self.category_ids, **learned)
             self._check(model)
             state = self.state if self.keys is None else self.keys.from_foreign(self.state, model.state_dict())
             model.load_state_dict(state)

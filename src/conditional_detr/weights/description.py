@@ -17,13 +17,14 @@ FORMAT_VERSION = 2
 
 def describe(model: "DetectionModel") -> dict[str, Any]:
     """Return the content of `config.json` for a model."""
+    learned = {"thresholds": model.thresholds, "nms_iou": model.nms_iou}
     return {
         "format_version": FORMAT_VERSION,
         "model": model.config.model_dump(mode="json"),
         "preprocessor": model.preprocessor.model_dump(mode="json"),
         "class_names": model.class_names,
         "category_ids": model.category_ids,
-    } | ({} if model.thresholds is None else {"thresholds": model.thresholds})
+    } | {key: value for key, value in learned.items() if value is not None}
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Exported(NamedTuple):
     ----------
     graph : path of the file that the inference engine reads
     format, precision : a key of `GRAPHS` and one of `PRECISIONS`
-    config, preprocessor, class_names, category_ids, thresholds : properties of the original model
+    config, preprocessor, class_names, category_ids, thresholds, nms_iou : properties of the original model
     """
 
     graph: Path
@@ -37,6 +37,7 @@ class Exported(NamedTuple):
     class_names: list[str]
     category_ids: list[int]
     thresholds: list[float] | None
+    nms_iou: float | None
 
 
 def write_description(model: "DetectionModel", folder: Path, format: str, precision: str) -> None:
@@ -72,13 +73,16 @@ def read_exported(folder: Path) -> Exported:
     )
     if not numbers:
         raise CheckpointError(f"{folder / DESCRIPTION} is damaged: thresholds must have one score per class")
+    nms_iou = description.get("nms_iou")
+    if nms_iou is not None and not (isinstance(nms_iou, int | float) and 0 <= nms_iou <= 1):
+        raise CheckpointError(f"{folder / DESCRIPTION} is damaged: nms_iou must be in [0, 1]")
     graph = folder / GRAPHS[what["format"]]
     for file in (graph, *(graph.with_name(name) for name in WEIGHT_FILES[what["format"]])):
         if not file.is_file():
             raise CheckpointError(
                 f"{file} is missing: the export is incomplete. Copy the whole folder, or export the model again"
             )
-    return Exported(graph, what["format"], what["precision"], config, preprocessor, names, ids, thresholds)
+    return Exported(graph, what["format"], what["precision"], config, preprocessor, names, ids, thresholds, nms_iou)
 
 
 def read_proof(folder: Path) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def read(folder: Path) -> Checkpoint:
     description = read_description(folder)
     config, preprocessor = read_configs(folder)
     names, ids = description["class_names"], description["category_ids"]
-    state, thresholds = read_weights(folder / WEIGHTS), description.get("thresholds")
+    state = read_weights(folder / WEIGHTS)
     return Checkpoint(
         "checkpoint folder", folder / DESCRIPTION, folder / WEIGHTS, config, preprocessor, names, ids, state,
-        thresholds=thresholds,
+        thresholds=description.get("thresholds"), nms_iou=description.get("nms_iou"),
     )  # fmt: skip

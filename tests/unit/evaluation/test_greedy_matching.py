@@ -135,7 +135,9 @@ def test_rows_by_image_are_those_of_a_search(crowded):
 
 def test_without_detections_no_score_is_advised():
     empty = np.zeros(0)
-    matches = Matches(empty, empty.astype(int), empty.reshape(0, 4), empty.astype(int), empty.astype(int), 5)
+    matches = Matches(
+        empty, empty.astype(int), empty.reshape(0, 4), empty.astype(int), empty.astype(int), empty.astype(bool), 5
+    )
     curves = thresholds(matches)
     assert len(curves.scores) == 0
     assert curves.best() is None

@@ -19,7 +19,7 @@ def result() -> dict[str, np.ndarray]:
 
 
 def model(thresholds: list[float] | None = None) -> SimpleNamespace:
-    return SimpleNamespace(thresholds=thresholds, class_names=["cat", "dog"], category_ids=[3, 9])
+    return SimpleNamespace(thresholds=thresholds, nms_iou=None, class_names=["cat", "dog"], category_ids=[3, 9])
 
 
 def test_a_row_has_corner_and_size(result):

@@ -7,6 +7,7 @@ from conditional_detr.config.toml import to_toml
 from conditional_detr.data.index import SplitIndex, match_categories
 from conditional_detr.errors import RunError
 from conditional_detr.evaluation.coco import Evaluation, evaluation_of
+from conditional_detr.evaluation.duplicates import duplicates_of
 from conditional_detr.evaluation.greedy_matching import match, thresholds_by_class
 from conditional_detr.evaluation.pages import duration
 from conditional_detr.evaluation.report import write_report
@@ -20,7 +21,7 @@ from conditional_detr.training.artifacts.trainer_state import TrainerState
 def finalize_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], state: TrainerState) -> None:
     """Evaluate `best/` on the validation split; write `metrics.json`, `predictions.json` and `report.html` to the run folder.
 
-    The score thresholds with the best F1 on this split are saved in the model.
+    The score thresholds with the best F1 on this split are saved in the model, and whether duplicates are suppressed.
 
     Raises
     ------
@@ -29,6 +30,7 @@ def finalize_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], st
     evaluation = evaluation_of(folder.best, config.data, "valid", config.training.batch, config.device)
     if isinstance(evaluation.model, DetectionModel):
         evaluation.model.thresholds = learned_thresholds(evaluation)
+        evaluation.model.nms_iou = duplicates_of(evaluation).nms_iou
         folder.save_best(evaluation.model)
     for name, content, indent in (
         (BEST_FIGURES, evaluation.coco.to_dict(), 1),
