@@ -92,7 +92,8 @@ def test_the_lean_requirements_are_what_an_export_needs(lean):
     while more := {n for d in known for n in needed_by(d)} - known:
         known |= more
     assert wanted <= used, "a requirement that nothing imports"
-    assert used - {"conditional-detr"} <= known, "something is imported that the requirements do not install"
+    known |= {"conditional-detr", "absl-py"}  # OpenVINO imports absl if it is there, but does not need it
+    assert used <= known, "something is imported that the requirements do not install"
 
 
 def test_a_checkpoint_needs_neither_the_compiler_nor_supervision(folder):
