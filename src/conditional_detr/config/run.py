@@ -2,10 +2,21 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from conditional_detr.config.recipes import RecipeConfig
 from conditional_detr.config.schema import Settings
+
+TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
+
+
+def trackers_of(log: str) -> list[str]:
+    """The trackers in the value of the option `log`.
+
+    >>> trackers_of("tensorboard, mlflow")
+    ['tensorboard', 'mlflow']
+    """
+    return [name for part in log.split(",") if (name := part.strip())]
 
 
 class RunPaths(Settings):
@@ -106,7 +117,20 @@ class RunOptions(Settings):
         description="Largest fraction of a split's images that may be unreadable or missing. Training stops if there are more.",
         json_schema_extra={"group": "Data", "metavar": "FRACTION"},
     )
+    log: str = Field(
+        "",
+        description=f"Experiment trackers, separated by commas: {', '.join(TRACKERS)}. They record metrics, settings and "
+        "sample images of each epoch. They write to the run folder, unless their own variables name a server.",
+        json_schema_extra={"group": "Output", "metavar": "NAMES", "default": "none"},
+    )
     model_overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of `ModelConfig`.")
+
+    @field_validator("log")
+    @classmethod
+    def _known_trackers(cls, log: str) -> str:
+        if any(name not in TRACKERS for name in trackers_of(log)):
+            raise ValueError(f"names out of {', '.join(TRACKERS)}, separated by commas")
+        return ",".join(trackers_of(log))
 
 
 class RunConfig(RunOptions, RunPaths):

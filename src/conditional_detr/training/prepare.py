@@ -21,6 +21,7 @@ from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.training.artifacts.console_logger import ConsoleLogger
 from conditional_detr.training.artifacts.fingerprint import fingerprint
 from conditional_detr.training.artifacts.run_folder import RunFolder
+from conditional_detr.training.artifacts.trackers import check_trackers
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.training.execution.distributed import Distributed, launched
 from conditional_detr.training.optim.run_schedule import RunSchedule
@@ -77,6 +78,7 @@ def prepared_run(options: TrainOptions) -> Iterator[Prepared]:
     """Context manager that prepares a run. It locks the run folder and connects the processes of a distributed run."""
     started = time.monotonic()
     config = resolve(options)
+    check_trackers(config.log)
     set_threads(config.threads or cores_of_process())
     lock = nullcontext() if launched("rank") else RunFolder(config.output).held()
     with lock, Distributed(config.device) as processes:

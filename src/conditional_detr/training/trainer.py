@@ -4,6 +4,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ from conditional_detr.training.artifacts.console_logger import figure
 from conditional_detr.training.artifacts.finalize import finalize_run, run_facts
 from conditional_detr.training.artifacts.nonfinite_dump import FOLDER as FLIGHT
 from conditional_detr.training.artifacts.nonfinite_dump import dump_step
+from conditional_detr.training.artifacts.trackers import Trackers, sample_detections
 from conditional_detr.training.execution.interrupts import StopRequest
 from conditional_detr.training.execution.micro_batches import on_device
 from conditional_detr.training.execution.shared_evaluation import evaluate_together
@@ -94,6 +96,7 @@ class Trainer:
         missing = {"train": len(prepared.train.missing), "valid": len(prepared.valid.missing)}
         self.bad_images = BadImages(self.config.strict, self.config.max_bad, self.logger.say, missing)
         self.stop = StopRequest()
+        self.trackers = Trackers(self.folder.path, self.config, self.logger.say)
 
     def fit(self) -> Run:
         """Train until the run is complete, then write its report.
@@ -109,7 +112,7 @@ class Trainer:
             self.folder.create(self.config, self.prepared.fingerprint)
         for line in self.prepared.notes:
             self.logger.say(line, "yellow" if line.lstrip().startswith("warning") else None)
-        with self.logger, self.stop.listening():
+        with self.logger, self.stop.listening(), self.trackers if self.processes.is_main else nullcontext():
             while not self.schedule.is_over(self.state):
                 with lost_process_named():
                     self._epoch()
@@ -193,6 +196,7 @@ class Trainer:
             self.folder.save_best(self.evaluated_model)
         self._save_last()
         self.logger.epoch(state.history[-1], is_best, is_evaluated)
+        self.trackers.epoch(state.history[-1], lambda: sample_detections(self.evaluated_model, self.valid.paths))
         if not self.schedule.is_over(state):
             self._stop_if_asked()
 

@@ -44,10 +44,10 @@ def save_batch_preview(
         boxes = cxcywh_to_xyxy(targets[i]["boxes"]) * torch.tensor([width, height, width, height])
         names = [class_names[label] for label in labels]
         tiles.append(draw(rgb.permute(1, 2, 0).numpy(), boxes.numpy(), labels, names))
-    save_image(_grid(tiles), file)
+    save_image(grid(tiles), file)
 
 
-def _grid(tiles: list[np.ndarray]) -> np.ndarray:
+def grid(tiles: list[np.ndarray]) -> np.ndarray:
     columns = min(COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)
     height, width = (max(tile.shape[axis] for tile in tiles) + GAP for axis in (0, 1))
