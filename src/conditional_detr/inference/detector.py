@@ -34,7 +34,7 @@ class Detector:
     Parameters
     ----------
     source : a run folder, a checkpoint folder, an exported folder, a model name, a Hub id, or a model. A model is moved to the
-        device and set to eval mode
+        device, converted to float32 and set to eval mode
     runtime : "torch" for checkpoints; "onnx" or "openvino" for exported folders, on the CPU (OpenVINO also runs ONNX exports);
         "auto" = torch for a checkpoint, and for an export the engine of its format, which its proof was made with
     device : "auto", "cpu", "cuda", "cuda:1", "mps"
@@ -102,7 +102,7 @@ class Detector:
 
 
 def _torch_model(source: "str | Path | DetectionModel", device: "str | torch.device") -> Model:
-    """Load a checkpoint and move it to a device. A model is moved only."""
+    """Load a checkpoint and move it to a device. A model is moved and converted to float32."""
     import torch
 
     from conditional_detr.device.choose import choose_device
@@ -110,7 +110,7 @@ def _torch_model(source: "str | Path | DetectionModel", device: "str | torch.dev
 
     model = load_model(source) if isinstance(source, str | Path) else source
     where = choose_device(device) if isinstance(device, str) else device
-    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(where, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval()
 
 

@@ -1,3 +1,4 @@
+import copy
 import json
 import re
 
@@ -41,6 +42,15 @@ def test_a_list_always_in_the_inputs_order(detector):
         np.testing.assert_allclose(detections.xyxy, alone.xyxy, atol=1e-2)
         np.testing.assert_allclose(detections.confidence, alone.confidence, atol=1e-5)
         assert (np.diff(detections.confidence) <= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_in_another_number_format_is_converted(small_model, dtype):
+    rounded = copy.deepcopy(small_model).to(dtype)
+    expected = Detector(copy.deepcopy(rounded).float())(arrays()[0], conf=0)[0]
+    found = Detector(rounded)(arrays()[0], conf=0)[0]
+    np.testing.assert_allclose(found.confidence, expected.confidence, atol=1e-6)
+    np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=1e-3)
 
 
 def test_results_do_not_depend_on_batch_mates(detector):
