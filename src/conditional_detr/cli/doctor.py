@@ -11,6 +11,7 @@ from conditional_detr.errors import plural
 
 if TYPE_CHECKING:
     from conditional_detr.data.findings import Finding
+    from conditional_detr.doctor.examine import Examined
 
 ERRORS_FOUND = 3  # exit code
 SHOWN_PER_CODE = 10  # findings
@@ -37,6 +38,10 @@ def doctor(
         Path | None,
         option("Output", "New folder for a clean copy in COCO format, with a log of every change.", "DIR", "no copy"),
     ] = None,
+    report: Annotated[
+        Path | None,
+        option("Output", "HTML page with the findings, statistics of the objects and sample images.", "FILE", "no page"),
+    ] = None,
     json_: Annotated[bool, option("Output", "Print the findings as JSON.", default="off")] = False,
 ) -> None:
     """Check a data set: images, boxes, classes and splits. Exits with 3 if there are errors, also after --fix."""
@@ -59,12 +64,7 @@ def doctor(
         print_json({"ok": is_ok(findings), "findings": [f.to_dict() for f in findings]})
     else:
         _print_findings(findings)
-        rows = [
-            [name, split.source.format, str(split.summary.images), str(split.summary.boxes)] for name, split in splits.items()
-        ]
-        print_table(["split", "format", "images", "boxes"], rows)
-        for name, split in splits.items():
-            print_text(f"{name}: {split.summary}")
+        _print_splits(splits)
         _print_summary(findings, data, fixed=fix is not None)
     if fix is not None:
         summary = ", ".join(f"{name}: {images} images, {boxes} boxes" for name, (images, boxes) in counts.items())
@@ -72,8 +72,21 @@ def doctor(
         print_text(f"Wrote a clean copy to {fix} ({summary}). All changes are listed in {fix / LOG}", file=file)
         if not json_:
             print_next("train on the clean copy", "cdetr", "train", "--data", fix)
+    if report is not None:
+        from conditional_detr.doctor.report import write_data_report
+
+        write_data_report(splits, findings, chosen.model, image, report, f"Data set {data}")
+        print_text(f"Wrote {report}", file=sys.stderr if json_ else sys.stdout)
     if not is_ok(findings):
         sys.exit(ERRORS_FOUND)
+
+
+def _print_splits(splits: dict[str, "Examined"]) -> None:
+    """A table of the splits, and the counts that training prints."""
+    rows = [[name, split.source.format, str(split.summary.images), str(split.summary.boxes)] for name, split in splits.items()]
+    print_table(["split", "format", "images", "boxes"], rows)
+    for name, split in splits.items():
+        print_text(f"{name}: {split.summary}")
 
 
 def _print_findings(findings: list["Finding"]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 if TYPE_CHECKING:
     from conditional_detr.evaluation.greedy_matching import Thresholds
@@ -21,6 +21,7 @@ MAX_LINES = 10  # maximum number of classes with their own lines
 MAX_LABEL_LENGTH = 28  # maximum length of a label in an image, in characters
 LINE_LENGTH = 26  # characters per line of a name in a plot; longer names are wrapped
 MAX_CELLS = 20  # maximum number of classes of a confusion matrix with numbers in its cells
+BINS = 40  # of a histogram
 RECALL = np.linspace(0, 1, 101)
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f", "#57534e", "#1e3a8a")
 STYLES = ("-", "--", ":", "-.")
@@ -178,6 +179,18 @@ def score_curves(curves: "Thresholds", best: float | None) -> bytes:
     return _written(figure)
 
 
+def _cell_numbers(axes: Axes, counts: np.ndarray, share: np.ndarray, names: int) -> None:
+    """Write the numbers into the cells of a matrix, if it is small enough."""
+    if names > MAX_CELLS + 1:
+        return
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            axes.text(
+                column, row, str(count), ha="center", va="center", fontsize=7 if names < 14 else 5,
+                color="white" if share[row, column] > 0.5 else "#111827",
+            )  # fmt: skip
+
+
 @styled
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     """Plot a confusion matrix of counts, coloured by the fraction of each row.
@@ -195,11 +208,67 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     shown = [wrapped(name) for name in names]
     axes.set_xticks(range(len(names)), shown, rotation=90 if max(map(len, shown)) > 2 else 0)
     axes.set_yticks(range(len(names)), shown)
-    if len(names) <= MAX_CELLS + 1:
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                axes.text(
-                    column, row, str(count), ha="center", va="center", fontsize=7 if len(names) < 14 else 5,
-                    color="white" if share[row, column] > 0.5 else "#111827",
-                )  # fmt: skip
+    _cell_numbers(axes, counts, share, len(names))
+    return _written(figure)
+
+
+@styled
+def histogram(values: dict[str, np.ndarray], x: str, log: bool = False, mark: float | None = None) -> bytes:
+    """Plot the distribution of a number in several splits, each as a fraction of its objects.
+
+    Parameters
+    ----------
+    values : for each split the values of its objects; those that are not positive are left out on a logarithmic axis
+    x : label of the x axis
+    log : whether the x axis is logarithmic
+    mark : value that is marked by a vertical line
+    """
+    figure, axes = _axes(x, "fraction")
+    kept = {name: each[each > 0] if log else each for name, each in values.items()}
+    every = np.concatenate([np.empty(0), *kept.values()])
+    if len(every):
+        low, high = float(every.min()), float(every.max())
+        if log:
+            edges = np.geomspace(low / 1.05, high * 1.05, BINS + 1)
+        else:  # whole numbers: each bin has as many of them
+            edges = np.arange(low - 0.5, high + 1.5, max(1, -(-(high - low + 1) // BINS)))
+            edges = np.append(edges, edges[-1] + edges[1] - edges[0]) if edges[-1] < high + 0.5 else edges
+        for i, (name, each) in enumerate(kept.items()):
+            if len(each):
+                counts = np.histogram(each, edges)[0] / len(each)
+                axes.stairs(counts, edges, color=COLOURS[i % len(COLOURS)], label=wrapped(name), linewidth=1.4)
+        if log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        if mark is not None:
+            axes.axvline(mark, color="#6b7280", linewidth=0.8, linestyle="--")
+        axes.set_ylim(bottom=0)
+        if len(kept) > 1:
+            _legend(figure, axes)
+    return _written(figure)
+
+
+@styled
+def heat_map(counts: np.ndarray) -> bytes:
+    """Plot where the centres of objects lie in the image. `counts` is [rows, columns]."""
+    figure, axes = _axes("x / width", "y / height", (3.4, 3.1))
+    axes.imshow(counts, cmap="viridis", extent=(0, 1, 1, 0), aspect="equal")
+    axes.grid(False)
+    return _written(figure)
+
+
+@styled
+def co_occurrence(counts: np.ndarray, names: Sequence[str]) -> bytes:
+    """Plot the number of images that contain two classes, [K, K], coloured by the fraction of the images of the row's class."""
+    side = min(7.6, 2.6 + 0.36 * len(names))
+    figure, axes = _axes("also contain", "images that contain", (side + 0.4, side))
+    share = counts / np.maximum(counts.diagonal()[:, None], 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.grid(False)
+    shown = [wrapped(name) for name in names]
+    axes.set_xticks(range(len(names)), shown, rotation=90 if max(map(len, shown)) > 2 else 0)
+    axes.set_yticks(range(len(names)), shown)
+    _cell_numbers(axes, counts, share, len(names))
     return _written(figure)

@@ -213,15 +213,16 @@ def _pair(index: SplitIndex, matches: Matches, conf: float, errors: ImageErrors)
     truth, prediction = truth_and_prediction(index, matches, conf, errors.image)
     return {
         "name": Path(index.paths[errors.image]).name,
-        "truth": embedded(_jpeg(truth)),
-        "prediction": embedded(_jpeg(prediction)),
+        "truth": embedded(jpeg(truth)),
+        "prediction": embedded(jpeg(prediction)),
         "right": errors.right,
         "wrong": errors.wrong,
         "missed": errors.missed,
     }
 
 
-def _jpeg(rgb: np.ndarray) -> bytes:
+def jpeg(rgb: np.ndarray) -> bytes:
+    """Encode an image for a page."""
     image = Image.fromarray(rgb)
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     file = io.BytesIO()
