@@ -92,6 +92,13 @@ class RecipeConfig(RecipeOptions):
     progressive_resize_from: float = Field(
         1.0, ge=0.1, le=1, description="Image size at the start of the run, as a fraction of the full size; 1 = full size."
     )
+    repeat_threshold: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Images of rare classes are repeated: those of a class in a fraction f of the images are shown "
+        "sqrt(repeat_threshold / f) times per epoch (LVIS), at least once; 0 = each image once.",
+    )
     hflip: float = Field(0.5, ge=0, le=1, description="Probability of a horizontal flip.")
     vflip: float = Field(0.0, ge=0, le=1, description="Probability of a vertical flip.")
     transpose: float = Field(

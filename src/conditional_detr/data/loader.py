@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -11,6 +12,7 @@ from conditional_detr.boxes import xyxy_to_cxcywh
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.index import SplitIndex
 from conditional_detr.data.loader_processes import POLL_SECONDS, from_processes, prepare_process, sendable
+from conditional_detr.data.repeat_sampling import drawn, epoch_size
 from conditional_detr.device.seeding import seed_generators
 from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError, plural
 from conditional_detr.images.decoding import decode
@@ -75,20 +77,31 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     An incomplete last batch is dropped, unless it is the only one.
 
+    Parameters
+    ----------
+    images : number of images
+    batch : batch size, over all processes
+    seed : seed of the run
+    rank, world : index of this process, and number of processes
+    factors : [I], how often each image is in an epoch, see `repeat_factors`; None = once
+
     Attributes
     ----------
     epoch : set before iterating
     position : set before iterating; number of batches to skip at the start of the epoch
     """
 
-    def __init__(self, images: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, images: int, batch: int, seed: int, rank: int = 0, world: int = 1, factors: np.ndarray | None = None
+    ) -> None:
         if batch % world:
             raise ConfigError(f"--batch must be divisible by the number of processes ({world}), not {batch}")
         if images < world:
             raise DataError(
                 f"the training split must have at least one image per process: {plural(images, 'image')} for {world} processes"
             )
-        self.images, self.batch, self.seed, self.rank, self.world = images, batch, seed, rank, world
+        self.images = images if factors is None else epoch_size(factors)
+        self.factors, self.batch, self.seed, self.rank, self.world = factors, batch, seed, rank, world
         self.epoch = self.position = 0
 
     def __len__(self) -> int:
@@ -97,7 +110,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.images, generator=generator).tolist()
+        if self.factors is None:
+            order = torch.randperm(self.images, generator=generator).tolist()
+        else:
+            order = drawn(self.factors, generator)
         seeds = torch.randint(2**62, (self.images,), generator=generator).tolist()
         keys = list(zip(order, seeds, strict=True))
         for i in range(self.position, len(self)):

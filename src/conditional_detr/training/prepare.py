@@ -16,6 +16,7 @@ from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.index import SplitIndex, load_split
 from conditional_detr.data.loader import EpochBatches, TrainingImages
 from conditional_detr.data.loader_processes import lacking_for_processes
+from conditional_detr.data.repeat_sampling import repeat_factors
 from conditional_detr.device.threads import set_threads
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.training.artifacts.console_logger import ConsoleLogger
@@ -109,7 +110,8 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
     learning = trainable(model, recipe)
     average = averaged(model, recipe.weight_average) if recipe.weight_average else None
     state = folder.load_last(extra_modules(learning, average), learning.optimizer) if begun else TrainerState()
-    batches = EpochBatches(len(train), recipe.batch, config.seed, processes.rank, processes.world)
+    factors = repeat_factors(train, recipe.repeat_threshold) if recipe.repeat_threshold else None
+    batches = EpochBatches(len(train), recipe.batch, config.seed, processes.rank, processes.world, factors)
     schedule = RunSchedule(recipe, len(batches), len(valid))
     logger = ConsoleLogger(schedule, recipe.batch, options.quiet or not processes.is_main)
     amp = "off" if processes.any(autocast_dtype(config.amp, processes.device) is None) else "bf16"

@@ -15,13 +15,14 @@ from conditional_detr.config.presets import PRESETS
 from conditional_detr.config.run import RunConfig
 from conditional_detr.config.schema import ModelConfig
 from conditional_detr.data.index import SplitIndex
-from conditional_detr.data.invariance import edge_profiles, orientation_score
+from conditional_detr.data.repeat_sampling import image_fractions
 from conditional_detr.device.choose import choose_device
-from conditional_detr.errors import shortened_list
+from conditional_detr.errors import plural, shortened_list
 from conditional_detr.factory.build import preprocessing_for
 from conditional_detr.model.backbone.timm_backbone import strides_of
 from conditional_detr.training.objective.objective import class_loss_fits
 from conditional_detr.training.setup.initial_weights import differing_fields
+from conditional_detr.training.setup.invariance import edge_profiles, orientation_score
 from conditional_detr.training.setup.memory_estimate import activation_bytes, free_bytes
 from conditional_detr.weights.description import read_configs, read_description
 from conditional_detr.weights.discovery import read_checkpoint
@@ -33,6 +34,8 @@ SMALL = 0.1  # quantile of the object sizes, each class weighted equally, that t
 FEW = 10  # a class with fewer objects than this has a lower weight
 CELLS = 1.5  # width of an object of that size in cells of the feature map
 DEFAULT_IMGSZ, MAX_IMGSZ, MAX_ENLARGEMENT = 320, 640, 2.0  # px, px, and a multiple of the images' own size
+RARE_FRACTION = 0.05  # a class in a smaller fraction of the training images is rare
+REPEAT_THRESHOLD = 0.1  # of repeat-factor sampling, if a class is rare
 MULTIPLE = 32  # the image size is a multiple of this, px
 SMALLEST_AT_FIRST = 160  # minimum shorter side at the start of progressive resizing, px
 MEMORY_FRACTION = 0.5  # fraction of the free memory that activations stored for the backward pass may take
@@ -126,6 +129,7 @@ RULES: dict[str, Rule] = {
     "batch": of_new_model(lambda context: batch(context.config, free_bytes(choose_device(context.config.device)))),
     "progressive_resize_from": lambda context: growth(context.config, context.model),
     "class_loss": lambda context: class_loss(context.config, context.model),
+    "repeat_threshold": lambda context: repeats(context.sources.index),
 }
 
 
@@ -275,6 +279,18 @@ def growth(config: RunConfig, model: ModelConfig | None) -> Choice:
         value,
         f"training starts with images of {first} px, which are faster, and uses the full size for the last fifth of the run",
     )
+
+
+def repeats(index: SplitIndex) -> Choice | None:
+    """Choose to repeat the images of rare classes; None if no class is rare."""
+    fractions = image_fractions(index)
+    rare = [k for k in np.argsort(fractions, kind="stable") if 0 < fractions[k] < RARE_FRACTION]
+    if not rare or len(index.categories) < 2:
+        return None
+    first = f"{index.categories[rare[0]].name!r} is in {100 * fractions[rare[0]]:.1f} % of the images"
+    more = f", and {plural(len(rare) - 1, 'other class')} in less than {100 * RARE_FRACTION:g} %" if len(rare) > 1 else ""
+    factor = float(np.sqrt(REPEAT_THRESHOLD / fractions[rare[0]]))
+    return Choice("repeat_threshold", REPEAT_THRESHOLD, f"{first}{more}: they are shown up to {factor:.1f} times per epoch")
 
 
 def class_loss(config: RunConfig, model: ModelConfig | None) -> Choice | None:

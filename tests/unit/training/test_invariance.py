@@ -8,7 +8,8 @@ from PIL import Image
 from conditional_detr.config.recipes import RECIPES
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import Category, SplitIndex
-from conditional_detr.data.invariance import (
+from conditional_detr.training.setup.auto_config import resolve_auto, turns
+from conditional_detr.training.setup.invariance import (
     MIN_SAMPLES,
     TURNS,
     edge_density_grid,
@@ -18,7 +19,6 @@ from conditional_detr.data.invariance import (
     some_images,
     unseen_scores,
 )
-from conditional_detr.training.setup.auto_config import resolve_auto, turns
 
 SIDE, OBJECT = 128, 40
 
