@@ -1,29 +1,35 @@
 """Repeat-factor sampling: factors, the images of an epoch, and when it is chosen."""
 
 import json
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from conditional_detr.data.index import load_split
+from conditional_detr.data.index import Category, SplitIndex, load_split
 from conditional_detr.data.loader import EpochBatches
 from conditional_detr.data.repeat_sampling import drawn, epoch_size, image_fractions, repeat_factors
 from conditional_detr.training.setup.auto_config import repeats
 
 
-def index_of(classes: list[list[int]], names: int = 3) -> SimpleNamespace:
+def index_of(classes: list[list[int]], names: int = 3) -> SplitIndex:
     """Images with objects of these class indices."""
-    first = np.cumsum([0, *map(len, classes)])
-    labels = np.array([label for each in classes for label in each], dtype=np.int64)
-    categories = [SimpleNamespace(id=k, name=f"c{k}") for k in range(names)]
-
-    class Index(SimpleNamespace):
-        def __len__(self) -> int:
-            return len(classes)
-
-    return Index(first=first, labels=labels, categories=categories)
+    count, labels = len(classes), [label for each in classes for label in each]
+    return SplitIndex(
+        file=Path("x.json"),
+        image_ids=np.arange(count),
+        written_ids=list(range(count)),
+        sizes_hw=np.full((count, 2), 9),
+        paths=[f"{i}.png" for i in range(count)],
+        first=np.cumsum([0, *map(len, classes)]),
+        boxes_xyxy=np.zeros((len(labels), 4), np.float32),
+        labels=np.array(labels, dtype=np.int64),
+        categories=[Category(k, f"c{k}") for k in range(names)],
+        report=[],
+        findings=[],
+        ground_truth_rows=np.zeros((0, 8)),
+    )
 
 
 def test_an_image_has_the_factor_of_its_rarest_class():
