@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test soak check docs clean
+.PHONY: demo test soak check docs dist clean
 
 demo: $(STAMP)  ## make a data set of handwritten digits, train, evaluate and predict
 	rm -rf demo
@@ -26,10 +26,16 @@ docs: $(STAMP)  ## the documentation as a website in docs/_build; fails on warni
 	$(BIN)/python docs/generate_reference.py
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build
 
+dist: $(STAMP)  ## wheel and source distribution in dist/, checked as the package index checks them
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build twine
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo docs/_build
+	rm -rf $(VENV) demo dist docs/_build
