@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from conditional_detr.doctor.cross_validation import cross_validate as cross_validate
     from conditional_detr.errors import ConditionalDETRError as ConditionalDETRError
     from conditional_detr.evaluation.coco import CocoMetrics as CocoMetrics
     from conditional_detr.evaluation.coco import coco_metrics as coco_metrics
@@ -36,6 +37,7 @@ _HOME = {
     "SetCriterion": "training.objective.criterion",
     "coco_metrics": "evaluation.coco",
     "create_model": "factory.create",
+    "cross_validate": "doctor.cross_validation",
     "evaluate": "evaluation.coco",
     "explain": "explaining.maps",
     "export": "exporting.export",

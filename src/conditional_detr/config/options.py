@@ -43,6 +43,13 @@ class CommandOptions(Settings):
         description="TOML file with any of these options. The config.toml of a run repeats that run.",
         json_schema_extra={"group": "Training", "metavar": "FILE", "default": "none"},
     )
+    folds: int = Field(
+        0,
+        description="Cross-validation: train this number of models, each on all images but those of its fold, and list likely "
+        "label errors. All splits but test are merged. --epochs and --minutes are those of each fold. 0: one run with the "
+        "splits of the data set.",
+        json_schema_extra={"group": "Training", "metavar": "K", "default": "off"},
+    )
     set: list[str] = Field(
         default_factory=list,
         description="Any other setting, such as model.num_queries=50 or weight_decay=0.01. May be repeated.",

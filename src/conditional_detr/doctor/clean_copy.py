@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,19 @@ def check_is_new(output: str | Path) -> None:
         raise ConfigError(f"the copy needs a new or empty folder: {folder} is {'a file' if folder.is_file() else 'not empty'}")
 
 
-def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output: str | Path) -> dict[str, tuple[int, int]]:
+def write_copy(
+    splits: dict[str, Examined],
+    findings: Sequence[Finding],
+    output: str | Path,
+    copy: Callable[[str, Path], Any] = shutil.copyfile,
+) -> dict[str, tuple[int, int]]:
     """Write the usable images and boxes as COCO folders (``SPLIT/_annotations.coco.json``), and the log `changes.json`.
 
     Image files are copied unchanged. Extra fields of annotations are kept.
+
+    Parameters
+    ----------
+    copy : copies an image file
 
     Returns
     -------
@@ -53,7 +62,7 @@ def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output:
     with writing(folder, ConfigError), atomic_folder(folder) as new:
         for name, split in splits.items():
             if len(split.skipped) < len(split.clean.images):
-                counts[name] = _write_split(split, new / name, unused)
+                counts[name] = _write_split(split, new / name, unused, copy)
         log = [finding.to_dict() for finding in findings if not finding.fix.startswith("nothing")]
         (new / LOG).write_text(json.dumps(log, indent=1, ensure_ascii=False), encoding="utf-8")
         if not counts:
@@ -61,7 +70,7 @@ def write_copy(splits: dict[str, Examined], findings: Sequence[Finding], output:
     return counts
 
 
-def _write_split(split: Examined, folder: Path, unused: set[str | None]) -> tuple[int, int]:
+def _write_split(split: Examined, folder: Path, unused: set[str | None], copy: Callable[[str, Path], Any]) -> tuple[int, int]:
     folder.mkdir()
     images: list[dict[str, Any]] = []
     new_id: dict[int, int | str] = {}
@@ -70,7 +79,7 @@ def _write_split(split: Examined, folder: Path, unused: set[str | None]) -> tupl
         if i in split.skipped:
             continue
         name = _free(Path(image["file_name"]).name, names)
-        shutil.copyfile(image["path"], folder / name)
+        copy(image["path"], folder / name)
         new_id[i] = image["written_id"]
         images.append({"id": image["written_id"], "file_name": name, "width": scan.width, "height": scan.height})
     annotations = []

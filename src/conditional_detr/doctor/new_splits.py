@@ -66,6 +66,33 @@ def divided(splits: dict[str, Examined], shares: dict[str, float], seed: int) ->
     return {name: _part(pool, positions) for name, positions in parts.items()}, sum(len(group) > 1 for group in groups)
 
 
+def merged(splits: dict[str, Examined]) -> Examined:
+    """Merge the usable images of all splits into one."""
+    pool = pooled(splits)
+    return _part(pool, list(range(len(pool.images))))
+
+
+def folds_of(splits: dict[str, Examined], count: int, seed: int) -> list[dict[str, Examined]]:
+    """Merge all splits and divide their usable images into folds; each is the validation split once.
+
+    Images that look the same stay in one fold.
+
+    Raises
+    ------
+    ConfigError : there are fewer than two folds
+    DataError : there are fewer groups of images than folds
+    """
+    if count < 2:
+        raise ConfigError(f"--folds must be 2 or more, not {count}")
+    pool = pooled(splits)
+    parts = balanced(near_groups(pool.scans), classes_of(pool), {str(k): 1 / count for k in range(count)}, seed)
+    folds = []
+    for chosen in parts.values():
+        others = sorted(set(range(len(pool.images))) - set(chosen))
+        folds.append({"train": _part(pool, others), "valid": _part(pool, chosen)})
+    return folds
+
+
 def pooled(splits: dict[str, Examined]) -> Pool:
     """Merge the usable images of all splits. Classes are merged by name. If ids are not unique, new ones are assigned."""
     images: list[Row] = []
