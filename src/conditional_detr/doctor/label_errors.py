@@ -102,7 +102,7 @@ def _images(index: SplitIndex, detections: Sequence[Result]) -> list[_Image]:
         found_boxes[:, 2:] += found_boxes[:, :2]
         iou = np.zeros((len(boxes), len(found)))
         if len(boxes) and len(found):
-            iou = box_iou_batch(boxes.astype(np.float64), found_boxes)
+            iou[:] = box_iou_batch(boxes.astype(np.float64), found_boxes)
         found_labels = np.array([label_of[row["category_id"]] for row in found], dtype=np.int64)
         scores = np.array([row["score"] for row in found], dtype=np.float64)
         images.append(_Image(boxes.astype(np.float64), labels, found_boxes, found_labels, scores, iou))
@@ -158,7 +158,8 @@ def _of_detections(i: int, image: _Image, probability: np.ndarray) -> list[Label
     free = np.flatnonzero(
         (image.iou < SAME).all(0) & ~((image.iou >= NEAR) & (image.labels[:, None] == image.found_labels)).any(0)
     )
-    errors, kept = [], []
+    errors: list[LabelError] = []
+    kept: list[int] = []
     for d in free.tolist():
         box = image.found_boxes[d : d + 1]
         if kept and (box_iou_batch(image.found_boxes[kept], box) >= SAME).any():
@@ -171,7 +172,8 @@ def _of_detections(i: int, image: _Image, probability: np.ndarray) -> list[Label
 def _error(
     kind: str, suspicion: float, i: int, image: _Image, label: tuple[int, list[float]] | None, d: int | None
 ) -> LabelError:
-    found = (None, None, None)
-    if d is not None:
-        found = int(image.found_labels[d]), image.found_boxes[d].tolist(), float(image.scores[d])
-    return LabelError(kind, suspicion, i, *(label or (None, None)), *found)
+    own, box = label or (None, None)
+    if d is None:
+        return LabelError(kind, suspicion, i, own, box, None, None, None)
+    found_box: list[float] = image.found_boxes[d].tolist()
+    return LabelError(kind, suspicion, i, own, box, int(image.found_labels[d]), found_box, float(image.scores[d]))

@@ -129,15 +129,21 @@ def _small(found: dict[str, Statistics]) -> str:
 
 def _classes(found: dict[str, Statistics], names: list[str]) -> list[dict[str, Any]]:
     """One row per class, the most frequent first: number of objects and of images in each split."""
-    rows = []
-    for name in names:
-        counts = []
-        for each in found.values():
-            k = each.class_names.index(name) if name in each.class_names else None
-            counts.append((0, 0) if k is None else (int(each.objects[k]), int(each.images[k])))
-        rows.append({"name": name, "counts": counts, "total": sum(objects for objects, _ in counts)})
-    most = max((row["total"] for row in rows), default=0)
-    return [row | {"share": 100 * row["total"] / max(1, most)} for row in sorted(rows, key=lambda row: -row["total"])]
+    counts = {
+        name: [
+            (int(each.objects[k]), int(each.images[k])) if (k := _position(each.class_names, name)) is not None else (0, 0)
+            for each in found.values()
+        ]
+        for name in names
+    }
+    totals = {name: sum(objects for objects, _ in each) for name, each in counts.items()}
+    most = max(1, *totals.values(), 1)
+    order = sorted(names, key=lambda name: -totals[name])
+    return [{"name": name, "counts": counts[name], "share": 100 * totals[name] / most} for name in order]
+
+
+def _position(names: list[str], name: str) -> int | None:
+    return names.index(name) if name in names else None
 
 
 def _together(found: dict[str, Statistics], names: list[str]) -> tuple[np.ndarray, list[str]]:

@@ -111,7 +111,7 @@ def coco_evaluate(ground_truth: dict[str, Any] | str | Path, detections: Sequenc
 
     content = read_json(Path(ground_truth)) if isinstance(ground_truth, str | Path) else ground_truth
     truth, number_of = _complete(content)
-    ids = sorted(as_id(row["id"]) for row in content["categories"])
+    ids = sorted(id_ for row in content["categories"] if (id_ := as_id(row["id"])) is not None)
     class_of = {id_: k for k, id_ in enumerate(ids)}
     owners = [number_of.get(image_key(row.get("image_id"))) for row in detections]
     if strange := [row.get("image_id") for row, owner in zip(detections, owners, strict=True) if owner is None]:
@@ -130,7 +130,7 @@ def coco_evaluate(ground_truth: dict[str, Any] | str | Path, detections: Sequenc
     evaluation.accumulate()
     evaluation.summary_lines()  # computes the metrics; `summarize` would print them
     figures = evaluation.get_results()
-    precision = np.asarray(evaluation.eval["precision"])[..., -1]  # with at most 100 detections per image
+    precision = np.asarray((evaluation.eval or {})["precision"])[..., -1]  # with at most 100 detections per image
     names = {as_id(row["id"]): str(row["name"]) for row in content["categories"]}
     times = Counter(names.values())
     names = {id_: name if times[name] == 1 else f"{name} (id {id_})" for id_, name in names.items()}
@@ -162,7 +162,7 @@ def _complete(content: dict[str, Any]) -> tuple[dict[str, Any], dict[int | str |
             "each image and each category of the ground truth must have a unique 'id' (an integer for categories), "
             "categories also a 'name'"
         )
-    class_of = {id_: k for k, id_ in enumerate(sorted(classes))}
+    class_of = {id_: k for k, id_ in enumerate(sorted(id_ for id_ in classes if id_ is not None))}
     annotations: list[dict[str, Any]] = []
     for row in content["annotations"]:
         box, image, label = row.get("bbox"), number_of.get(image_key(row.get("image_id"))), as_id(row.get("category_id"))

@@ -69,6 +69,6 @@ def _evaluated(folder: Path, load: Callable[[str | Path, str], SplitIndex]) -> t
     except (ValueError, KeyError, TypeError):
         raise RunError(f"{folder / PREDICTIONS} does not fit the data set {config.data}") from None
     before, now = metrics.get("AP"), result.metrics.AP
-    if None not in (before, now) and abs(before - now) > AGREEMENT:
+    if before is not None and now is not None and abs(before - now) > AGREEMENT:
         raise RunError(f"{folder} had AP {before:.3f}, but its detections have AP {now:.3f} on {config.data}: the data changed")
     return index, result.matches

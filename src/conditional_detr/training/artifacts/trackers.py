@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -57,11 +58,11 @@ class Trackers:
         settings = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in values.items()}
         known = self._ids()  # of a resumed run, whose settings are stored already
         for name in trackers_of(self.config.log):
-            tracker = self._attempt(name, lambda name=name: _started(name, self.folder, known))
+            tracker = self._attempt(name, partial(_started, name, self.folder, known))
             if tracker is not None:
                 self.running[name] = tracker
                 if name not in known:
-                    self._attempt(name, lambda tracker=tracker: tracker.store_init_configuration(settings))
+                    self._attempt(name, partial(tracker.store_init_configuration, settings))
         ids = {name: _id_of(name, tracker) for name, tracker in self.running.items()}
         if ids:
             self._attempt("", lambda: (self.folder / IDS).write_text(json.dumps(ids), encoding="utf-8"))
@@ -74,9 +75,9 @@ class Trackers:
         numbers = {key: value for key, value in row.items() if isinstance(value, int | float) and key != "epoch"}
         image = samples()
         for name, tracker in list(self.running.items()):
-            self._attempt(name, lambda tracker=tracker: tracker.log(numbers, step=row["epoch"]))
+            self._attempt(name, partial(tracker.log, numbers, step=row["epoch"]))
             if image is not None and name in self.running:
-                self._attempt(name, lambda name=name, tracker=tracker: _log_image(name, tracker, image, row["epoch"]))
+                self._attempt(name, partial(_log_image, name, tracker, image, row["epoch"]))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for name, tracker in list(self.running.items()):
