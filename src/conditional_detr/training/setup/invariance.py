@@ -61,7 +61,8 @@ def edge_profiles(index: SplitIndex) -> EdgeProfiles:
         boxes, labels = index.objects(i)
         for label in np.unique(labels):
             for left, top, right, bottom in boxes[rng.permutation(np.flatnonzero(labels == label))[:OBJECTS]]:
-                cut = around(rgb, (left + right) / 2, (top + bottom) / 2, MARGIN * max(right - left, bottom - top))
+                centre, side = ((left + right) / 2, (top + bottom) / 2), MARGIN * max(right - left, bottom - top)
+                cut = around(rgb, float(centre[0]), float(centre[1]), float(side))
                 if cut is not None:
                     objects.setdefault(int(label), []).append(edge_density_grid(cut, OBJECT_PX, OBJECT_GRID))
     extent = torch.from_numpy(index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2])
