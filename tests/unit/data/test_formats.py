@@ -626,3 +626,20 @@ def test_a_data_set_may_lie_in_one_more_folder(tmp_path, name: str):
     shutil.copytree(tmp_path / "export", tmp_path / "other")
     with pytest.raises(DataError, match="It contains the folders export, other and files"):
         load_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize("more", ["0.93", "17"])
+def test_a_confidence_after_the_box_is_ignored_and_reported(tmp_path, more: str):
+    yolo(tmp_path)
+    file = tmp_path / "train" / "labels" / "a.txt"
+    file.write_text("".join(f"{line} {more}\n" for line in file.read_text().splitlines()))
+    polygon = tmp_path / "train" / "labels" / "c.txt"
+    polygon.write_text(f"0 0.05 0.0625 0.06 0.0625 0.06 0.0875 0.05 0.0875 {more}")
+    index = load_split(tmp_path, "train")
+    assert [finding.code for finding in index.findings] == ["label-columns"] * 2
+    assert index.findings[0].message == "has lines with one more number after the box, such as a confidence"
+    found = {Path(path).stem: index.objects(i) for i, path in enumerate(index.paths)}
+    for name in ("a", "c"):
+        boxes, labels = found[name]
+        assert [NAMES[label] for label in labels] == [label for label, _ in BOXES[name]]
+        np.testing.assert_allclose(boxes, np.array([box for _, box in BOXES[name]]), atol=1e-4)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from conditional_detr.data.file_lookup import FileLookup, folded
-from conditional_detr.data.findings import RULES
+from conditional_detr.data.findings import RULES, WARNING
 from conditional_detr.data.formats.image_files import (
     Fault,
     content_of,
@@ -165,8 +165,10 @@ def _by_folded_name(folder: Path, taken: set[Path]) -> dict[str, list[Path]]:
 def _boxes(file: Path, width: int, height: int, is_pose: bool, faults: list[Fault]) -> list[dict[str, Any]] | None:
     """Read the boxes of a label file, in px. None if no line can be read.
 
-    In pose labels the box comes first, followed by keypoints, which are ignored.
+    In pose labels the box comes first, followed by keypoints, which are ignored. A number after the box or the polygon is the
+    confidence or the track id of a detector that wrote the labels. It is ignored too, and reported.
     """
+    has_more = False
     try:
         lines = text_of(file).splitlines()
     except DataError as error:
@@ -183,13 +185,18 @@ def _boxes(file: Path, width: int, height: int, is_pose: bool, faults: list[Faul
                 Fault(str(file), f"line {number} must contain only numbers, not {line.strip()[:60]!r}", "the line is left out")
             )
             continue
-        box = _box(values[:4] if is_pose else values)
+        is_longer = not is_pose and len(values) > 4 and len(values) % 2 == 1
+        has_more |= is_longer
+        box = _box(values[:4] if is_pose else values[:-1] if is_longer else values)
         if box is None:
             text = f"line {number} must be a class followed by four numbers or a polygon, not by {len(values)} numbers"
             faults.append(Fault(str(file), text, "the line is left out"))
             continue
         x, y, w, h = box
         rows.append({"category_id": label, "bbox": [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]})
+    if has_more:
+        text = "has lines with one more number after the box, such as a confidence"
+        faults.append(Fault(str(file), text, RULES["label-columns"].fix, "label-columns", WARNING))
     if not rows and any(line.strip() for line in lines):
         faults.append(Fault(str(file), "none of its lines can be read", *UNREADABLE))
         return None
