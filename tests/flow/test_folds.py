@@ -53,6 +53,8 @@ def test_each_image_is_in_one_fold_and_copies_stay_together(done):
     twin = min((path for path in pixels if path != again), key=lambda path: np.abs(pixels[path][1] - pixels[again][1]).mean())
     assert pixels[twin][0] == pixels[again][0]
     assert lines == ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3"]
+    settings = [(result.folder / f"fold-{k}" / "config.toml").read_text().split("[training]")[1] for k in (1, 2, 3)]
+    assert settings[0] == settings[1] == settings[2]
 
 
 def test_results_are_means_and_those_of_all_detections(done):

@@ -9,6 +9,8 @@ from conditional_detr.cli.parameters import GROUP, Output, argument
 from conditional_detr.cli.printing import make_folder, print_table, print_text, print_written
 from conditional_detr.errors import ConfigError
 
+SIGNS = {">": "ended after n without reaching this AP", "≤": "had this AP at its first evaluation, after n"}
+
 Levels = Annotated[
     list[float] | None,
     Parameter(
@@ -36,9 +38,11 @@ def compare(
     groups = read_groups(list(runs))
     make_folder(output)
     levels = sorted(set(ap)) if ap else usual_levels(groups)
-    print_table(*table(groups, levels))
-    if levels:
-        print_text("“> n” means that a run ended after n without reaching this AP.")
+    columns, rows = table(groups, levels)
+    print_table(columns, rows)
+    for sign, meaning in SIGNS.items():
+        if any(sign in cell for row in rows for cell in row[1:]):
+            print_text(f"“{sign} n” means that a run {meaning}.")
     verdicts = compare_groups([group.name for group in groups], [group.folders for group in groups])
     for sentence in verdicts:
         print_text(sentence)

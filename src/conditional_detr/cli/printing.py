@@ -125,7 +125,7 @@ def print_metrics(metrics: Any, intervals: dict[str, Any]) -> None:
     for names in (FIGURES[:6], FIGURES[6:]):
         print_table(list(names), [[cell(getattr(metrics, name)) for name in names]])
     if ranges := [f"{name} {bounds[0]:.3f} to {bounds[1]:.3f}" for name, bounds in intervals.items() if bounds]:
-        print_text(f"95 % intervals, because these images are a sample: {', '.join(ranges)}")
+        print_text(f"95 % intervals for images of this kind: {', '.join(ranges)}")
     print_table(["class", "AP"], [[name, cell(value)] for name, value in metrics.per_class.items()])
 
 

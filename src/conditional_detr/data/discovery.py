@@ -83,7 +83,7 @@ def find_source(folder: str | Path, split: str) -> SplitSource:
     if split in found:
         return found[split]
     if found:
-        raise DataError(f"{root} has no split {split!r}. It has: {', '.join(sorted(found))}. {how_to_split(root)}")
+        raise DataError(f"{root} has no split {split!r}. It has: {', '.join(sorted(found))}. {how_to_split(root, split)}")
     raise unknown_layout(root)
 
 
@@ -101,9 +101,15 @@ def _contents(root: Path) -> str:
     return " and ".join(filter(None, parts)) or "nothing"
 
 
-def how_to_split(root: Path) -> str:
+def how_to_split(root: Path, split: str) -> str:
     """Return the sentence that names the command for making splits."""
-    return f"`cdetr data split {shlex.quote(str(root))} OUT --valid 0.2` divides its images into the splits train and valid"
+    command, folder = "cdetr data split", shlex.quote(str(root))
+    if split == "test":
+        return (
+            f"`{command} {folder} OUT --valid 0.2 --test 0.1` makes a test split. Then train again: the new test images may be "
+            "training images of this model"
+        )
+    return f"`{command} {folder} OUT --valid 0.2` divides its images into the splits train and valid"
 
 
 def sources(root: Path, depth: int = 2) -> dict[str, SplitSource]:

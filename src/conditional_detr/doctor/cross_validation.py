@@ -21,8 +21,9 @@ from conditional_detr.doctor.new_splits import folds_of, merged
 from conditional_detr.errors import RunError
 from conditional_detr.evaluation.coco import CocoResult, Result, coco_evaluate
 from conditional_detr.storage.json import read_json_object
-from conditional_detr.storage.run_files import BEST_FIGURES, PREDICTIONS
+from conditional_detr.storage.run_files import BEST_FIGURES, CONFIG, PREDICTIONS
 from conditional_detr.storage.writing import writing
+from conditional_detr.training.setup.config_file import training_options
 from conditional_detr.training.trainer import train
 
 DATA, EVERYTHING = "data", "all"  # folders with the data of the folds, and with all images
@@ -79,8 +80,10 @@ def cross_validate(
     """Train one model per fold, and evaluate each on the images that it was not trained on.
 
     All splits of the data set but `test` are merged and divided. Images that look the same stay in one fold, and each fold has
-    about the same classes. The results are written to `output`: a run folder per fold, `metrics.json`, `predictions.json` (COCO
-    results in all images), `label_errors.json` and `label_errors.html`.
+    about the same classes. Settings that are chosen from the data are chosen once, for the first fold.
+
+    The results are written to `output`: a run folder per fold, `metrics.json`, `predictions.json` (COCO results in all images),
+    `label_errors.json` and `label_errors.html`.
 
     Parameters
     ----------
@@ -102,14 +105,17 @@ def cross_validate(
     places = sorted((path for path in (folder / DATA).glob("fold-*")), key=lambda path: int(path.name.rpartition("-")[2]))
     if len(places) != folds:
         raise RunError(f"{folder} was started with {len(places)} folds, not {folds}")
+    given = options
     for number, place in enumerate(places, 1):
         say(f"fold {number} of {folds}")
-        train(data=place, output=folder / place.name, resume=resume, **options)
+        train(**given | {"data": place, "output": folder / place.name, "resume": resume})
+        if number == 1:  # the other folds use what was chosen from the data of the first one
+            given = training_options(folder / place.name / CONFIG, [], {}) | {"quiet": options.get("quiet", False)}
     index = load_split(folder / DATA / EVERYTHING, ALL)
     result = _collected(folder, [folder / place.name for place in places], index)
     _write(folder / BEST_FIGURES, result.to_dict(), 1)
     _write(folder / LABEL_ERRORS, [error.to_dict(index) for error in result.errors], 1)
-    write_label_page(index, result.errors, folder / LABEL_PAGE, str(data))
+    write_label_page(index, result.errors, folder / LABEL_PAGE, str(data), result.out_of_fold.metrics.AP50)
     return result
 
 

@@ -23,8 +23,8 @@ class LabelError:
 
     Attributes
     ----------
-    kind : "missing label": a confident detection where no label is; "not found": a label that no model finds; "other class": an
-        object that the models call otherwise; "misplaced box": a label beside a confident detection of its class
+    kind : "missing label": a confident detection where no label is; "not found": a label that the model did not find; "other
+        class": the model gives another class; "misplaced box": a label beside a confident detection of its class
     suspicion : in [0, 1]; see `label_errors`
     image : position of the image in the index
     label, box_xyxy : class index and box of the label, px; None for a missing one

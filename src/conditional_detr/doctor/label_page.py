@@ -22,7 +22,7 @@ MIN_SIDE = 160  # of that part, px
 LABEL, FOUND = "#d97706", "#2563eb"  # colours
 
 
-def write_label_page(index: SplitIndex, errors: Sequence[LabelError], file: Path, title: str) -> None:
+def write_label_page(index: SplitIndex, errors: Sequence[LabelError], file: Path, title: str, ap50: float | None) -> None:
     """Write the page.
 
     Parameters
@@ -31,6 +31,7 @@ def write_label_page(index: SplitIndex, errors: Sequence[LabelError], file: Path
     errors : likely errors, the most suspicious first
     file : output file
     title : name of the data set
+    ap50 : AP50 of the models on these images
     """
     shown = [row for error in errors[:SHOWN] if (row := _row(index, error)) is not None]
     kinds = Counter(error.kind for error in errors).most_common()
@@ -41,6 +42,7 @@ def write_label_page(index: SplitIndex, errors: Sequence[LabelError], file: Path
         "labels": plural(len(index.labels), "label"),
         "images": plural(len(index), "image"),
         "errors": shown,
+        "ap50": ap50,
     }
     write_page(file, "label_errors", content)
 

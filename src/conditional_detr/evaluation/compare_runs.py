@@ -219,9 +219,16 @@ def table(groups: list[Group], levels: list[float]) -> tuple[list[str], list[lis
         for level in levels:
             at = reached(group, level)
             cell = format_range(list(at.epochs), tried, _count, " epochs")
+            if any(_is_first_evaluation(rows, epoch) for rows, epoch in zip(group.runs, at.epochs, strict=True)):
+                cell = f"≤ {cell}"
             row.append(cell if None in at.seconds else f"{cell}\n{format_range(list(at.seconds), [], duration)}")
         rows.append(row)
     return columns, rows
+
+
+def _is_first_evaluation(rows: Rows, epoch: int | None) -> bool:
+    """Whether earlier epochs exist but were not evaluated, so that the AP may have been reached before."""
+    return epoch is not None and epoch > 1 and all(row["AP"] is None for row in rows[: epoch - 1])
 
 
 def _count(value: float) -> str:
@@ -230,7 +237,7 @@ def _count(value: float) -> str:
 
 def _in_words(value: Any) -> str:
     """The value of a setting as it is shown."""
-    return "default" if value is None else "none" if value == "" else str(value)
+    return "default" if value is None else "none" if value == "" else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def write_comparison(groups: list[Group], levels: list[float], output: Path, verdicts: Sequence[str] = ()) -> list[Path]:

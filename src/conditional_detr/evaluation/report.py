@@ -175,7 +175,7 @@ def _advice(curves: Thresholds, best: float | None, objects: int) -> list[str]:
     elif curves.recall[sure] < 0.01:
         sentences.append("90 % of the detections are correct only where less than 1 % of the objects is found.")
     else:
-        sentences.append(f"About 90 % of the detections are correct at {at(typed(float(curves.scores[sure])))}.")
+        sentences.append(f"From {at(typed(float(curves.scores[sure])))} on, about 90 % of the detections are correct.")
     return sentences
 
 

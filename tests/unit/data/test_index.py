@@ -88,7 +88,9 @@ def test_val_is_another_word_for_valid(tmp_path):
 
 def test_a_missing_split_names_those_that_are_there(tmp_path):
     write(tmp_path, content())
-    with pytest.raises(DataError, match=r"has no split 'test'.*It has: train"):
+    with pytest.raises(
+        DataError, match=r"has no split 'test'.*It has: train.* --test 0.1` makes a test split. Then train again"
+    ):
         load_split(tmp_path, "test")
     with pytest.raises(DataError, match=r"is not a folder"):
         load_split(tmp_path / "nowhere", "train")

@@ -89,6 +89,15 @@ def test_epochs_and_seconds_to_an_ap_are_those_of_the_first_epoch_that_has_it(ru
     assert reached(theirs, 0.3).seconds == [None]
 
 
+def test_an_ap_that_the_first_evaluation_had_may_have_been_reached_before(tmp_path):
+    late = run_folder(tmp_path / "late", [None, None, 0.4, 0.5])
+    early = run_folder(tmp_path / "early", [0.1, 0.4, 0.5])
+    (first, second), (_, rows) = read_groups([late, early]), table(read_groups([late, early]), [0.3, 0.45])
+    assert (epochs_to(first.runs[0], 0.3), epochs_to(second.runs[0], 0.3)) == (3, 2)
+    assert [row[4].splitlines()[0] for row in rows] == ["≤ 3 epochs", "2 epochs"]
+    assert [row[5].splitlines()[0] for row in rows] == ["4 epochs", "3 epochs"]
+
+
 def test_the_table_says_more_than_where_a_run_does_not_arrive(runs):
     groups = read_groups(runs)
     assert usual_levels(groups) == [0.15, 0.3, 0.45]

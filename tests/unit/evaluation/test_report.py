@@ -148,7 +148,7 @@ def test_the_advice_tells_what_its_own_score_gives():
     curves = Thresholds(scores, np.array([0.1, 0.2, 0.95, 1.0]), np.array([1.0, 0.9, 0.8, 0.005]))
     first, second = _advice(curves, typed(0.0151), 10)
     assert first == "The highest F1 is 0.87, at --conf 0.015 (precision 0.95, recall 0.80)."
-    assert second == "About 90 % of the detections are correct at --conf 0.015 (precision 0.95, recall 0.80)."
+    assert second == "From --conf 0.015 (precision 0.95, recall 0.80) on, about 90 % of the detections are correct."
     assert curves.at(0.5) == (1.0, 0.0)
     poor = Thresholds(scores, np.array([0.01, 0.01, 0.02, 0.1]), np.full(4, 0.05))
     assert "Train it longer" in _advice(poor, 0.4, 10)[1]

@@ -61,6 +61,6 @@ def test_figures_of_a_class_with_brackets_in_its_name_are_printed(capsys):
         CocoMetrics(**dict.fromkeys(FIGURES, 0.5), per_class={"[/x]": 0.25, "[red]cat": None}), {"AP": [0.4, 0.6], "AP50": None}
     )
     out = capsys.readouterr().out
-    assert "95 % intervals, because these images are a sample: AP 0.400 to 0.600\n" in out
+    assert "95 % intervals for images of this kind: AP 0.400 to 0.600\n" in out
     assert "[/x]" in out
     assert "[red]cat" in out

@@ -46,7 +46,7 @@ MAX_BYTES_PER_PIXEL = 4096  # upper limit of the bytes per pixel that any of our
 CODE = re.compile(r"[^\W\d_]?\d+[^\W\d_]?|[^\W\d_]")
 SIDE = re.compile(r"(?<![^\W_])(left|right)(?![^\W_])", re.IGNORECASE)
 MANY_CODES = 0.5  # minimum fraction of the classes that must be such codes
-TURNED = {"vflip": "upside down", "transpose": "with rows as columns"}
+TURNED = {"vflip": "when turned upside down", "transpose": "when rows and columns are swapped"}
 UPRIGHT = 0.75  # from this accuracy of telling images from their turned copies, images have a fixed orientation
 
 
@@ -258,8 +258,8 @@ def input_size(train: SplitIndex, stride: int) -> Choice:
     low, high = min(DEFAULT_IMGSZ, native), min(MAX_IMGSZ, MAX_ENLARGEMENT * native)
     value = max(MULTIPLE, round(min(max(wanted, low), high) / MULTIPLE) * MULTIPLE)
     reason = (
-        f"small objects (10th percentile) are then {small * value:.0f} px wide; at least {CELLS * stride:g} px is wanted, "
-        f"{CELLS:g} cells of the feature map"
+        f"small objects (10th percentile) are then {small * value:.0f} px wide; the aim is {CELLS * stride:g} px, "
+        f"{CELLS:g} cells of the feature map, rounded to a multiple of {MULTIPLE} px"
     )
     return Choice("imgsz", value, reason)
 
@@ -325,9 +325,9 @@ def turns(train: SplitIndex) -> list[Choice]:
         sure = orientation_score(profiles, turn)
         if sure is not None:
             turned = sure < UPRIGHT
-            seen = f"images {'can hardly' if turned else 'can'} be told from images {how}"
-            limit = f"accuracy {sure:.0%}, {'below' if turned else 'not below'} the limit of {UPRIGHT:.0%}"
-            made.append(Choice(turn, 0.5 if turned else 0.0, f"{seen} ({limit})"))
+            seen = f"images {'look alike' if turned else 'look different'} {how}"
+            limit = f"a classifier tells them apart in {sure:.0%} of the cases, {'below' if turned else 'not below'} the limit"
+            made.append(Choice(turn, 0.5 if turned else 0.0, f"{seen} ({limit} of {UPRIGHT:.0%})"))
     return made
 
 
