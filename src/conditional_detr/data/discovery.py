@@ -1,5 +1,6 @@
 """Detect the format of a data set and find its splits: COCO, YOLO, Pascal VOC or Hugging Face's imagefolder."""
 
+import contextlib
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -132,7 +133,10 @@ def sources(root: Path, depth: int = 2) -> dict[str, SplitSource]:
 def _inside(root: Path, depth: int) -> dict[str, SplitSource]:
     """Return the splits of the only data set in the subfolders of a folder, for example of an archive; else an empty dict."""
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and is_visible(path.name)] if depth else []
-    found = [inner for folder in folders[:MAX_FOLDERS] if (inner := sources(folder, depth - 1))]
+    found = []
+    for folder in folders[:MAX_FOLDERS]:
+        with contextlib.suppress(OSError, DataError):  # it is not the data set, or cannot be read
+            found += [inner] if (inner := sources(folder, depth - 1)) else []
     return found[0] if len(found) == 1 else {}
 
 
@@ -189,7 +193,7 @@ def _read_coco(file: Path, images: Path, splits: coco_files.Found) -> tuple[Cont
     for other, folder in splits.values():
         if other != file and (folder.is_relative_to(images) or images.is_relative_to(folder)):
             names += coco_files.listed_names(other)
-    return content | {"images": rows}, unlisted_images(images, names)
+    return content | {"images": rows}, unlisted_images([images], names)
 
 
 def _yolo(about: yolo.Description) -> dict[str, SplitSource]:

@@ -13,7 +13,7 @@ from conditional_detr.data.splits.names import usual_split
 from conditional_detr.images.file_types import files_below, is_image_name
 
 DRIVE = re.compile(r"^[A-Za-z]:")
-PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")  # of images that were uploaded to Label Studio
+PREFIX = re.compile(r"^(?=\d*[a-f])[0-9a-f]{8}-(?=.)")  # of images that were uploaded to Label Studio; no date
 ENCODINGS = ("gb18030", "cp932", "cp949", "cp1252", "cp437")  # encodings of file names on disk that are not UTF-8
 ZIPPED = ("utf-8", "gb18030", "cp932")  # encodings of names in an archive that were decoded as cp437
 
@@ -46,10 +46,10 @@ class FileLookup:
     def path_of(self, name: str) -> Path:
         """Return the file for a name. If no file or more than one matches, return the path as written."""
         written = self.images / name
-        if "\0" in name or _exists(written) or name in self.ambiguous:
+        if "\0" in name or exists(written) or name in self.ambiguous:
             return written
         slashed = self.images / name.replace("\\", "/")  # as written on Windows
-        if _exists(slashed):
+        if exists(slashed):
             return slashed
         is_foreign = Path(name).is_absolute() or DRIVE.match(name)
         if not is_foreign and not is_inside(slashed, self.root):
@@ -73,7 +73,7 @@ class FileLookup:
     def _matches(self, name: str) -> list[Path]:
         plain = DRIVE.sub("", name.replace("\\", "/")).lstrip("/")
         direct = self.images / plain
-        if _exists(direct) and self._is_in_data_set(direct):
+        if exists(direct) and self._is_in_data_set(direct):
             return [direct]
         for spelling in spellings(plain):
             parts = PurePosixPath(spelling).parts
@@ -89,7 +89,8 @@ class FileLookup:
         """Return the files with the name of an image and another suffix, for images that were converted."""
         stem = stem_of(parts[-1])
         suffixes = sorted({path.suffix for path in self._by_stem.get(folded(stem), ())})
-        return [path for suffix in suffixes for path in self._agreeing((*parts[:-1], stem + suffix))]
+        found = [path for suffix in suffixes for path in self._agreeing((*parts[:-1], stem + suffix))]
+        return [path for path in found if path.is_relative_to(self.images)]  # elsewhere it may be a mask
 
     def _agreeing(self, parts: tuple[str, ...]) -> list[Path]:
         """Return the files that agree with the most trailing parts of a name. The same case and split are preferred."""
@@ -125,9 +126,10 @@ class FileLookup:
         return any(path.resolve().is_relative_to(folder.resolve()) for folder in (self.root, self.images))
 
     def _is_of_another_split(self, path: Path, agreed: int) -> bool:
-        if path.is_relative_to(self.images) or not path.is_relative_to(self.root):
+        base = next((folder for folder in (self.images, self.root) if path.is_relative_to(folder)), None)
+        if base is None:
             return False
-        folders = path.relative_to(self.root).parts[:-agreed]
+        folders = path.relative_to(base).parts[:-agreed]
         named = {usual_split(folder) for folder in folders} - {None}
         return bool(named) and usual_split(self.split) not in named
 
@@ -190,7 +192,8 @@ def _agreement(wanted: list[str], path: Path, form: Callable[[str], str] = folde
     return count
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Return whether a path exists. False for one that may not be looked at, or is too long."""
     try:
         return path.exists()
     except (OSError, ValueError):

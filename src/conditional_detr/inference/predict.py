@@ -151,9 +151,14 @@ def _output_names(images: Sequence[str], output: Path) -> list[str]:
     # Compared without case, because on some file systems A.jpg and a.jpg are the same file.
     used = {Path(image).name.casefold() for image in images if Path(image).parent.resolve() == output.resolve()}
     names = []
+    free: dict[str, int] = {}  # for each name the first number that may be free
     for image in images:
-        numbered = (_output_name(image, number) for number in count(1))
-        name = next(name for name in numbered if name.casefold() not in used and (output / name).resolve() not in inputs)
+        plain = _output_name(image).casefold()
+        for number in count(free.get(plain, 1)):
+            name = _output_name(image, number)
+            if name.casefold() not in used and (output / name).resolve() not in inputs:
+                break
+        free[plain] = number + 1
         used.add(name.casefold())
         names.append(name)
     return names

@@ -114,3 +114,24 @@ def test_nothing_outside_is_found(tmp_path):
     assert not found.respelled
     for name in (".", "..", "/", "\0", "a" * 5000, "x\ud83d.jpg", ""):
         found.path_of(name)
+
+
+def test_an_image_of_another_split_is_not_taken_also_below_the_folder_of_the_images(tmp_path):
+    """One metadata file or one list for all splits: names are relative to the folder of the data set."""
+    lookup(tmp_path, "validation/1.jpg", images=".")
+    found = FileLookup(tmp_path, tmp_path, "train")
+    assert found.path_of("train/1.jpg") == tmp_path / "train" / "1.jpg"
+    assert not found.respelled
+    assert FileLookup(tmp_path, tmp_path, "valid").path_of("val/1.jpg") == tmp_path / "validation" / "1.jpg"
+
+
+def test_a_mask_is_not_taken_for_a_missing_image(tmp_path):
+    found = lookup(tmp_path, "train/b.jpg", "masks/a.png")
+    assert found.path_of("a.jpg") == tmp_path / "train" / "a.jpg"
+    assert not found.respelled
+
+
+def test_a_date_is_no_prefix(tmp_path):
+    found = lookup(tmp_path, "train/cam.jpg")
+    assert not found.path_of("20230101-cam.jpg").exists()
+    assert found.path_of("2023010a-cam.jpg").exists()

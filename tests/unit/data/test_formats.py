@@ -643,3 +643,46 @@ def test_a_confidence_after_the_box_is_ignored_and_reported(tmp_path, more: str)
         boxes, labels = found[name]
         assert [NAMES[label] for label in labels] == [label for label, _ in BOXES[name]]
         np.testing.assert_allclose(boxes, np.array([box for _, box in BOXES[name]]), atol=1e-4)
+
+
+def test_images_of_another_split_or_xml_file_are_not_taken(tmp_path):
+    voc(tmp_path / "once")
+    for split in ("train", "valid"):
+        (tmp_path / "set" / "Annotations" / split).mkdir(parents=True)
+        for stem in BOXES:
+            shutil.copy(tmp_path / "once" / "Annotations" / f"{stem}.xml", tmp_path / "set" / "Annotations" / split)
+    shutil.copytree(tmp_path / "once" / "JPEGImages", tmp_path / "set" / "JPEGImages" / "valid")
+    shutil.copytree(tmp_path / "once" / "JPEGImages", tmp_path / "set" / "JPEGImages" / "train")
+    (tmp_path / "set" / "JPEGImages" / "train" / "a.jpg").unlink()
+    index = load_split(tmp_path / "set", "train")
+    assert sorted(Path(path).stem for path in index.paths) == ["b", "c"]
+    assert [finding.code for finding in index.findings if finding.loses_image] == ["image-missing"]
+    augmented = ElementTree.parse(tmp_path / "once" / "Annotations" / "c.xml")
+    ElementTree.SubElement(augmented.getroot(), "filename").text = "a.jpg"
+    augmented.write(tmp_path / "once" / "Annotations" / "a_augmented.xml")
+    shutil.rmtree(tmp_path / "once" / "ImageSets")
+    index = load_split(tmp_path / "once", "all")
+    assert len(index.objects([Path(path).stem for path in index.paths].index("a"))[1]) == len(BOXES["a"])
+    assert any("a_augmented" in finding.file for finding in index.findings if finding.code == "image-missing")
+
+
+def test_folders_that_cannot_be_read_are_no_data_set(tmp_path):
+    yolo(tmp_path / "set")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "data.yaml").write_text("names: [")
+    check(load_split(tmp_path, "train"))
+
+
+def test_a_list_does_not_lead_out_of_the_data_set(tmp_path):
+    yolo(tmp_path / "a" / "set")
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("x", "y"):
+        Image.new("RGB", SIZE).save(tmp_path / "elsewhere" / f"{name}.jpg")
+    (tmp_path / "a" / "set" / "train.txt").write_text("train/images/a.jpg\ntrain/images/b.jpg\ntrain/images/c.jpg\n")
+    (tmp_path / "a" / "set" / "data.yaml").write_text("train: train.txt\nval: train/images\nnames: [cat, dog]")
+    check(load_split(tmp_path / "a" / "set", "train"))  # all other images are those of the split valid
+    (tmp_path / "a" / "set" / "train.txt").write_text(f"train/images/a.jpg\n{tmp_path}/elsewhere/x.jpg\n")
+    with pytest.raises(DataError, match="lies outside the data set's folder"):
+        load_split(tmp_path / "a" / "set", "train")
+    found = sources(tmp_path / "a" / "set")["train"].read()[1]
+    assert not [finding for finding in found if "elsewhere" in str(finding.file) and finding.code == "image-unlisted"]

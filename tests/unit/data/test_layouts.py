@@ -191,9 +191,13 @@ def test_a_list_of_images_may_spell_them_otherwise(tmp_path):
         f"image-spelling: 1 ({tmp_path}/train.txt): nothing is changed; 2 files with another spelling are read"
     ]
     (tmp_path / "train.txt").write_text("somewhere/0.png\nimages/train/1.png\n")
-    finding, unlisted = load_split(tmp_path, "train").findings
-    assert (finding.code, unlisted.code) == ("image-missing", "image-unlisted")
-    assert f"several files match: {tmp_path}/images/train/0.png, {tmp_path}/images/val/0.png" in finding.message
+    index = load_split(tmp_path, "train")  # images/val/0.png is an image of another split
+    assert index.paths == [str(tmp_path / "images" / "train" / name) for name in ("0.png", "1.png")]
+    assert [finding.code for finding in index.findings] == ["image-spelling", "image-unlisted"]
+    shutil.copytree(tmp_path / "images" / "train", tmp_path / "more" / "train")
+    finding = load_split(tmp_path, "train").findings[0]
+    assert finding.code == "image-missing"
+    assert f"several files match: {tmp_path}/images/train/0.png, {tmp_path}/more/train/0.png" in finding.message
 
 
 def test_labels_are_found_in_another_case_and_form(tmp_path):

@@ -64,26 +64,32 @@ def unsupported_files(folder: Path, others: Iterable[Path]) -> list[Fault]:
     return [Fault(str(folder), message, RULES["image-format"].fix, "image-format")]
 
 
-def unlisted_images(folder: Path, names: Iterable[str]) -> list[Fault]:
-    """One fault for all images below a folder that no list or annotation file names.
+def unlisted_images(folders: Iterable[Path], names: Iterable[str], used: Iterable[Path] = ()) -> list[Fault]:
+    """One fault for each folder with images that no list or annotation file names.
 
     Names are compared without folders and suffixes, so that a mask of an image is not taken for another image.
 
     Parameters
     ----------
-    names : names or paths of the listed images, of all splits that share the folder
+    folders : searched with their subfolders; those that lie in another one are not searched again
+    names : names or paths of the listed images, of all splits that share the folders
+    used : folders that are splits themselves; their images are all used
     """
-    names = list(names)
+    names, folders, used = list(names), set(folders), list(used)
     known = {_stem(name) for name in names}
-    left = [image for image in folder_contents(folder).images if folded(image.stem) not in known]
-    if left:
-        known |= {_stem(spelling) for name in names for spelling in spellings(name)}
-        left = [image for image in left if folded(image.stem) not in known]
-    if not left:
-        return []
-    count = "1 image is" if len(left) == 1 else f"{len(left)} images are"
-    text = f"{count} in the folder but not in the annotations, and not used, e.g. {printable_path(left[0])}"
-    return [Fault(str(folder), text, RULES["image-unlisted"].fix, "image-unlisted")]
+    is_complete, faults = False, []
+    for folder in sorted(folder for folder in folders if folders.isdisjoint(folder.parents)):
+        images = [image for image in folder_contents(folder).images if not any(map(image.is_relative_to, used))]
+        left = [image for image in images if folded(image.stem) not in known]
+        if left and not is_complete:
+            known |= {_stem(spelling) for name in names for spelling in spellings(name)}
+            is_complete = True
+            left = [image for image in left if folded(image.stem) not in known]
+        if left:
+            count = "1 image is" if len(left) == 1 else f"{len(left)} images are"
+            text = f"{count} in the folder but not in the annotations, and not used, e.g. {printable_path(left[0])}"
+            faults.append(Fault(str(folder), text, RULES["image-unlisted"].fix, "image-unlisted"))
+    return faults
 
 
 def _stem(name: str) -> str:

@@ -76,7 +76,7 @@ def read(file: Path, location: SplitLocation) -> tuple[dict[str, Any], list[Faul
         by_image.setdefault(lookup.path_of(name), []).extend(objects[name])
     images = dict.fromkeys(images_of(names, lookup, file, faults))
     listed = [row["file_name"] for row in others] if file.parent == location.root else []
-    faults += unlisted_images(file.parent, [*objects, *listed, *map(str, images)])
+    faults += unlisted_images([file.parent], [*objects, *listed, *map(str, images)])
 
     def rows(image: Path, width: int, height: int) -> list[dict[str, Any]]:
         return [{"category_id": number[label], "bbox": box} for label, box in by_image[image]]

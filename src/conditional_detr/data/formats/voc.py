@@ -23,6 +23,7 @@ from conditional_detr.data.formats.image_files import (
 )
 from conditional_detr.data.formats.voc_files import Folders, listed_names, root_of, splits
 from conditional_detr.data.splits.location import SplitLocation
+from conditional_detr.data.splits.names import usual_split
 from conditional_detr.data.text import encoding_of, may_be_other, number_of
 from conditional_detr.errors import plural
 from conditional_detr.images.file_types import (
@@ -33,9 +34,6 @@ from conditional_detr.images.file_types import (
     is_visible_in_list,
 )
 
-ANNOTATIONS = ("Annotations", "xml", "labels")
-IMAGES = ("JPEGImages", "images", "imgs", "img")
-ALL = "all"  # name of the only split of a data set without lists
 MAX_BYTES = 10 * 2**20  # largest XML file
 UNREADABLE = (RULES["annotation-unreadable"].fix, "annotation-unreadable")
 
@@ -82,9 +80,9 @@ def read(root: Path, source: Path, location: SplitLocation) -> tuple[dict[str, A
         return boxes
 
     if source.is_file():
-        faults += unlisted_images(reader.folders.images, [*map(str, found), *listed_names(root)])
+        faults += unlisted_images([reader.folders.images], [*map(str, found), *listed_names(root)])
     elif reader.has_folders(source):
-        faults += unlisted_images(reader.folders.images, [*map(str, found), *reader.folders.xml_of])
+        faults += unlisted_images([reader.folders.images], [*map(str, found), *reader.folders.xml_of])
     categories = [{"id": i, "name": name} for name, i in number.items()]
     return content_of(found, rows, categories, location, lambda image: found[image].size), faults
 
@@ -188,8 +186,14 @@ class SplitReader:
     def _of_xml(self, file: Path, faults: list[Fault]) -> Annotated | None:
         """Read an XML file and the image of the same stem."""
         name = file.relative_to(self.folders.annotations).with_suffix("")
-        image = self.folders.find(str(name))[1] or self.folders.find(name.name)[1]
+        image = self.folders.find(str(name))[1] or self._of_this_split(self.folders.find(name.name)[1])
         return self._annotated(image or self.folders.images / f"{name}.jpg", file, faults)
+
+    def _of_this_split(self, image: Path | None) -> Path | None:
+        """Return the image, unless it lies in a folder of another split."""
+        folders = image.relative_to(self.folders.images).parts[:-1] if image else ()
+        named = {usual_split(folder) for folder in folders} - {None}
+        return image if not named or usual_split(self.location.split) in named else None
 
     def _annotated(self, image: Path, file: Path | None, faults: list[Fault]) -> Annotated | None:
         """Return an image and its objects. None if the XML file cannot be read, because the objects are then unknown."""
@@ -208,7 +212,8 @@ class SplitReader:
             self.guessed.append((file, encoding))
         if not is_file(image):  # its name may not be that of the XML file
             named = Path((tree.findtext("filename") or "").strip().replace("\\", "/")).name
-            image = self.folders.find(stem_of(named))[1] or image
+            if folded(stem_of(named)) not in self.folders.xml_of:  # otherwise it is the image of that file
+                image = self._of_this_split(self.folders.find(stem_of(named))[1]) or image
         elements = list(tree.iterfind("object"))
         objects = _objects(elements, file, faults)
         if elements and not objects:

@@ -58,7 +58,7 @@ def read(about: Description, sources: list[Path], location: SplitLocation) -> tu
     ]
     images, others = _files(about, [source for source in sources if source.exists()], location, faults)
     if sources and all(source.is_file() for source in sources):
-        faults += _unlisted(about, images)
+        faults += _unlisted(about, images, location)
     labels = LabelFiles(images)
     is_pose = "kpt_shape" in about.content
 
@@ -94,11 +94,14 @@ def _files(
     return images, others
 
 
-def _unlisted(about: Description, images: list[Path]) -> list[Fault]:
+def _unlisted(about: Description, images: list[Path], location: SplitLocation) -> list[Fault]:
     """Faults for images that lie beside those of a list, if no list of the data set names them."""
-    lists = [file for several in splits(about).values() for file in several if file.is_file()]
-    names = [*map(str, images), *(name for file in lists for name in lines_of(file))]
-    return [fault for folder in sorted({image.parent for image in images}) for fault in unlisted_images(folder, names)]
+    places = [place for several in splits(about).values() for place in several]
+    listed = [name for place in places if place.is_file() for name in lines_of(place)]
+    folders = {image.parent for image in images if "\0" not in str(image)}
+    return unlisted_images(
+        (folder for folder in folders if location.contains(folder)), [*map(str, images), *listed], filter(Path.is_dir, places)
+    )
 
 
 def _labels_alone(sources: list[Path], known: set[Path]) -> list[Fault]:

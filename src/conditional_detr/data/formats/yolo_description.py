@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from conditional_detr.data.annotations import as_id
-from conditional_detr.data.file_lookup import DRIVE
+from conditional_detr.data.file_lookup import DRIVE, exists
 from conditional_detr.data.formats.image_files import (
     lines_of,
 )
@@ -86,7 +86,7 @@ def described(file: Path, is_named: bool) -> Description:
     given = content.get("path")
     if isinstance(given, str) and "\0" not in given:
         path = _joined(file.parent, without_surrogates(given))
-        base = path if path.is_dir() and (is_named or is_inside(path, file.absolute().parent.parent)) else base
+        base = path if exists(path) and path.is_dir() and (is_named or is_inside(path, file.absolute().parent.parent)) else base
     return Description(file, content, base, is_named, {})
 
 
@@ -195,7 +195,7 @@ def _moved(name: str, about: Description) -> Path | None:
         if len(parts) - first == 1 and not usual_split(Path(parts[-1]).stem):
             return None  # only "images" is left, which may be the images of any split
         for folder in (about.base, about.file.parent):
-            if (source := folder.joinpath(*parts[first:])).exists():
+            if exists(source := folder.joinpath(*parts[first:])):
                 about.moved[source] = name
                 return source
     return None
@@ -210,7 +210,7 @@ def _located(name: str, about: Description) -> Path:
         for text in dict.fromkeys((name, slashed))
         for path in (_joined(about.base, text), folder / text, folder / text.removeprefix("../"))
     ]
-    source = next((source for source in candidates if source.exists()), None) or _moved(slashed, about) or candidates[0]
+    source = next((source for source in candidates if exists(source)), None) or _moved(slashed, about) or candidates[0]
     if not about.is_named and not is_inside(source, about.around):
         raise DataError(f"{about.file}: {name!r} lies outside the folder {about.around} and is not read; {about.advice()}")
     return source
