@@ -111,7 +111,7 @@ def test_a_run_leaves_what_it_should(finished, digits_folder):
     detections = json.loads((folder / "predictions.json").read_text())
     assert coco_metrics(digits_folder / "valid" / "_annotations.coco.json", detections) == metrics
     report = (folder / "report.html").read_text()
-    assert "Run a" in report
+    assert "Training run a" in report
     assert f"<b>AP {metrics.AP:.3f}</b> (95 % interval {low:.3f} to {high:.3f})" in report
     assert "paper" not in report.split("Settings")[0]
     assert "fast: batch 4" in report

@@ -49,5 +49,5 @@ def evaluate(
         print_note(evaluation.note)
     write_json(output / BEST_FIGURES, evaluation.coco.to_dict())
     write_json(output / PREDICTIONS, evaluation.written_detections, indent=None)
-    write_report(evaluation, output / REPORT, f"{source} on {data}", facts(evaluation, source, data))
+    write_report(evaluation, output / REPORT, f"Evaluation of {source} on {data} ({split})", facts(evaluation, source, data))
     print_written(output / BEST_FIGURES, output / PREDICTIONS, output / REPORT)

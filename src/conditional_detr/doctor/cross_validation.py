@@ -27,6 +27,7 @@ from conditional_detr.training.setup.config_file import training_options
 from conditional_detr.training.trainer import train
 
 DATA, EVERYTHING = "data", "all"  # folders with the data of the folds, and with all images
+ORIGINALS = "originals.json"  # image ids and the files of the data set
 LABEL_ERRORS, LABEL_PAGE = "label_errors.json", "label_errors.html"
 LEVEL = 0.95
 METRICS = ("AP", "AP50", "AP75")
@@ -114,7 +115,8 @@ def cross_validate(
     index = load_split(folder / DATA / EVERYTHING, ALL)
     result = _collected(folder, [folder / place.name for place in places], index)
     _write(folder / BEST_FIGURES, result.to_dict(), 1)
-    _write(folder / LABEL_ERRORS, [error.to_dict(index) for error in result.errors], 1)
+    originals = dict(json.loads((folder / DATA / ORIGINALS).read_text(encoding="utf-8")))
+    _write(folder / LABEL_ERRORS, [error.to_dict(index, originals) for error in result.errors], 1)
     write_label_page(index, result.errors, folder / LABEL_PAGE, str(data), result.out_of_fold.metrics.AP50)
     return result
 
@@ -147,7 +149,10 @@ def _write_data(data: str | Path, folds: int, seed: int, output: Path) -> None:
     splits, _ = as_written(data)
     splits = {name: split for name, split in splits.items() if name != "test"}
     parts = folds_of(splits, folds, seed)
-    write_copy({ALL: merged(splits)}, [], output / EVERYTHING, _link)
+    whole = merged(splits)
+    write_copy({ALL: whole}, [], output / EVERYTHING, _link)
+    originals = [[image["written_id"], str(image["path"])] for image in whole.clean.images]
+    _write(output / ORIGINALS, originals, None)
     for k, part in enumerate(parts, 1):
         write_copy(part, [], output / f"fold-{k}", _link)
 

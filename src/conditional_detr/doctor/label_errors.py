@@ -40,10 +40,11 @@ class LabelError:
     found_box_xyxy: list[float] | None
     score: float | None
 
-    def to_dict(self, index: SplitIndex) -> dict[str, Any]:
-        """The error for a JSON file, with the names of image and classes."""
+    def to_dict(self, index: SplitIndex, originals: dict[int | str, str]) -> dict[str, Any]:
+        """The error for a JSON file, with the names of the classes and the image file, by image id, in the data set."""
         names = [category.name for category in index.categories]
-        row = asdict(self) | {"image": index.paths[self.image], "image_id": index.written_ids[self.image]}
+        id_ = index.written_ids[self.image]
+        row = asdict(self) | {"image": originals.get(id_, index.paths[self.image]), "image_id": id_}
         return row | {key: None if row[key] is None else names[row[key]] for key in ("label", "found_label")}
 
 

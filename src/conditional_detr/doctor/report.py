@@ -10,7 +10,7 @@ import numpy as np
 
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.data.annotations import mark_of
-from conditional_detr.data.findings import Finding
+from conditional_detr.data.findings import Finding, where
 from conditional_detr.doctor.examine import ORDER, Examined
 from conditional_detr.doctor.statistics import Statistics, statistics
 from conditional_detr.errors import ImageError
@@ -112,7 +112,13 @@ def _counted(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     counts = Counter((finding.severity, finding.code) for finding in findings)
     first = {(finding.severity, finding.code): finding for finding in reversed(findings)}
     return [
-        {"code": key[1], "severity": key[0], "count": count, "message": first[key].message, "fix": first[key].fix}
+        {
+            "code": key[1],
+            "severity": key[0],
+            "count": count,
+            "message": f"{where(first[key])}: {first[key].message}",
+            "fix": first[key].fix,
+        }
         for key, count in sorted(counts.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
     ]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from conditional_detr.data.index import SplitIndex
+from conditional_detr.data.index import SplitIndex, match_categories
 from conditional_detr.evaluation import plots
 from conditional_detr.evaluation.coco import Evaluation, mean_precision
 from conditional_detr.evaluation.duplicates import duplicates_of
@@ -96,6 +96,7 @@ def write_report(
         "columns": [name for name in COLUMNS if rows and name in rows[-1]],
         "curves": [_learning(rows, what) for what in LEARNING] if rows else [],
         "classes": _classes(evaluation),
+        "has_thresholds": bool(evaluation.model.thresholds),
         "advice": _advice(curves, None if best is None else conf, matches.objects),
         "duplicates": _duplicates(evaluation),
         "is_marked": best is not None,
@@ -133,7 +134,9 @@ def _learning(rows: list[dict[str, Any]], what: str) -> dict[str, str]:
 
 def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
     """One row per class: number of objects, AP, AP50, and AP by object size."""
-    judgement, index = evaluation.coco, evaluation.index
+    judgement, index, model = evaluation.coco, evaluation.index, evaluation.model
+    category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
+    thresholds_of = {category_of[k]: score for k, score in enumerate(model.thresholds or []) if k in category_of}
     objects = np.bincount(index.labels, minlength=len(index.categories))
     rows = []
     for label, category in enumerate(index.categories):
@@ -142,7 +145,7 @@ def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": category.name, "objects": int(objects[label]), "AP": all_, "AP50": mean_precision(precision[0, :, 0]),
-                "small": small, "medium": medium, "large": large,
+                "small": small, "medium": medium, "large": large, "threshold": thresholds_of.get(category.id),
             }
         )  # fmt: skip
     return rows
@@ -189,7 +192,10 @@ def _duplicates(evaluation: Evaluation) -> str:
         "with a higher score has found already. "
     )
     if used is not None:
-        return f"{text}Prediction suppresses them above IoU {used:g}, because this raised the F1 score on the validation split."
+        return (
+            f"{text}Prediction suppresses them above IoU {used:g}, because this raised the F1 score on the validation split. "
+            "This page counts all detections."
+        )
     if found.nms_iou is None:
         return f"{text}Suppressing overlapping boxes does not raise the F1 score, so prediction does not do it."
     return (

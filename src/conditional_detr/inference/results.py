@@ -83,7 +83,11 @@ def above_threshold(result: dict[str, np.ndarray], model: Model, conf: float | N
 
 def threshold_text(model: Model, conf: float | None) -> str:
     """Description of the thresholds that `selected` uses."""
-    end = "" if model.nms_iou is None else f", suppression of a class's boxes above IoU {model.nms_iou:g}"
+    end = (
+        ""
+        if model.nms_iou is None
+        else f"; of two boxes of one class with an IoU above {model.nms_iou:g}, only the better one is kept"
+    )
     if conf is not None or model.thresholds is None:
         return f"score threshold {DEFAULT_CONF if conf is None else conf}{end}"
     low, high = min(model.thresholds), max(model.thresholds)

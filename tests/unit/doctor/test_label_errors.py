@@ -76,7 +76,8 @@ def test_each_kind_of_planted_error_is_found(case):
     assert found[11].found_box_xyxy == pytest.approx(true_box, abs=8)
     assert (found[20].label, found[20].found_box_xyxy, found[20].score) == (2, None, None)
     assert [error.suspicion for error in errors] == sorted((error.suspicion for error in errors), reverse=True)
-    row = found[7].to_dict(index)
+    row = found[7].to_dict(index, {"image-7": "here/7.png"})
+    assert row["image"] == "here/7.png"
     assert (row["image_id"], row["label"], row["found_label"]) == ("image-7", f"c{(label + 1) % 3}", f"c{label}")
 
 

@@ -63,4 +63,7 @@ def test_prediction_uses_what_the_model_has_learned(small_model):
     small_model.nms_iou = 0.5
     assert selected(result, small_model, None)["scores"].tolist() == pytest.approx([0.9, 0.7])
     assert selected(result, small_model, 0.0)["scores"].tolist() == pytest.approx([0.9, 0.7])
-    assert threshold_text(small_model, 0.4) == "score threshold 0.4, suppression of a class's boxes above IoU 0.5"
+    assert (
+        threshold_text(small_model, 0.4)
+        == "score threshold 0.4; of two boxes of one class with an IoU above 0.5, only the better one is kept"
+    )

@@ -38,7 +38,7 @@ def finalize_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], st
     ):
         with writing(folder.path / name, RunError):
             (folder.path / name).write_text(json.dumps(content, indent=indent, ensure_ascii=False), encoding="utf-8")
-    title = f"Run {folder.path.resolve().name}"
+    title = f"Training run {folder.path.resolve().name}"
     write_report(evaluation, folder.path / REPORT, title, facts, state.history, to_toml(config))
 
 
