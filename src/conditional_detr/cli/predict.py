@@ -63,4 +63,6 @@ def predict(
     if done.renamed:
         names = shortened_list((f"{name} shows {image}" for name, image in done.renamed.items()), 10)
         print_text(f"Added a number to names that were used already: {names}. {output / RENAMED} has all of them")
+    if done.others:
+        print_note(f"{output} also contains {plural(done.others, 'other JPEG image')}, not written by this call")
     print_text(f"Wrote {plural(done.read, 'image')} with boxes and {PREDICTIONS} to {output}")

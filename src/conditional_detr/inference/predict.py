@@ -30,12 +30,14 @@ class Prediction:
     read : number of images read
     unreadable : a message for each unreadable image
     renamed : for each written image with a number added to its name, its input; the content of `renamed.json`
+    others : number of other JPEG files in the output folder, for example of an earlier call
     """
 
     rows: list[dict[str, Any]]
     read: int
     unreadable: list[str]
     renamed: dict[str, str]
+    others: int
 
 
 def find_images(inputs: Sequence[str], say: Callable[[str], None] = lambda line: None) -> list[str]:
@@ -127,7 +129,11 @@ def predict(
     (output / RENAMED).unlink(missing_ok=True)  # of an earlier call
     if renamed:
         _write(output / RENAMED, renamed)
-    return Prediction(flat, len(rows), [str(errors[position]) for position in sorted(errors)], renamed)
+    written = {names[i] for i in rows} | {
+        Path(image).name for image in images if Path(image).parent.resolve() == output.resolve()
+    }
+    others = sum(file.name not in written for file in output.glob("*.jpg"))
+    return Prediction(flat, len(rows), [str(errors[position]) for position in sorted(errors)], renamed, others)
 
 
 def _write(file: Path, content: Any) -> None:

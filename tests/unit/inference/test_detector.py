@@ -141,7 +141,9 @@ def test_predict_writes_images_and_rows_and_names_what_it_could_not_read(detecto
     assert sorted(p.name for p in (tmp_path / "out").glob("*.jpg")) == ["0-2.jpg", "0.jpg", "1.jpg", "2.jpg"]
     assert done.renamed == {"0-2.jpg": str(folder / "deep" / "0.jpg")}
     assert json.loads((tmp_path / "out" / "renamed.json").read_text()) == done.renamed
-    assert predict(detector, images[:1], tmp_path / "out", conf=0).renamed == {}
+    assert done.others == 0
+    again = predict(detector, images[:1], tmp_path / "out", conf=0)
+    assert (again.renamed, again.others) == ({}, 3)
     assert not (tmp_path / "out" / "renamed.json").exists()
 
 
