@@ -9,6 +9,8 @@ from PIL import Image
 
 from commands import run
 from conditional_detr.data.index import load_split
+from conditional_detr.doctor import cross_validation
+from conditional_detr.doctor.clean_copy import write_copy
 from conditional_detr.doctor.cross_validation import cross_validate
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.evaluation.coco import coco_metrics
@@ -82,6 +84,22 @@ def test_it_is_resumed_with_the_same_folds(done):
         cross_validate(data, folds=2, output=result.folder, resume=True, say=lambda line: None, **OPTIONS)
     with pytest.raises(ConfigError, match="needs a new or empty folder"):
         cross_validate(data, folds=3, output=result.folder, say=lambda line: None, **OPTIONS)
+
+
+def test_a_stop_while_the_data_are_written_leaves_nothing(digits_folder, tmp_path, monkeypatch):
+    """Half of the folds would be taken for all of them."""
+    calls = []
+
+    def stopped(*given: object) -> None:
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write_copy(*given)
+
+    monkeypatch.setattr(cross_validation, "write_copy", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(digits_folder, folds=2, output=tmp_path / "cv", resume=True, say=lambda line: None, **OPTIONS)
+    assert not (tmp_path / "cv" / "data").exists()
 
 
 def test_the_command_names_what_it_wrote(digits_folder, tmp_path, capsys):

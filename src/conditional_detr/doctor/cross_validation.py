@@ -13,13 +13,14 @@ from scipy.stats import t
 
 from conditional_detr.data.formats.coco_files import ALL
 from conditional_detr.data.index import SplitIndex, load_split
-from conditional_detr.doctor.clean_copy import write_copy
+from conditional_detr.doctor.clean_copy import check_is_new, write_copy
 from conditional_detr.doctor.examine import as_written
 from conditional_detr.doctor.label_errors import LabelError, label_errors
 from conditional_detr.doctor.label_page import write_label_page
 from conditional_detr.doctor.new_splits import folds_of, merged
 from conditional_detr.errors import RunError
 from conditional_detr.evaluation.coco import CocoResult, Result, coco_evaluate
+from conditional_detr.storage.atomic import atomic_folder
 from conditional_detr.storage.json import read_json_object
 from conditional_detr.storage.run_files import BEST_FIGURES, CONFIG, PREDICTIONS
 from conditional_detr.storage.writing import writing
@@ -146,15 +147,20 @@ def _write(file: Path, content: Any, indent: int | None) -> None:
 
 def _write_data(data: str | Path, folds: int, seed: int, output: Path) -> None:
     """Write a data set per fold, and one with all images. Images are linked, not copied, where the file system allows it."""
+    check_is_new(output)
     splits, _ = as_written(data)
     splits = {name: split for name, split in splits.items() if name != "test"}
     parts = folds_of(splits, folds, seed)
     whole = merged(splits)
-    write_copy({ALL: whole}, [], output / EVERYTHING, _link)
     originals = [[image["written_id"], str(image["path"])] for image in whole.clean.images]
-    _write(output / ORIGINALS, originals, None)
-    for k, part in enumerate(parts, 1):
-        write_copy(part, [], output / f"fold-{k}", _link)
+    with (
+        writing(output, RunError),
+        atomic_folder(output) as new,
+    ):  # a stopped one leaves nothing that --resume could take for whole
+        write_copy({ALL: whole}, [], new / EVERYTHING, _link)
+        for k, part in enumerate(parts, 1):
+            write_copy(part, [], new / f"fold-{k}", _link)
+        _write(new / ORIGINALS, originals, None)
 
 
 def _link(source: str, target: Path) -> None:

@@ -179,6 +179,20 @@ def score_curves(curves: "Thresholds", best: float | None) -> bytes:
     return _written(figure)
 
 
+def _matrix(x: str, y: str, counts: np.ndarray, totals: np.ndarray, names: Sequence[str]) -> bytes:
+    """Plot counts [K, K] of pairs of classes, coloured by their fraction of the totals [K, 1] of the rows."""
+    side = min(7.6, 2.6 + 0.36 * len(names))
+    figure, axes = _axes(x, y, (side + 0.4, side))
+    share = counts / np.maximum(totals, 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.grid(False)
+    shown = [wrapped(name) for name in names]
+    axes.set_xticks(range(len(names)), shown, rotation=90 if max(map(len, shown)) > 2 else 0)
+    axes.set_yticks(range(len(names)), shown)
+    _cell_numbers(axes, counts, share, len(names))
+    return _written(figure)
+
+
 def _cell_numbers(axes: Axes, counts: np.ndarray, share: np.ndarray, names: int) -> None:
     """Write the numbers into the cells of a matrix, if it is small enough."""
     if names > MAX_CELLS + 1:
@@ -200,16 +214,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     counts : int [K + 1, K + 1], true class by predicted class
     names : [K + 1], class names and the name of the background
     """
-    side = min(7.6, 2.6 + 0.36 * len(names))
-    figure, axes = _axes("predicted class", "true class", (side + 0.4, side))
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.grid(False)
-    shown = [wrapped(name) for name in names]
-    axes.set_xticks(range(len(names)), shown, rotation=90 if max(map(len, shown)) > 2 else 0)
-    axes.set_yticks(range(len(names)), shown)
-    _cell_numbers(axes, counts, share, len(names))
-    return _written(figure)
+    return _matrix("predicted class", "true class", counts, counts.sum(1, keepdims=True), names)
 
 
 @styled
@@ -262,13 +267,4 @@ def heat_map(counts: np.ndarray) -> bytes:
 @styled
 def co_occurrence(counts: np.ndarray, names: Sequence[str]) -> bytes:
     """Plot the number of images that contain two classes, [K, K], coloured by the fraction of the images of the row's class."""
-    side = min(7.6, 2.6 + 0.36 * len(names))
-    figure, axes = _axes("also contain", "images that contain", (side + 0.4, side))
-    share = counts / np.maximum(counts.diagonal()[:, None], 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.grid(False)
-    shown = [wrapped(name) for name in names]
-    axes.set_xticks(range(len(names)), shown, rotation=90 if max(map(len, shown)) > 2 else 0)
-    axes.set_yticks(range(len(names)), shown)
-    _cell_numbers(axes, counts, share, len(names))
-    return _written(figure)
+    return _matrix("also contain", "images that contain", counts, counts.diagonal()[:, None], names)

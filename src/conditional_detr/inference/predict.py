@@ -126,7 +126,8 @@ def predict(
     flat = [row for position in sorted(rows) for row in rows[position]]
     renamed = {names[i]: str(images[i]) for i in sorted(rows) if names[i] != _output_name(images[i])}
     _write(output / PREDICTIONS, flat)
-    (output / RENAMED).unlink(missing_ok=True)  # of an earlier call
+    with writing(output / RENAMED, RunError):
+        (output / RENAMED).unlink(missing_ok=True)  # of an earlier call
     if renamed:
         _write(output / RENAMED, renamed)
     written = {names[i] for i in rows} | {

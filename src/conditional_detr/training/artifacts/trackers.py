@@ -64,8 +64,11 @@ class Trackers:
                 if name not in known:
                     self._attempt(name, partial(tracker.store_init_configuration, settings))
         ids = {name: _id_of(name, tracker) for name, tracker in self.running.items()}
-        if ids:
-            self._attempt("", lambda: (self.folder / IDS).write_text(json.dumps(ids), encoding="utf-8"))
+        try:
+            if ids:
+                (self.folder / IDS).write_text(json.dumps(ids), encoding="utf-8")
+        except OSError as error:
+            self.say(f"warning: {self.folder / IDS} cannot be written ({error}): --resume will begin new runs in the trackers")
         return self
 
     def epoch(self, row: dict[str, Any], samples: Callable[[], np.ndarray | None]) -> None:
