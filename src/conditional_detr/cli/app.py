@@ -9,6 +9,7 @@ from conditional_detr.cli.bench import bench
 from conditional_detr.cli.compare import compare
 from conditional_detr.cli.data_convert import convert
 from conditional_detr.cli.data_digits import digits
+from conditional_detr.cli.data_merge import merge
 from conditional_detr.cli.data_split import split
 from conditional_detr.cli.demo import demo
 from conditional_detr.cli.doctor import doctor
@@ -34,6 +35,7 @@ VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
     ("doctor",): doctor,
     ("data", "convert"): convert,
     ("data", "split"): split,
+    ("data", "merge"): merge,
     ("data", "digits"): digits,
     ("compare",): compare,
     ("explain",): explain,
@@ -54,7 +56,7 @@ app = App(
 )
 data_app = App(
     name="data",
-    help="Convert and split data sets, and make one to try things with.",
+    help="Convert, split and merge data sets, and make one to try things with.",
     help_epilogue=examples(("data",)),
     sort_key=[path[0] for path in VERBS].index("data"),
 )

@@ -41,6 +41,7 @@ EXAMPLES: dict[tuple[str, ...], list[str]] = {
     ("data",): [
         "cdetr data convert yolo-folder coco-folder",
         "cdetr data split export cells --valid 0.2",
+        "cdetr data merge cats dogs animals",
         "cdetr data digits digits --train 1500 --valid 300",
     ],
     ("data", "convert"): ["cdetr data convert yolo-folder coco-folder"],
@@ -48,6 +49,7 @@ EXAMPLES: dict[tuple[str, ...], list[str]] = {
         "cdetr data split export cells --valid 0.2",
         "cdetr data split export cells --valid 0.2 --test 0.1 --seed 1",
     ],
+    ("data", "merge"): ["cdetr data merge cats dogs animals"],
     ("data", "digits"): ["cdetr data digits digits --train 1500 --valid 300 --size 128"],
     ("demo",): ["cdetr demo", "cdetr demo --output my-demo"],
     ("replay",): ["cdetr replay runs/cells/flight/epoch-3-step-41-rank-0"],

@@ -37,12 +37,12 @@ def owned_annotations(
     return owned
 
 
-def ground_truth_of(owned: list[Owned]) -> list[tuple[float, ...]]:
+def ground_truth_of(owned: list[Owned], images: list[Row]) -> list[tuple[float, ...]]:
     """Ground truth, as in `Clean.ground_truth_rows`."""
     found: list[tuple[float, ...]] = []
     for row, image, category in owned:
         box = box_of(row)
-        if image is not None and category is not None and box is not None:
+        if image is not None and category is not None and box is not None and is_labelled(category, images[image]):
             area = numbers([row.get("area")], 1)
             found.append((image, category, *box, area[0] if area else box[2] * box[3], mark_of(row) is not None))
     return found
@@ -85,7 +85,15 @@ def _box(owned: Owned, images: list[Row], layout: str) -> tuple[list[float] | No
         return None, [("annotation-orphan", f"belongs to the image id {row.get('image_id')!r}, which is not listed")]
     if category is None:
         return None, [("category-unknown", f"has the category id {_readable_id(row.get('category_id'))}, which is not listed")]
+    if not is_labelled(category, images[image]):
+        text = f"has the category id {category}, which labelled_category_ids of its image does not list"
+        return None, [("box-unlabelled", text)]
     return box_inside(row, images[image], layout)
+
+
+def is_labelled(category: int, image: Row) -> bool:
+    """Whether the objects of a category are labelled in an image of `Clean.images`."""
+    return image["labelled"] is None or category in image["labelled"]
 
 
 def _readable_id(value: Any) -> str:

@@ -45,11 +45,12 @@ class Clean(NamedTuple):
 
     Attributes
     ----------
-    images : dicts of "id" (an integer), "written_id" (the id as in the file), "file_name", "path", "width" and "height" (px)
+    images : dicts of "id" (an integer), "written_id" (the id as in the file), "file_name", "path", "width" and "height" (px),
+        and "labelled": the set of the category ids that are labelled in the image; None = all
     annotations : the annotations of the file with these fields set: a unique "id", "image" (position in `images`),
         "category_id" (an id of `categories`), "bbox" (x, y, w, h, px, inside the image) and "written" (the box as in the file)
     categories : ordered by id
-    ground_truth_rows : ground truth for evaluation, one row per box of a listed category in `images`, also for boxes that
+    ground_truth_rows : ground truth for evaluation, one row per box of a labelled category in `images`, also for boxes that
         are left out of `annotations`: position of the image, category id, x, y, w, h (px), area (px²), 1 for a crowd
     findings : all faults
     misread : findings about the format of all boxes or all category ids. Their fix may be wrong, so training refuses the split
@@ -85,7 +86,7 @@ def clean(content: dict[str, Any], location: SplitLocation, conventions: Convent
     conventions = conventions or conventions_of([content])
     findings: list[Finding] = []
     categories, category_of = categories_of(content["categories"], location, findings)
-    images, image_of = _images(content["images"], location, findings)
+    images, image_of = _images(content["images"], location, category_of, findings)
     rows = content["annotations"]
     written = box_format_of(rows, images, image_of, conventions.layout)
     shift = conventions.shift or category_shift([content])
@@ -109,7 +110,14 @@ def clean(content: dict[str, Any], location: SplitLocation, conventions: Convent
     left_out.update(f"marked as {mark}" for row in annotations if (mark := mark_of(row)) is not None)
     left_out.update({"in images that are left out": len(rows) - len(owned)})
     return Clean(
-        images, annotations, categories, ground_truth_of(owned), [*misread, *findings], misread, written.layout, +left_out
+        images,
+        annotations,
+        categories,
+        ground_truth_of(owned, images),
+        [*misread, *findings],
+        misread,
+        written.layout,
+        +left_out,
     )
 
 
@@ -186,7 +194,7 @@ def categories_of(
 
 
 def _images(
-    rows: list[Row], location: SplitLocation, findings: list[Finding]
+    rows: list[Row], location: SplitLocation, category_of: dict[int | None, int], findings: list[Finding]
 ) -> tuple[list[Row], dict[int | str | None, int | None]]:
     """Return the usable images, and for each image id the position of its image (None if it is left out)."""
     images: list[Row] = []
@@ -218,6 +226,13 @@ def _images(
                 findings.append(
                     Finding("image-size", location.split, file, None, text, WARNING, "the size in the image file is used")
                 )
+        labelled, wrong = labelled_categories(row, category_of)
+        if fault is None and wrong:
+            kept = labelled is not None
+            severity, fix = (WARNING, "nothing is changed; these ids are ignored") if kept else ("", "")
+            finding = Finding("image-categories", location.split, file, None, wrong, severity, fix)
+            fault = None if kept else finding
+            findings += [finding] if kept else []
         if fault:
             findings.append(fault)
             image_of.setdefault(id_, None)
@@ -232,12 +247,30 @@ def _images(
                 "path": str(path),
                 "width": size[0],
                 "height": size[1],
+                "labelled": labelled,
             }
         )
     if lookup.respelled:
         text, fix = lookup.summary()
         findings.append(Finding("image-spelling", location.split, location.file.name, None, text, fix=fix))
     return images, image_of
+
+
+def labelled_categories(row: Row, category_of: dict[int | None, int]) -> tuple[frozenset[int] | None, str]:
+    """Return the categories that are labelled in an image, and what is wrong with its field `labelled_category_ids`.
+
+    All categories are labelled if the image has no such field: then the result is None. It is also None if the field cannot be
+    read.
+    """
+    written = row.get("labelled_category_ids")
+    if written is None:
+        return None, ""
+    if not isinstance(written, list):
+        return None, f"has labelled_category_ids that are not a list of category ids: {str(written)[:80]}"
+    ids = [as_id(value) if isinstance(value, int | float | str) else None for value in written]
+    unknown = [str(value) for value, id_ in zip(written, ids, strict=True) if id_ not in category_of]
+    text = f"has labelled_category_ids that are not listed as categories: {shortened_list(unknown, 5)}" if unknown else ""
+    return frozenset(category_of[id_] for id_ in ids if id_ in category_of), text
 
 
 def _image_fault(row: Row, file: str, path: Path, location: SplitLocation, several: list[Path] | None) -> Finding | None:
@@ -280,4 +313,5 @@ def summary(found: Clean, faults: Iterable[Finding] = ()) -> Summary:
         [label_of[row["category_id"]] for row in rows],
         [category.name for category in found.categories],
         found.left_out | ({"unreadable": unread} if unread else {}),
+        sum(image["labelled"] is not None for image in found.images),
     )

@@ -31,6 +31,7 @@ RULES = {
     "image-spelling": Rule(WARNING, "nothing is changed; the file is read"),
     "image-unlisted": Rule(WARNING, "nothing is changed; add the images to the annotations if they belong to the data set"),
     "image-format": Rule(WARNING, "nothing is changed; convert the files to a supported format, or remove them"),
+    "image-categories": Rule(ERROR, "the image is left out"),
     "image-empty-file": Rule(ERROR, "the image is left out"),
     "box-degenerate": Rule(ERROR, "the box is left out"),
     "box-outside": Rule(ERROR, "the box is left out"),
@@ -38,6 +39,7 @@ RULES = {
     "box-not-finite": Rule(ERROR, "the box is left out"),
     "box-format": Rule(ERROR, "the boxes are converted"),
     "box-duplicate": Rule(WARNING, "the later box is left out"),
+    "box-unlabelled": Rule(ERROR, "the box is left out; or add its category to labelled_category_ids of the image"),
     "box-marked": Rule(WARNING, "nothing is changed; the boxes are left out of training. If they are objects, remove the mark"),
     "category-unknown": Rule(ERROR, "the box is left out"),
     "category-unused": Rule(WARNING, "the category is left out"),
@@ -57,7 +59,15 @@ RULES = {
 }
 
 # Codes of faults for which a box is left out.
-LOSES_BOX = {"box-degenerate", "box-outside", "box-not-finite", "box-duplicate", "category-unknown", "annotation-orphan"}
+LOSES_BOX = {
+    "box-degenerate",
+    "box-outside",
+    "box-not-finite",
+    "box-duplicate",
+    "box-unlabelled",
+    "category-unknown",
+    "annotation-orphan",
+}
 # Codes of faults of a whole split. A summary shows their messages.
 OF_A_SPLIT = {"box-marked", "category-in-one-split", "image-unlisted", "labels-missing"}
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conditional_detr.data.annotations import as_id, mark_of
-from conditional_detr.data.clean import Category, summary
+from conditional_detr.data.clean import Category, Clean, summary
 from conditional_detr.data.discovery import check_lists, described, find_source, read_json, sources
 from conditional_detr.data.findings import Finding, counted
 from conditional_detr.data.splits.summary import Summary, summary_of
@@ -37,6 +37,7 @@ class SplitIndex:
     findings : all faults that were found
     ground_truth_rows : float64 [T, 8], ground truth for evaluation, see `Clean.ground_truth_rows`
     left_out : number of boxes that are not used, by reason
+    labelled : bool [I, K], whether the objects of a class are labelled in an image; None = all classes in all images
     """
 
     file: Path
@@ -52,6 +53,7 @@ class SplitIndex:
     findings: list[Finding]
     ground_truth_rows: np.ndarray
     left_out: dict[str, int] = field(default_factory=dict)
+    labelled: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -65,7 +67,9 @@ class SplitIndex:
     def summary(self) -> Summary:
         """Counts of images, boxes, classes and boxes that are left out."""
         owners = np.repeat(np.arange(len(self)), np.diff(self.first))
-        return summary_of(len(self), owners, self.labels, [category.name for category in self.categories], self.left_out)
+        names = [category.name for category in self.categories]
+        partly = 0 if self.labelled is None else int((~self.labelled.all(1)).sum())
+        return summary_of(len(self), owners, self.labels, names, self.left_out, partly)
 
     @property
     def missing(self) -> list[str]:
@@ -98,13 +102,22 @@ class SplitIndex:
             boxes_xyxy=self.boxes_xyxy[rows],
             labels=self.labels[rows],
             ground_truth_rows=truth,
+            labelled=None if self.labelled is None else self.labelled[kept],
         )
 
     def ground_truth(self) -> dict[str, Any]:
-        """Return the ground truth for evaluation as COCO content: all boxes that could be read, including crowds."""
+        """Return the ground truth for evaluation as COCO content: all boxes that could be read, including crowds.
+
+        Images list their `labelled_category_ids` if not all categories are labelled in all images.
+        """
         rows = self.ground_truth_rows.tolist()
+        images: list[dict[str, Any]] = [{"id": id_} for id_ in self.image_ids.tolist()]
+        if self.labelled is not None:
+            ids = np.array([category.id for category in self.categories])
+            for image, labelled in zip(images, self.labelled, strict=True):
+                image["labelled_category_ids"] = ids[labelled].tolist()
         return {
-            "images": [{"id": id_} for id_ in self.image_ids.tolist()],
+            "images": images,
             "annotations": [
                 {
                     "image_id": int(self.image_ids[int(i)]), "category_id": int(category), "bbox": box, "area": area,
@@ -174,7 +187,16 @@ def load_split(folder: str | Path, split: str) -> SplitIndex:
         findings=findings,
         ground_truth_rows=np.array(found.ground_truth_rows, dtype=np.float64).reshape(-1, 8),
         left_out=dict(summary(found, faults).left_out),
+        labelled=_labelled(found),
     )
+
+
+def _labelled(found: Clean) -> np.ndarray | None:
+    """As `SplitIndex.labelled`."""
+    ids = [category.id for category in found.categories]
+    of_image = [image["labelled"] for image in found.images]
+    rows = np.array([[labelled is None or id_ in labelled for id_ in ids] for labelled in of_image], dtype=bool)
+    return None if rows.all() else rows
 
 
 def match_categories(names: list[str], ids: list[int], categories: Iterable[Category], origin: str) -> dict[int, int]:

@@ -69,6 +69,8 @@ class TrainingImages(Dataset[Item | ConditionalDETRError]):
             rgb, boxes, labels = self.augmentation(rgb, boxes, labels)
         height, width = rgb.shape[-2:]
         target = {"labels": labels, "boxes": xyxy_to_cxcywh(boxes) / torch.tensor([width, height, width, height])}
+        if self.index.labelled is not None:
+            target["labelled_classes"] = torch.from_numpy(self.index.labelled[i])
         return self.preprocessor.normalise(rgb), target
 
 

@@ -73,6 +73,8 @@ def write_copy(
 def _write_split(split: Examined, folder: Path, unused: set[str | None], copy: Callable[[str, Path], Any]) -> tuple[int, int]:
     folder.mkdir()
     images: list[dict[str, Any]] = []
+    categories = [{"id": c.id, "name": c.name} for c in split.clean.categories if c.name not in unused]
+    kept_ids = {category["id"] for category in categories}
     new_id: dict[int, int | str] = {}
     names: set[str] = set()
     for i, (image, scan) in enumerate(zip(split.clean.images, split.scans, strict=True)):
@@ -81,7 +83,10 @@ def _write_split(split: Examined, folder: Path, unused: set[str | None], copy: C
         name = _free(Path(image["file_name"]).name, names)
         copy(image["path"], folder / name)
         new_id[i] = image["written_id"]
-        images.append({"id": image["written_id"], "file_name": name, "width": scan.width, "height": scan.height})
+        row = {"id": image["written_id"], "file_name": name, "width": scan.width, "height": scan.height}
+        if image["labelled"] is not None:
+            row["labelled_category_ids"] = sorted(image["labelled"] & kept_ids)
+        images.append(row)
     annotations = []
     for row in split.clean.annotations:
         i = row["image"]
@@ -93,7 +98,6 @@ def _write_split(split: Examined, folder: Path, unused: set[str | None], copy: C
             if box != row["written"] or not is_number(kept.get("area")):
                 kept["area"] = box[2] * box[3]
             annotations.append(kept | {"image_id": new_id[i], "bbox": box, "iscrowd": int(is_crowd(row))})
-    categories = [{"id": c.id, "name": c.name} for c in split.clean.categories if c.name not in unused]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / ROBOFLOW_FILE).write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
     return len(images), len(annotations)

@@ -60,7 +60,7 @@ def examine(
     splits, findings = as_written(folder, track)
     for split in splits.values():
         findings += _for_a_model(split, config, Preprocessor(image))
-    findings += _missing(splits) + _duplicates(splits) + _leaks(splits) + _classes(splits)
+    findings += _missing(splits) + _duplicates(splits) + leaks(splits) + _classes(splits)
     return splits, findings
 
 
@@ -182,7 +182,7 @@ def _duplicates(splits: dict[str, Examined]) -> list[Finding]:
     return findings
 
 
-def _leaks(splits: dict[str, Examined]) -> list[Finding]:
+def leaks(splits: dict[str, Examined]) -> list[Finding]:
     """Find images of a later split that are also in an earlier one: identical files, or images that look the same."""
     findings = []
     names = [name for name in ORDER if name in splits]

@@ -108,7 +108,9 @@ def pooled(splits: dict[str, Examined]) -> Pool:
         for i, image in enumerate(split.clean.images):
             if i not in split.skipped:
                 new_place[i] = len(images)
-                images.append(image)
+                labelled = image["labelled"]
+                known = None if labelled is None else frozenset(ids[name_of[id_]] for id_ in labelled)
+                images.append(image | {"labelled": known})
                 scans.append(split.scans[i])
         for row in split.clean.annotations:
             if row["image"] in new_place:

@@ -95,7 +95,8 @@ def coco_metrics(ground_truth: dict[str, Any] | str | Path, detections: Sequence
     Parameters
     ----------
     ground_truth : dict with COCO's "images", "annotations" and "categories", or the path of such a file. Crowds, images without
-        objects and non-contiguous ids are supported. A missing "area" is w·h, a missing "iscrowd" is 0
+        objects and non-contiguous ids are supported. A missing "area" is w·h, a missing "iscrowd" is 0. If an image lists
+        "labelled_category_ids", detections of other categories in it are ignored, as LVIS does
     detections : dicts of "image_id", "category_id", "bbox" (x, y, w, h in px) and "score"
 
     Raises
@@ -118,10 +119,11 @@ def coco_evaluate(ground_truth: dict[str, Any] | str | Path, detections: Sequenc
         raise DataError(
             f"{len(strange)} detections belong to images that the ground truth does not list, e.g. id {strange[0]!r}"
         )
+    labelled = _labelled_categories(content, number_of)
     results = [
         [owner, *row["bbox"], row["score"], class_of[id_]]
         for row, owner in zip(detections, owners, strict=True)
-        if (id_ := as_id(row.get("category_id"))) in class_of
+        if (id_ := as_id(row.get("category_id"))) in class_of and id_ in labelled.get(owner, class_of)
     ]
     coco = COCO(truth)
     found = coco.load_res(np.array(results, dtype=np.float64).reshape(-1, 7))
@@ -180,6 +182,14 @@ def _complete(content: dict[str, Any]) -> tuple[dict[str, Any], dict[int | str |
         "categories": [{"id": k, "name": str(id_)} for id_, k in class_of.items()],
     }
     return truth, number_of
+
+
+def _labelled_categories(
+    content: dict[str, Any], number_of: dict[int | str | None, int | None]
+) -> dict[int | None, set[int | str | None]]:
+    """The labelled categories of each image that lists them."""
+    rows = ((row, row.get("labelled_category_ids")) for row in content["images"])
+    return {number_of[image_key(row["id"])]: set(map(as_id, ids)) for row, ids in rows if ids is not None}
 
 
 def is_box(box: Any) -> bool:
@@ -292,7 +302,8 @@ def detections_of(
 
     Returns
     -------
-    COCO results with the ids of the data set, and for each image that cannot be used its position and the reason
+    COCO results with the ids of the data set, and for each image that cannot be used its position and the reason. Detections of
+    classes that are not labelled in their image are left out
     """
     category_of = match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     results: list[Result] = []
@@ -309,8 +320,16 @@ def detections_of(
         except DataError as error:
             leave_out(position, error)
             continue
-        results += coco_results(result, int(index.image_ids[chosen[position]]), category_of)
+        known = category_of if index.labelled is None else _labelled_in(index, chosen[position], category_of)
+        results += coco_results(result, int(index.image_ids[chosen[position]]), known)
     return results, skipped
+
+
+def _labelled_in(index: SplitIndex, image: int, category_of: dict[int, int]) -> dict[int, int]:
+    """Select the classes that are labelled in an image. Whether a detection of another class is right cannot be known."""
+    assert index.labelled is not None
+    known = {category.id for category, is_known in zip(index.categories, index.labelled[image], strict=True) if is_known}
+    return {label: category for label, category in category_of.items() if category in known}
 
 
 def coco_results(result: dict[str, np.ndarray], image_id: int, category_of: dict[int, int]) -> list[Result]:

@@ -19,6 +19,7 @@ class Summary(NamedTuple):
     without_boxes : number of these images without a usable box
     left_out : number of boxes that are not used, by reason
     objects : number of objects of each class
+    partly_labelled : number of images in which only some of the classes are labelled
     """
 
     images: int
@@ -26,6 +27,7 @@ class Summary(NamedTuple):
     without_boxes: int
     left_out: Mapping[str, int]
     objects: Mapping[str, int]
+    partly_labelled: int = 0
 
     @property
     def unused(self) -> list[str]:
@@ -41,6 +43,8 @@ class Summary(NamedTuple):
         parts = [f"{plural(self.images, 'image')}, {plural(self.boxes, 'box')}, {plural(len(self.objects), 'class')}"]
         if self.left_out:
             parts.append(f"{plural(sum(self.left_out.values()), 'box')} left out ({self.reasons})")
+        if self.partly_labelled:
+            parts.append(f"{plural(self.partly_labelled, 'image')} with labels of only some classes")
         if self.without_boxes:
             parts.append(f"{plural(self.without_boxes, 'image')} without boxes")
         if self.unused:
@@ -50,9 +54,15 @@ class Summary(NamedTuple):
 
 
 def summary_of(
-    images: int, owners: Iterable[int], labels: Iterable[int], names: list[str], left_out: Mapping[str, int]
+    images: int,
+    owners: Iterable[int],
+    labels: Iterable[int],
+    names: list[str],
+    left_out: Mapping[str, int],
+    partly_labelled: int = 0,
 ) -> Summary:
     """Count the boxes of a split, given for each box the position of its image and its class index."""
     owners, labels = np.array([*owners], dtype=np.int64), np.array([*labels], dtype=np.int64)
     counts = np.bincount(labels, minlength=len(names)).tolist()
-    return Summary(images, len(labels), images - len(np.unique(owners)), left_out, dict(zip(names, counts, strict=True)))
+    without_boxes, objects = images - len(np.unique(owners)), dict(zip(names, counts, strict=True))
+    return Summary(images, len(labels), without_boxes, left_out, objects, partly_labelled)

@@ -42,6 +42,8 @@ def data_hash(index: SplitIndex) -> str:
         found.update(f"{written}\0{Path(path).name}\0{_bytes_of(path)}\0".encode("utf-8", "surrogateescape"))
     for array in (index.sizes_hw, index.first, index.boxes_xyxy, index.labels, index.ground_truth_rows):
         found.update(array.tobytes())
+    if index.labelled is not None:
+        found.update(index.labelled.tobytes())
     return found.hexdigest()[:16]
 
 

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from conditional_detr.errors import ConfigError
 from conditional_detr.model.detr import DetectionOutput
-from conditional_detr.training.objective.losses import Totals
+from conditional_detr.training.objective.losses import LABELLED, Totals
 from conditional_detr.training.objective.matcher import hungarian_match
 from conditional_detr.training.objective.objectness import objectness_loss
 from conditional_detr.training.objective.terms import Matched, Term, box_detection_terms
 
+UNLABELLED = -1e9  # logit of a class that is not labelled in an image: its probability, loss and gradient are 0
 LARGEST_RELATIVE_BOX = 2.0  # larger values are taken for boxes in pixels: relative boxes lie in [0, 1]
 
 
@@ -20,6 +22,9 @@ class SetCriterion(nn.Module):
 
     Call it with a `DetectionOutput` and one target per image: {"labels": int64 [M] in 0…K−1, "boxes": float32 [M, 4]
     (cx, cy, w, h) in [0, 1]}. It returns the weighted total "loss" and each unweighted term, see `forward`.
+
+    If only the objects of some classes are labelled in an image, its target also has "labelled_classes", bool [K]. The logits
+    of the other classes then have no part in the loss of this image.
 
     All losses are computed in float32, also if the model runs in bfloat16. Each term is divided by the number of objects in
     the batch (over all processes, at least 1). Images without objects are allowed and serve as background. DETR's "softmax"
@@ -74,6 +79,7 @@ class SetCriterion(nn.Module):
         with torch.autocast(output.pred_logits.device.type, enabled=False):
             pred = {name: groups_as_layers(layers.float(), groups) for name, layers in output.all_layers().items()}
             self._check(pred["logits"], targets)
+            pred["logits"] = without_unlabelled(pred["logits"], targets)
             _, _, num_queries, _ = pred["logits"].shape
             counted = batch_totals(targets, num_queries, output.pred_logits.device) if totals is None else totals
             matched = self._matched(pred, targets)
@@ -97,7 +103,8 @@ class SetCriterion(nn.Module):
             return torch.as_tensor(sum(weight * each for weight, each in costs if each is not None))
 
         layer, image, query, target = hungarian_match(cost, [len(t["labels"]) for t in targets], pred["logits"].device)
-        objects = {key: torch.cat([t[key] for t in targets])[target] for key in targets[0]}
+        of_objects = targets[0].keys() - {LABELLED}
+        objects = {key: torch.cat([t[key] for t in targets])[target] for key in of_objects}
         return Matched(layer, image, query, pred, objects)
 
     def _check(self, logits: Tensor, targets: list[dict[str, Tensor]]) -> None:
@@ -116,6 +123,11 @@ class SetCriterion(nn.Module):
                 raise ConfigError(
                     f"all targets must have the keys of the first, {', '.join(targets[0])}; target {i} has different keys"
                 )
+            if LABELLED in t and t[LABELLED].shape != (self.num_classes,):
+                raise ConfigError(
+                    f"{LABELLED!r} must have one entry for each of the {self.num_classes} classes; target {i} has the shape "
+                    f"{tuple(t[LABELLED].shape)}"
+                )
             labels = t["labels"]
             if len(labels) and float(t["boxes"].max()) > LARGEST_RELATIVE_BOX:
                 raise ConfigError(
@@ -127,6 +139,18 @@ class SetCriterion(nn.Module):
                     f"labels must be class indices from 0 to {self.num_classes - 1}; target {i} has "
                     f"{int(labels.min())} to {int(labels.max())}. Category ids are mapped to class indices when data are read"
                 )
+
+
+def without_unlabelled(logits: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
+    """Remove the classes that are not labelled in an image from its logits [L, B, Q, K]: their probability becomes 0.
+
+    They then add nothing to any class loss, and a softmax leaves them out. "No object" counts as labelled.
+    """
+    if LABELLED not in targets[0]:
+        return logits
+    labelled = torch.stack([t[LABELLED] for t in targets])
+    labelled = F.pad(labelled, (0, logits.shape[-1] - labelled.shape[-1]), value=True)
+    return logits.masked_fill(~labelled[None, :, None], UNLABELLED)
 
 
 def groups_as_layers(x: Tensor, groups: int) -> Tensor:

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from conditional_detr.model.heads.classification import PRIOR_LOGIT
-from conditional_detr.training.objective.losses import sigmoid_focal_loss
+from conditional_detr.training.objective.losses import LABELLED, sigmoid_focal_loss
 
 
 class DenseClassifier(nn.Module):
@@ -34,7 +34,7 @@ class DenseClassifier(nn.Module):
         is_padding: Bool[Tensor, "B N"] | None,
         targets: list[dict[str, Tensor]],
     ) -> Float[Tensor, ""]:
-        """Focal loss of the cells that are not padding, averaged over images.
+        """Focal loss of the cells that are not padding and of the classes that are labelled, averaged over images.
 
         The loss of each image is divided by the number of its positive (cell, class) pairs. Normalising per image allows
         processing a batch in parts.
@@ -50,6 +50,8 @@ class DenseClassifier(nn.Module):
         of_each = zip(centres.expand(len(targets), -1, -1), targets, strict=True)
         wanted = torch.stack([cells_inside(c, t, logits.shape[-1]) for c, t in of_each])
         losses = sigmoid_focal_loss(logits, wanted)
+        if LABELLED in targets[0]:
+            losses = losses.masked_fill(~torch.stack([t[LABELLED] for t in targets])[:, None], 0)
         if is_padding is not None:
             losses = losses.masked_fill(is_padding[..., None], 0)
         return (losses.sum((1, 2)) / wanted.sum((1, 2)).clamp(min=1)).mean()

@@ -1,21 +1,28 @@
 """Loss of the objectness score: how near each cell is to the centre of an object. The best cells become reference points."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from conditional_detr.model.memory import Memory
+from conditional_detr.training.objective.losses import LABELLED
 
 WIDTH = 0.4  # standard deviation of the Gaussian over an object, in half widths and half heights of its box
+AT_SIDE = math.exp(-1 / (2 * WIDTH**2))  # target at the middle of a side of a box; lower outside the box
 
 
 def objectness_loss(objectness: Float[Tensor, "B N"], memory: Memory, targets: list[dict[str, Tensor]]) -> Float[Tensor, ""]:
     """Quality focal loss: |t − p|² times the cross-entropy of p with t, summed over all cells that are not padding.
 
-    The targets t form a Gaussian over each object, see `gaussian_targets`.
+    The targets t form a Gaussian over each object, see `gaussian_targets`. In an image in which only some classes are labelled,
+    a cell outside the labelled objects has no loss once p exceeds 0.5: it probably shows an object of another class. Below
+    0.5 it counts as background. Objects of each class are labelled in some images, which raise their p above 0.5.
 
-    Source: quality focal loss (Li et al., NeurIPS 2020), with Gaussian targets as in CenterNet (Zhou et al., 2019).
+    Source: quality focal loss (Li et al., NeurIPS 2020), with Gaussian targets as in CenterNet (Zhou et al., 2019);
+    the rule for missing labels follows the background recalibration loss (Zhang et al., ICASSP 2020).
 
     Parameters
     ----------
@@ -26,6 +33,9 @@ def objectness_loss(objectness: Float[Tensor, "B N"], memory: Memory, targets: l
     logits, centres = objectness.float(), memory.centres.expand(len(targets), -1, -1)
     wanted = torch.stack([gaussian_targets(c, t["boxes"]) for c, t in zip(centres, targets, strict=True)])
     lost = (wanted - logits.sigmoid()).square() * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    if LABELLED in targets[0]:
+        partly = torch.stack([~t[LABELLED].all() for t in targets])[:, None]
+        lost = lost.masked_fill(partly & (wanted < AT_SIDE) & (logits > 0), 0)
     if memory.is_padding is not None:
         lost = lost.masked_fill(memory.is_padding, 0)
     return lost.sum()

@@ -1,0 +1,119 @@
+"""Learn from few images in a few minutes: one table for several data sets, models and seeds.
+
+Finished runs are not repeated, so the command continues where it was stopped. Each run keeps its learning curve on the
+validation split as `curve.csv`; `results.csv` has one row per run.
+
+Command: python benchmarks/small_data.py DATA… --minutes 20 --seeds 1
+         python benchmarks/small_data.py DATA… --minutes 10 --peers
+Time: minutes × data sets × models × seeds, and about a minute per run for the evaluation.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from peers import PEERS
+
+from conditional_detr.config.presets import PRESETS
+from conditional_detr.device.processor import processor_name
+from conditional_detr.evaluation.coco import evaluation_of
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+HERE = Path(__file__).parent
+
+
+def trained(model: str, data: Path, folder: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Train one of our models with its defaults, and evaluate it."""
+    command = ["-m", "conditional_detr", "train", "--data", data, "--model", model, "--minutes", options.minutes]
+    command += ["--output", folder / "run", "--seed", seed, *(["--threads", options.threads] if options.threads else [])]
+    for setting in options.set:
+        command += ["--set", setting]
+    _python([*command, "--resume"], folder)
+    epochs = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [[row["seconds"], row["epoch"], row["AP"], row["AP50"]] for row in epochs if row.get("AP") is not None]
+    with (folder / "curve.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["seconds", "epoch", "AP", "AP50"], *rows])
+    config = tomllib.loads((folder / "run/config.toml").read_text(encoding="utf-8"))
+    split = "test" if (data / "test").exists() else "valid"
+    found = evaluation_of(folder / "run", data, split).coco.to_dict()
+    start = config["training"]["init_from"] or "ImageNet"
+    return found | {
+        "start": start, "epochs": len(epochs), "seconds": epochs[-1]["seconds"], "imgsz": config["imgsz"], "split": split
+    }  # fmt: skip
+
+
+def peer(model: str, data: Path, folder: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Train and evaluate a detector of another library."""
+    command = [HERE / "peers.py", model, data, "--output", folder, "--minutes", options.minutes, "--seed", seed]
+    _python([*command, *(["--threads", options.threads] if options.threads else [])], folder)
+    return dict(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+
+
+def _python(command: list[Any], folder: Path) -> None:
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        subprocess.run([sys.executable, *map(str, command)], check=True, stdout=log, stderr=log)
+
+
+def result_of(model: str, data: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """The result of a run, from its file if it has one."""
+    folder = options.output / data.name / f"{model}-{options.minutes:g}min-seed{seed}"
+    file = folder / "result.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if "processor" not in known:
+        folder.mkdir(parents=True, exist_ok=True)
+        known = (peer if model in PEERS else trained)(model, data, folder, options, seed)
+        known |= {"data": data.name, "model": model, "minutes": options.minutes, "seed": seed, "processor": processor_name()}
+        file.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    return dict(known)
+
+
+def row_of(results: list[dict[str, Any]]) -> list[str]:
+    """One row of the table: the mean over the seeds. The interval is that of the first seed, over the images."""
+    first = results[0]
+    values = [_mean([result[name] for result in results]) for name in METRICS]
+    low, high = first["intervals"]["AP"]
+    rest = [_mean([result[name] for result in results], 1 if name == "epochs" else 0) for name in ("epochs", "seconds")]
+    return [first["data"], first["model"], first["start"], str(first["imgsz"]), *values, f"{low:.3f}–{high:.3f}", *rest]
+
+
+def _mean(values: list[float | None], digits: int = 3) -> str:
+    known = [value for value in values if value is not None]
+    return f"{statistics.mean(known):.{digits}f}" if known else "–"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="+", help="data sets as COCO folders; the split test is used if there is one")
+    parser.add_argument("--minutes", type=float, default=20.0, help="training time of a run, with its evaluations")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0")
+    parser.add_argument("--models", nargs="+", choices=[*PRESETS, *PEERS], default=["conditional-detr-tiny"])
+    parser.add_argument("--peers", action="store_true", help="also the detectors of other libraries")
+    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="setting of our models, as of train")
+    parser.add_argument("--output", type=Path, default=Path("small-data"))
+    options = parser.parse_args()
+    models = [*options.models, *(name for name in PEERS if options.peers and name not in options.models)]
+    columns = ["data", "model", "start", "px", *METRICS, "95 % interval of AP", "epochs", "seconds"]
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
+    every = []
+    for data in options.data:
+        for model in models:
+            results = [result_of(model, data, options, seed) for seed in range(options.seeds)]
+            every += results
+            print("| " + " | ".join(row_of(results)) + " |", flush=True)
+    print(f"\nProcessor: {', '.join(sorted({result['processor'] for result in every}))}")
+    fields = ["data", "model", "seed", "minutes", "start", "imgsz", *METRICS, "epochs", "seconds", "processor"]
+    with (options.output / "results.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fields, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(every)
+
+
+if __name__ == "__main__":
+    main()

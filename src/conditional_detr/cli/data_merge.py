@@ -1,0 +1,39 @@
+"""`cdetr data merge`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from conditional_detr.cli.parameters import argument
+from conditional_detr.cli.printing import print_next, print_text, print_written, track
+from conditional_detr.errors import ConfigError, plural
+
+
+def merge(
+    *folders: Annotated[Path, argument("Data sets in any supported format, and last the new folder for the merged set.")],
+) -> None:
+    """Merge data sets, also if they label different classes, as COCO folders. Splits and classes are merged by name.
+
+    Each image lists the classes that are labelled in it (`labelled_category_ids`). In training and evaluation, objects of its
+    other classes do not count as background.
+    """
+    from conditional_detr.data.findings import counted
+    from conditional_detr.doctor.clean_copy import check_is_new, write_copy
+    from conditional_detr.doctor.merging import described, merge_sets
+
+    *sources, output = folders
+    if len(sources) < 2:
+        raise ConfigError("data merge needs at least two data sets and a new folder: cdetr data merge A B OUT")
+    check_is_new(output)
+    result = merge_sets(sources, track)
+    for line in [*counted(result.findings), *(f"warning: {text}" for text in result.warnings)]:
+        print_text(line, file=sys.stderr)
+    for line in described(result):
+        print_text(line)
+    counts = write_copy(result.splits, result.findings, output)
+    for name, (images, boxes) in counts.items():
+        partly = result.splits[name].summary.partly_labelled
+        note = f", {plural(partly, 'image')} with labels of only some classes" if partly else ""
+        print_text(f"{name}: {plural(images, 'image')}, {plural(boxes, 'box')}{note}")
+    print_written(output)
+    print_next("check the merged set", "cdetr", "doctor", output)

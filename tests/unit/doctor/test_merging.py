@@ -1,0 +1,241 @@
+"""`cdetr data merge`, and images in which only some categories are labelled."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from commands import run
+from conditional_detr.config.recipes import RECIPES
+from conditional_detr.config.schema import PreprocessorConfig
+from conditional_detr.data.augmentation import Augmentation
+from conditional_detr.data.index import load_split
+from conditional_detr.data.loader import Collate, TrainingImages
+from conditional_detr.doctor.merging import merge_sets
+from conditional_detr.evaluation.coco import coco_evaluate, coco_metrics
+from conditional_detr.evaluation.duplicates import find_duplicates
+from conditional_detr.images.preprocessing import Preprocessor
+
+BOX = [10, 10, 20, 20]
+
+
+def picture(seed: int) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
+    return Image.fromarray(coarse).resize((80, 60), Image.Resampling.BICUBIC)
+
+
+def write(root: Path, boxes: dict[int, list[str]], classes: list[str], split: str = "train", **images: list[int]) -> Path:
+    """A split: for each picture the classes of its boxes. `images`: labelled_category_ids of the pictures that have them."""
+    folder = root / split
+    folder.mkdir(parents=True)
+    ids = {name: 10 * (k + 1) for k, name in enumerate(classes)}
+    content: dict = {"images": [], "annotations": [], "categories": [{"id": id_, "name": name} for name, id_ in ids.items()]}
+    for seed, names in boxes.items():
+        picture(seed).save(folder / f"{seed}.png")
+        image = {"id": seed, "file_name": f"{seed}.png", "width": 80, "height": 60}
+        content["images"].append(image | ({"labelled_category_ids": images[f"p{seed}"]} if f"p{seed}" in images else {}))
+        for shift, name in enumerate(names):
+            box = {"id": len(content["annotations"]) + 1, "image_id": seed, "category_id": ids[name]}
+            content["annotations"].append(box | {"bbox": [10 + 3 * shift, 10, 20, 20], "note": f"of {root.name}"})
+    (folder / "_annotations.coco.json").write_text(json.dumps(content))
+    return root
+
+
+def merged_content(folder: Path, split: str = "train") -> tuple[dict[str, list[str] | None], list[tuple[str, str]]]:
+    """For each image the names of its labelled classes (None: all), and the image and class of each box."""
+    content = json.loads((folder / split / "_annotations.coco.json").read_text())
+    name_of = {row["id"]: row["name"] for row in content["categories"]}
+    file_of = {row["id"]: row["file_name"] for row in content["images"]}
+    labelled = {}
+    for row in content["images"]:
+        ids = row.get("labelled_category_ids")
+        labelled[row["file_name"]] = None if ids is None else [name_of[id_] for id_ in ids]
+    boxes = [(file_of[row["image_id"]], name_of[row["category_id"]]) for row in content["annotations"]]
+    return labelled, boxes
+
+
+def test_each_image_lists_the_classes_of_its_own_set(tmp_path, capsys):
+    a = write(tmp_path / "a", {1: ["cat"], 2: ["person", "cat"]}, ["cat", "person", "animals"])
+    write(a, {3: ["cat"]}, ["cat", "person"], "valid")
+    b = write(tmp_path / "b", {4: ["dog"], 5: []}, ["dog", "person"])
+    code, out, err = run(capsys, "data", "merge", a, b, tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert "a: 3 images, labels cat, person\nb: 2 images, labels dog\n" in out  # classes without a box are not labelled
+    assert "train: 4 images, 4 boxes, 4 images with labels of only some classes" in out
+    labelled, boxes = merged_content(tmp_path / "out")
+    assert labelled == {"1.png": ["cat", "person"], "2.png": ["cat", "person"], "4.png": ["dog"], "5.png": ["dog"]}
+    assert sorted(boxes) == [("1.png", "cat"), ("2.png", "cat"), ("2.png", "person"), ("4.png", "dog")]
+    assert merged_content(tmp_path / "out", "valid")[0] == {"3.png": ["cat", "person"]}
+    code, out, _ = run(capsys, "doctor", tmp_path / "out")
+    assert code == 0
+    assert "4 images with labels of only some classes" in out
+    index = load_split(tmp_path / "out", "train")
+    assert [category.name for category in index.categories] == ["cat", "person", "dog"]
+    assert index.labelled.tolist() == [[True, True, False]] * 2 + [[False, False, True]] * 2
+
+
+def test_sets_of_the_same_classes_need_no_list(tmp_path):
+    a, b = (write(tmp_path / name, {k: ["cat"], k + 1: ["dog"]}, ["cat", "dog"]) for name, k in (("a", 1), ("b", 5)))
+    result = merge_sets([a, b])
+    assert all(image["labelled"] is None for image in result.splits["train"].clean.images)
+    assert result.splits["train"].summary.partly_labelled == 0
+
+
+def test_one_image_in_two_sets_gets_the_labels_of_both_and_none_twice(tmp_path, capsys):
+    a = write(tmp_path / "a", {1: ["cat", "person"], 2: ["cat"]}, ["cat", "person"])
+    b = write(tmp_path / "b", {1: ["dog", "person"], 3: ["dog"]}, ["dog", "person"])
+    code, out, _ = run(capsys, "data", "merge", a, b, tmp_path / "out")
+    assert code == 0
+    assert "1 image of several data sets: their labels are joined" in out
+    labelled, boxes = merged_content(tmp_path / "out")
+    assert labelled == {"1.png": None, "2.png": ["cat", "person"], "3.png": ["person", "dog"]}
+    assert sorted(name for file, name in boxes if file == "1.png") == ["cat", "dog", "person"]
+
+
+def test_an_image_in_the_training_split_of_one_and_the_validation_split_of_another_is_left_out_of_training(tmp_path, capsys):
+    a = write(tmp_path / "a", {1: ["cat"], 2: ["cat"]}, ["cat"])
+    b = write(tmp_path / "b", {1: ["dog"]}, ["dog"], "valid")
+    code, _, err = run(capsys, "data", "merge", a, b, tmp_path / "out")
+    assert code == 0
+    assert "image-leak: 1 (1.png)" in err
+    assert list(merged_content(tmp_path / "out")[0]) == ["2.png"]
+    assert list(merged_content(tmp_path / "out", "valid")[0]) == ["1.png"]
+
+
+def test_a_merged_set_can_be_merged_split_and_repaired_again(tmp_path, capsys):
+    a, b, c = (
+        write(tmp_path / name, {k: [name], k + 1: [name], k + 2: [name]}, [name])
+        for name, k in (("x", 1), ("y", 11), ("z", 21))
+    )
+    for tokens in (
+        ("data", "merge", a, b, tmp_path / "ab"),
+        ("data", "merge", tmp_path / "ab", c, tmp_path / "abc"),
+        ("data", "split", tmp_path / "abc", tmp_path / "parts", "--valid", "0.3"),
+        ("doctor", tmp_path / "abc", "--fix", tmp_path / "fixed"),
+        ("data", "convert", tmp_path / "abc", tmp_path / "same"),
+    ):
+        code, _, err = run(capsys, *tokens)
+        assert code == 0, err
+    expected = {f"{k + i}.png": [name] for name, k in (("x", 1), ("y", 11), ("z", 21)) for i in range(3)}
+    assert merged_content(tmp_path / "abc")[0] == expected
+    assert merged_content(tmp_path / "fixed")[0] == expected
+    assert merged_content(tmp_path / "same")[0] == expected
+    train, valid = (merged_content(tmp_path / "parts", split)[0] for split in ("train", "valid"))
+    assert train | valid == expected
+    assert len(train) + len(valid) == len(expected)
+
+
+def test_names_that_differ_only_by_spelling_are_pointed_out(tmp_path, capsys):
+    a, b = write(tmp_path / "a", {1: ["Car"]}, ["Car"]), write(tmp_path / "b", {2: ["car"]}, ["car"])
+    code, _, err = run(capsys, "data", "merge", a, b, tmp_path / "out")
+    assert code == 0
+    assert "warning: 'Car' of a and 'car' of b become two classes. If they are the same class, rename one" in err
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_than_two_sets_and_a_new_folder_are_refused(tmp_path, capsys, count: int):
+    folders = [write(tmp_path / str(k), {k: ["cat"]}, ["cat"]) for k in range(count)]
+    code, _, err = run(capsys, "data", "merge", *folders)
+    assert code == 2
+    assert "data merge needs at least two data sets and a new folder: cdetr data merge A B OUT" in err
+
+
+def test_a_folder_that_is_not_new_is_refused_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").write_text("keep")
+    code, _, err = run(capsys, "data", "merge", tmp_path / "a", tmp_path / "b", tmp_path / "out")
+    assert code == 2
+    assert "not empty" in err
+
+
+# What is labelled, in the file
+
+
+def test_a_box_of_an_unlabelled_category_is_an_error_and_left_out(tmp_path, capsys):
+    write(tmp_path, {1: ["cat", "dog"], 2: ["dog"]}, ["cat", "dog"], p1=[10])
+    code, out, _ = run(capsys, "doctor", tmp_path)
+    assert code == 3
+    assert "box-unlabelled" in out
+    assert "has the category id 20, which labelled_category_ids of its image does not list" in out
+    index = load_split(tmp_path, "train")
+    assert index.labels.tolist() == [0, 1]
+    assert index.ground_truth_rows[:, :2].tolist() == [[0, 10], [1, 20]]
+    assert index.left_out == {"box-unlabelled": 1}
+
+
+@pytest.mark.parametrize("wrong", ["10", 10, {"10": 1}, True])
+def test_an_image_whose_list_cannot_be_read_is_left_out(tmp_path, wrong):
+    write(tmp_path, {1: ["cat"], 2: ["dog"]}, ["cat", "dog"], p1=wrong)
+    index = load_split(tmp_path, "train")
+    assert [finding.code for finding in index.findings] == ["image-categories"]
+    assert index.written_ids == [2]
+
+
+def test_unknown_ids_in_a_list_are_reported_and_ignored(tmp_path):
+    write(tmp_path, {1: ["cat"], 2: ["dog"]}, ["cat", "dog"], p1=[10, 99, None, "20"])
+    index = load_split(tmp_path, "train")
+    (finding,) = index.findings
+    assert (finding.code, finding.severity) == ("image-categories", "warning")
+    assert "not listed as categories: 99, None" in finding.message
+    assert index.labelled is None  # 10 and "20": both
+
+
+def test_without_images_the_lists_follow_their_images(tmp_path):
+    write(tmp_path, {1: ["cat"], 2: ["dog"], 3: []}, ["cat", "dog"], p1=[10], p3=[20])
+    index = load_split(tmp_path, "train").without([0])
+    assert index.labelled.tolist() == [[True, True], [False, True]]
+    assert index.summary.partly_labelled == 1
+    assert index.ground_truth()["images"][1] == {"id": 3, "labelled_category_ids": [20]}
+
+
+def test_training_gets_the_labelled_classes_of_each_image(tmp_path):
+    write(tmp_path, {1: ["cat"], 2: ["dog"]}, ["cat", "dog"], p1=[10])
+    preprocessor = Preprocessor(PreprocessorConfig(imgsz=64))
+    images = TrainingImages(load_split(tmp_path, "train"), Augmentation(RECIPES["fast"], 64), preprocessor)
+    (_, _, targets), _ = Collate(preprocessor)([images[0, 1], images[1, 2]])
+    assert [target["labelled_classes"].tolist() for target in targets] == [[True, False], [True, True]]
+
+
+# Evaluation
+
+
+def truth_and_detections() -> tuple[dict, list[dict]]:
+    truth = {
+        "images": [{"id": 1, "labelled_category_ids": [1]}, {"id": 2}],
+        "annotations": [
+            {"id": k + 1, "image_id": image, "category_id": category, "bbox": BOX, "area": 400, "iscrowd": 0}
+            for k, (image, category) in enumerate([(1, 1), (2, 1), (2, 2)])
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    rows = [(1, 1, 0.9), (1, 2, 0.95), (2, 1, 0.8), (2, 2, 0.7)]
+    found = [{"image_id": i, "category_id": c, "bbox": BOX, "score": score} for i, c, score in rows]
+    return truth, found
+
+
+def test_a_detection_of_a_class_that_is_not_labelled_in_its_image_is_neither_right_nor_wrong():
+    truth, found = truth_and_detections()
+    assert pytest.approx(1) == coco_metrics(truth, found).AP
+    assert coco_metrics(truth, [row for row in found if row["score"] != 0.95]) == coco_metrics(truth, found)
+    del truth["images"][0]["labelled_category_ids"]
+    assert coco_metrics(truth, found).per_class["dog"] == pytest.approx(0.5)
+
+
+def test_the_intervals_ignore_such_detections_too():
+    truth, found = truth_and_detections()
+    assert coco_evaluate(truth, found).intervals["AP"] == pytest.approx([1, 1])
+
+
+def test_detections_of_a_split_leave_such_classes_out(tmp_path, small_model):
+    """In the report, the thresholds and `predictions.json` as well."""
+    from conditional_detr.evaluation.coco import detections_of
+
+    write(tmp_path, {1: ["0"], 2: ["1"]}, ["0", "1", "2"], p1=[10, 30])
+    small_model.class_names, small_model.category_ids = ["0", "1", "2"], [10, 20, 30]
+    index = load_split(tmp_path, "train")
+    rows, _ = detections_of(small_model, index, 2)
+    assert {row["category_id"] for row in rows if row["image_id"] == 1} == {10, 30}
+    assert {row["category_id"] for row in rows if row["image_id"] == 2} == {10, 20, 30}
+    assert find_duplicates(index, rows, [0.0] * 3).objects == 2
