@@ -25,6 +25,26 @@ DETR_CHOICES = {
 }
 
 
+# Deformable DETR on a single scale, and UP-DETR, expressed in the same way.
+DEFORMABLE_CHOICES = {
+    "encoder_attention": "deformable",
+    "cross_attention": "deformable",
+    "reference_points": "linear",
+    "neck": "group_norm",
+    "half_cell_positions": True,
+    "learned_content": True,
+    "decoder_norm": False,
+    "size_logit": -2.0,
+}
+UP_DETR_CHOICES = {**DETR_CHOICES, "norm": "pre"}
+FAMILIES = {
+    "conditional-detr": {},
+    "detr": DETR_CHOICES,
+    "deformable-detr-ss": DEFORMABLE_CHOICES,
+    "up-detr": UP_DETR_CHOICES,
+}
+
+
 TINY = ModelConfig(
     backbone="tf_efficientnet_lite0.in1k",
     strides=(16,),
@@ -54,10 +74,15 @@ _SYSTEMS = {
 }
 
 
-PRESETS = {f"conditional-detr-{size}": chosen for size, chosen in _SYSTEMS.items()} | {
-    f"detr-{size}": chosen.model_copy(update={"model": with_overrides(chosen.model, DETR_CHOICES, size)})
-    for size, chosen in _SYSTEMS.items()
-}
+def _of_family(family: str, size: str) -> Preset:
+    chosen = _SYSTEMS[size]
+    choices = dict(FAMILIES[family])
+    if family == "deformable-detr-ss" and size != "tiny":
+        choices["feedforward_dim"] = 1024
+    return chosen.model_copy(update={"model": with_overrides(chosen.model, choices, size)})
+
+
+PRESETS = {f"{family}-{size}": _of_family(family, size) for family in FAMILIES for size in _SYSTEMS}
 
 
 def recipe_of(model: ModelConfig) -> Literal["paper", "fast"]:
