@@ -40,7 +40,8 @@ def unused_fields(model: ModelConfig) -> dict[str, str]:
     for field in IDLE:  # ordered so that a field comes after the fields that use it
         users = [user for user, values in USES.items() if any(field in used for used in values.values())]
         if not any(user not in idle and field in USES[user][getattr(model, user)] for user in users):
-            idle[field] = " with ".join(idle.get(user, _assignment(model, user)) for user in users)
+            causes = (user for user in users if not set(users) & USES[user][getattr(model, user)])  # not those of another one
+            idle[field] = " with ".join(dict.fromkeys(idle.get(user, _assignment(model, user)) for user in causes))
     return idle
 
 

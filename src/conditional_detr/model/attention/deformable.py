@@ -77,13 +77,13 @@ class DeformableAttention(nn.Module):
         if memory.is_padding is not None:
             value = value.masked_fill(memory.is_padding[..., None], 0)
         with float32_region(query):  # in 16 bits, a place can be off by half a cell
-            places, weights = self.places(query.float(), reference, memory.shapes)
+            places, weights = self.places(query.float(), reference, memory)
             maps = memory.maps(value.float())
-            sampled = sample(maps, places.expand(len(value), *places.shape[1:]), weights, self.num_heads)
+            sampled = sample(maps, places.expand(value.shape[0], *places.shape[1:]), weights, self.num_heads)
         return self.out(sampled.to(value.dtype))
 
     def places(
-        self, query: Float[Tensor, "_ Q D"], reference: Float[Tensor, "_ Q S R"], shapes: Sequence[tuple[int, int]]
+        self, query: Float[Tensor, "_ Q D"], reference: Float[Tensor, "_ Q S R"], memory: Memory
     ) -> tuple[Float[Tensor, "_ Q H S P 2"], Float[Tensor, "_ Q H S P"]]:
         """Places of the samples, (x, y) relative to the padded feature map of each level, and their weights.
 
@@ -91,7 +91,7 @@ class DeformableAttention(nn.Module):
         """
         offsets = self.offsets(query).unflatten(-1, (self.num_heads, self.levels, self.points, 2))
         if reference.shape[-1] == 2:
-            unit = 1 / torch.tensor([[width, height] for height, width in shapes], device=query.device)[:, None]
+            unit = 1 / torch.tensor([[width, height] for height, width in memory.shapes], device=query.device)[:, None]
         else:
             unit = reference[:, :, None, :, None, 2:] / (2 * self.points)
         weights = self.weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
@@ -126,7 +126,7 @@ class DeformableCrossAttention(DeformableAttention):
         [k, H, S·P, 2], (x, y) relative to the unpadded image; "weights" [k, H, S·P]
         """
         query = (queries.content + queries.position).float()
-        places, weights = self.places(query, self.on_levels(queries, memory), memory.shapes)
+        places, weights = self.places(query, self.on_levels(queries, memory), memory)
         places, weights = places[:1, chosen], weights[:1, chosen]
         maps = []
         for level, (height, width) in enumerate(memory.shapes):
