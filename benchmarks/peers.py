@@ -33,6 +33,7 @@ from conditional_detr.training.setup.resolve import requested, resolve
 
 BATCH, WARMUP, EVALUATIONS = 8, 0.05, 5  # images per step; fraction of the time; evaluations on valid
 ROIS = 128  # regions per image that Faster R-CNN trains on. With the default of 512, a step takes three times as long on a CPU
+LOWEST_SCORE = 0.01  # of the detections of Faster R-CNN; COCO's AP needs those with a low score too
 Found = tuple[Tensor, Tensor, Tensor]  # boxes xyxy px of the input, scores, labels
 
 
@@ -97,7 +98,7 @@ def fasterrcnn_mobilenet(classes: int, side: int) -> nn.Module:
     return TorchvisionPeer(
         fasterrcnn_mobilenet_v3_large_320_fpn(
             weights=None, weights_backbone=None, num_classes=classes + 1, min_size=side, max_size=2 * side,
-            image_mean=[0.0] * 3, image_std=[1.0] * 3, box_batch_size_per_image=ROIS,
+            image_mean=[0.0] * 3, image_std=[1.0] * 3, box_batch_size_per_image=ROIS, box_score_thresh=LOWEST_SCORE,
         )
     )  # fmt: skip
 
@@ -133,7 +134,7 @@ def fasterrcnn_lite0(classes: int, side: int) -> nn.Module:
         FasterRCNN(
             Pyramid(), box_head=TwoMLPHead(128 * 7 * 7, 256), box_predictor=FastRCNNPredictor(256, classes + 1), min_size=side,
             max_size=2 * side, rpn_anchor_generator=anchors, image_mean=[0.0] * 3, image_std=[1.0] * 3,
-            box_batch_size_per_image=ROIS,
+            box_batch_size_per_image=ROIS, box_score_thresh=LOWEST_SCORE,
         )
     )  # fmt: skip
 
@@ -184,9 +185,10 @@ def endless(images: TrainingImages, batches: EpochBatches) -> Iterator[list[Item
 
 
 @torch.no_grad()
-def evaluated(model: nn.Module, index: SplitIndex, preprocessor: Preprocessor) -> CocoResult:
-    """Metrics of a peer on a split."""
+def evaluated(model: nn.Module, index: SplitIndex, names: list[str], preprocessor: Preprocessor) -> CocoResult:
+    """Metrics of a peer on a split. `names` are its classes."""
     model.eval()
+    category_of = {category.name: category.id for category in index.categories}
     rows = []
     for i in range(len(index)):
         rgb = decode(index.paths[i])
@@ -195,8 +197,9 @@ def evaluated(model: nn.Module, index: SplitIndex, preprocessor: Preprocessor) -
         boxes, scores, labels = (each.tolist() for each in model.detect(image))  # type: ignore[operator]
         for (x0, y0, x1, y1), score, label in list(zip(boxes, scores, labels, strict=True))[:100]:
             box = [x0 * across, y0 * down, (x1 - x0) * across, (y1 - y0) * down]
-            category = index.categories[label].id
-            rows.append({"image_id": int(index.image_ids[i]), "category_id": category, "bbox": box, "score": score})
+            if names[label] in category_of:
+                row = {"image_id": int(index.image_ids[i]), "category_id": category_of[names[label]], "bbox": box}
+                rows.append(row | {"score": score})
     model.train()
     return coco_evaluate(index.ground_truth(), rows)
 
@@ -210,6 +213,9 @@ def run(given: argparse.Namespace) -> None:
     set_threads(given.threads or usable_cores())
     torch.manual_seed(seed)
     train, valid = load_split(data, "train"), load_split(data, "valid")
+    if train.labelled is not None:
+        raise SystemExit("the peers cannot learn from images in which only some classes are labelled")
+    names = [category.name for category in train.categories]
     options = requested({"data": data, "model": "conditional-detr-tiny", "minutes": minutes, "seed": seed})
     config, _ = resolve_auto(resolve(options), set(), train, None)  # the augmentation and image size of ours
     preprocessor = Preprocessor(PreprocessorConfig(imgsz=config.imgsz))
@@ -226,9 +232,7 @@ def run(given: argparse.Namespace) -> None:
             break
         for group in optimizer.param_groups:
             group["lr"] = highest_lr * min(1, spent / WARMUP) * 0.5 * (1 + math.cos(math.pi * spent))
-        own = [unpacked(item) for item in items]
-        own = [each for each in own if len(each[1])]
-        loss = model.loss(*(list(each) for each in zip(*own, strict=True)))
+        loss = model.loss(*(list(each) for each in zip(*map(unpacked, items), strict=True)))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0 if name == "rtdetr-r18" else 10.0)
@@ -237,13 +241,13 @@ def run(given: argparse.Namespace) -> None:
             average.update_parameters(model)
         seen += len(items)
         if spent * (EVALUATIONS + 1) >= len(curve):
-            metrics = evaluated(average.module, valid, preprocessor).metrics
+            metrics = evaluated(average.module, valid, names, preprocessor).metrics
             seconds, epoch = time.monotonic() - start, seen / len(train)
             curve.append(f"{seconds:.0f},{epoch:.1f},{metrics.AP or 0:.4f},{metrics.AP50 or 0:.4f}")
             print(f"loss {float(loss.detach()):.2f}", curve[-1], flush=True)
     result = {"start": peer.start, "epochs": seen / len(train), "seconds": time.monotonic() - start, "imgsz": config.imgsz}
     split = "test" if (data / "test").exists() else "valid"
-    result |= {"split": split} | evaluated(average.module, load_split(data, split), preprocessor).to_dict()
+    result |= {"split": split} | evaluated(average.module, load_split(data, split), names, preprocessor).to_dict()
     output.mkdir(parents=True, exist_ok=True)
     (output / "curve.csv").write_text("\n".join(curve) + "\n", encoding="utf-8")
     (output / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")

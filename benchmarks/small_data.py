@@ -10,6 +10,7 @@ Time: minutes × data sets × models × seeds, and about a minute per run for th
 
 import argparse
 import csv
+import itertools
 import json
 import statistics
 import subprocess
@@ -36,7 +37,8 @@ def trained(model: str, data: Path, folder: Path, options: argparse.Namespace, s
         command += ["--set", setting]
     _python([*command, "--resume"], folder)
     epochs = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = [[row["seconds"], row["epoch"], row["AP"], row["AP50"]] for row in epochs if row.get("AP") is not None]
+    spent = list(itertools.accumulate(row["seconds"] for row in epochs))
+    rows = [[f"{t:.0f}", e["epoch"], e["AP"], e["AP50"]] for t, e in zip(spent, epochs, strict=True) if e.get("AP") is not None]
     with (folder / "curve.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["seconds", "epoch", "AP", "AP50"], *rows])
     config = tomllib.loads((folder / "run/config.toml").read_text(encoding="utf-8"))
@@ -44,7 +46,7 @@ def trained(model: str, data: Path, folder: Path, options: argparse.Namespace, s
     found = evaluation_of(folder / "run", data, split).coco.to_dict()
     start = config["training"]["init_from"] or "ImageNet"
     return found | {
-        "start": start, "epochs": len(epochs), "seconds": epochs[-1]["seconds"], "imgsz": config["imgsz"], "split": split
+        "start": start, "epochs": len(epochs), "seconds": spent[-1], "imgsz": config["imgsz"], "split": split
     }  # fmt: skip
 
 
@@ -65,10 +67,14 @@ def result_of(model: str, data: Path, options: argparse.Namespace, seed: int) ->
     folder = options.output / data.name / f"{model}-{options.minutes:g}min-seed{seed}"
     file = folder / "result.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if "processor" not in known:
+    settings = {"path": str(data.resolve()), "threads": options.threads, "set": [] if model in PEERS else options.set}
+    if "settings" in known and known["settings"] != settings:
+        raise SystemExit(f"{file} was made with {known['settings']}, not {settings}: give another --output")
+    if "settings" not in known:
         folder.mkdir(parents=True, exist_ok=True)
         known = (peer if model in PEERS else trained)(model, data, folder, options, seed)
         known |= {"data": data.name, "model": model, "minutes": options.minutes, "seed": seed, "processor": processor_name()}
+        known["settings"] = settings
         file.write_text(json.dumps(known, indent=1), encoding="utf-8")
     return dict(known)
 

@@ -19,7 +19,7 @@ def merge(
     """
     from conditional_detr.data.findings import counted
     from conditional_detr.doctor.clean_copy import check_is_new, write_copy
-    from conditional_detr.doctor.merging import described, merge_sets
+    from conditional_detr.doctor.merging import merge_sets
 
     *sources, output = folders
     if len(sources) < 2:
@@ -28,11 +28,12 @@ def merge(
     result = merge_sets(sources, track)
     for line in [*counted(result.findings), *(f"warning: {text}" for text in result.warnings)]:
         print_text(line, file=sys.stderr)
-    for line in described(result):
-        print_text(line)
+    for each in result.sets:
+        print_text(str(each))
     counts = write_copy(result.splits, result.findings, output)
     for name, (images, boxes) in counts.items():
-        partly = result.splits[name].summary.partly_labelled
+        split = result.splits[name]
+        partly = sum(split.clean.images[i]["labelled"] is not None for i in split.used)
         note = f", {plural(partly, 'image')} with labels of only some classes" if partly else ""
         print_text(f"{name}: {plural(images, 'image')}, {plural(boxes, 'box')}{note}")
     print_written(output)

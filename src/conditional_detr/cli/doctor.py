@@ -11,7 +11,7 @@ from conditional_detr.errors import plural
 
 if TYPE_CHECKING:
     from conditional_detr.data.findings import Finding
-    from conditional_detr.doctor.examine import Examined
+    from conditional_detr.doctor.examined import Examined
 
 ERRORS_FOUND = 3  # exit code
 SHOWN_PER_CODE = 10  # findings

@@ -86,7 +86,8 @@ def _box(owned: Owned, images: list[Row], layout: str) -> tuple[list[float] | No
     if category is None:
         return None, [("category-unknown", f"has the category id {_readable_id(row.get('category_id'))}, which is not listed")]
     if not is_labelled(category, images[image]):
-        text = f"has the category id {category}, which labelled_category_ids of its image does not list"
+        id_ = _readable_id(row.get("category_id"))
+        text = f"has the category id {id_}, which labelled_category_ids of its image does not list"
         return None, [("box-unlabelled", text)]
     return box_inside(row, images[image], layout)
 

@@ -26,6 +26,7 @@ from conditional_detr.data.box_format import COCO, FEW
 from conditional_detr.data.file_lookup import FileLookup, printable_path
 from conditional_detr.data.findings import ERROR, LOSES_BOX, WARNING, Finding
 from conditional_detr.data.splits.conventions import MIN_MARKED_TO_REPORT, Conventions, category_shift, conventions_of, ids_of
+from conditional_detr.data.splits.labelled import labelled_categories, lists_are_shifted, shifted, union
 from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.data.splits.summary import Summary, summary_of
 from conditional_detr.errors import DataError, shortened_list
@@ -86,10 +87,11 @@ def clean(content: dict[str, Any], location: SplitLocation, conventions: Convent
     conventions = conventions or conventions_of([content])
     findings: list[Finding] = []
     categories, category_of = categories_of(content["categories"], location, findings)
-    images, image_of = _images(content["images"], location, category_of, findings)
     rows = content["annotations"]
-    written = box_format_of(rows, images, image_of, conventions.layout)
     shift = conventions.shift or category_shift([content])
+    own_shift = shift if lists_are_shifted(content, shift) else 0
+    images, image_of = _images(content["images"], location, shifted(category_of, own_shift), findings)
+    written = box_format_of(rows, images, image_of, conventions.layout)
     misread = [_shift_finding(content, location, shift)] if shift and rows else []
     if written.message and written.layout != COCO:
         misread = [*misread, Finding("box-format", location.split, location.file.name, None, written.message)]
@@ -98,7 +100,7 @@ def clean(content: dict[str, Any], location: SplitLocation, conventions: Convent
             Finding("box-format", location.split, location.file.name, None, written.message, fix="the boxes are clipped")
         )
     listed = {str(row.get("id")) for row in content["images"]}
-    owned = owned_annotations(rows, image_of, listed, {None if k is None else k - shift: v for k, v in category_of.items()})
+    owned = owned_annotations(rows, image_of, listed, shifted(category_of, shift))
     name_of = {category.id: category.name for category in categories}
     findings += _mark_findings(owned, name_of, conventions, location)
     owned = [_as_object(each, name_of, conventions) for each in owned]
@@ -227,12 +229,10 @@ def _images(
                     Finding("image-size", location.split, file, None, text, WARNING, "the size in the image file is used")
                 )
         labelled, wrong = labelled_categories(row, category_of)
-        if fault is None and wrong:
-            kept = labelled is not None
-            severity, fix = (WARNING, "nothing is changed; these ids are ignored") if kept else ("", "")
-            finding = Finding("image-categories", location.split, file, None, wrong, severity, fix)
-            fault = None if kept else finding
-            findings += [finding] if kept else []
+        fault = fault or _fault_of_list(wrong, labelled, location, file, findings)
+        if str(path) in first_of:
+            first = images[first_of[str(path)]]
+            first["labelled"] = union(first["labelled"], labelled)
         if fault:
             findings.append(fault)
             image_of.setdefault(id_, None)
@@ -256,21 +256,14 @@ def _images(
     return images, image_of
 
 
-def labelled_categories(row: Row, category_of: dict[int | None, int]) -> tuple[frozenset[int] | None, str]:
-    """Return the categories that are labelled in an image, and what is wrong with its field `labelled_category_ids`.
-
-    All categories are labelled if the image has no such field: then the result is None. It is also None if the field cannot be
-    read.
-    """
-    written = row.get("labelled_category_ids")
-    if written is None:
-        return None, ""
-    if not isinstance(written, list):
-        return None, f"has labelled_category_ids that are not a list of category ids: {str(written)[:80]}"
-    ids = [as_id(value) if isinstance(value, int | float | str) else None for value in written]
-    unknown = [str(value) for value, id_ in zip(written, ids, strict=True) if id_ not in category_of]
-    text = f"has labelled_category_ids that are not listed as categories: {shortened_list(unknown, 5)}" if unknown else ""
-    return frozenset(category_of[id_] for id_ in ids if id_ in category_of), text
+def _fault_of_list(
+    wrong: str, labelled: frozenset[int] | None, location: SplitLocation, file: str, findings: list[Finding]
+) -> Finding | None:
+    """Return the fault of an image whose `labelled_category_ids` cannot be read. Unknown ids are only reported."""
+    if wrong and labelled is None:
+        return Finding("image-categories", location.split, file, None, wrong)
+    findings += [Finding("labelled-categories", location.split, file, None, wrong)] if wrong else []
+    return None
 
 
 def _image_fault(row: Row, file: str, path: Path, location: SplitLocation, several: list[Path] | None) -> Finding | None:

@@ -39,7 +39,7 @@ RULES = {
     "box-not-finite": Rule(ERROR, "the box is left out"),
     "box-format": Rule(ERROR, "the boxes are converted"),
     "box-duplicate": Rule(WARNING, "the later box is left out"),
-    "box-unlabelled": Rule(ERROR, "the box is left out; or add its category to labelled_category_ids of the image"),
+    "box-unlabelled": Rule(ERROR, "the box is left out"),
     "box-marked": Rule(WARNING, "nothing is changed; the boxes are left out of training. If they are objects, remove the mark"),
     "category-unknown": Rule(ERROR, "the box is left out"),
     "category-unused": Rule(WARNING, "the category is left out"),
@@ -52,6 +52,7 @@ RULES = {
     "too-many-objects": Rule(WARNING, "nothing is changed; train with more queries: --set model.num_queries=N"),
     "too-small-objects": Rule(WARNING, "nothing is changed; train with a larger --imgsz"),
     "class-imbalance": Rule(WARNING, "nothing is changed; add images of the rare class"),
+    "labelled-categories": Rule(WARNING, "nothing is changed; unknown ids are ignored"),
     "label-columns": Rule(WARNING, "nothing is changed; the number is ignored"),
     "labels-missing": Rule(WARNING, "nothing is changed; the images are treated as images without objects"),
     "split-empty": Rule(WARNING, "nothing is changed; add images with boxes to the split"),
@@ -115,19 +116,19 @@ class Finding:
 
 
 def counted(findings: Iterable[Finding], named: int = 3) -> list[str]:
-    """Summarise findings in one line per code, the most frequent first: number, up to `named` places, and fix.
+    """Summarise findings in one line per code and fix, the most frequent first: number, up to `named` places, and fix.
 
     Findings about a whole split come first, each with its message.
     """
     findings = list(findings)
     lines = [f"{each.code}: {each.message}: {each.fix}" for each in findings if each.code in OF_A_SPLIT]
-    groups: dict[str, list[Finding]] = {}
+    groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         if finding.code not in OF_A_SPLIT:
-            groups.setdefault(finding.code, []).append(finding)
-    for code, found in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+            groups.setdefault((finding.code, finding.fix), []).append(finding)
+    for (code, fix), found in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
         names = list(dict.fromkeys(where(finding) for finding in found))
-        lines.append(f"{code}: {len(found)} ({shortened_list(names, named)}): {found[0].fix}")
+        lines.append(f"{code}: {len(found)} ({shortened_list(names, named)}): {fix}")
     return lines
 
 

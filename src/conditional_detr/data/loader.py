@@ -70,7 +70,7 @@ class TrainingImages(Dataset[Item | ConditionalDETRError]):
         height, width = rgb.shape[-2:]
         target = {"labels": labels, "boxes": xyxy_to_cxcywh(boxes) / torch.tensor([width, height, width, height])}
         if self.index.labelled is not None:
-            target["labelled_classes"] = torch.from_numpy(self.index.labelled[i])
+            target["labelled_classes"] = torch.from_numpy(self.index.labelled[i].copy())
         return self.preprocessor.normalise(rgb), target
 
 

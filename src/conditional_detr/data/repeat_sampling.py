@@ -8,10 +8,11 @@ from conditional_detr.data.index import SplitIndex
 
 
 def image_fractions(index: SplitIndex) -> np.ndarray:
-    """Fraction of the images that contain each class, [K]."""
+    """Fraction of the images that contain each class, [K], among those in which it is labelled."""
     owners = np.repeat(np.arange(len(index)), np.diff(index.first))
     pairs = np.unique(np.stack([owners, index.labels], 1), axis=0)
-    return np.bincount(pairs[:, 1], minlength=len(index.categories)) / max(1, len(index))
+    labelled = len(index) if index.labelled is None else index.labelled.sum(0)
+    return np.asarray(np.bincount(pairs[:, 1], minlength=len(index.categories)) / np.maximum(1, labelled))
 
 
 def repeat_factors(index: SplitIndex, threshold: float) -> np.ndarray:

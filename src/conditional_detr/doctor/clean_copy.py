@@ -10,14 +10,13 @@ from typing import Any
 from conditional_detr.data.annotations import is_crowd
 from conditional_detr.data.findings import Finding
 from conditional_detr.data.formats.coco_files import ROBOFLOW_FILE
-from conditional_detr.doctor.examine import Examined, is_rotated
-from conditional_detr.doctor.image_scan import ImageScan
+from conditional_detr.doctor.annotated_size import to_current
+from conditional_detr.doctor.examined import Examined
 from conditional_detr.errors import ConfigError, DataError
 from conditional_detr.storage.atomic import atomic_folder
 from conditional_detr.storage.writing import writing
 
 LOG = "changes.json"
-Box = list[float]
 
 
 def check_is_new(output: str | Path) -> None:
@@ -91,10 +90,9 @@ def _write_split(split: Examined, folder: Path, unused: set[str | None], copy: C
     for row in split.clean.annotations:
         i = row["image"]
         if i in new_id:
-            box = to_current_image(row["bbox"], split.clean.images[i], split.scans[i])
-            kept = {key: value for key, value in row.items() if key not in ("image", "written") and _is_json(value)}
-            if box != row["bbox"]:  # masks and keypoints would no longer fit, because only the box was converted
-                kept = {key: value for key, value in kept.items() if key not in ("segmentation", "keypoints")}
+            current = to_current(row, split.clean.images[i], split.scans[i])
+            box = current["bbox"]
+            kept = {key: value for key, value in current.items() if key not in ("image", "written") and _is_json(value)}
             if box != row["written"] or not is_number(kept.get("area")):
                 kept["area"] = box[2] * box[3]
             annotations.append(kept | {"image_id": new_id[i], "bbox": box, "iscrowd": int(is_crowd(row))})
@@ -112,26 +110,9 @@ def _free(name: str, names: set[str]) -> str:
     return free
 
 
-def to_current_image(bbox: Box, image: dict[str, Any], scan: ImageScan) -> Box:
-    """Convert a box to the current size and orientation of its image, which may differ from those at the time of annotation."""
-    if is_rotated(image, scan):
-        return rotated(bbox, scan)
-    across, down = scan.width / image["width"], scan.height / image["height"]
-    return bbox if across == down == 1 else [bbox[0] * across, bbox[1] * down, bbox[2] * across, bbox[3] * down]
-
-
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def rotated(bbox: Box, scan: ImageScan) -> Box:
-    """Convert a box (x, y, w, h, px) from the stored image to the image after EXIF rotation (orientation 5 to 8)."""
-    x, y, w, h = bbox
-    # (x, y) becomes (y, x) for 5, (W − y, x) for 6, (W − y, H − x) for 7, (y, H − x) for 8. W, H: size after rotation.
-    left = scan.width - y - h if scan.orientation in (6, 7) else y
-    top = scan.height - x - w if scan.orientation in (7, 8) else x
-    return [left, top, h, w]
 
 
 def _is_json(value: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from conditional_detr.data.annotations import Row
 from conditional_detr.data.clean import Category, summary
-from conditional_detr.doctor.examine import Examined
+from conditional_detr.doctor.examined import Examined
 from conditional_detr.doctor.image_scan import ImageScan, near_groups
 from conditional_detr.errors import ConfigError, DataError, plural
 

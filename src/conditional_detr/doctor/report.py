@@ -11,7 +11,8 @@ import numpy as np
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.data.annotations import mark_of
 from conditional_detr.data.findings import Finding, where
-from conditional_detr.doctor.examine import ORDER, Examined
+from conditional_detr.doctor.copies import ORDER
+from conditional_detr.doctor.examined import Examined
 from conditional_detr.doctor.statistics import Statistics, statistics
 from conditional_detr.errors import ImageError
 from conditional_detr.evaluation import plots

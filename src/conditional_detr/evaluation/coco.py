@@ -111,7 +111,7 @@ def coco_evaluate(ground_truth: dict[str, Any] | str | Path, detections: Sequenc
     from hotcoco import COCO, COCOeval
 
     content = read_json(Path(ground_truth)) if isinstance(ground_truth, str | Path) else ground_truth
-    truth, number_of = _complete(content)
+    truth, number_of, labelled = _complete(content)
     ids = sorted(id_ for row in content["categories"] if (id_ := as_id(row["id"])) is not None)
     class_of = {id_: k for k, id_ in enumerate(ids)}
     owners = [number_of.get(image_key(row.get("image_id"))) for row in detections]
@@ -119,7 +119,6 @@ def coco_evaluate(ground_truth: dict[str, Any] | str | Path, detections: Sequenc
         raise DataError(
             f"{len(strange)} detections belong to images that the ground truth does not list, e.g. id {strange[0]!r}"
         )
-    labelled = _labelled_categories(content, number_of)
     results = [
         [owner, *row["bbox"], row["score"], class_of[id_]]
         for row, owner in zip(detections, owners, strict=True)
@@ -148,10 +147,13 @@ def mean_precision(precision: np.ndarray) -> float | None:
     return float(valid.mean()) if valid.size else None
 
 
-def _complete(content: dict[str, Any]) -> tuple[dict[str, Any], dict[int | str | None, int | None]]:
+def _complete(
+    content: dict[str, Any],
+) -> tuple[dict[str, Any], dict[int | str | None, int | None], dict[int | None, set[int | None]]]:
     """Prepare the ground truth for the evaluator: categories numbered from 0, annotations from 1, area and iscrowd set.
 
-    Broken annotations are removed. Also returns the number that stands for each image id, which may be a text.
+    Annotations that are broken, or whose category is not labelled in their image, are removed. Also returns the number that
+    stands for each image id, which may be a text, and the categories that are labelled, see `_labelled_categories`.
     """
     check_lists(content, "the ground truth")
     number_of = image_numbers(image_key(row.get("id")) for row in content["images"])
@@ -165,10 +167,11 @@ def _complete(content: dict[str, Any]) -> tuple[dict[str, Any], dict[int | str |
             "categories also a 'name'"
         )
     class_of = {id_: k for k, id_ in enumerate(sorted(id_ for id_ in classes if id_ is not None))}
+    labelled = _labelled_categories(content, number_of)
     annotations: list[dict[str, Any]] = []
     for row in content["annotations"]:
         box, image, label = row.get("bbox"), number_of.get(image_key(row.get("image_id"))), as_id(row.get("category_id"))
-        if image is None or label not in class_of or not is_box(box):
+        if image is None or label not in class_of or not is_box(box) or label not in labelled.get(image, class_of):
             continue
         annotations.append(
             {
@@ -181,15 +184,21 @@ def _complete(content: dict[str, Any]) -> tuple[dict[str, Any], dict[int | str |
         "annotations": annotations,
         "categories": [{"id": k, "name": str(id_)} for id_, k in class_of.items()],
     }
-    return truth, number_of
+    return truth, number_of, labelled
 
 
 def _labelled_categories(
     content: dict[str, Any], number_of: dict[int | str | None, int | None]
-) -> dict[int | None, set[int | str | None]]:
-    """The labelled categories of each image that lists them."""
-    rows = ((row, row.get("labelled_category_ids")) for row in content["images"])
-    return {number_of[image_key(row["id"])]: set(map(as_id, ids)) for row, ids in rows if ids is not None}
+) -> dict[int | None, set[int | None]]:
+    """The labelled categories of each image that lists them, by the number of the image."""
+    labelled = {}
+    for row in content["images"]:
+        ids = row.get("labelled_category_ids")
+        if ids is not None and not isinstance(ids, list):
+            raise DataError(f"labelled_category_ids of the image {row['id']!r} must be a list of category ids, not {ids!r:.80}")
+        if ids is not None:
+            labelled[number_of[image_key(row["id"])]] = {as_id(id_) for id_ in ids}
+    return labelled
 
 
 def is_box(box: Any) -> bool:

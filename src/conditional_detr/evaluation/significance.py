@@ -51,7 +51,10 @@ def _in_words(found: Difference) -> str:
 
 
 def _is_same(first: SplitIndex, other: SplitIndex) -> bool:
-    return first.written_ids == other.written_ids and np.array_equal(first.ground_truth_rows, other.ground_truth_rows)
+    """Whether two splits have the same images, boxes and labelled classes."""
+    labelled = [None if each.labelled is None else each.labelled.tolist() for each in (first, other)]
+    is_same = first.written_ids == other.written_ids and first.categories == other.categories and labelled[0] == labelled[1]
+    return is_same and np.array_equal(first.ground_truth_rows, other.ground_truth_rows)
 
 
 def _evaluated(folder: Path, load: Callable[[str | Path, str], SplitIndex]) -> tuple[SplitIndex, list[ClassMatches]]:

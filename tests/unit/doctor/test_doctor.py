@@ -12,7 +12,8 @@ from commands import run
 from conditional_detr.config.presets import preset
 from conditional_detr.data.findings import ERROR, RULES, Finding, counted
 from conditional_detr.data.index import load_split
-from conditional_detr.doctor.clean_copy import rotated, write_copy
+from conditional_detr.doctor.annotated_size import rotated
+from conditional_detr.doctor.clean_copy import write_copy
 from conditional_detr.doctor.examine import examine, is_ok
 from conditional_detr.doctor.image_scan import ImageScan, near_pairs, scan_image
 from conditional_detr.errors import ConfigError, DataError

@@ -14,6 +14,7 @@ from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.index import load_split
 from conditional_detr.data.loader import Collate, TrainingImages
 from conditional_detr.doctor.merging import merge_sets
+from conditional_detr.errors import DataError
 from conditional_detr.evaluation.coco import coco_evaluate, coco_metrics
 from conditional_detr.evaluation.duplicates import find_duplicates
 from conditional_detr.images.preprocessing import Preprocessor
@@ -86,9 +87,9 @@ def test_sets_of_the_same_classes_need_no_list(tmp_path):
 def test_one_image_in_two_sets_gets_the_labels_of_both_and_none_twice(tmp_path, capsys):
     a = write(tmp_path / "a", {1: ["cat", "person"], 2: ["cat"]}, ["cat", "person"])
     b = write(tmp_path / "b", {1: ["dog", "person"], 3: ["dog"]}, ["dog", "person"])
-    code, out, _ = run(capsys, "data", "merge", a, b, tmp_path / "out")
+    code, _, err = run(capsys, "data", "merge", a, b, tmp_path / "out")
     assert code == 0
-    assert "1 image of several data sets: their labels are joined" in out
+    assert "image-duplicate: 1 (b/1.png): the images are joined, with the boxes of both" in err
     labelled, boxes = merged_content(tmp_path / "out")
     assert labelled == {"1.png": None, "2.png": ["cat", "person"], "3.png": ["person", "dog"]}
     assert sorted(name for file, name in boxes if file == "1.png") == ["cat", "dog", "person"]
@@ -99,7 +100,7 @@ def test_an_image_in_the_training_split_of_one_and_the_validation_split_of_anoth
     b = write(tmp_path / "b", {1: ["dog"]}, ["dog"], "valid")
     code, _, err = run(capsys, "data", "merge", a, b, tmp_path / "out")
     assert code == 0
-    assert "image-leak: 1 (1.png)" in err
+    assert "image-leak: 1 (b/1.png): the image is left out of train; its labels of these classes are joined" in err
     assert list(merged_content(tmp_path / "out")[0]) == ["2.png"]
     assert list(merged_content(tmp_path / "out", "valid")[0]) == ["1.png"]
 
@@ -177,7 +178,7 @@ def test_unknown_ids_in_a_list_are_reported_and_ignored(tmp_path):
     write(tmp_path, {1: ["cat"], 2: ["dog"]}, ["cat", "dog"], p1=[10, 99, None, "20"])
     index = load_split(tmp_path, "train")
     (finding,) = index.findings
-    assert (finding.code, finding.severity) == ("image-categories", "warning")
+    assert (finding.code, finding.severity) == ("labelled-categories", "warning")
     assert "not listed as categories: 99, None" in finding.message
     assert index.labelled is None  # 10 and "20": both
 
@@ -239,3 +240,176 @@ def test_detections_of_a_split_leave_such_classes_out(tmp_path, small_model):
     assert {row["category_id"] for row in rows if row["image_id"] == 1} == {10, 30}
     assert {row["category_id"] for row in rows if row["image_id"] == 2} == {10, 20, 30}
     assert find_duplicates(index, rows, [0.0] * 3).objects == 2
+
+
+# What reviewers and users found
+
+
+def listed(folder: Path, changes: dict[str, object], split: str = "train") -> None:
+    """Change the content of a COCO file."""
+    file = folder / split / "_annotations.coco.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_of_identical_files_in_one_set_the_one_with_most_boxes_counts(tmp_path, capsys):
+    a = write(tmp_path / "a", {1: [], 2: ["cat"]}, ["cat"])
+    picture(1).save(a / "train" / "2.png")
+    b = write(tmp_path / "b", {5: ["dog"]}, ["dog"])
+    code, _, err = run(capsys, "data", "merge", a, b, tmp_path / "out")
+    assert code == 0
+    assert "image-duplicate: 1 (a/1.png): the image with fewer boxes is left out" in err
+    assert merged_content(tmp_path / "out") == ({"2.png": ["cat"], "5.png": ["dog"]}, [("2.png", "cat"), ("5.png", "dog")])
+
+
+def test_copies_that_were_annotated_at_another_size_are_joined(tmp_path, capsys):
+    a, b = write(tmp_path / "a", {1: ["cat"]}, ["cat"]), write(tmp_path / "b", {1: ["dog"]}, ["dog"])
+    content = json.loads((b / "train" / "_annotations.coco.json").read_text())
+    content["images"][0] |= {"width": 160, "height": 120}
+    content["annotations"][0] |= {"bbox": [20, 40, 60, 80], "segmentation": [[20, 40, 80, 40, 80, 120]]}
+    listed(b, content)
+    code, _, _ = run(capsys, "data", "merge", a, b, tmp_path / "out")
+    assert code == 0
+    assert merged_content(tmp_path / "out")[0] == {"1.png": None}
+    rows = json.loads((tmp_path / "out" / "train" / "_annotations.coco.json").read_text())["annotations"]
+    assert [row["bbox"] for row in rows] == [[10, 10, 20, 20], [10, 20, 30, 40]]
+    assert "segmentation" not in rows[1]
+    code, _, _ = run(capsys, "doctor", tmp_path / "out")
+    assert code == 0
+
+
+def test_copies_that_were_annotated_before_their_rotation_are_joined(tmp_path):
+    a, b = write(tmp_path / "a", {1: ["cat"]}, ["cat"]), write(tmp_path / "b", {1: ["dog"]}, ["dog"])
+    exif = Image.Exif()
+    exif[274] = 6  # shown turned by 90 degrees
+    for folder in (a, b):
+        picture(1).save(folder / "train" / "1.png", exif=exif)
+    content = json.loads((a / "train" / "_annotations.coco.json").read_text())
+    content["images"][0] |= {"width": 60, "height": 80}
+    listed(a, content)
+    (split,) = merge_sets([a, b]).splits.values()
+    (kept,) = split.used
+    boxes = {row["category_id"]: row["bbox"] for row in split.clean.annotations if row["image"] == kept}
+    assert [*boxes.values()] == [[10, 10, 20, 20], [30, 10, 20, 20]]  # of a as written, of b turned
+
+
+def test_labels_of_an_image_that_leaves_training_go_to_the_validation_split(tmp_path):
+    a = write(tmp_path / "a", {1: ["cat"], 2: ["cat"]}, ["cat"])
+    b = write(write(tmp_path / "b", {3: ["dog"]}, ["dog"]), {1: ["dog"]}, ["dog"], "valid")
+    splits = merge_sets([a, b]).splits
+    assert sorted(row["category_id"] for row in splits["valid"].clean.annotations) == [10, 11]
+    assert len({row["id"] for row in splits["valid"].clean.annotations}) == 2
+    assert splits["valid"].clean.images[0]["labelled"] is None
+    assert len(splits["train"].used) == 2
+
+
+def test_a_set_without_splits_is_refused_beside_one_with_splits(tmp_path, capsys):
+    a = write(tmp_path / "a", {1: ["cat"]}, ["cat"])
+    b = write(tmp_path / "b", {2: ["dog"]}, ["dog"], "photos")
+    code, _, err = run(capsys, "data", "merge", a, b, tmp_path / "out")
+    assert code == 2
+    assert "b has no splits, but other data sets have" in err
+    assert "cdetr data split b b-split" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_three_sets_in_three_formats(tmp_path, capsys):
+    cats, dogs, birds = (write(tmp_path / name, {k: [name]}, [name]) for k, name in enumerate(("cat", "dog", "bird"), 1))
+    yolo = tmp_path / "yolo"
+    for kind in ("images", "labels"):
+        (yolo / kind / "train").mkdir(parents=True)
+    (dogs / "train" / "2.png").rename(yolo / "images" / "train" / "2.png")
+    (yolo / "labels" / "train" / "2.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    (yolo / "data.yaml").write_text("train: images/train\nnames: [dog]\n")
+    code, out, err = run(capsys, "data", "merge", cats, yolo, birds, tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert "yolo: 1 image, labels dog" in out
+    assert merged_content(tmp_path / "out")[0] == {"1.png": ["cat"], "2.png": ["dog"], "3.png": ["bird"]}
+
+
+def test_rows_of_one_file_have_the_labels_of_all(tmp_path):
+    write(tmp_path, {1: ["cat"], 2: ["dog"]}, ["cat", "dog"], p1=[10], p2=[20])
+    content = json.loads((tmp_path / "train" / "_annotations.coco.json").read_text())
+    content["images"][1]["file_name"] = "1.png"
+    listed(tmp_path, content)
+    index = load_split(tmp_path, "train")
+    assert (len(index), index.labels.tolist(), index.labelled) == (1, [0, 1], None)
+
+
+@pytest.mark.parametrize("lists_too", [True, False], ids=["lists-too", "boxes-only"])
+def test_category_ids_that_are_off_by_one_in_the_lists_too(tmp_path, lists_too: bool):
+    write(tmp_path, {1: ["a"], 2: ["b"], 3: ["c"]}, ["a", "b", "c"])
+    content = json.loads((tmp_path / "train" / "_annotations.coco.json").read_text())
+    for number, row in enumerate(content["categories"], 1):
+        row["id"] = number
+    for number, (row, image) in enumerate(zip(content["annotations"], content["images"], strict=True)):
+        row["category_id"] = number
+        image["labelled_category_ids"] = [number if lists_too else number + 1]
+    listed(tmp_path, content)
+    from conditional_detr.doctor.examine import as_written
+
+    splits, findings = as_written(tmp_path)
+    assert {finding.code for finding in findings} == {"category-unknown"}
+    clean = splits["train"].clean
+    assert [row["category_id"] for row in clean.annotations] == [1, 2, 3]
+    assert [image["labelled"] for image in clean.images] == [{1}, {2}, {3}]
+
+
+def test_doctor_joins_identical_files_in_which_other_classes_are_labelled(tmp_path, capsys):
+    write(tmp_path / "set", {1: ["cat", "cat"], 2: ["dog"], 3: ["dog"]}, ["cat", "dog"], p1=[10], p2=[20], p3=[20])
+    picture(1).save(tmp_path / "set" / "train" / "2.png")
+    code, _, _ = run(capsys, "doctor", tmp_path / "set", "--fix", tmp_path / "fixed")
+    assert code == 0
+    labelled, boxes = merged_content(tmp_path / "fixed")
+    assert labelled == {"1.png": None, "3.png": ["dog"]}
+    assert sorted(boxes) == [("1.png", "cat"), ("1.png", "cat"), ("1.png", "dog"), ("3.png", "dog")]
+    (change,) = json.loads((tmp_path / "fixed" / "changes.json").read_text())
+    assert change["fix"] == "the images are joined, with the boxes of both"
+
+
+def test_objects_of_unlabelled_categories_do_not_count_in_coco_metrics():
+    truth, found = truth_and_detections()
+    truth["annotations"].append(truth["annotations"][0] | {"id": 9, "category_id": 2})
+    assert coco_metrics(truth, found).to_dict()["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("wrong", [7, True, "10", {"1": 1}])
+def test_coco_metrics_refuse_a_list_that_is_none(wrong: object):
+    truth, found = truth_and_detections()
+    truth["images"][0]["labelled_category_ids"] = wrong
+    with pytest.raises(DataError, match="labelled_category_ids of the image 1 must be a list of category ids"):
+        coco_metrics(truth, found)
+
+
+def test_a_split_with_other_labelled_classes_is_another_one_for_compare(tmp_path):
+    from conditional_detr.evaluation.significance import _is_same
+
+    first = load_split(write(tmp_path / "a", {1: ["cat"], 2: ["dog"]}, ["cat", "dog"]), "train")
+    other = load_split(write(tmp_path / "b", {1: ["cat"], 2: ["dog"]}, ["cat", "dog"], p1=[10]), "train")
+    assert _is_same(first, first)
+    assert not _is_same(first, other)
+
+
+def test_rare_classes_are_those_that_are_rare_where_they_are_labelled(tmp_path):
+    from conditional_detr.data.repeat_sampling import image_fractions
+
+    write(tmp_path, {1: ["cat"], 2: ["cat"], 3: ["cat"], 4: ["dog"]}, ["cat", "dog"], p1=[10], p2=[10], p3=[10], p4=[20])
+    assert image_fractions(load_split(tmp_path, "train")).tolist() == [1, 1]
+
+
+def test_folds_keep_the_lists(tmp_path):
+    from conditional_detr.doctor.examine import as_written
+    from conditional_detr.doctor.new_splits import folds_of
+
+    odd = {f"p{k}": [10] for k in (1, 3, 5, 7)}
+    write(tmp_path, {k: ["cat" if k % 2 else "dog"] for k in range(1, 9)}, ["cat", "dog"], **odd)
+    for fold in folds_of(as_written(tmp_path)[0], 2, seed=0):
+        images = [image for split in fold.values() for image in split.clean.images]
+        assert {image["file_name"] for image in images if image["labelled"] == {10}} == {"1.png", "3.png", "5.png", "7.png"}
+
+
+def test_a_square_image_with_a_rotation_keeps_its_boxes(tmp_path):
+    """Its size does not tell when it was annotated; training takes the boxes as they are, and so do copies."""
+    from conditional_detr.doctor.annotated_size import to_current_image
+    from conditional_detr.doctor.image_scan import ImageScan
+
+    assert to_current_image([1, 2, 3, 4], {"width": 50, "height": 50}, ImageScan(None, 50, 50, 6)) == [1, 2, 3, 4]

@@ -71,7 +71,17 @@ def test_all_classes_labelled_is_the_same_as_no_list():
 def test_a_list_of_another_length_is_refused():
     logits, boxes = predictions(CLASSES)
     wrong = [each | {"labelled_classes": torch.ones(3, dtype=torch.bool)} for each in partly_labelled()]
-    with pytest.raises(ConfigError, match=r"one entry for each of the 5 classes; target 0 has the shape \(3,\)"):
+    with pytest.raises(
+        ConfigError, match=r"one truth value for each of the 5 classes; target 0 has torch.bool of shape \(3,\)"
+    ):
+        loss_of(SetCriterion(CLASSES), logits, boxes, wrong)
+
+
+def test_an_object_of_an_unlabelled_class_is_refused():
+    logits, boxes = predictions(CLASSES)
+    wrong = partly_labelled()
+    wrong[0]["labels"] = torch.tensor([0, 3])
+    with pytest.raises(ConfigError, match=r"target 0 has objects of classes that are not in its 'labelled_classes': \[3\]"):
         loss_of(SetCriterion(CLASSES), logits, boxes, wrong)
 
 

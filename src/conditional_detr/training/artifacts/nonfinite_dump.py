@@ -56,7 +56,9 @@ def dump_step(folder: Path, name: str, learning: Trainable, batch: Batch, facts:
     norms = {key: float(parameter.detach().float().norm()) for key, parameter in model.named_parameters()}
     with atomic_folder(records / name) as new:
         native.write(model, new)
-        save_file({key: value.contiguous() for key, value in tensors.items()}, new / BATCH)
+        save_file(
+            {key: value.contiguous().clone() for key, value in tensors.items()}, new / BATCH
+        )  # an image may be there twice
         if len(learning.auxiliaries):
             save_file(learning.auxiliaries.state_dict(), new / AUXILIARIES)
         (new / RECORD).write_text(json.dumps(facts | {"weight_norms": norms}, indent=1), encoding="utf-8")

@@ -61,7 +61,8 @@ class SetCriterion(nn.Module):
         Parameters
         ----------
         output : output of the detector
-        targets : one dict per image: "labels" int64 [M] in 0…K−1, "boxes" float32 [M, 4] (cx, cy, w, h) in [0, 1]
+        targets : one dict per image: "labels" int64 [M] in 0…K−1, "boxes" float32 [M, 4] (cx, cy, w, h) in [0, 1], and
+            optionally "labelled_classes" bool [K]
         totals : normalisers of the terms, needed if these images are only a part of a batch; None = computed from `targets`
         groups : number of query groups, stored one after the other. Each group is matched separately, and the losses are
             averaged over the groups (Group DETR)
@@ -123,11 +124,6 @@ class SetCriterion(nn.Module):
                 raise ConfigError(
                     f"all targets must have the keys of the first, {', '.join(targets[0])}; target {i} has different keys"
                 )
-            if LABELLED in t and t[LABELLED].shape != (self.num_classes,):
-                raise ConfigError(
-                    f"{LABELLED!r} must have one entry for each of the {self.num_classes} classes; target {i} has the shape "
-                    f"{tuple(t[LABELLED].shape)}"
-                )
             labels = t["labels"]
             if len(labels) and float(t["boxes"].max()) > LARGEST_RELATIVE_BOX:
                 raise ConfigError(
@@ -139,6 +135,18 @@ class SetCriterion(nn.Module):
                     f"labels must be class indices from 0 to {self.num_classes - 1}; target {i} has "
                     f"{int(labels.min())} to {int(labels.max())}. Category ids are mapped to class indices when data are read"
                 )
+            if LABELLED in t:
+                self._check_labelled(t[LABELLED], labels, i)
+
+    def _check_labelled(self, labelled: Tensor, labels: Tensor, target: int) -> None:
+        if labelled.shape != (self.num_classes,) or labelled.dtype != torch.bool:
+            raise ConfigError(
+                f"{LABELLED!r} must have one truth value for each of the {self.num_classes} classes; target {target} has "
+                f"{labelled.dtype} of shape {tuple(labelled.shape)}"
+            )
+        if not labelled[labels].all():
+            wrong = sorted(set(labels[~labelled[labels]].tolist()))
+            raise ConfigError(f"target {target} has objects of classes that are not in its {LABELLED!r}: {wrong}")
 
 
 def without_unlabelled(logits: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:

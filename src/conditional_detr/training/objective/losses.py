@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from conditional_detr.boxes import cxcywh_to_xyxy, generalized_iou
 
-LABELLED = "labelled_classes"  # key of a target: bool [K], the classes whose objects are labelled in the image. None = all
+LABELLED = "labelled_classes"  # key of a target: bool [K], the classes whose objects are labelled in the image; absent = all
 NO_OBJECT_WEIGHT = 0.1
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 IA_BCE_ALPHA, LEAST_TARGET = 0.25, 0.01

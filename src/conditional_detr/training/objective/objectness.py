@@ -18,8 +18,9 @@ def objectness_loss(objectness: Float[Tensor, "B N"], memory: Memory, targets: l
     """Quality focal loss: |t − p|² times the cross-entropy of p with t, summed over all cells that are not padding.
 
     The targets t form a Gaussian over each object, see `gaussian_targets`. In an image in which only some classes are labelled,
-    a cell outside the labelled objects has no loss once p exceeds 0.5: it probably shows an object of another class. Below
-    0.5 it counts as background. Objects of each class are labelled in some images, which raise their p above 0.5.
+    a cell whose target is below that of the sides of a box has no loss once p exceeds 0.5: it probably shows an object of
+    another class. Below 0.5 it counts as background. Objects of each class are labelled in some images, which raise their p
+    above 0.5.
 
     Source: quality focal loss (Li et al., NeurIPS 2020), with Gaussian targets as in CenterNet (Zhou et al., 2019);
     the rule for missing labels follows the background recalibration loss (Zhang et al., ICASSP 2020).

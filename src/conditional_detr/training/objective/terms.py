@@ -29,7 +29,7 @@ class Matched(NamedTuple):
     ----------
     layer, image, query : int64 [P] each, indices of the query of each pair
     pred : predictions of each head by name, [L, B, Q, …] each
-    target : the object of each pair, [P, …] each: "labels", "boxes" and all other keys of the targets
+    target : the object of each pair, [P, …] each: "labels", "boxes" and all other values that targets have per object
     """
 
     layer: Int64[Tensor, " P"]

@@ -1,0 +1,48 @@
+"""The categories that are labelled in an image: its field `labelled_category_ids`."""
+
+from typing import Any
+
+from conditional_detr.data.annotations import Row, as_id, image_key
+from conditional_detr.errors import shortened_list
+
+
+def labelled_categories(row: Row, category_of: dict[int | None, int]) -> tuple[frozenset[int] | None, str]:
+    """Return the categories that are labelled in an image, and what is wrong with its field `labelled_category_ids`.
+
+    None stands for all categories: the image has no such field, or it lists all. It is also returned if the field cannot be
+    read.
+    """
+    written = row.get("labelled_category_ids")
+    if written is None:
+        return None, ""
+    if not isinstance(written, list):
+        return None, f"has labelled_category_ids that are not a list of category ids: {str(written)[:80]}"
+    ids = [as_id(value) if isinstance(value, int | float | str) else None for value in written]
+    unknown = [str(value) for value, id_ in zip(written, ids, strict=True) if id_ not in category_of]
+    text = f"has labelled_category_ids that are not listed as categories: {shortened_list(unknown, 5)}" if unknown else ""
+    labelled = frozenset(category_of[id_] for id_ in ids if id_ in category_of)
+    return (None if labelled >= set(category_of.values()) and not text else labelled), text
+
+
+def union(labelled: frozenset[int] | None, other: frozenset[int] | None) -> frozenset[int] | None:
+    """The categories that are labelled in one of two sets of labels; None = all."""
+    return None if labelled is None or other is None else labelled | other
+
+
+def shifted(category_of: dict[int | None, int], shift: int) -> dict[int | None, int]:
+    """The categories by ids that `shift` must be added to."""
+    return {None if id_ is None else id_ - shift: category for id_, category in category_of.items()}
+
+
+def lists_are_shifted(content: dict[str, Any], shift: int) -> bool:
+    """Whether `labelled_category_ids` of the images are off by one as the ids of the annotations are.
+
+    They are if more boxes are in the list of their image as both are written than after a shift of the boxes alone.
+    """
+    lists = {image_key(row.get("id")): row.get("labelled_category_ids") for row in content["images"]}
+    same = moved = 0
+    for row in content["annotations"] if shift else ():
+        ids, id_ = lists.get(image_key(row.get("image_id"))), as_id(row.get("category_id"))
+        if isinstance(ids, list) and isinstance(id_, int):
+            same, moved = same + (id_ in ids), moved + (id_ + shift in ids)
+    return same > moved
