@@ -21,7 +21,7 @@ BASIC_BLOCKS = ("resnet18", "resnet34")  # torchvision, which the reference rele
 # The choices of each foreign detector: values of the fields `DECIDED`, by the value of `cross_attention`.
 DECIDED = (
     "neck", "half_cell_positions", "decoder_norm", "encoder_attention", "learned_content", "spatial_query", "lambda_q",
-    "reference_points", "box_offset", "classification",
+    "reference_points", "box_offset", "classification", "size_logit",
 )  # fmt: skip
 FOREIGN_CHOICES: dict[str, dict[str, Any]] = {
     model.cross_attention: {field: getattr(model, field) for field in DECIDED}
@@ -29,7 +29,8 @@ FOREIGN_CHOICES: dict[str, dict[str, Any]] = {
 }
 # Fields that may have any value that the checks below allow. All fields that are neither here nor in `DECIDED` must have
 # their default, which is the value of the paper.
-FREE = SIZES | {"backbone", "dilation", "strides", "cross_attention", "spatial_init", "size_logit"}
+FREE = SIZES | {"backbone", "dilation", "strides", "cross_attention", "spatial_init"}
+INITIAL = {"size_logit"}  # matters only when a model is new
 # (format, cross-attention) of the formats that also hold models with norm = "pre"
 PRE_NORM = {("official", "additive")}
 
@@ -70,7 +71,7 @@ def check_can_be_held(config: ModelConfig, format: str) -> None:
     free = FREE | ({"norm"} if (format, config.cross_attention) in PRE_NORM else set())
     fixed = {field: info.default for field, info in ModelConfig.model_fields.items() if field not in free | decided.keys()}
     for field, value in {**decided, **fixed, "strides": (16,) if config.dilation else (32,)}.items():
-        if getattr(config, field) != value:
+        if field not in INITIAL and getattr(config, field) != value:
             beside = f" with cross_attention = {config.cross_attention!r}" if field in decided else ""
             raise CheckpointError(
                 f"the format {format!r} cannot hold {field} = {getattr(config, field)!r}: only {value!r} is "
