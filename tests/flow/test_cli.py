@@ -261,7 +261,7 @@ def test_a_copy_into_a_folder_that_is_not_empty_is_refused_before_the_work(capsy
     )
     code, out, err = run(capsys, *words)
     assert (code, out) == (2, "")  # nothing was read yet
-    assert "the copy needs a new or empty folder" in err
+    assert "the output must be a new or empty folder" in err
 
 
 class Terminal(io.StringIO):

@@ -82,7 +82,7 @@ def test_it_is_resumed_with_the_same_folds(done):
     assert again.to_dict() == before
     with pytest.raises(RunError, match="was started with 3 folds, not 2"):
         cross_validate(data, folds=2, output=result.folder, resume=True, say=lambda line: None, **OPTIONS)
-    with pytest.raises(ConfigError, match="needs a new or empty folder"):
+    with pytest.raises(ConfigError, match="must be a new or empty folder"):
         cross_validate(data, folds=3, output=result.folder, say=lambda line: None, **OPTIONS)
 
 

@@ -14,14 +14,19 @@ def merge(
 ) -> None:
     """Merge data sets, also if they label different classes, as COCO folders. Splits and classes are merged by name.
 
-    Each image lists the classes that are labelled in it (`labelled_category_ids`). In training and evaluation, objects of its
-    other classes do not count as background.
+    The last folder is the new one. Each image lists the classes that are labelled in it (`labelled_category_ids`). Training and
+    evaluation ignore the other classes in this image. Identical files become one image with the labels of all.
     """
     from conditional_detr.data.findings import counted
     from conditional_detr.doctor.clean_copy import check_is_new, write_copy
     from conditional_detr.doctor.merging import merge_sets
 
     *sources, output = folders
+    if len(folders) == 2:
+        first, last = folders
+        raise ConfigError(
+            f"a new folder for the merged set must come last, for example: cdetr data merge {first} {last} merged"
+        )
     if len(sources) < 2:
         raise ConfigError("data merge needs at least two data sets and a new folder: cdetr data merge A B OUT")
     check_is_new(output)
@@ -30,6 +35,8 @@ def merge(
         print_text(line, file=sys.stderr)
     for each in result.sets:
         print_text(str(each))
+    if result.joined:
+        print_text(f"{plural(result.joined, 'image')} of several data sets: joined, with the labels of all")
     counts = write_copy(result.splits, result.findings, output)
     for name, (images, boxes) in counts.items():
         split = result.splits[name]

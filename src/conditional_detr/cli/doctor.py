@@ -105,7 +105,7 @@ def _print_finding(finding: "Finding") -> None:
     from conditional_detr.data.findings import WARNING, where
 
     severity, style = ("warning", "yellow") if finding.severity == WARNING else ("error", "red")
-    places = dict.fromkeys([finding.split or "data set", where(finding)])
+    places = dict.fromkeys([finding.split or "the data set", where(finding)])
     print_text(f"{severity:<8} {finding.code:<22} {': '.join(places)}: {finding.message} (--fix: {finding.fix})", style)
 
 

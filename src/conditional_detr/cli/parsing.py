@@ -110,7 +110,11 @@ def _normalised_arguments(tokens: list[str], verb: Signature) -> list[str]:
         option = _as_option(token, verb, free)
         if option is None and not token.startswith("-"):
             if not free:
-                hint = f"did you mean --data {token}?" if verb.path == ("train",) and Path(token).exists() else ""
+                hint = ""
+                if verb.path == ("train",) and Path(token).exists():
+                    several = "--data" in given
+                    hint = "to train on several data sets, merge them first: cdetr data merge A B OUT" if several else ""
+                    hint = hint or f"did you mean --data {token}?"
                 raise ConfigError(f"{verb.name} does not expect {token!r}: {hint or 'options are --name value or name=value'}")
             free -= 1
         words = [option or token]

@@ -26,11 +26,20 @@ from conditional_detr.data.box_format import COCO, FEW
 from conditional_detr.data.file_lookup import FileLookup, printable_path
 from conditional_detr.data.findings import ERROR, LOSES_BOX, WARNING, Finding
 from conditional_detr.data.splits.conventions import MIN_MARKED_TO_REPORT, Conventions, category_shift, conventions_of, ids_of
-from conditional_detr.data.splits.labelled import labelled_categories, lists_are_shifted, shifted, union
+from conditional_detr.data.splits.labelled import (
+    Unreadable,
+    labelled_categories,
+    lists_are_shifted,
+    misspelt_field,
+    shifted,
+    union,
+)
 from conditional_detr.data.splits.location import SplitLocation
 from conditional_detr.data.splits.summary import Summary, summary_of
 from conditional_detr.errors import DataError, shortened_list
 from conditional_detr.images.header import size_of
+
+MANY_UNLABELLED = 0.1  # fraction of the boxes from which on the lists of labelled categories are probably wrong
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,8 @@ def clean(content: dict[str, Any], location: SplitLocation, conventions: Convent
         findings.append(
             Finding("box-format", location.split, location.file.name, None, written.message, fix="the boxes are clipped")
         )
+    if misspelt := misspelt_field(content):
+        findings.append(Finding("labelled-categories", location.split, location.file.name, None, misspelt))
     listed = {str(row.get("id")) for row in content["images"]}
     owned = owned_annotations(rows, image_of, listed, shifted(category_of, shift))
     name_of = {category.id: category.name for category in categories}
@@ -109,6 +120,8 @@ def clean(content: dict[str, Any], location: SplitLocation, conventions: Convent
         file = location.file.name if image is None else images[image]["file_name"]
         findings.append(Finding(code, location.split, file, row.get("id"), message))
     left_out = Counter(code for *_, code, _ in faulty if code in LOSES_BOX)
+    if left_out["box-unlabelled"] > max(FEW, MANY_UNLABELLED * len(rows)):
+        misread = [*misread, _lists_finding(left_out["box-unlabelled"], len(rows), location)]
     left_out.update(f"marked as {mark}" for row in annotations if (mark := mark_of(row)) is not None)
     left_out.update({"in images that are left out": len(rows) - len(owned)})
     return Clean(
@@ -135,6 +148,17 @@ def _shift_finding(content: dict[str, Any], location: SplitLocation, shift: int)
         "from 1. If that is not so, add the missing category to the list, or remove these annotations"
     )
     return Finding("category-unknown", location.split, location.file.name, None, text, fix=f"{shift:+d} is added to all ids")
+
+
+def _lists_finding(wrong: int, boxes: int, location: SplitLocation) -> Finding:
+    """Return the finding about lists of labelled categories that many boxes contradict."""
+    text = (
+        f"{wrong} of {boxes} boxes have a category that labelled_category_ids of their image does not list, so these lists are "
+        "probably wrong: they must contain the ids of all categories that are labelled in the image"
+    )
+    return Finding(
+        "box-unlabelled", location.split, location.file.name, None, text, fix="the boxes are left out; better correct the lists"
+    )
 
 
 def _as_object(owned: Owned, name_of: dict[int, str], conventions: Conventions) -> Owned:
@@ -228,9 +252,9 @@ def _images(
                 findings.append(
                     Finding("image-size", location.split, file, None, text, WARNING, "the size in the image file is used")
                 )
-        labelled, wrong = labelled_categories(row, category_of)
-        fault = fault or _fault_of_list(wrong, labelled, location, file, findings)
-        if str(path) in first_of:
+        labelled, unreadable = _labelled(row, category_of, location, file, None if fault else findings)
+        fault = fault or unreadable
+        if str(path) in first_of and unreadable is None:
             first = images[first_of[str(path)]]
             first["labelled"] = union(first["labelled"], labelled)
         if fault:
@@ -256,14 +280,17 @@ def _images(
     return images, image_of
 
 
-def _fault_of_list(
-    wrong: str, labelled: frozenset[int] | None, location: SplitLocation, file: str, findings: list[Finding]
-) -> Finding | None:
-    """Return the fault of an image whose `labelled_category_ids` cannot be read. Unknown ids are only reported."""
-    if wrong and labelled is None:
-        return Finding("image-categories", location.split, file, None, wrong)
-    findings += [Finding("labelled-categories", location.split, file, None, wrong)] if wrong else []
-    return None
+def _labelled(
+    row: Row, category_of: dict[int | None, int], location: SplitLocation, file: str, findings: list[Finding] | None
+) -> tuple[frozenset[int] | None, Finding | None]:
+    """Return the categories that are labelled in an image, and its fault if that cannot be read. Oddities become findings."""
+    try:
+        labelled, odd = labelled_categories(row, category_of)
+    except Unreadable as error:
+        return None, Finding("image-categories", location.split, file, None, str(error))
+    if odd and findings is not None:
+        findings.append(Finding("labelled-categories", location.split, file, None, odd))
+    return labelled, None
 
 
 def _image_fault(row: Row, file: str, path: Path, location: SplitLocation, several: list[Path] | None) -> Finding | None:

@@ -72,6 +72,12 @@ class SplitIndex:
         return summary_of(len(self), owners, self.labels, names, self.left_out, partly)
 
     @property
+    def labelled_names(self) -> list[str]:
+        """Names of the classes that are labelled in one of the images at least."""
+        columns = range(len(self.categories))
+        return [self.categories[k].name for k in columns if self.labelled is None or self.labelled[:, k].any()]
+
+    @property
     def missing(self) -> list[str]:
         """Listed images that cannot be used, as far as this is known without decoding them."""
         return sorted({str(finding.file) for finding in self.findings if finding.loses_image})
@@ -162,7 +168,8 @@ def load_split(folder: str | Path, split: str) -> SplitIndex:
         raise DataError(f"{source.location.file} lists no images{reasons}")
     found = clean_among_splits(folder, content, source.location)
     if stops := [*found.misread, *(each for each in found.findings if each.code == "image-outside-folder")]:
-        raise DataError(f"{source.location.file}: {stops[0].message}. `cdetr doctor {folder} --fix OUT` writes a repaired copy")
+        advice = "" if stops[0].code == "box-unlabelled" else f". `cdetr doctor {folder} --fix OUT` writes a repaired copy"
+        raise DataError(f"{source.location.file}: {stops[0].message}{advice}")
     findings = [*found.findings, *faults]
     if not found.images:
         first = found.findings[0]

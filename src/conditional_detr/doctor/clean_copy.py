@@ -28,7 +28,9 @@ def check_is_new(output: str | Path) -> None:
     """
     folder = Path(output).absolute()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ConfigError(f"the copy needs a new or empty folder: {folder} is {'a file' if folder.is_file() else 'not empty'}")
+        raise ConfigError(
+            f"the output must be a new or empty folder: {folder} is {'a file' if folder.is_file() else 'not empty'}"
+        )
 
 
 def write_copy(

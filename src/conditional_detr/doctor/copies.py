@@ -8,6 +8,7 @@ from conditional_detr.doctor.examined import Examined
 from conditional_detr.doctor.image_scan import ImageScan, near_pairs
 from conditional_detr.errors import plural
 
+JOINED = "the images are joined, with the boxes of both"
 ORDER = ("train", "valid", "test")  # an image in two splits is removed from the one that comes first here
 
 
@@ -35,7 +36,7 @@ def duplicates(splits: dict[str, Examined]) -> list[Finding]:
                 else:
                     splits[key] = joined
                     text += ", in which other classes are labelled"
-                    fix = "the images are joined, with the boxes of both"
+                    fix = JOINED
                 splits[key].skipped.add(i)
                 findings.append(Finding("image-duplicate", split.name, images[i]["file_name"], None, text, fix=fix))
     return findings

@@ -57,7 +57,8 @@ class CrossValidation:
         if len(values) < len(self.folds[metric]):
             return None
         half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-        return float(np.mean(values)), float(np.mean(values)) - half, float(np.mean(values)) + half
+        mean = float(np.mean(values))
+        return mean, max(0.0, mean - half), min(1.0, mean + half)
 
     def to_dict(self) -> dict[str, Any]:
         """The result in the form of `metrics.json`."""

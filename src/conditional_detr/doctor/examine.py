@@ -8,7 +8,7 @@ from conditional_detr.data.annotations import mark_of
 from conditional_detr.data.clean import clean, summary
 from conditional_detr.data.discovery import SplitSource, by_usual_name, sources, unknown_layout
 from conditional_detr.data.findings import ERROR, Finding
-from conditional_detr.data.splits.together import class_differences, conventions_across
+from conditional_detr.data.splits.together import class_differences, conventions_across, unlabelled_classes
 from conditional_detr.doctor.annotated_size import is_resized, is_rotated
 from conditional_detr.doctor.copies import ORDER, duplicates, leaks
 from conditional_detr.doctor.examined import Examined, objects_by_class
@@ -148,6 +148,9 @@ def _classes(splits: dict[str, Examined]) -> list[Finding]:
         name: {category.name: objects_by_class(split)[category.name] for category in split.clean.categories}
         for name, split in splits.items()
     }
+    for name, split in splits.items():
+        if name != "train" and split.labelled is not None:
+            findings += unlabelled_classes(name, split.labelled, objects.get("train", {}))
     return findings + class_differences(objects)
 
 

@@ -34,6 +34,14 @@ class Examined(NamedTuple):
         return self.source.location.split
 
     @property
+    def labelled(self) -> list[str] | None:
+        """Names of the classes that are labelled in a used image at least. None if all classes are in all images."""
+        lists = [self.clean.images[i]["labelled"] for i in self.used]
+        if all(each is None for each in lists):
+            return None
+        return [c.name for c in self.clean.categories if any(each is None or c.id in each for each in lists)]
+
+    @property
     def used(self) -> list[int]:
         """Positions of the images that are not left out."""
         return [i for i in range(len(self.clean.images)) if i not in self.skipped]

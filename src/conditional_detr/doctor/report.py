@@ -14,7 +14,7 @@ from conditional_detr.data.findings import Finding, where
 from conditional_detr.doctor.copies import ORDER
 from conditional_detr.doctor.examined import Examined
 from conditional_detr.doctor.statistics import Statistics, statistics
-from conditional_detr.errors import ImageError
+from conditional_detr.errors import ImageError, shortened_list
 from conditional_detr.evaluation import plots
 from conditional_detr.evaluation.pages import embedded, write_page
 from conditional_detr.evaluation.report import jpeg
@@ -104,8 +104,17 @@ def _samples(split: Examined) -> list[dict[str, str]]:
             drawn = draw(decode_array(image["path"]), boxes, labels, texts)
         except ImageError:
             continue
-        samples.append({"name": Path(image["path"]).name, "jpeg": embedded(jpeg(drawn))})
+        samples.append({"name": Path(image["path"]).name + _labelled_here(split, i), "jpeg": embedded(jpeg(drawn))})
     return samples
+
+
+def _labelled_here(split: Examined, image: int) -> str:
+    """The classes that are labelled in an image, if not all are."""
+    labelled = split.clean.images[image]["labelled"]
+    if labelled is None:
+        return ""
+    names = [category.name for category in split.clean.categories if category.id in labelled]
+    return f", labelled here: {shortened_list(names, 10)}" if names else ", no class is labelled here"
 
 
 def _counted(findings: Sequence[Finding]) -> list[dict[str, Any]]:

@@ -258,6 +258,11 @@ class Evaluation:
             shown = [f"{name} (is it {twins[name]!r}?)" if name in twins else name for name in lacking]
             names = shortened_list(shown, 5)
             notes.append(f"{len(lacking)} of {len(categories)} classes are unknown to the model and count as AP 0: {names}.")
+        if partly := self.summary.partly_labelled:
+            notes.append(
+                f"In {partly} of {len(self.index)} images only some classes are labelled. Detections of the other classes are "
+                "neither shown nor counted there, and confusions with them are not measured."
+            )
         return " ".join(notes)
 
 

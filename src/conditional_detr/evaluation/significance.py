@@ -37,7 +37,7 @@ def compare_groups(names: Sequence[str], groups: Sequence[Sequence[Path]]) -> li
         found = [[_evaluated(folder, load) for folder in folders] for folders in groups]
         first = found[0][0][0]
         if not all(_is_same(first, index) for side in found for index, _ in side):
-            raise RunError("the runs do not have the same validation images and boxes")
+            raise RunError("the runs do not have the same validation images, boxes and labelled classes")
     except ConditionalDETRError as error:
         return [f"Whether the runs differ was not computed: {error}"]
     sides = [[matches for _, matches in side] for side in found]

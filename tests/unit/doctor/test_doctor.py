@@ -267,7 +267,7 @@ def test_the_copy_goes_into_a_new_folder_and_logs_what_it_changed(data):
     clean = copied(data)
     (change,) = json.loads((clean / "changes.json").read_text())
     assert (change["code"], change["file"], change["fix"]) == ("image-missing", "4.png", "the image is left out")
-    with pytest.raises(ConfigError, match="the copy needs a new or empty folder: .* is not empty"):
+    with pytest.raises(ConfigError, match="the output must be a new or empty folder: .* is not empty"):
         copied(data)
 
 

@@ -62,8 +62,10 @@ def test_each_image_lists_the_classes_of_its_own_set(tmp_path, capsys):
     write(a, {3: ["cat"]}, ["cat", "person"], "valid")
     b = write(tmp_path / "b", {4: ["dog"], 5: []}, ["dog", "person"])
     code, out, err = run(capsys, "data", "merge", a, b, tmp_path / "out")
-    assert (code, err) == (0, "")
-    assert "a: 3 images, labels cat, person\nb: 2 images, labels dog\n" in out  # classes without a box are not labelled
+    assert (code, err) == (0, "warning: no image of valid labels dog: the AP of this class cannot be computed\n")
+    assert (
+        "a: 3 images, labels cat, person (listed without a box, so not labelled: animals)\nb: 2 images, labels dog (lis" in out
+    )
     assert "train: 4 images, 4 boxes, 4 images with labels of only some classes" in out
     labelled, boxes = merged_content(tmp_path / "out")
     assert labelled == {"1.png": ["cat", "person"], "2.png": ["cat", "person"], "4.png": ["dog"], "5.png": ["dog"]}
@@ -140,7 +142,8 @@ def test_fewer_than_two_sets_and_a_new_folder_are_refused(tmp_path, capsys, coun
     folders = [write(tmp_path / str(k), {k: ["cat"]}, ["cat"]) for k in range(count)]
     code, _, err = run(capsys, "data", "merge", *folders)
     assert code == 2
-    assert "data merge needs at least two data sets and a new folder: cdetr data merge A B OUT" in err
+    asked = "a new folder for the merged set must come last" if count == 2 else "needs at least two data sets and a new folder"
+    assert asked in err
 
 
 def test_a_folder_that_is_not_new_is_refused_before_anything_is_read(tmp_path, capsys):
@@ -179,7 +182,7 @@ def test_unknown_ids_in_a_list_are_reported_and_ignored(tmp_path):
     index = load_split(tmp_path, "train")
     (finding,) = index.findings
     assert (finding.code, finding.severity) == ("labelled-categories", "warning")
-    assert "not listed as categories: 99, None" in finding.message
+    assert "not ids of categories: 99, None" in finding.message
     assert index.labelled is None  # 10 and "20": both
 
 
@@ -307,8 +310,8 @@ def test_a_set_without_splits_is_refused_beside_one_with_splits(tmp_path, capsys
     b = write(tmp_path / "b", {2: ["dog"]}, ["dog"], "photos")
     code, _, err = run(capsys, "data", "merge", a, b, tmp_path / "out")
     assert code == 2
-    assert "b has no splits, but other data sets have" in err
-    assert "cdetr data split b b-split" in err
+    assert f"{b} has no splits, but other data sets have" in err
+    assert f"cdetr data split {b} b-split" in err
     assert not (tmp_path / "out").exists()
 
 
@@ -413,3 +416,92 @@ def test_a_square_image_with_a_rotation_keeps_its_boxes(tmp_path):
     from conditional_detr.doctor.image_scan import ImageScan
 
     assert to_current_image([1, 2, 3, 4], {"width": 50, "height": 50}, ImageScan(None, 50, 50, 6)) == [1, 2, 3, 4]
+
+
+def test_lists_that_many_boxes_contradict_stop_training_and_merging(tmp_path, capsys):
+    """Here they count from 0, and the categories from 1."""
+    a = write(tmp_path / "a", {k: ["a" if k % 2 else "b"] for k in range(1, 15)}, ["a", "b"])
+    content = json.loads((a / "train" / "_annotations.coco.json").read_text())
+    content["categories"] = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    for row, image in zip(content["annotations"], content["images"], strict=True):
+        row["category_id"] = 1 if row["image_id"] % 2 else 2
+        image["labelled_category_ids"] = [0, 1]
+    listed(a, content)
+    with pytest.raises(DataError, match=r"7 of 14 boxes have a category that labelled_category_ids .* probably wrong"):
+        load_split(a, "train")
+    b = write(tmp_path / "b", {20: ["c"]}, ["c"])
+    code, _, err = run(capsys, "data", "merge", a, b, tmp_path / "out")
+    assert code == 2
+    assert "these lists are probably wrong" in err
+    code, out, _ = run(capsys, "doctor", a)
+    assert code == 3
+    assert "(--fix: the boxes are left out; better correct the lists)" in out
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("labeled_category_ids", "the field 'labeled_category_ids', which is not read: did you mean labelled_category_ids?"),
+        ("labelledCategoryIds", "did you mean labelled_category_ids?"),
+        ("neg_category_ids", "the field 'neg_category_ids' of LVIS, which is not read"),
+    ],
+)
+def test_fields_that_are_probably_meant_are_pointed_out(tmp_path, field: str, text: str):
+    write(tmp_path, {1: ["cat"], 2: ["dog"]}, ["cat", "dog"])
+    content = json.loads((tmp_path / "train" / "_annotations.coco.json").read_text())
+    content["images"][0][field] = [10]
+    listed(tmp_path, content)
+    (finding,) = load_split(tmp_path, "train").findings
+    assert (finding.code, finding.severity) == ("labelled-categories", "warning")
+    assert text in finding.message
+
+
+def test_a_field_of_the_file_instead_of_the_images_is_pointed_out(tmp_path):
+    write(tmp_path, {1: ["cat"]}, ["cat", "dog"])
+    listed(tmp_path, {"labelled_category_ids": [10]})
+    (finding,) = load_split(tmp_path, "train").findings
+    assert "is a field of each image, not of the file" in finding.message
+
+
+def test_an_empty_list_is_pointed_out(tmp_path):
+    write(tmp_path, {1: ["cat"], 2: []}, ["cat", "dog"], p2=[])
+    (finding,) = load_split(tmp_path, "train").findings
+    assert "no class is labelled in it, so it is no example of background either" in finding.message
+
+
+def test_a_class_that_no_validation_image_labels_is_a_warning_of_the_doctor(tmp_path, capsys):
+    a, b = write(tmp_path / "a", {1: ["cat"]}, ["cat"]), write(tmp_path / "b", {2: ["dog"]}, ["dog"])
+    write(b, {3: ["dog"]}, ["dog"], "valid")
+    run(capsys, "data", "merge", a, b, tmp_path / "out")
+    code, out, _ = run(capsys, "doctor", tmp_path / "out")
+    assert code == 0
+    assert "no image of valid labels cat: the AP of this class cannot be computed" in out
+
+
+def test_a_set_of_which_many_images_cannot_be_used_is_refused(tmp_path, capsys):
+    a = write(tmp_path / "a", {1: ["cat"], 2: ["cat"]}, ["cat"], p1="10", p2="10")
+    b = write(tmp_path / "b", {3: ["dog"]}, ["dog"])
+    code, _, err = run(capsys, "data", "merge", a, b, tmp_path / "out")
+    assert code == 2
+    assert f"2 of 2 images of {a} cannot be used" in err
+
+
+def test_a_set_that_is_given_twice_is_refused(tmp_path, capsys):
+    a = write(tmp_path / "a", {1: ["cat"]}, ["cat"])
+    code, _, err = run(capsys, "data", "merge", a, f"{tmp_path}/./a", tmp_path / "out")
+    assert code == 2
+    assert "is given twice" in err
+
+
+def test_training_on_two_sets_says_how_to_merge_them(tmp_path, capsys):
+    a, b = (write(tmp_path / name, {k: [name]}, [name]) for k, name in enumerate(("a", "b")))
+    code, _, err = run(capsys, "train", "--data", a, b)
+    assert code == 2
+    assert "to train on several data sets, merge them first: cdetr data merge A B OUT" in err
+
+
+def test_evaluation_says_that_classes_are_not_labelled(tmp_path, small_model):
+    from conditional_detr.evaluation.coco import evaluation_of
+
+    write(tmp_path, {1: ["0"], 2: ["1"]}, ["0", "1", "2"], "valid", p1=[10, 30])
+    assert "In 1 of 2 images only some classes are labelled." in evaluation_of(small_model, tmp_path).note

@@ -14,7 +14,7 @@ from conditional_detr.data.discovery import sources
 from conditional_detr.data.findings import Finding
 from conditional_detr.data.splits.conventions import Conventions, conventions_of, ids_of, loses, marks_by_class
 from conditional_detr.data.splits.location import SplitLocation
-from conditional_detr.errors import DataError, plural
+from conditional_detr.errors import DataError, plural, shortened_list
 
 Read = tuple[dict[str, Any], SplitLocation]  # COCO content, and where it was read from
 OF_LAYOUT = {
@@ -71,6 +71,24 @@ def class_differences(objects: Mapping[str, Mapping[str, int]]) -> list[Finding]
         findings += _only_here(name, other, "train", train, "training cannot learn it, so its AP is 0")
         findings += _only_here("train", train, name, other, "its AP cannot be computed")
     return findings
+
+
+def unlabelled_classes(name: str, labelled: Iterable[str], train: Mapping[str, int]) -> list[Finding]:
+    """Find classes with objects in the training split that are labelled in no image of another split.
+
+    Parameters
+    ----------
+    name : name of the other split
+    labelled : names of the classes that are labelled in one of its images at least
+    train : number of objects of each class in the training split
+    """
+    known = set(labelled)
+    missing = [each for each, count in train.items() if count and each not in known]
+    if not missing:
+        return []
+    these = "this class" if len(missing) == 1 else "these classes"
+    text = f"no image of {name} labels {shortened_list(missing, 10)}: the AP of {these} cannot be computed"
+    return [Finding("category-in-one-split", name, None, None, text)]
 
 
 def _only_here(name: str, here: Mapping[str, int], other_name: str, there: Mapping[str, int], effect: str) -> list[Finding]:

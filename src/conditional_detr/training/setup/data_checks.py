@@ -2,7 +2,7 @@
 
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import SplitIndex, match_categories
-from conditional_detr.data.splits.together import class_differences
+from conditional_detr.data.splits.together import class_differences, unlabelled_classes
 from conditional_detr.errors import DataError
 from conditional_detr.factory.build import DetectionModel
 
@@ -38,6 +38,8 @@ def opening(train: SplitIndex, valid: SplitIndex, model: DetectionModel, config:
     for name, index in (("train", train), ("valid", valid)):
         lines += [f"{name}: {index.summary}", *(f"  {index.file}: {line}" for line in index.report)]
     differences = class_differences({"train": train.summary.objects, "valid": valid.summary.objects})
+    if valid.labelled is not None:
+        differences += unlabelled_classes("valid", valid.labelled_names, train.summary.objects)
     lines += [f"  warning: {finding.message}" for finding in differences]
     if not len(valid.labels):
         lines.append(
