@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from conditional_detr.config.messages import updated
-from conditional_detr.config.presets import recipe_of
-from conditional_detr.config.recipes import RECIPES, RecipeConfig
+from conditional_detr.config.presets import recipe_for, recipe_of
+from conditional_detr.config.recipes import RecipeConfig
 from conditional_detr.config.run import RunOptions
 from conditional_detr.config.schema import ModelConfig
 from conditional_detr.device.bf16 import has_fast_bf16
@@ -179,6 +179,6 @@ def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | N
 
 def usual_recipe(model: ModelConfig) -> RecipeConfig:
     """Return the recipe that `train` uses for a model, with a class loss that the model supports."""
-    recipe = RECIPES[recipe_of(model)]
+    recipe = recipe_for(model, recipe_of(model))
     fits = class_loss_fits(recipe.class_loss, model.classification)
     return recipe if fits else updated(recipe, {"class_loss": "model"}, "train")

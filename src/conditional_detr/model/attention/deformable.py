@@ -118,12 +118,12 @@ class DeformableCrossAttention(DeformableAttention):
         return queries.reference[:, :, None] * ratios
 
     def explain(self, queries: Queries, memory: Memory, chosen: Tensor) -> Mapping[str, Tensor]:
-        """What the chosen queries of the first image sample, in the finest level.
+        """What the chosen queries of the first image sample.
 
         Returns
         -------
         "combined" [k, H, N], the weights of the samples, distributed over the four nearest cells of each; "places"
-        [k, H, S·P, 2], (x, y) relative to the unpadded image; "weights" [k, H, S·P]
+        [k, H, S·P, 2], (x, y) in cells of the finest level, from the upper left corner of the image; "weights" [k, H, S·P]
         """
         query = (queries.content + queries.position).float()
         places, weights = self.places(query, self.on_levels(queries, memory), memory)
@@ -134,8 +134,9 @@ class DeformableCrossAttention(DeformableAttention):
             grid = 2 * places[:, :, :, level].flatten(1, 2) - 1  # [1, k·H, P, 2]
             found = F.grid_sample(shares, grid, align_corners=False) * weights[:, :, :, level].flatten(1, 2)[:, None]
             maps.append(found.sum(-1)[0].unflatten(-1, weights.shape[1:3]).permute(1, 2, 0))
-        seen = places / memory.valid_ratios[:1, None, None, :, None]
-        return {"combined": torch.cat(maps, -1), "places": seen[0].flatten(2, 3), "weights": weights[0].flatten(2)}
+        height, width = memory.shapes[0]
+        cells = places[0].flatten(2, 3) * torch.tensor([width, height], device=places.device)
+        return {"combined": torch.cat(maps, -1), "places": cells, "weights": weights[0].flatten(2)}
 
 
 def cell_centres(memory: Memory) -> Float[Tensor, "_ N 2"]:
