@@ -71,6 +71,9 @@ class ModelConfig(Settings):
         0.0, ge=-10, le=10, description="Initial logit of the width and height of boxes: 0 = half of the image."
     )
     classification: Literal["focal", "softmax"] = "focal"
+    patches: int = Field(
+        0, ge=0, le=1000, description="Number of patches per image in pre-training without labels (UP-DETR). 0 = a detector."
+    )
     spatial_init: Literal["xavier", "local"] = Field("xavier", description="Initialisation of the spatial attention.")
 
     @model_validator(mode="after")
@@ -98,7 +101,7 @@ class ModelConfig(Settings):
 # Fields that set a size or a rate. All others choose between variants of a module.
 SIZES = {
     "num_classes", "num_queries", "hidden_dim", "num_heads", "encoder_layers", "decoder_layers", "feedforward_dim", "dropout",
-    "sampling_points",
+    "sampling_points", "patches",
 }  # fmt: skip
 
 

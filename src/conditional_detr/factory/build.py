@@ -19,8 +19,9 @@ from conditional_detr.model.encoder import ENCODER_LAYERS, Encoder, EncoderLayer
 from conditional_detr.model.heads.box import BOX_HEADS
 from conditional_detr.model.heads.classification import CLASS_HEADS
 from conditional_detr.model.initialisation import init_local_spatial_attention, initialise_transformer
+from conditional_detr.model.patches import FeatureHead, with_patches
 from conditional_detr.model.positional import EXTENTS, Grid
-from conditional_detr.model.query_init import FIRST_CONTENT, REFERENCE_POINTS
+from conditional_detr.model.query_init import FIRST_CONTENT, REFERENCE_POINTS, QueryInit
 from conditional_detr.model.spatial_query import LAMBDA_Q, SPATIAL_QUERIES, SpatialQuery
 
 SAME_PADDING_MULTIPLE = 32
@@ -142,11 +143,13 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     lambda_q = LAMBDA_Q[config.lambda_q](dim, num_heads)
     decoder = Decoder(decoder_layers, spatial_query(lambda_q), DECODER_NORMS[config.decoder_norm](dim))
     content = FIRST_CONTENT[config.learned_content](dim, config.num_queries)
-    reference_points = REFERENCE_POINTS[config.reference_points](dim, config.num_queries, content)
-    heads = {
+    reference_points = query_init_of(config, content, backbone.channels[-1])
+    heads: dict[str, nn.Module] = {
         "class_head": CLASS_HEADS[config.classification](dim, config.num_classes),
         "box_head": BOX_HEADS[config.box_offset](dim, config.size_logit),
     }
+    if config.patches:
+        heads["feature_head"] = FeatureHead(dim, backbone.channels[-1])
     projection = neck(backbone.channels, dim)
     projection.check(backbone, config.strides)
     grid = Grid(config.strides, EXTENTS[config.pixel_aligned_positions], 0.5 if config.half_cell_positions else 0.0)
@@ -154,6 +157,15 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
         "backbone": backbone, "neck": projection, "grid": grid, "encoder": encoder, "reference_points": reference_points,
         "decoder": decoder, "heads": heads,
     }  # fmt: skip
+
+
+def query_init_of(config: ModelConfig, content: nn.Module, channels: int) -> QueryInit:
+    """Build the module of the initial queries. In pre-training they carry patches with `channels` features."""
+    kind = REFERENCE_POINTS[config.reference_points]
+    if not config.patches:
+        return kind(config.hidden_dim, config.num_queries, content)
+    carrying = with_patches(kind, config.cross_attention)
+    return carrying(config.hidden_dim, config.num_queries, content, channels, config.patches)
 
 
 def encoder_layers_of(config: ModelConfig) -> Iterator[EncoderLayer]:

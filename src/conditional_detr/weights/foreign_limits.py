@@ -29,9 +29,9 @@ FOREIGN_CHOICES: dict[str, dict[str, Any]] = {
 }
 # Fields that may have any value that the checks below allow. All fields that are neither here nor in `DECIDED` must have
 # their default, which is the value of the paper.
-FREE = SIZES | {"backbone", "dilation", "strides", "cross_attention", "spatial_init"}
+FREE = SIZES - {"patches"} | {"backbone", "dilation", "strides", "cross_attention", "spatial_init"}
 INITIAL = {"size_logit"}  # matters only when a model is new
-# (format, cross-attention) of the formats that also hold models with norm = "pre"
+# (format, cross-attention) of the formats that also hold models with norm = "pre" and for pre-training
 PRE_NORM = {("official", "additive")}
 
 
@@ -68,7 +68,7 @@ def check_can_be_held(config: ModelConfig, format: str) -> None:
             f"the format {format!r} cannot hold cross_attention = {config.cross_attention!r}. Save it as 'native'"
         )
     decided = FOREIGN_CHOICES[config.cross_attention]
-    free = FREE | ({"norm"} if (format, config.cross_attention) in PRE_NORM else set())
+    free = FREE | ({"norm", "patches"} if (format, config.cross_attention) in PRE_NORM else set())
     fixed = {field: info.default for field, info in ModelConfig.model_fields.items() if field not in free | decided.keys()}
     for field, value in {**decided, **fixed, "strides": (16,) if config.dilation else (32,)}.items():
         if field not in INITIAL and getattr(config, field) != value:

@@ -19,6 +19,8 @@ DETR_ONCE = {
     "object_query": ("query_embed.weight", "model.query_position_embeddings.weight"),
     "reference_points.mlp.": ("transformer.decoder.ref_point_head.", "model.decoder.ref_point_head."),
     "decoder.spatial_query.lambda_q.mlp.": ("transformer.decoder.query_scale.", "model.decoder.query_scale."),
+    "reference_points.patch_projection.": ("patch2query.", ""),  # this and the next only in UP-DETR's pre-training
+    "feature_head.mlp.": ("feature_align.", ""),
     "encoder.norm.": ("transformer.encoder.norm.", ""),  # only with norm = "pre", which transformers does not have
     "decoder.norm.": ("transformer.decoder.norm.", "model.decoder.layernorm."),
     "class_head.": ("class_embed.", "class_labels_classifier."),

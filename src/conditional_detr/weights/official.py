@@ -21,6 +21,7 @@ from conditional_detr.weights.recognise import RELEASE_FILE
 HEADS = 8  # number of attention heads of every released model; it cannot be derived from the weights
 BACKBONE = "backbone.0.body."
 LAYER = "transformer.{}.layers.0."
+PATCHES, PATCH_PROJECTION = 10, "patch2query.weight"  # patches of UP-DETR's pre-training, and a tensor that tells it
 ENCODER_NORM = "transformer.encoder.norm.weight"  # only DETR with pre-norm layers has it
 
 
@@ -109,6 +110,8 @@ def write(model: DetectionModel, folder: Path) -> None:
         "pre_norm": config.norm == "pre",
         "masks": False,
     }
+    if config.patches:
+        args |= {"num_patches": config.patches}
     if config.cross_attention == "deformable":
         args |= {"num_feature_levels": 1, "with_box_refine": False, "two_stage": False}
         args |= {"enc_n_points": config.sampling_points, "dec_n_points": config.sampling_points}
@@ -204,6 +207,8 @@ def _config(file: Path, state: dict[str, Tensor], args: dict[str, Any], system: 
         "feedforward_dim": len(state.get("transformer.decoder.layers.0.linear1.weight", [0])),
         "dropout": args.get("dropout", ModelConfig.model_fields["dropout"].default),
     }
+    if PATCH_PROJECTION in state:
+        values["patches"] = args.get("num_patches") or PATCHES
     if cross_attention == "deformable":
         values["sampling_points"] = _points(state, args, heads, file)
     return build(ModelConfig, values, str(file))
