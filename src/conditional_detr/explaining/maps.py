@@ -24,8 +24,6 @@ from conditional_detr.model.memory import Memory
 from conditional_detr.model.queries import Queries
 from conditional_detr.weights.discovery import load_model
 
-MAPS = ("spatial", "content", "combined", "places", "weights")  # what cross-attention can explain
-
 
 @dataclass(frozen=True)
 class Explanation:
@@ -132,14 +130,20 @@ def explain_image(model: DetectionModel, rgb: Tensor, conf: float) -> list[Expla
         maps["places"] *= np.array([width, height], dtype=np.float32)
     return [
         Explanation(
-            **{name: maps[name][i] if name in maps else None for name in MAPS},
+            spatial=_of(maps, "spatial", i), content=_of(maps, "content", i), combined=maps["combined"][i],
             box=boxes[i], reference_point=points[i] if has_points else None, score=score, class_id=label,
-            class_name=model.class_names[label], query=query, cell_size=(width, height),
+            class_name=model.class_names[label], query=query, cell_size=(width, height), places=_of(maps, "places", i),
+            weights=_of(maps, "weights", i),
         )
         for i, (score, label, query) in enumerate(
             zip(pairs.scores[0][kept].tolist(), pairs.labels[0][kept].tolist(), queries.tolist(), strict=True)
         )
     ]  # fmt: skip
+
+
+def _of(maps: dict[str, np.ndarray], name: str, query: int) -> np.ndarray | None:
+    """A kind of map of one query; None if the attention does not have this kind."""
+    return maps[name][query] if name in maps else None
 
 
 @contextmanager

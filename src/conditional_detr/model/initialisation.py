@@ -31,8 +31,7 @@ def initialise_transformer(*parts: nn.Module) -> None:
                 if module in joint or module in outputs:
                     nn.init.zeros_(module.bias)
         for module in part.modules():  # those that differ say so
-            if hasattr(module, "initialise"):
-                module.initialise()
+            getattr(module, "initialise", lambda: None)()
 
 
 @torch.no_grad()

@@ -63,7 +63,8 @@ class PatchQueries(QueryInit):
         """
         used = self.per_patch * features.shape[1]
         queries = super().forward(object_query, memory).queries
-        queries = Queries(*(x[:, :used] for x in queries[:4]))
+        content, position, reference, embedded = (x[:, :used] for x in queries[:4])
+        queries = Queries(content, position, reference, embedded)
         patches = self.patch_projection(features).repeat_interleave(self.per_patch, dim=1)
         if kept is None and self.training:
             kept = torch.rand(patches.shape[:2], device=patches.device) < KEPT

@@ -90,6 +90,15 @@ class PatchImages(TrainingImages):
         self.index, self.preprocessor, self.imgsz, self.count = index, preprocessor, imgsz, count
         self.jitter = v2.ColorJitter(0.4, 0.4, 0.4, 0.1)
 
+    def loaded(self, i: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Image i and its target, with patches from a seed.
+
+        Raises
+        ------
+        ConditionalDETRError : the image cannot be used
+        """
+        return self._load(i, seed)
+
     def _load(self, i: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
         rgb = decode(self.index.paths[i])
         height, width = rgb.shape[-2:]

@@ -128,6 +128,7 @@ def build_step(
     amp: str = "auto",
     accelerator: "Accelerator | None" = None,
     say: Callable[[str], object] = print,
+    kind: type[Objective] = Objective,
 ) -> TrainStep:
     """Build the optimisation step of a run.
 
@@ -138,6 +139,7 @@ def build_step(
     amp : "auto", "bf16" or "off"
     accelerator : connects several processes; None = a single process
     say : called with a message each time memory runs out and batches are split further
+    kind : class of the objective
 
     Raises
     ------
@@ -145,11 +147,11 @@ def build_step(
     """
     model, auxiliaries, optimizer = learning
     criterion = build_criterion(model.config, recipe)
-    modules: dict[str, nn.Module] = {"model": model, **dict(auxiliaries.items())}
+    modules: dict[str, nn.Module] = {"model": kind.module(model), **dict(auxiliaries.items())}
     if accelerator is not None:
         modules = {name: accelerator.prepare_model(module) for name, module in modules.items()}
     dtype = autocast_dtype(amp, next(model.parameters()).device)
-    objective = Objective(modules.pop("model"), criterion, modules, recipe, dtype)
+    objective = kind(modules.pop("model"), criterion, modules, recipe, dtype)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = MicroBatches(objective, model, parameters, recipe, accelerator, say)
     return TrainStep(gradients, optimizer, recipe.clip_max_norm)

@@ -133,7 +133,7 @@ class DeformableCrossAttention(DeformableAttention):
             shares = torch.eye(height * width, device=query.device).view(1, height * width, height, width)
             grid = 2 * places[:, :, :, level].flatten(1, 2) - 1  # [1, k·H, P, 2]
             found = F.grid_sample(shares, grid, align_corners=False) * weights[:, :, :, level].flatten(1, 2)[:, None]
-            maps.append(found.sum(-1)[0].unflatten(-1, weights.shape[1:3]).permute(1, 2, 0))
+            maps.append(found.sum(-1)[0].view(-1, *weights.shape[1:3]).permute(1, 2, 0))
         height, width = memory.shapes[0]
         cells = places[0].flatten(2, 3) * torch.tensor([width, height], device=places.device)
         return {"combined": torch.cat(maps, -1), "places": cells, "weights": weights[0].flatten(2)}
@@ -167,7 +167,7 @@ def sample(
     grids = (2 * places - 1).transpose(1, 2).flatten(0, 1)  # [B·H, Q, S, P, 2]
     sampled = [
         F.grid_sample(
-            level.unflatten(1, (num_heads, -1)).flatten(0, 1),
+            level.reshape(batch * num_heads, -1, *level.shape[-2:]),
             grids[:, :, number],
             mode="bilinear",
             padding_mode="zeros",

@@ -62,6 +62,7 @@ class NormalisedMap(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels[-1], dim, kernel_size=1)
         self.norm = nn.GroupNorm(math.gcd(GROUPS, dim), dim)
+        assert self.conv.bias is not None
         nn.init.xavier_uniform_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)
 

@@ -47,7 +47,10 @@ def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, li
     else:
         model = load_model(config.model)
         had = model.class_names
-        if had == names:
+        if model.config.patches:
+            model = with_new_class_head(model, len(names))
+            notes = [f"{config.model} was pre-trained without labels: the class head is newly initialised"]
+        elif had == names:
             notes = [f"fine-tuning {config.model}, same classes, so the class head is kept"]
         else:
             model = with_new_class_head(model, len(names))
