@@ -23,7 +23,7 @@ def pretrain(
     data: str | Path,
     model: str = "up-detr-tiny",
     output: str | Path = "runs/pretrain",
-    patches: int = PATCHES,
+    patches: int | None = None,
     **options: Any,
 ) -> Run:
     """Pre-train a detector on images without labels: it learns to find random patches of an image.
@@ -39,7 +39,7 @@ def pretrain(
         found
     model : model name
     output : run folder; its checkpoints are a source for `train`
-    patches : number of patches per image; the queries are divided among them
+    patches : number of patches per image; the queries are divided among them; None = 10
     options : as for `train`: epochs (default 60), minutes, batch, lr, imgsz, seed, resume, device, workers, threads, quiet,
         pretrained_backbone, model_overrides
 
@@ -53,13 +53,15 @@ def pretrain(
     KeyboardInterrupt : after Ctrl-C or SIGTERM, once `last/` is saved
     """
     refuse_in_starting_process()
+    overrides = options.pop("model_overrides", {})
+    patches = overrides.get("patches", PATCHES) if patches is None else patches
     if not 1 <= patches <= 1000:
         raise ConfigError(f"patches must be 1 to 1000, not {patches}")
     is_paper = model in PRESETS and PRESETS[model].recipe == "paper"
     values = {"imgsz": IMGSZ} if is_paper else {}
     recipe = ALL | (PAPER if is_paper else FAST) | options.pop("recipe_overrides", {})
     recipe |= {key: options.pop(key) for key in ("epochs", "minutes", "batch", "lr") if options.get(key) is not None}
-    overrides = options.pop("model_overrides", {}) | {"patches": patches}
-    given = {"data": data, "model": model, "output": output, "model_overrides": overrides, "recipe_overrides": recipe}
+    given = {"data": data, "model": model, "output": output, "recipe_overrides": recipe}
+    given["model_overrides"] = overrides | {"patches": patches}
     with prepared_run(requested({**values, **given, **options}), Pretraining()) as prepared:
         return Trainer(prepared).fit()
