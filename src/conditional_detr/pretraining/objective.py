@@ -1,5 +1,7 @@
 """The losses of pre-training."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -28,9 +30,8 @@ class PretrainingObjective(Objective):
         assert isinstance(model, DetectionModel)
         return PatchPredictions(model)
 
-    def predictions(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> DetectionOutput:
-        output: DetectionOutput = self.model(images, padding_mask, torch.stack([target["patches"] for target in targets]))
-        return output
+    def predictions(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> Any:
+        return self.model(images, padding_mask, torch.stack([target["patches"] for target in targets]))
 
     def objects(self, targets: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         return [{key: value for key, value in target.items() if key != "patches"} for target in targets]

@@ -1,6 +1,7 @@
 """The training objective: forward pass and losses of a batch."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 from conditional_detr.config.recipes import RecipeConfig
 from conditional_detr.config.schema import ModelConfig
 from conditional_detr.errors import ConfigError
-from conditional_detr.model.detr import DetectionOutput
 from conditional_detr.training.objective.criterion import SetCriterion
 from conditional_detr.training.objective.losses import Totals
 
@@ -81,11 +81,10 @@ class Objective:
             losses["loss"] = losses["loss"] + self.dense_aux_weight * losses["loss_dense"]
         return losses
 
-    def predictions(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> DetectionOutput:
-        """Compute the predictions of a batch."""
+    def predictions(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> Any:
+        """Compute the predictions of a batch, a `DetectionOutput`."""
         extra = {} if self.extra_queries is None else {"extra_queries": self.extra_queries()}
-        output: DetectionOutput = self.model(images, padding_mask, **extra)
-        return output
+        return self.model(images, padding_mask, **extra)
 
     def objects(self, targets: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         """Select what the criterion needs of the targets."""
