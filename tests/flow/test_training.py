@@ -148,6 +148,21 @@ def same_weights(a, b) -> bool:
     return all((ours[key] - theirs[key]).abs().max() <= 1e-6 for key in ours)
 
 
+def test_the_same_command_and_the_config_of_a_run_give_the_same_weights_to_the_last_bit(
+    finished, digits_folder, tmp_path, capsys
+):
+    fit(digits_folder, output=tmp_path / "b", epochs=3, **OPTIONS)
+    config = finished.folder / "config.toml"
+    code, _, err = run_command(capsys, "train", "--config", config, "--output", tmp_path / "c")
+    assert code == 0, err
+    for other in (tmp_path / "b", tmp_path / "c"):
+        for part in ("last", "best"):
+            ours, theirs = (load_file(folder / part / "model.safetensors") for folder in (finished.folder, other))
+            assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+        prints = [json.loads((folder / "fingerprint.json").read_text()) for folder in (finished.folder, other)]
+        assert prints[0] == prints[1]
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_that_goes_on_equals_one_that_was_left_alone(finished, digits_folder, tmp_path, signal_number):
     def stop(step, number, images):
