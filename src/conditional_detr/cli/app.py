@@ -44,6 +44,11 @@ VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
     ("replay",): replay,
     ("demo",): demo,
 }
+# The parser does not require --data of `train`, because --resume and --config can replace it. It calls all folders alike.
+USAGE = {
+    ("train",): "Usage: cdetr train --data DIR [OPTIONS]",
+    ("data", "merge"): "Usage: cdetr data merge A B [C...] OUT",
+}
 EXIT_CODES = (
     "Exit codes: 0 done, 1 bug in this library, 2 wrong input or failed check, 3 errors found by doctor, 130 interrupted."
 )
@@ -64,9 +69,7 @@ for place, (path, verb) in enumerate(VERBS.items()):
     if path[0] == "data" and "data" not in app:
         app.command(data_app)
     parent = data_app if path[0] == "data" else app
-    # The parser does not require --data of `train`, because --resume and --config can replace it.
-    usage = "Usage: cdetr train --data DIR [OPTIONS]" if path == ("train",) else None
-    parent.command(verb, name=path[-1], sort_key=place, usage=usage, help_epilogue=examples(path))
+    parent.command(verb, name=path[-1], sort_key=place, usage=USAGE.get(path), help_epilogue=examples(path))
 
 
 def main(arguments: list[str] | None = None) -> None:

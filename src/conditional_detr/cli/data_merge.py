@@ -12,10 +12,11 @@ from conditional_detr.errors import ConfigError, plural
 def merge(
     *folders: Annotated[Path, argument("Data sets in any supported format, and last the new folder for the merged set.")],
 ) -> None:
-    """Merge data sets, also if they label different classes, as COCO folders. Splits and classes are merged by name.
+    """Merge data sets, as COCO folders. They may label different classes.
 
-    The last folder is the new one. Each image lists the classes that are labelled in it (`labelled_category_ids`). Training and
-    evaluation ignore the other classes in this image. Identical files become one image with the labels of all.
+    Splits and classes are merged by name. Each image lists the classes that
+    are labelled in it; training and evaluation ignore the others there.
+    An image file that is in several data sets gets the labels of all.
     """
     from conditional_detr.data.findings import counted
     from conditional_detr.doctor.clean_copy import check_is_new, write_copy

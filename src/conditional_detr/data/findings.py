@@ -52,7 +52,7 @@ RULES = {
     "too-many-objects": Rule(WARNING, "nothing is changed; train with more queries: --set model.num_queries=N"),
     "too-small-objects": Rule(WARNING, "nothing is changed; train with a larger --imgsz"),
     "class-imbalance": Rule(WARNING, "nothing is changed; add images of the rare class"),
-    "labelled-categories": Rule(WARNING, "nothing is changed; unknown ids are ignored"),
+    "labelled-categories": Rule(WARNING, "nothing is changed; correct the field"),
     "label-columns": Rule(WARNING, "nothing is changed; the number is ignored"),
     "labels-missing": Rule(WARNING, "nothing is changed; the images are treated as images without objects"),
     "split-empty": Rule(WARNING, "nothing is changed; add images with boxes to the split"),

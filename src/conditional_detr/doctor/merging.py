@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from conditional_detr.config.run import RunOptions
 from conditional_detr.data.clean import Category
 from conditional_detr.data.findings import OF_A_SPLIT, Finding
 from conditional_detr.data.splits.together import spelling, unlabelled_classes
@@ -16,7 +17,7 @@ from conditional_detr.doctor.new_splits import merged
 from conditional_detr.errors import ConfigError, DataError, plural, shortened_list
 from conditional_detr.inference.progress import Track, untracked
 
-MAX_BAD = 0.25  # largest fraction of the images of a data set that cannot be used
+MAX_BAD = RunOptions.model_fields["max_bad"].default  # largest fraction of the images of a data set that cannot be used
 
 
 class DataSet(NamedTuple):

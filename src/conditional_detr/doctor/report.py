@@ -87,7 +87,7 @@ def _split(name: str, split: Examined, found: Statistics) -> dict[str, Any]:
 
 def _samples(split: Examined) -> list[dict[str, str]]:
     """Images with their boxes, evenly spaced over the split."""
-    usable = [i for i in range(len(split.clean.images)) if i not in split.skipped]
+    usable = split.used
     chosen = (
         sorted({usable[i] for i in np.linspace(0, len(usable) - 1, min(SAMPLES, len(usable))).astype(int)}) if usable else []
     )

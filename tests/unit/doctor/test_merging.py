@@ -505,3 +505,12 @@ def test_evaluation_says_that_classes_are_not_labelled(tmp_path, small_model):
 
     write(tmp_path, {1: ["0"], 2: ["1"]}, ["0", "1", "2"], "valid", p1=[10, 30])
     assert "In 1 of 2 images only some classes are labelled." in evaluation_of(small_model, tmp_path).note
+
+
+def test_lists_follow_their_classes_if_splits_number_them_differently(tmp_path, capsys):
+    write(tmp_path / "set", {1: ["cat"], 2: ["cat", "dog"]}, ["cat", "dog"], p1=[10])
+    write(tmp_path / "set", {3: ["dog"], 4: ["dog"]}, ["dog", "cat"], "valid", p3=[10])
+    code, _, err = run(capsys, "data", "split", tmp_path / "set", tmp_path / "parts", "--valid", "0.5")
+    assert code == 0, err
+    train, valid = (merged_content(tmp_path / "parts", split)[0] for split in ("train", "valid"))
+    assert train | valid == {"1.png": ["cat"], "2.png": None, "3.png": ["dog"], "4.png": None}
