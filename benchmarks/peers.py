@@ -1,7 +1,7 @@
 """Train a detector of another library for some minutes, on the same images, augmentation and evaluation as ours.
 
-`small_data.py` starts this script, once for each run. No package on the index brings COCO or ImageNet weights for these models,
-so they start from random weights; only the backbone of `fasterrcnn-lite0` starts from ImageNet, as ours does.
+`small_data.py` starts this script, once for each run. The packages bring no weights for these models, so they start from random
+weights; only the backbone of `fasterrcnn-lite0` starts from ImageNet, as ours does.
 
 Command: python benchmarks/peers.py ssdlite320 DATA --output FOLDER --minutes 20
 """
@@ -169,6 +169,9 @@ PEERS = {
 }
 
 
+FIXED_SIDE = {"ssdlite320": 320}  # px; it resizes every image to this square
+
+
 def unpacked(item: Item) -> tuple[Tensor, Tensor, Tensor]:
     """Image, boxes (xyxy, px) and labels of a training image."""
     height, width = item.image.shape[-2:]
@@ -245,7 +248,12 @@ def run(given: argparse.Namespace) -> None:
             seconds, epoch = time.monotonic() - start, seen / len(train)
             curve.append(f"{seconds:.0f},{epoch:.1f},{metrics.AP or 0:.4f},{metrics.AP50 or 0:.4f}")
             print(f"loss {float(loss.detach()):.2f}", curve[-1], flush=True)
-    result = {"start": peer.start, "epochs": seen / len(train), "seconds": time.monotonic() - start, "imgsz": config.imgsz}
+    result = {
+        "start": peer.start,
+        "epochs": seen / len(train),
+        "seconds": time.monotonic() - start,
+        "imgsz": FIXED_SIDE.get(name, config.imgsz),
+    }
     split = "test" if (data / "test").exists() else "valid"
     result |= {"split": split} | evaluated(average.module, load_split(data, split), names, preprocessor).to_dict()
     output.mkdir(parents=True, exist_ok=True)
