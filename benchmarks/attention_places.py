@@ -60,6 +60,7 @@ def to_nearest_side(points: np.ndarray) -> np.ndarray:
 def place(explanation: Explanation, size_hw: tuple[int, int]) -> Place:
     """Measure the spatial attention maps of one detection in an image of size (height, width) px."""
     x0, y0, x1, y1 = explanation.box
+    assert explanation.spatial is not None
     maps, (width, height) = explanation.spatial, explanation.cell_size
     rows, columns = maps.shape[2:]
     x, y = (np.arange(columns) + 0.5) * width, (np.arange(rows) + 0.5) * height

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from conditional_detr.images.postprocessing import postprocess as postprocess
     from conditional_detr.inference.detector import Detector as Detector
     from conditional_detr.model.detr import DetectionOutput as DetectionOutput
+    from conditional_detr.pretraining.forward import pretraining_output as pretraining_output
+    from conditional_detr.pretraining.pretrain import pretrain as pretrain
     from conditional_detr.training.objective.criterion import SetCriterion as SetCriterion
     from conditional_detr.training.train_step import make_step as make_step
     from conditional_detr.training.trainer import Run as Run
@@ -44,6 +46,8 @@ _HOME = {
     "load_model": "weights.discovery",
     "make_step": "training.train_step",
     "postprocess": "images.postprocessing",
+    "pretrain": "pretraining.pretrain",
+    "pretraining_output": "pretraining.forward",
     "save_model": "weights.save",
     "train": "training.trainer",
 }

@@ -45,7 +45,18 @@ def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(ta
     }  # than the curves; off unless asked for
     assert {key: getattr(RecipeConfig(), key) for key in younger} == younger
     # All else is frozen: nothing is left to defaults.
-    younger_parts = {"neck": "last", "pixel_aligned_positions": False, "encoder_attention": "dense"}
+    younger_parts = {
+        "neck": "last",
+        "pixel_aligned_positions": False,
+        "half_cell_positions": False,
+        "encoder_attention": "dense",
+        "norm": "post",
+        "decoder_norm": True,
+        "sampling_points": 4,
+        "learned_content": False,
+        "size_logit": 0.0,
+        "patches": 0,
+    }
     assert {key: getattr(ModelConfig(), key) for key in younger_parts} == younger_parts
     for name in ("digits", "blood-cells"):
         settings = tables.Study(name).settings

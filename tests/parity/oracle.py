@@ -1,10 +1,12 @@
-"""transformers' Conditional DETR and DETR as oracles: weights that make faults visible, and our model with the same ones."""
+"""The models of transformers as oracles: weights that make faults visible, and our model with the same ones."""
 
 import torch
 from torch import Tensor, nn
 from transformers import (
     ConditionalDetrConfig,
     ConditionalDetrForObjectDetection,
+    DeformableDetrConfig,
+    DeformableDetrForObjectDetection,
     DetrConfig,
     DetrForObjectDetection,
     PreTrainedModel,
@@ -14,7 +16,7 @@ from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
 from conditional_detr.weights.foreign_limits import backbone_of
 from conditional_detr.weights.huggingface import BACKBONE
-from conditional_detr.weights.key_mapping import VERSION_5, VERSION_5_CONDITIONAL, KeyTable, renamed
+from conditional_detr.weights.key_mapping import VERSION_5, VERSION_5_CONDITIONAL, KeyTable, renamed, without_copies
 
 # Untrained weights hide faults: all queries come out alike. Gains by the part of the network that a parameter belongs to.
 GAINS = {
@@ -24,7 +26,10 @@ GAINS = {
 KINDS = {
     "conditional": (ConditionalDetrConfig, ConditionalDetrForObjectDetection),
     "detr": (DetrConfig, DetrForObjectDetection),
+    "deformable": (DeformableDetrConfig, DeformableDetrForObjectDetection),
 }
+FAMILIES = {"conditional": "conditional-detr", "detr": "detr", "deformable": "deformable-detr-ss"}
+MORE = {"deformable": {"num_feature_levels": 1}}  # what a configuration must say
 
 
 @torch.no_grad()
@@ -63,16 +68,23 @@ def filled_parameter(key: str, noise: Tensor) -> Tensor:
 def build_oracle(kind: str, num_labels: int = 7, **config: object) -> PreTrainedModel:
     """transformers' model with filled weights, in eval mode."""
     configuration, model = KINDS[kind]
-    return fill(model(configuration(use_pretrained_backbone=False, num_labels=num_labels, **config))).eval()
+    config = {"use_pretrained_backbone": False, "num_labels": num_labels, **MORE.get(kind, {}), **config}
+    return fill(model(configuration(**config))).eval()
+
+
+def state_of(oracle: PreTrainedModel, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of an oracle by the names that `KeyTable` knows."""
+    conditional = oracle.config.model_type == "conditional_detr"
+    return without_copies(renamed(values, VERSION_5, VERSION_5_CONDITIONAL if conditional else []))
 
 
 def ours_like(oracle: PreTrainedModel, dilation: bool = False) -> DetectionModel:
     """Our model with the oracle's weights, handed over in memory, in eval mode."""
-    config, kind = oracle.config, "conditional" if oracle.config.model_type == "conditional_detr" else "detr"
-    tables = [VERSION_5, VERSION_5_CONDITIONAL if kind == "conditional" else []]
-    state = renamed(oracle.state_dict(), *tables)
+    config = oracle.config
+    family = next(FAMILIES[kind] for kind, (_, model) in KINDS.items() if isinstance(oracle, model))
+    state = state_of(oracle, oracle.state_dict())
     ours = create_model(
-        "conditional-detr-r50" if kind == "conditional" else "detr-r50",
+        f"{family}-r50",
         config.num_labels,
         pretrained_backbone=False,
         backbone=f"{backbone_of(state, BACKBONE, oracle)}.tv_in1k",

@@ -6,9 +6,9 @@ the number of threads alone makes a relative difference of 2e-3, and both sides 
 
 import pytest
 import torch
-from oracle import build_oracle, ours_like, random_images
+from oracle import KINDS, build_oracle, ours_like, random_images, state_of
 
-from conditional_detr.weights.key_mapping import VERSION_5, VERSION_5_CONDITIONAL, KeyTable, renamed
+from conditional_detr.weights.key_mapping import KeyTable
 
 LOGITS, BOXES, GRADIENTS = 3e-4, 5e-5, 5e-3
 SIZES = {
@@ -20,7 +20,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("kind", ["conditional", "detr"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES)
 def test_logits_and_boxes_of_a_padded_batch(kind: str, size: str):
     oracle = build_oracle(kind, **SIZES[size])
@@ -38,7 +38,7 @@ def test_logits_and_boxes_of_a_padded_batch(kind: str, size: str):
     assert differences["boxes"] <= BOXES
 
 
-@pytest.mark.parametrize("kind", ["conditional", "detr"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_of_every_parameter(kind: str):
     oracle = build_oracle(kind, encoder_layers=1, decoder_layers=3)
     ours = ours_like(oracle)
@@ -47,8 +47,7 @@ def test_the_gradient_of_every_parameter(kind: str):
     (theirs.logits.square().sum() + theirs.pred_boxes.square().sum()).backward()
     output = ours(images, is_padding)
     (output.pred_logits.square().sum() + output.pred_boxes.square().sum()).backward()
-    tables = [VERSION_5, VERSION_5_CONDITIONAL if kind == "conditional" else []]
-    gradients = renamed({key: p.grad for key, p in oracle.named_parameters() if p.grad is not None}, *tables)
+    gradients = state_of(oracle, {key: p.grad for key, p in oracle.named_parameters() if p.grad is not None})
     mine = {key: p.grad for key, p in ours.named_parameters() if p.grad is not None}
     assert len(mine) == len([p for p in ours.parameters() if p.requires_grad])
     reference = KeyTable("huggingface", ours.config.cross_attention).from_foreign(gradients, mine)

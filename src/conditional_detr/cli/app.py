@@ -20,6 +20,7 @@ from conditional_detr.cli.export import export
 from conditional_detr.cli.info import info
 from conditional_detr.cli.parsing import normalised, parse_error
 from conditional_detr.cli.predict import predict
+from conditional_detr.cli.pretrain import pretrain
 from conditional_detr.cli.printing import print_text
 from conditional_detr.cli.replay import replay
 from conditional_detr.cli.train import train
@@ -29,6 +30,7 @@ from conditional_detr.storage.streams import steady_output
 
 VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
     ("train",): train,
+    ("pretrain",): pretrain,
     ("eval",): evaluate,
     ("predict",): predict,
     ("export",): export,

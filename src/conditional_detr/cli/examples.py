@@ -13,6 +13,11 @@ EXAMPLES: dict[tuple[str, ...], list[str]] = {
         "cdetr train --data cells --set model.lambda_q=block --set weight_decay=0.01",
         "cdetr train --resume --output runs/cells",
     ],
+    ("pretrain",): [
+        "cdetr pretrain --data photos --minutes 30 --output runs/pre",
+        "cdetr pretrain --data photos --model conditional-detr-tiny --epochs 20 --output runs/pre",
+        "cdetr pretrain --resume --output runs/pre",
+    ],
     ("eval",): [
         "cdetr eval runs/cells --data cells --split test",
         "cdetr eval microsoft/conditional-detr-resnet-50 --data coco --output coco-r50",

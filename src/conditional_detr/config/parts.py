@@ -8,9 +8,11 @@ from conditional_detr.config.schema import ModelConfig
 from conditional_detr.errors import ConfigError
 
 POINT = {"reference_points", "spatial_init"}
+SAMPLES = {"sampling_points"}
 # Field → value → other fields that have an effect with this value. A field of `IDLE` that no current value uses is idle.
 USES: dict[str, dict[Any, set[str]]] = {
-    "cross_attention": {"conditional": {"spatial_query"}, "additive": set()},
+    "encoder_attention": {"dense": set(), "deformable": SAMPLES},
+    "cross_attention": {"conditional": {"spatial_query"}, "additive": set(), "deformable": {"reference_points", *SAMPLES}},
     "spatial_query": {
         "conditional": {"lambda_q", *POINT},
         "intermediate": {"lambda_q", *POINT},
@@ -18,10 +20,13 @@ USES: dict[str, dict[Any, set[str]]] = {
         "lambda": set(),
         "content": set(),
     },
-    "box_offset": {True: {"reference_points"}, False: set()},
+    "box_offset": {True: {"reference_points", "size_logit"}, False: set()},
 }
 # Value of each field while it is idle, that is, while it has no effect because its module is not built.
-IDLE = {"spatial_query": "conditional", "lambda_q": "diagonal", "reference_points": "origin", "spatial_init": "xavier"}
+IDLE = {
+    "spatial_query": "conditional", "lambda_q": "diagonal", "reference_points": "origin", "spatial_init": "xavier",
+    "sampling_points": 4, "size_logit": 0.0,
+}  # fmt: skip
 
 
 def unused_fields(model: ModelConfig) -> dict[str, str]:
@@ -35,7 +40,8 @@ def unused_fields(model: ModelConfig) -> dict[str, str]:
     for field in IDLE:  # ordered so that a field comes after the fields that use it
         users = [user for user, values in USES.items() if any(field in used for used in values.values())]
         if not any(user not in idle and field in USES[user][getattr(model, user)] for user in users):
-            idle[field] = " with ".join(idle.get(user, _assignment(model, user)) for user in users)
+            causes = (user for user in users if not set(users) & USES[user][getattr(model, user)])  # not those of another one
+            idle[field] = " with ".join(dict.fromkeys(idle.get(user, _assignment(model, user)) for user in causes))
     return idle
 
 

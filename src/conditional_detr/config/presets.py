@@ -2,7 +2,9 @@
 
 from typing import Literal
 
+from conditional_detr.config.messages import updated
 from conditional_detr.config.parts import with_overrides
+from conditional_detr.config.recipes import RECIPES, RecipeConfig
 from conditional_detr.config.schema import ModelConfig, Settings
 from conditional_detr.errors import ConfigError, did_you_mean
 
@@ -22,6 +24,26 @@ DETR_CHOICES = {
     "box_offset": False,
     "classification": "softmax",
     "num_queries": 100,
+}
+
+
+# Deformable DETR on a single scale, and UP-DETR, expressed in the same way.
+DEFORMABLE_CHOICES = {
+    "encoder_attention": "deformable",
+    "cross_attention": "deformable",
+    "reference_points": "linear",
+    "neck": "group_norm",
+    "half_cell_positions": True,
+    "learned_content": True,
+    "decoder_norm": False,
+    "size_logit": -2.0,
+}
+UP_DETR_CHOICES = {**DETR_CHOICES, "norm": "pre"}
+FAMILIES = {
+    "conditional-detr": {},
+    "detr": DETR_CHOICES,
+    "deformable-detr-ss": DEFORMABLE_CHOICES,
+    "up-detr": UP_DETR_CHOICES,
 }
 
 
@@ -54,10 +76,39 @@ _SYSTEMS = {
 }
 
 
-PRESETS = {f"conditional-detr-{size}": chosen for size, chosen in _SYSTEMS.items()} | {
-    f"detr-{size}": chosen.model_copy(update={"model": with_overrides(chosen.model, DETR_CHOICES, size)})
-    for size, chosen in _SYSTEMS.items()
+def _of_family(family: str, size: str) -> Preset:
+    chosen = _SYSTEMS[size]
+    choices = dict(FAMILIES[family])
+    if family == "deformable-detr-ss" and size != "tiny":
+        choices["feedforward_dim"] = 1024
+    return chosen.model_copy(update={"model": with_overrides(chosen.model, choices, size)})
+
+
+PRESETS = {
+    f"{family}-{size}": _of_family(family, size)
+    for family in FAMILIES
+    for size in _SYSTEMS
+    if family != "up-detr" or not size.startswith("dc5")  # UP-DETR's paper has no dilated backbone
 }
+
+
+# Settings of the recipe `paper` in which the papers of other systems differ from Conditional DETR's. UP-DETR: fine-tuning.
+PAPER_OF_DEFORMABLE = {"lr": 2e-4, "lr_backbone": 2e-5, "batch": 32}
+PAPER_OF_UP_DETR = {"lr": 1e-4, "lr_backbone": 5e-5, "epochs": 300, "lr_drop_at": 200 / 300}
+
+
+def recipe_for(model: ModelConfig, name: Literal["paper", "fast"]) -> RecipeConfig:
+    """Return a recipe for a model. The recipe `paper` has the settings of the paper of the model's system.
+
+    Source: Deformable DETR (Zhu et al., ICLR 2021) and UP-DETR (Dai et al., CVPR 2021), released code.
+    """
+    if name == "fast":
+        return RECIPES[name]
+    if model.cross_attention == "deformable":
+        return updated(RECIPES[name], PAPER_OF_DEFORMABLE, "paper")
+    if model.cross_attention == "additive" and model.norm == "pre":
+        return updated(RECIPES[name], PAPER_OF_UP_DETR, "paper")
+    return RECIPES[name]
 
 
 def recipe_of(model: ModelConfig) -> Literal["paper", "fast"]:

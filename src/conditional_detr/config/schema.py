@@ -27,10 +27,14 @@ class ModelConfig(Settings):
         "from the backbone stage with that stride.",
     )
     dilation: bool = Field(False, description="Dilate the backbone's last stage, which halves its stride to 16 (DC5).")
-    neck: Literal["last", "space_to_depth"] = Field(
+    neck: Literal["last", "group_norm", "space_to_depth"] = Field(
         "last",
-        description="last: a 1 x 1 convolution of the last feature map; space_to_depth: the same, but each cell also gets the "
-        "2 x 2 finer cells of the previous stage.",
+        description="last: a 1 x 1 convolution of the last feature map; group_norm: the same, then a group norm (Deformable "
+        "DETR); space_to_depth: as last, but each cell also gets the 2 x 2 finer cells of the previous stage.",
+    )
+    half_cell_positions: bool = Field(
+        False,
+        description="The position of a cell is its centre, as in Deformable DETR. False = its lower right corner, as in DETR.",
     )
     pixel_aligned_positions: bool = Field(
         False,
@@ -45,13 +49,31 @@ class ModelConfig(Settings):
     decoder_layers: int = Field(6, ge=1, le=100)
     feedforward_dim: int = Field(2048, ge=1, le=65_536)
     dropout: float = Field(0.1, ge=0, lt=1)
-    encoder_attention: Literal["dense"] = "dense"
-    cross_attention: Literal["conditional", "additive"] = "conditional"
+    norm: Literal["post", "pre"] = Field(
+        "post",
+        description="post: layer norm after each attention and feed-forward, as in the paper; pre: before each, and after the "
+        "last encoder layer (UP-DETR).",
+    )
+    decoder_norm: bool = Field(True, description="Layer norm between the decoder and the heads. Deformable DETR has none.")
+    encoder_attention: Literal["dense", "deformable"] = "dense"
+    cross_attention: Literal["conditional", "additive", "deformable"] = "conditional"
+    sampling_points: int = Field(
+        4, ge=1, le=64, description="Number of places that deformable attention samples for each query, head and level."
+    )
+    learned_content: bool = Field(
+        False, description="The decoder embedding starts as a learned parameter, as in Deformable DETR. False = as zeros."
+    )
     spatial_query: Literal["conditional", "intermediate", "point", "lambda", "content"] = "conditional"
     lambda_q: Literal["diagonal", "identity", "scalar", "block", "full"] = "diagonal"
-    reference_points: Literal["predicted", "learned", "origin", "encoder"] = "predicted"
+    reference_points: Literal["predicted", "linear", "learned", "origin", "encoder"] = "predicted"
     box_offset: bool = True
+    size_logit: float = Field(
+        0.0, ge=-10, le=10, description="Initial logit of the width and height of boxes: 0 = half of the image."
+    )
     classification: Literal["focal", "softmax"] = "focal"
+    patches: int = Field(
+        0, ge=0, le=1000, description="Number of patches per image in pre-training without labels (UP-DETR). 0 = a detector."
+    )
     spatial_init: Literal["xavier", "local"] = Field("xavier", description="Initialisation of the spatial attention.")
 
     @model_validator(mode="after")
@@ -79,6 +101,7 @@ class ModelConfig(Settings):
 # Fields that set a size or a rate. All others choose between variants of a module.
 SIZES = {
     "num_classes", "num_queries", "hidden_dim", "num_heads", "encoder_layers", "decoder_layers", "feedforward_dim", "dropout",
+    "sampling_points", "patches",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ TILE, SHORTEST, LONGEST = 168, 88, 420  # px: longer side of a map, minimum of i
 GAP, MARGIN, LINE, LABELS = 6, 12, 22, 84
 NARROWEST = 780  # minimum width of a figure, px, so that the text fits
 ROWS = ("spatial", "content", "combined")
+SAMPLE_RADIUS = 9  # px, of the circle of a sample whose weight is 1
 BOX, POINT, INK, PAPER, DIM = (0, 230, 118), (255, 255, 255), (30, 30, 30), (255, 255, 255), (120, 120, 120)
 GLOW = 0.75  # opacity of the colour at the highest value of a map
 
@@ -62,10 +63,16 @@ class Tiles:
         """The image with the box and the reference point, without a map."""
         return self._marked(self.rgb)
 
-    def over(self, attention: np.ndarray) -> Image.Image:
-        """A map [h, w] over the image, with the attention of its highest cell as text."""
+    def over(self, kind: str, layer: int, head: int) -> Image.Image:
+        """A map over the image, with the attention of its highest cell as text, and the samples of deformable attention."""
+        attention = getattr(self.explanation, kind)[layer, head]
         tile = self._marked(overlay(self.rgb, attention, self.cell_size))
-        ImageDraw.Draw(tile).text((4, self.size[1] - 16), f"{attention.max():.0%}", PAPER, font(11))
+        pen = ImageDraw.Draw(tile)
+        if self.explanation.places is not None and self.explanation.weights is not None:
+            for (x, y), weight in zip(self.explanation.places[layer, head], self.explanation.weights[layer, head], strict=True):
+                at, radius = (float(x) * self.factor, float(y) * self.factor), SAMPLE_RADIUS * float(weight) ** 0.5
+                pen.ellipse((at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius), outline=POINT, width=1)
+        pen.text((4, self.size[1] - 16), f"{attention.max():.0%}", PAPER, font(11))
         return tile
 
     def _marked(self, rgb: np.ndarray) -> Image.Image:
@@ -81,7 +88,7 @@ class Tiles:
 
 
 def figure(rgb: np.ndarray, explanation: Explanation, layers: Sequence[int]) -> np.ndarray:
-    """Draw the maps of some layers as one image, with one column per head and three rows per layer.
+    """Draw the maps of some layers as one image, with one column per head and a row per kind of map.
 
     Parameters
     ----------
@@ -89,17 +96,20 @@ def figure(rgb: np.ndarray, explanation: Explanation, layers: Sequence[int]) -> 
     explanation : maps of one detection in the image
     layers : indices of the layers, counted from 0
     """
-    depth, heads = explanation.spatial.shape[:2]
+    depth, heads = explanation.combined.shape[:2]
+    kinds = [kind for kind in ROWS if getattr(explanation, kind) is not None]
     tiles = Tiles(rgb, explanation)
     step_x, step_y = tiles.size[0] + GAP, tiles.size[1] + GAP
     left, top = MARGIN + LABELS + step_x, MARGIN + 3 * LINE
-    block = LINE + len(ROWS) * step_y + GAP
+    block = LINE + len(kinds) * step_y + GAP
     sheet = Image.new("RGB", (max(NARROWEST, left + heads * step_x + MARGIN), top + len(layers) * block + MARGIN), PAPER)
     pen = ImageDraw.Draw(sheet)
     point = "" if explanation.reference_point is None else ", cross: the query's reference point"
     name = explanation.class_name if len(explanation.class_name) <= 40 else f"{explanation.class_name[:39]}…"
     pen.text((MARGIN, MARGIN), f"{name} {explanation.score:.2f}, found by query {explanation.query}", INK, font(18))
     caption = f"Box: the detection{point}. Each map is scaled to its highest cell, whose attention (in %) is printed on it."
+    if explanation.places is not None:
+        caption += "\nCircles: the places that a head samples; their areas are the weights."
     pen.text((MARGIN, MARGIN + LINE + 2), caption, INK, font(13))
     for row, layer in enumerate(layers):
         y = top + row * block
@@ -107,11 +117,11 @@ def figure(rgb: np.ndarray, explanation: Explanation, layers: Sequence[int]) -> 
         for head in range(heads):
             pen.text((left + head * step_x, y), f"head {head + 1}", INK, font(14))
         sheet.paste(tiles.plain(), (left - step_x, y + LINE))
-        for line, kind in enumerate(ROWS):
+        for line, kind in enumerate(kinds):
             down = y + LINE + line * step_y
             pen.text((MARGIN, down), kind, INK, font(14))
             for head in range(heads):
-                sheet.paste(tiles.over(getattr(explanation, kind)[layer, head]), (left + head * step_x, down))
+                sheet.paste(tiles.over(kind, layer, head), (left + head * step_x, down))
     return np.asarray(sheet)
 
 
@@ -144,12 +154,12 @@ def write_explanations(rgb: np.ndarray, explanations: Sequence[Explanation], fol
         remove_earlier(folder)
         for number, explanation in enumerate(explanations, 1):
             name = f"{number:02d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', explanation.class_name)[:60]}"
-            depth = len(explanation.spatial)
+            depth = len(explanation.combined)
             save_image(figure(rgb, explanation, [depth - 1]), folder / f"{name}.png")
             save_image(figure(rgb, explanation, range(depth)), folder / f"{name}-layers.png")
             point = explanation.reference_point
             arrays = {**vars(explanation), "reference_point": np.full(2, np.nan, np.float32) if point is None else point}
-            np.savez_compressed(folder / f"{name}.npz", **arrays)
+            np.savez_compressed(folder / f"{name}.npz", **{key: value for key, value in arrays.items() if value is not None})
             yield folder / f"{name}.png"
 
 

@@ -31,18 +31,22 @@ class Explanation:
 
     Attributes
     ----------
-    spatial : float32 [L, H, h, w], softmax(p_q·p_k) of each layer and head, from the spatial parts of query and key
-    content : float32 [L, H, h, w], softmax(c_q·c_k) of each layer and head, from their content parts
-    combined : float32 [L, H, h, w], softmax of the sum of both: the attention that the model uses
+    spatial : float32 [L, H, h, w], softmax(p_q·p_k) of each layer and head, from the spatial parts of query and key; None for
+        deformable attention, which compares no keys
+    content : float32 [L, H, h, w], softmax(c_q·c_k) of each layer and head, from their content parts; None as for `spatial`
+    combined : float32 [L, H, h, w], softmax of the sum of both: the attention that the model uses. For deformable attention,
+        the weights of its samples, each distributed over the four nearest cells; samples outside the map are lost
     box : float32 [4], xyxy in pixels of the image
     reference_point : float32 [2], (x, y) in pixels of the image; None for a model without reference points (DETR)
     score, class_id, class_name : score and class of the detection
     query : index of the query that made the detection
     cell_size : (width, height) of a map cell in pixels of the image; the first cell starts at the upper left corner
+    places : float32 [L, H, P, 2], (x, y) of the samples of deformable attention, in pixels of the image; otherwise None
+    weights : float32 [L, H, P], their weights, which sum to 1 over P; otherwise None
     """
 
-    spatial: np.ndarray
-    content: np.ndarray
+    spatial: np.ndarray | None
+    content: np.ndarray | None
     combined: np.ndarray
     box: np.ndarray
     reference_point: np.ndarray | None
@@ -51,6 +55,8 @@ class Explanation:
     class_name: str
     query: int
     cell_size: tuple[float, float]
+    places: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
 
 @torch.inference_mode()
@@ -60,6 +66,8 @@ def explain(
     """Compute the cross-attention maps of every detection in an image.
 
     Both parts are divided by the same √width as their sum. So the product of spatial and content, normalised, is combined.
+
+    Deformable DETR compares no keys. Its explanation has the places that each head samples, and their weights.
 
     In the first layer of Conditional DETR the content also includes positions, because nothing is decoded yet. DETR adds the
     content and the spatial embedding before the dot product. For DETR the maps therefore compare one query, the sum of both,
@@ -118,15 +126,24 @@ def explain_image(model: DetectionModel, rgb: Tensor, conf: float) -> list[Expla
     has_points = "reference_points" not in unused_fields(model.config)
     sides = zip(rgb.shape[-2:], prepared.shape[-2:], strict=True)
     height, width = (model.config.finest_stride * original / resized for original, resized in sides)
+    if "places" in maps:  # from cells to pixels
+        maps["places"] *= np.array([width, height], dtype=np.float32)
     return [
         Explanation(
-            maps["spatial"][i], maps["content"][i], maps["combined"][i], boxes[i], points[i] if has_points else None,
-            score, label, model.class_names[label], query, (width, height),
+            spatial=_of(maps, "spatial", i), content=_of(maps, "content", i), combined=maps["combined"][i],
+            box=boxes[i], reference_point=points[i] if has_points else None, score=score, class_id=label,
+            class_name=model.class_names[label], query=query, cell_size=(width, height), places=_of(maps, "places", i),
+            weights=_of(maps, "weights", i),
         )
         for i, (score, label, query) in enumerate(
             zip(pairs.scores[0][kept].tolist(), pairs.labels[0][kept].tolist(), queries.tolist(), strict=True)
         )
     ]  # fmt: skip
+
+
+def _of(maps: dict[str, np.ndarray], name: str, query: int) -> np.ndarray | None:
+    """A kind of map of one query; None if the attention does not have this kind."""
+    return maps[name][query] if name in maps else None
 
 
 @contextmanager
@@ -145,9 +162,13 @@ def captured(model: DetectionModel) -> Iterator[list[tuple[Queries, Memory]]]:
 
 
 def maps_of_layers(decoder: Decoder, inputs: list[tuple[Queries, Memory]], queries: Tensor) -> dict[str, np.ndarray]:
-    """Maps [k, L, H, h, w] of each kind for k queries of the first image, from the `explain` methods of cross-attention."""
+    """What the `explain` methods of cross-attention return for k queries of the first image, [k, L, H, …] each.
+
+    Maps have the shape [k, L, H, h, w].
+    """
     attentions: list[Any] = [layer.cross_attention for layer in decoder.layers]
     layers = [attention.explain(*given, queries) for attention, given in zip(attentions, inputs, strict=True)]
     height, width = inputs[0][1].shapes[0]
     stacked = {name: torch.stack([layer[name] for layer in layers], dim=1) for name in layers[0]}
-    return {name: x.view(*x.shape[:3], height, width).cpu().numpy() for name, x in stacked.items()}
+    maps = {name: x.view(*x.shape[:3], height, width) for name, x in stacked.items() if name not in ("places", "weights")}
+    return {name: x.cpu().numpy() for name, x in (stacked | maps).items()}

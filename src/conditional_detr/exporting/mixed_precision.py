@@ -1,12 +1,13 @@
 """Mark the nodes of an OpenVINO graph that stay in float32 when the processor computes in 16 bits.
 
-OpenVINO converts all other nodes to bfloat16. Two groups are marked:
+OpenVINO converts all other nodes to bfloat16. Three groups are marked:
 
 - the heads, because rounding a coordinate moves the box by pixels
 - the sines and cosines of the position embeddings and all nodes that they depend on, because rounding an angle changes the
   position
+- the places that deformable attention samples, from the projections that predict them
 
-Both also run in float32 under autocast in training.
+They also run in float32 under autocast in training.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -30,10 +31,12 @@ def nodes_in_float32(converted: Any, modules: dict[str, str], in_float32: Collec
     in_float32 : paths of modules that stay in float32, see `modules_in_float32`
     """
     nodes = converted.get_ops()
-    sines = [node for node in nodes if node.get_type_name() in ("Sin", "Cos")]
+    sines = [node.output(0) for node in nodes if node.get_type_name() in ("Sin", "Cos")]
+    grids = [node.input_value(1) for node in nodes if node.get_type_name() == "GridSample"]
     products = [node for node in nodes if node.get_type_name() == "MatMul" and node.get_friendly_name().startswith("linear")]
     heads = [node for node in products if is_within(modules.get(_operation(node), ""), in_float32)]
-    return {node.get_friendly_name() for node in (*_with_ancestors(sines), *heads)}
+    places = _with_ancestors(grids, ends_at=("MatMul",))
+    return {node.get_friendly_name() for node in (*_with_ancestors(sines), *places, *heads)}
 
 
 def keep_in_float32(file: Path, names: set[str]) -> None:
@@ -55,13 +58,17 @@ def _operation(node: Any) -> str:
     return name.split("/")[0]
 
 
-def _with_ancestors(nodes: Iterable[Any]) -> Iterator[Any]:
-    """Yield nodes and all nodes that they depend on, each once. The search stops at integers, such as indices."""
-    waiting, visited = [node.output(0) for node in nodes], set()
+def _with_ancestors(ports: Iterable[Any], ends_at: Collection[str] = ()) -> Iterator[Any]:
+    """Yield the nodes of ports and all nodes that they depend on, each once.
+
+    The search stops at integers, such as indices, and before nodes of the types `ends_at`.
+    """
+    waiting, visited = list(ports), set()
     while waiting:
         port = waiting.pop()
         node = port.get_node()
-        if node.get_friendly_name() in visited or not port.get_element_type().is_real():
+        ends = node.get_friendly_name() in visited or node.get_type_name() in ends_at
+        if ends or not port.get_element_type().is_real():
             continue
         visited.add(node.get_friendly_name())
         yield node

@@ -42,6 +42,16 @@ def _copied(node: Any) -> Any:
     return copy
 
 
+def _grid_sample(node: Any, graph: Any) -> list[Any]:
+    """Name the mode "bilinear", as before opset 20, which renamed it "linear"."""
+    onnx = import_package("onnx")
+    values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if values.get("mode", b"linear") == b"linear":
+        node = _without(node, "mode")
+        node.attribute.append(onnx.helper.make_attribute("mode", "bilinear"))
+    return [node]
+
+
 def _split(node: Any, graph: Any) -> list[Any]:
     """Remove the attribute `num_outputs`, which opset 18 added. Before, the number of outputs gave the number of parts."""
     return [_without(node, "num_outputs")]
@@ -106,6 +116,7 @@ def _without(node: Any, *names: str) -> Any:
 REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")
 # Operator set → operator → function that returns the replacing nodes for the previous operator set.
 LOWERED: dict[int, dict[str, Callable[[Any, Any], list[Any]]]] = {
+    20: {"GridSample": _grid_sample},
     18: {"Split": _split, "Resize": _resize} | dict.fromkeys(REDUCTIONS, _reduction),
     17: {"LayerNormalization": _layer_norm},
 }

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from conditional_detr.config.parts import check_parts, unused_fields
 from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
@@ -12,14 +13,15 @@ from conditional_detr.errors import ConfigError
 from conditional_detr.model.attention import CROSS_ATTENTION, ENCODER_ATTENTION
 from conditional_detr.model.backbone.neck import NECKS
 from conditional_detr.model.backbone.timm_backbone import Backbone, check_network
-from conditional_detr.model.decoder import Decoder, DecoderLayer
+from conditional_detr.model.decoder import DECODER_LAYERS, DECODER_NORMS, Decoder, DecoderLayer
 from conditional_detr.model.detr import DETR
-from conditional_detr.model.encoder import Encoder, EncoderLayer
+from conditional_detr.model.encoder import ENCODER_LAYERS, Encoder, EncoderLayer, LevelEmbedding
 from conditional_detr.model.heads.box import BOX_HEADS
 from conditional_detr.model.heads.classification import CLASS_HEADS
 from conditional_detr.model.initialisation import init_local_spatial_attention, initialise_transformer
+from conditional_detr.model.patches import FeatureHead, with_patches
 from conditional_detr.model.positional import EXTENTS, Grid
-from conditional_detr.model.query_init import REFERENCE_POINTS
+from conditional_detr.model.query_init import FIRST_CONTENT, REFERENCE_POINTS, QueryInit
 from conditional_detr.model.spatial_query import LAMBDA_Q, SPATIAL_QUERIES, SpatialQuery
 
 SAME_PADDING_MULTIPLE = 32
@@ -132,39 +134,62 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     decoder_layers = list(decoder_layers_of(config))
     neck = NECKS[config.neck]
     backbone = Backbone(config.backbone, neck.backbone_strides(config.strides, config.dilation), config.dilation)
-    encoder = Encoder(encoder_layers_of(config))
+    encoder = Encoder(
+        encoder_layers_of(config),
+        LevelEmbedding(len(config.strides), dim) if config.encoder_attention == "deformable" else None,
+        nn.LayerNorm(dim) if config.norm == "pre" else None,
+    )
     spatial_query = SPATIAL_QUERIES["none" if "spatial_query" in unused_fields(config) else config.spatial_query]
-    decoder = Decoder(decoder_layers, spatial_query(LAMBDA_Q[config.lambda_q](dim, num_heads)), dim)
-    reference_points = REFERENCE_POINTS[config.reference_points](dim, config.num_queries)
-    heads = {
+    lambda_q = LAMBDA_Q[config.lambda_q](dim, num_heads)
+    decoder = Decoder(decoder_layers, spatial_query(lambda_q), DECODER_NORMS[config.decoder_norm](dim))
+    content = FIRST_CONTENT[config.learned_content](dim, config.num_queries)
+    reference_points = query_init_of(config, content, backbone.channels[-1])
+    heads: dict[str, nn.Module] = {
         "class_head": CLASS_HEADS[config.classification](dim, config.num_classes),
-        "box_head": BOX_HEADS[config.box_offset](dim),
+        "box_head": BOX_HEADS[config.box_offset](dim, config.size_logit),
     }
+    if config.patches:
+        heads["feature_head"] = FeatureHead(dim, backbone.channels[-1])
     projection = neck(backbone.channels, dim)
     projection.check(backbone, config.strides)
-    grid = Grid(config.strides, EXTENTS[config.pixel_aligned_positions])
+    grid = Grid(config.strides, EXTENTS[config.pixel_aligned_positions], 0.5 if config.half_cell_positions else 0.0)
     return {
         "backbone": backbone, "neck": projection, "grid": grid, "encoder": encoder, "reference_points": reference_points,
         "decoder": decoder, "heads": heads,
     }  # fmt: skip
 
 
+def query_init_of(config: ModelConfig, content: nn.Module, channels: int) -> QueryInit:
+    """Build the module of the initial queries. In pre-training they carry patches with `channels` features."""
+    kind = REFERENCE_POINTS[config.reference_points]
+    if not config.patches:
+        return kind(config.hidden_dim, config.num_queries, content)
+    carrying = with_patches(kind, config.cross_attention)
+    return carrying(config.hidden_dim, config.num_queries, content, channels, config.patches)
+
+
 def encoder_layers_of(config: ModelConfig) -> Iterator[EncoderLayer]:
     """Build the encoder layers."""
-    attention = ENCODER_ATTENTION[config.encoder_attention]
+    attention, layer = ENCODER_ATTENTION[config.encoder_attention], ENCODER_LAYERS[config.norm]
+    sampling = sampling_of(config, config.encoder_attention)
     for _ in range(config.encoder_layers):
-        self_attention = attention(config.hidden_dim, config.num_heads, config.dropout)
-        yield EncoderLayer(self_attention, config.hidden_dim, config.feedforward_dim, config.dropout)
+        self_attention = attention(config.hidden_dim, config.num_heads, config.dropout, **sampling)
+        yield layer(self_attention, config.hidden_dim, config.feedforward_dim, config.dropout)
 
 
 def decoder_layers_of(config: ModelConfig) -> Iterator[DecoderLayer]:
     """Build the decoder layers. The cross-attention of the first layer may differ from that of the later layers."""
-    attention = CROSS_ATTENTION[config.cross_attention]
-    sizes = config.hidden_dim, config.num_heads, config.dropout
-    for layer in range(config.decoder_layers):
+    attention, layer = CROSS_ATTENTION[config.cross_attention], DECODER_LAYERS[config.norm]
+    sizes, sampling = (config.hidden_dim, config.num_heads, config.dropout), sampling_of(config, config.cross_attention)
+    for number in range(config.decoder_layers):
         self_attention = attention.self_attention(*sizes)
-        cross_attention = (attention.cross_attention if layer else attention.first_cross_attention)(*sizes)
-        yield DecoderLayer(self_attention, cross_attention, config.hidden_dim, config.feedforward_dim, config.dropout)
+        cross_attention = (attention.cross_attention if number else attention.first_cross_attention)(*sizes, **sampling)
+        yield layer(self_attention, cross_attention, config.hidden_dim, config.feedforward_dim, config.dropout)
+
+
+def sampling_of(config: ModelConfig, attention: str) -> dict[str, int]:
+    """The additional sizes of an attention that samples the memory."""
+    return {"levels": len(config.strides), "points": config.sampling_points} if attention == "deformable" else {}
 
 
 def _check_length(what: str, values: list[Any], num_classes: int) -> None:

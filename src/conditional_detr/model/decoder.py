@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from conditional_detr.model.encoder import FeedForward
+from conditional_detr.model.encoder import FeedForward, PreNormFeedForward
 from conditional_detr.model.memory import Memory
 from conditional_detr.model.queries import Decoded, Queries
 from conditional_detr.model.spatial_query import SpatialQuery
@@ -33,6 +33,8 @@ class DecoderLayer(nn.Module):
     dim, feedforward_dim, dropout : D, width of the hidden layer, dropout probability
     """
 
+    feedforward_type = FeedForward
+
     def __init__(
         self, self_attention: nn.Module, cross_attention: nn.Module, dim: int, feedforward_dim: int, dropout: float
     ) -> None:
@@ -42,7 +44,7 @@ class DecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
-        self.feedforward = FeedForward(dim, feedforward_dim, dropout)
+        self.feedforward = self.feedforward_type(dim, feedforward_dim, dropout)
 
     def forward(self, queries: Queries, memory: Memory, spatial_query: Callable[[Queries, Tensor], Tensor | None]) -> Queries:
         content = self.norm1(queries.content + self.dropout(self.self_attention(queries)))
@@ -51,21 +53,34 @@ class DecoderLayer(nn.Module):
         return queries._replace(content=self.feedforward(self.norm2(content + self.dropout(attended))))
 
 
+class PreNormDecoderLayer(DecoderLayer):
+    """Self-attention, cross-attention and feed-forward, each preceded by a layer norm (UP-DETR)."""
+
+    feedforward_type = PreNormFeedForward
+
+    def forward(self, queries: Queries, memory: Memory, spatial_query: Callable[[Queries, Tensor], Tensor | None]) -> Queries:
+        normalised = queries._replace(content=self.norm1(queries.content))
+        content = queries.content + self.dropout(self.self_attention(normalised))
+        looking = self.norm2(content)
+        attended = self.cross_attention(queries._replace(content=looking, spatial=spatial_query(normalised, looking)), memory)
+        return queries._replace(content=self.feedforward(content + self.dropout(attended)))
+
+
 class Decoder(nn.Module):
     """A stack of decoder layers. All layers share one spatial query module with its Λ_q, and one layer norm before the heads.
 
     Parameters
     ----------
-    layers : decoder layers; the first must expect a decoder embedding of zeros
+    layers : decoder layers
     spatial_query : (Queries, content) → spatial query p_q of a layer; its `first` method is used in the first layer
-    dim : D
+    norm : layer norm before the heads; `nn.Identity` = none (Deformable DETR)
     """
 
-    def __init__(self, layers: list[DecoderLayer], spatial_query: SpatialQuery, dim: int) -> None:
+    def __init__(self, layers: list[DecoderLayer], spatial_query: SpatialQuery, norm: nn.Module) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.spatial_query = spatial_query
-        self.norm = nn.LayerNorm(dim)
+        self.norm = norm
 
     def forward(self, queries: Queries, memory: Memory, refine: Refine = keep_reference) -> Decoded:
         """Return the embeddings of every layer, normalised for the heads.
@@ -83,3 +98,7 @@ class Decoder(nn.Module):
             embeddings.append(self.norm(queries.content))
             queries = refine(number, embeddings[-1], queries)
         return Decoded(torch.stack(embeddings), tuple(references))
+
+
+DECODER_LAYERS = {"post": DecoderLayer, "pre": PreNormDecoderLayer}  # by the value of `norm`
+DECODER_NORMS: dict[bool, Callable[[int], nn.Module]] = {True: nn.LayerNorm, False: nn.Identity}  # by `decoder_norm`

@@ -15,7 +15,7 @@ from conditional_detr.model.heads.box import BoxHead
 from conditional_detr.model.memory import Memory, build_memory
 from conditional_detr.model.positional import Grid
 from conditional_detr.model.precision import float32_region
-from conditional_detr.model.queries import in_groups
+from conditional_detr.model.queries import Queries, in_groups
 from conditional_detr.model.query_init import QueryInit
 
 
@@ -31,6 +31,8 @@ class DetectionOutput:
     memory : the encoder's output with the positions of its cells; None if the earlier layers were not requested
     objectness : [B, N], logits for how near each memory cell is to the centre of an object; None if the earlier layers were
         not requested or the reference points are not chosen by this score
+    pred_features, aux_features : [B, Q, C] and [L−1, B, Q, C], predicted features of patches in pre-training, otherwise None
+    patch_features : [B, x, C], the backbone's features of the patches in pre-training, not normalised; otherwise None
     """
 
     pred_logits: Float[Tensor, "B Q K"]
@@ -39,6 +41,9 @@ class DetectionOutput:
     aux_boxes: Float[Tensor, "A B Q 4"] | None = None
     memory: Memory | None = None
     objectness: Float[Tensor, "B N"] | None = None
+    pred_features: Float[Tensor, "B Q C"] | None = None
+    aux_features: Float[Tensor, "A B Q C"] | None = None
+    patch_features: Float[Tensor, "B x C"] | None = None
 
     def last_layer(self) -> dict[str, Tensor]:
         """Predictions of the last layer, [B, Q, …], by name: "logits", "boxes", …"""
@@ -112,17 +117,27 @@ class DETR(nn.Module):
         extra_queries : object queries of additional groups, each as large as the model's own group; groups do not attend to
             each other (for training only)
         """
-        maps = self.input_projection(self.backbone(images))
-        memory = self.encoder(build_memory(maps, images, padding_mask, self.grid))
+        memory = self.encode(images, padding_mask)
         with float32_region(images):  # in 16 bits, points and boxes can be off by whole pixels
             queries, objectness = self.reference_points(self.object_query, memory)
             if extra_queries is not None:
                 queries = in_groups([queries, *(self.reference_points(group, memory).queries for group in extra_queries)])
-        decoded = self.decoder(queries, memory, self.box_head.refine)
+        return self.predict(queries, memory, aux, objectness)
 
+    def encode(self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None) -> Memory:
+        """Compute the memory of a batch of images."""
+        maps = self.input_projection(self.backbone(images))
+        encoded: Memory = self.encoder(build_memory(maps, images, padding_mask, self.grid))
+        return encoded
+
+    def predict(
+        self, queries: Queries, memory: Memory, aux: bool | None = None, objectness: Tensor | None = None
+    ) -> DetectionOutput:
+        """Decode queries and predict classes and boxes. `aux` and `objectness` are as in `forward` and `DetectionOutput`."""
+        decoded = self.decoder(queries, memory, self.box_head.refine)
         with_aux = self.training if aux is None else aux
         decoded = decoded if with_aux else decoded.last
-        with float32_region(images):
+        with float32_region(memory.tokens):
             decoded = decoded._replace(embeddings=decoded.embeddings.float())
             heads = [getattr(self, name) for name in self.head_names]
             predicted = {head.predicts: head(decoded, memory) for head in heads}

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conditional_detr.model.memory import Memory
+from conditional_detr.model.memory import Memory, joined
 
 
 class FeedForward(nn.Module):
@@ -24,6 +25,14 @@ class FeedForward(nn.Module):
         return self.norm(x + self.dropout(self.linear2(hidden)))
 
 
+class PreNormFeedForward(FeedForward):
+    """x ← x + W₂ relu(W₁ norm(x)), with dropout as in `FeedForward`."""
+
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        hidden = self.dropout(F.relu(self.linear1(self.norm(x))))
+        return x + self.dropout(self.linear2(hidden))
+
+
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, each followed by a residual connection and a layer norm.
 
@@ -33,26 +42,70 @@ class EncoderLayer(nn.Module):
     dim, feedforward_dim, dropout : D, width of the hidden layer, dropout probability
     """
 
+    feedforward_type = FeedForward
+
     def __init__(self, self_attention: nn.Module, dim: int, feedforward_dim: int, dropout: float) -> None:
         super().__init__()
         self.self_attention = self_attention
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
-        self.feedforward = FeedForward(dim, feedforward_dim, dropout)
+        self.feedforward = self.feedforward_type(dim, feedforward_dim, dropout)
 
     def forward(self, memory: Memory) -> Memory:
         tokens = self.norm(memory.tokens + self.dropout(self.self_attention(memory)))
         return memory._replace(tokens=self.feedforward(tokens))
 
 
-class Encoder(nn.Module):
-    """A stack of encoder layers. Each layer adds the position embedding again, and there is no final norm."""
+class PreNormEncoderLayer(EncoderLayer):
+    """Self-attention and feed-forward, each preceded by a layer norm and followed by a residual connection (UP-DETR)."""
 
-    def __init__(self, layers: Iterable[EncoderLayer]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
+    feedforward_type = PreNormFeedForward
 
     def forward(self, memory: Memory) -> Memory:
+        attended = self.self_attention(memory._replace(tokens=self.norm(memory.tokens)))
+        return memory._replace(tokens=self.feedforward(memory.tokens + self.dropout(attended)))
+
+
+class LevelEmbedding(nn.Module):
+    """Adds a learned vector to the positions of the cells of each level (Deformable DETR).
+
+    Parameters
+    ----------
+    levels, dim : number of levels S, and D
+    """
+
+    def __init__(self, levels: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(levels, dim))
+
+    def forward(self, memory: Memory) -> Memory:
+        placed = [x + own for x, own in zip(memory.levels(memory.position), self.weight, strict=True)]
+        return memory._replace(position=joined(placed))
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers. Each layer adds the position embedding again.
+
+    Parameters
+    ----------
+    layers : encoder layers
+    level_embedding : Memory → Memory, applied before the first layer; None = nothing
+    norm : layer norm after the last layer; None = nothing, as in DETR
+    """
+
+    def __init__(
+        self, layers: Iterable[EncoderLayer], level_embedding: nn.Module | None = None, norm: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.level_embedding = nn.Identity() if level_embedding is None else level_embedding
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.Identity() if norm is None else norm
+
+    def forward(self, memory: Memory) -> Memory:
+        memory = self.level_embedding(memory)
         for layer in self.layers:
             memory = layer(memory)
-        return memory
+        return memory._replace(tokens=self.norm(memory.tokens))
+
+
+ENCODER_LAYERS = {"post": EncoderLayer, "pre": PreNormEncoderLayer}  # by the value of `norm`

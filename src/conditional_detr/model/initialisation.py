@@ -20,7 +20,7 @@ def initialise_transformer(*parts: nn.Module) -> None:
     """Initialise all matrices with Xavier-uniform values and the output biases of attention with zeros, as in released code.
 
     DETR stores the query, key and value projections of its attention as one [3D, D] matrix. Therefore such projections get a
-    smaller gain here, and their biases start at zero.
+    smaller gain here, and their biases start at zero. A module with a method `initialise` sets its own values afterwards.
     """
     for part in parts:
         joint = {projection for module in part.modules() for projection in getattr(module, "joint_projections", ())}
@@ -30,6 +30,8 @@ def initialise_transformer(*parts: nn.Module) -> None:
                 nn.init.xavier_uniform_(module.weight, gain=2**-0.5 if module in joint else 1.0)
                 if module in joint or module in outputs:
                     nn.init.zeros_(module.bias)
+        for module in part.modules():  # those that differ say so
+            getattr(module, "initialise", lambda: None)()
 
 
 @torch.no_grad()

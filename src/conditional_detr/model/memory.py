@@ -17,7 +17,7 @@ class Memory(NamedTuple):
     Attributes
     ----------
     tokens : [B, N, D], features of the cells
-    position : [B or 1, N, D], the sine embedding of `points`
+    position : [B or 1, N, D], the sine embedding of `points`, or of the points that the grid shifts; an encoder may add to it
     points : [B or 1, N, 2], lower right corner of each cell, relative to the unpadded image; may lie outside the image
     is_padding : bool [B, N], True for cells that are padding; None if nothing is padded
     shapes : (h, w) of each of the S levels
@@ -41,6 +41,12 @@ class Memory(NamedTuple):
         return [level.transpose(1, 2).reshape(*level.shape[::2], *shape) for level, shape in levels]
 
     @property
+    def valid_ratios(self) -> Float[Tensor, "_ S 2"]:
+        """Share of the width and of the height of each level that is not padding."""
+        sizes = torch.tensor([[width, height] for height, width in self.shapes], device=self.tokens.device)
+        return self.extents / sizes
+
+    @property
     def centres(self) -> Float[Tensor, "_ N 2"]:
         """Centre of the part of each cell that lies inside the unpadded image."""
         sizes = joined([level[:, :1].expand_as(level) for level in self.levels(self.points)])
@@ -61,19 +67,19 @@ def build_memory(
     images, padding_mask : the input of the network, as in `DETR.forward`
     grid : positions of the cells of the levels
     """
-    points, padding, extents = [], [], []
+    points, places, padding, extents = [], [], [], []
     for x, stride in zip(maps, grid.strides, strict=True):
         is_padding = shrink_mask(padding_mask, x)
         counts = cell_counts(is_padding, x.shape[-2], x.shape[-1], x.device)
         size = grid.extent(counts, images, padding_mask, stride)
         points.append((counts / size[:, None, None]).flatten(1, 2))
+        places.append(((counts - grid.shift) / size[:, None, None]).flatten(1, 2))
         extents.append(size)
         padding.append(None if is_padding is None else is_padding.flatten(1))
-    corners = joined(points)
     return Memory(
         tokens=joined([x.flatten(2).transpose(1, 2) for x in maps]),
-        position=sine_embedding(corners, maps[0].shape[1]),
-        points=corners,
+        position=sine_embedding(joined(places), maps[0].shape[1]),
+        points=joined(points),
         is_padding=None if padding_mask is None else joined([mask for mask in padding if mask is not None]),
         shapes=tuple((x.shape[-2], x.shape[-1]) for x in maps),
         extents=torch.stack(extents, dim=1),

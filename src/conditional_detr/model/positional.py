@@ -19,10 +19,13 @@ class Grid(NamedTuple):
     strides : stride of each level, px
     extent : (`cell_counts` [B or 1, h, w, 2], images, padding mask, stride) → width and height of each unpadded image in cells,
         [B or 1, 2]
+    shift : the position embedding is that of the lower right corner of a cell, moved by this many cells towards the upper
+        left: 0 as in DETR, 0.5 (the centre of the cell) as in Deformable DETR
     """
 
     strides: tuple[int, ...]
     extent: Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
+    shift: float = 0.0
 
 
 def sine_embedding(points_xy: Float[Tensor, "*shape 2"], dim: int) -> Float[Tensor, "*shape {dim}"]:

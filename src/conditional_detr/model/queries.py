@@ -32,10 +32,13 @@ class Queries(NamedTuple):
     groups: int = 1
 
     @classmethod
-    def start(cls, object_query: Float[Tensor, "_ Q D"], reference: Float[Tensor, "_ Q R"]) -> "Queries":
-        """Queries before the first layer: their content is zero."""
+    def start(
+        cls, object_query: Float[Tensor, "_ Q D"], reference: Float[Tensor, "_ Q R"], content: Tensor | None = None
+    ) -> "Queries":
+        """Queries before the first layer. Their content is zero unless it is given, [1, Q, D]."""
         embedded = sine_embedding(reference[..., :2], object_query.shape[-1])
-        return cls(torch.zeros_like(object_query), object_query, reference, embedded)
+        content = torch.zeros_like(object_query) if content is None else content.expand_as(object_query)
+        return cls(content, object_query, reference, embedded)
 
     def with_reference(self, reference: Float[Tensor, "_ Q R"]) -> "Queries":
         """The same queries with other reference points or boxes."""

@@ -34,23 +34,49 @@ class Initial(NamedTuple):
     objectness: Tensor | None = None
 
 
+class ZeroContent(nn.Module):
+    """The decoder embedding starts as zeros, as in the paper."""
+
+    def __init__(self, dim: int, num_queries: int) -> None:
+        super().__init__()
+
+    def forward(self) -> None:
+        """Return None, which stands for zeros."""
+
+
+class LearnedContent(nn.Module):
+    """The decoder embedding starts as a learned parameter of each query (Deformable DETR)."""
+
+    def __init__(self, dim: int, num_queries: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_queries, dim))
+
+    def forward(self) -> Float[Tensor, "1 Q D"]:
+        return self.weight[None]
+
+
+FIRST_CONTENT = {False: ZeroContent, True: LearnedContent}  # by the value of `learned_content`
+
+
 class QueryInit(nn.Module):
     """Base class of modules (object queries o_q [Q, D], memory) → the queries before the first layer.
 
     Parameters
     ----------
     dim, num_queries : D and Q
+    content : module () → the first decoder embedding [1, Q, D]; None = zeros
     """
 
     export_precision = FLOAT32
 
-    def __init__(self, dim: int, num_queries: int) -> None:
+    def __init__(self, dim: int, num_queries: int, content: nn.Module | None = None) -> None:
         super().__init__()
         self.dim, self.num_queries = dim, num_queries
+        self.content = ZeroContent(dim, num_queries) if content is None else content
 
     def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory) -> Initial:
         reference = self.reference_logits(object_query).sigmoid()
-        return Initial(Queries.start(object_query[None], reference[None]))
+        return Initial(Queries.start(object_query[None], reference[None], self.content()))
 
     def reference_logits(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
         """Reference points s before the sigmoid."""
@@ -60,19 +86,41 @@ class QueryInit(nn.Module):
 class PredictedReferencePoints(QueryInit):
     """s = MLP(o_q): the reference point is predicted from the object query (section 3.3)."""
 
-    def __init__(self, dim: int, num_queries: int) -> None:
-        super().__init__(dim, num_queries)
+    def __init__(self, dim: int, num_queries: int, content: nn.Module | None = None) -> None:
+        super().__init__(dim, num_queries, content)
         self.mlp = MLP(dim, dim, 2, num_layers=2)
 
     def reference_logits(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
         return self.mlp(object_query)
 
 
+class ReferenceLinear(nn.Linear):
+    """The linear layer of reference points, trained at a tenth of the learning rate (Deformable DETR)."""
+
+    lr_scale = 0.1
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Initialise the bias with zeros."""
+        nn.init.zeros_(self.bias)
+
+
+class LinearReferencePoints(QueryInit):
+    """s = W o_q + b: one linear layer predicts the reference point from the object query (Deformable DETR)."""
+
+    def __init__(self, dim: int, num_queries: int, content: nn.Module | None = None) -> None:
+        super().__init__(dim, num_queries, content)
+        self.linear = ReferenceLinear(dim, 2)
+
+    def reference_logits(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
+        return self.linear(object_query)
+
+
 class LearnedReferencePoints(QueryInit):
     """s is a learned parameter of each query, initialised uniformly over the image (section 4.3)."""
 
-    def __init__(self, dim: int, num_queries: int) -> None:
-        super().__init__(dim, num_queries)
+    def __init__(self, dim: int, num_queries: int, content: nn.Module | None = None) -> None:
+        super().__init__(dim, num_queries, content)
         self.points = nn.Parameter(torch.rand(num_queries, 2).logit(eps=0.01))
 
     def reference_logits(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
@@ -97,8 +145,8 @@ class EncoderReferencePoints(QueryInit):
     Source: the idea of Conditional DETR V2 (Chen et al., 2022) and of DINO's mixed query selection (Zhang et al., ICLR 2023).
     """
 
-    def __init__(self, dim: int, num_queries: int) -> None:
-        super().__init__(dim, num_queries)
+    def __init__(self, dim: int, num_queries: int, content: nn.Module | None = None) -> None:
+        super().__init__(dim, num_queries, content)
         self.scorer = MLP(dim, dim, 1, num_layers=2)
         self.place = nn.Linear(dim, dim)
         nn.init.constant_(self.scorer.last.bias, PRIOR_LOGIT)
@@ -107,7 +155,7 @@ class EncoderReferencePoints(QueryInit):
         objectness = self.scorer(memory.tokens.float())[..., 0]
         reference = inverse_sigmoid(self.highest_cells(objectness.detach(), memory)).sigmoid()
         position = object_query + self.place(sine_embedding(reference, self.dim))
-        return Initial(Queries.start(position, reference), objectness)
+        return Initial(Queries.start(position, reference, self.content()), objectness)
 
     def highest_cells(self, scores: Float[Tensor, "B N"], memory: Memory) -> Float[Tensor, "B Q 2"]:
         """Centres of the Q cells with the highest scores, filled up with the middle of the image if there are too few cells."""
@@ -122,6 +170,7 @@ class EncoderReferencePoints(QueryInit):
 
 REFERENCE_POINTS: dict[str, type[QueryInit]] = {
     "predicted": PredictedReferencePoints,
+    "linear": LinearReferencePoints,
     "learned": LearnedReferencePoints,
     "origin": OriginReferencePoints,
     "encoder": EncoderReferencePoints,

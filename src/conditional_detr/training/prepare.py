@@ -12,13 +12,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from conditional_detr.config.options import TrainOptions
 from conditional_detr.config.run import RunConfig
-from conditional_detr.data.augmentation import Augmentation
-from conditional_detr.data.index import SplitIndex, load_split
+from conditional_detr.data.index import SplitIndex
 from conditional_detr.data.loader import EpochBatches, TrainingImages
 from conditional_detr.data.loader_processes import lacking_for_processes
 from conditional_detr.data.repeat_sampling import repeat_factors
 from conditional_detr.device.threads import set_threads
-from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.training.artifacts.console_logger import ConsoleLogger
 from conditional_detr.training.artifacts.fingerprint import fingerprint
 from conditional_detr.training.artifacts.run_folder import RunFolder
@@ -27,11 +25,11 @@ from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.training.execution.distributed import Distributed, launched
 from conditional_detr.training.optim.run_schedule import RunSchedule
 from conditional_detr.training.optim.weight_average import averaged
-from conditional_detr.training.setup.auto_config import resolve_auto
-from conditional_detr.training.setup.data_checks import check_data, opening
-from conditional_detr.training.setup.initial_weights import build_model, check_classes
 from conditional_detr.training.setup.resolve import cores_of_process, resolve, user_settings
+from conditional_detr.training.task import Detection
 from conditional_detr.training.train_step import Trainable, TrainStep, autocast_dtype, build_step, trainable
+
+DETECTION = Detection()
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class Prepared:
     average : moving average of the weights, or None if the recipe has none
     step : performs one optimisation step
     state : progress of the run
+    task : what the run learns
     batches, images : batches of image indices, and the data set that loads the images
     schedule : decides when the run ends and which epochs are evaluated
     logger : prints the progress
@@ -67,6 +66,7 @@ class Prepared:
     state: TrainerState
     batches: EpochBatches
     images: TrainingImages
+    task: Detection
     schedule: RunSchedule
     logger: ConsoleLogger
     notes: list[str]
@@ -75,7 +75,7 @@ class Prepared:
 
 
 @contextmanager
-def prepared_run(options: TrainOptions) -> Iterator[Prepared]:
+def prepared_run(options: TrainOptions, task: Detection = DETECTION) -> Iterator[Prepared]:
     """Context manager that prepares a run. It locks the run folder and connects the processes of a distributed run."""
     started = time.monotonic()
     config = resolve(options)
@@ -83,29 +83,30 @@ def prepared_run(options: TrainOptions) -> Iterator[Prepared]:
     set_threads(config.threads or cores_of_process())
     lock = nullcontext() if launched("rank") else RunFolder(config.output).held()
     with lock, Distributed(config.device) as processes:
-        yield prepare(config, options, processes, started)
+        yield prepare(config, options, processes, started, task)
 
 
-def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, started: float) -> Prepared:
+def prepare(
+    config: RunConfig, options: TrainOptions, processes: Distributed, started: float, task: Detection = DETECTION
+) -> Prepared:
     """Load data, settings, model and optimiser, either for a new run or from the last saved state.
 
     Raises
     ------
     ConfigError, DataError, SourceError, CheckpointError, UnavailableError, RunError
     """
-    train, valid = load_split(config.data, "train"), load_split(config.data, "valid")
-    check_data(train, valid, config.strict, config.max_bad)
+    train, valid = task.splits(config)
     folder = RunFolder(config.output)
     saved = folder.config() if options.resume and folder.has_begun else None
     if saved is not None and "amp" not in user_settings(options):  # as it was measured when the run started
         config = config.model_copy(update={"amp": saved.amp})
     # All processes use the choices of the first one.
-    config, choices = processes.gathered([resolve_auto(config, user_settings(options), train, saved)])[0]
+    config, choices = processes.gathered([task.choose(config, user_settings(options), train, saved)])[0]
     begun, recipe = folder.check(config, options.resume), config.training
     torch.manual_seed(config.seed)
-    model, notes = (folder.last_model(), []) if begun else build_model(config, train)
+    model, notes = (folder.last_model(), []) if begun else task.model(config, train)
     if begun:
-        check_classes(model, train)
+        task.check(model, train)
     model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     learning = trainable(model, recipe)
     average = averaged(model, recipe.weight_average) if recipe.weight_average else None
@@ -115,11 +116,11 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
     schedule = RunSchedule(recipe, len(batches), len(valid))
     logger = ConsoleLogger(schedule, recipe.batch, options.quiet or not processes.is_main)
     amp = "off" if processes.any(autocast_dtype(config.amp, processes.device) is None) else "bf16"
-    step = build_step(learning, recipe, amp, processes.accelerator, logger.say)
+    step = build_step(learning, recipe, amp, processes.accelerator, logger.say, task.objective)
     step.grad_accum_steps = max(recipe.grad_accum_steps, state.grad_accum_steps)
     config = config.model_copy(update={"amp": amp, "threads": config.threads or cores_of_process()})
     where = f"{processes.device.type}, {'float32' if amp == 'off' else 'bfloat16'}"
-    notes = opening(train, valid, model, config, where) + notes
+    notes = task.opening(train, valid, model, config, where) + notes
     if config.workers and (lacking := lacking_for_processes()):
         config = config.model_copy(update={"workers": 0})
         notes.append(f"warning: no processes that load images can be started here ({lacking}): this process loads them itself")
@@ -133,7 +134,7 @@ def prepare(config: RunConfig, options: TrainOptions, processes: Distributed, st
     return Prepared(
         config=config, folder=folder, processes=processes, train=train, valid=valid, learning=learning, average=average,
         step=step, state=state, batches=batches,
-        images=TrainingImages(train, Augmentation(recipe, config.imgsz), Preprocessor(model.preprocessor)),
+        images=task.images(train, model, config), task=task,
         schedule=schedule, logger=logger, notes=notes, fingerprint=mark, started=started - state.spent,
     )  # fmt: skip
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from conditional_detr.config.messages import updated
-from conditional_detr.config.presets import recipe_of
-from conditional_detr.config.recipes import RECIPES, RecipeConfig
+from conditional_detr.config.presets import recipe_for, recipe_of
+from conditional_detr.config.recipes import RecipeConfig
 from conditional_detr.config.run import RunOptions
 from conditional_detr.config.schema import ModelConfig
 from conditional_detr.device.bf16 import has_fast_bf16
@@ -128,6 +128,7 @@ def build_step(
     amp: str = "auto",
     accelerator: "Accelerator | None" = None,
     say: Callable[[str], object] = print,
+    kind: type[Objective] = Objective,
 ) -> TrainStep:
     """Build the optimisation step of a run.
 
@@ -138,6 +139,7 @@ def build_step(
     amp : "auto", "bf16" or "off"
     accelerator : connects several processes; None = a single process
     say : called with a message each time memory runs out and batches are split further
+    kind : class of the objective
 
     Raises
     ------
@@ -145,11 +147,11 @@ def build_step(
     """
     model, auxiliaries, optimizer = learning
     criterion = build_criterion(model.config, recipe)
-    modules: dict[str, nn.Module] = {"model": model, **dict(auxiliaries.items())}
+    modules: dict[str, nn.Module] = {"model": kind.module(model), **dict(auxiliaries.items())}
     if accelerator is not None:
         modules = {name: accelerator.prepare_model(module) for name, module in modules.items()}
     dtype = autocast_dtype(amp, next(model.parameters()).device)
-    objective = Objective(modules.pop("model"), criterion, modules, recipe, dtype)
+    objective = kind(modules.pop("model"), criterion, modules, recipe, dtype)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = MicroBatches(objective, model, parameters, recipe, accelerator, say)
     return TrainStep(gradients, optimizer, recipe.clip_max_norm)
@@ -179,6 +181,6 @@ def make_step(model: DetectionModel, amp: str = "auto", recipe: RecipeConfig | N
 
 def usual_recipe(model: ModelConfig) -> RecipeConfig:
     """Return the recipe that `train` uses for a model, with a class loss that the model supports."""
-    recipe = RECIPES[recipe_of(model)]
+    recipe = recipe_for(model, recipe_of(model))
     fits = class_loss_fits(recipe.class_loss, model.classification)
     return recipe if fits else updated(recipe, {"class_loss": "model"}, "train")

@@ -19,13 +19,12 @@ from conditional_detr.factory.build import DetectionModel
 from conditional_detr.storage.run_files import REPORT
 from conditional_detr.training.artifacts.batch_preview import save_batch_preview
 from conditional_detr.training.artifacts.console_logger import figure
-from conditional_detr.training.artifacts.finalize import finalize_run, run_facts
+from conditional_detr.training.artifacts.finalize import run_facts
 from conditional_detr.training.artifacts.nonfinite_dump import FOLDER as FLIGHT
 from conditional_detr.training.artifacts.nonfinite_dump import dump_step
 from conditional_detr.training.artifacts.trackers import Trackers, sample_detections
 from conditional_detr.training.execution.interrupts import StopRequest
 from conditional_detr.training.execution.micro_batches import on_device
-from conditional_detr.training.execution.shared_evaluation import evaluate_together
 from conditional_detr.training.execution.starting_process import refuse_in_starting_process
 from conditional_detr.training.optim.optimizer import lr_factor
 from conditional_detr.training.optim.progressive_resize import resized, size_factor
@@ -76,19 +75,21 @@ class Trainer:
     Parameters
     ----------
     prepared : the prepared run
-    evaluate : (model, index of the validation images, batch size, processes) → metrics, and the images that cannot be used
-    finalize : writes the report; takes (folder, settings, facts, state)
+    evaluate : (model, index of the validation images, batch size, processes) → metrics, and the images that cannot be used;
+        None = that of the task
+    finalize : writes the report; takes (folder, settings, facts, state); None = that of the task
     dump : records a step without a finite gradient; same signature as `dump_step`
     """
 
     def __init__(
         self,
         prepared: Prepared,
-        evaluate: Callable[..., tuple[CocoMetrics, dict[int, str]]] = evaluate_together,
-        finalize: Callable[..., None] = finalize_run,
+        evaluate: Callable[..., tuple[CocoMetrics, dict[int, str]]] | None = None,
+        finalize: Callable[..., None] | None = None,
         dump: Callable[..., Path | None] = dump_step,
     ) -> None:
-        self.prepared, self.evaluate, self.finalize, self.dump = prepared, evaluate, finalize, dump
+        self.prepared, self.task, self.dump = prepared, prepared.task, dump
+        self.evaluate, self.finalize = evaluate or self.task.evaluate, finalize or self.task.finalize
         self.config, self.recipe = prepared.config, prepared.config.training
         self.folder, self.processes, self.logger = prepared.folder, prepared.processes, prepared.logger
         self.model, self.state, self.schedule = prepared.learning.model, prepared.state, prepared.schedule
@@ -225,9 +226,8 @@ class Trainer:
                 self.logger.say(f"no report written (training itself is complete): {error}")
                 return
         self.logger.say(f"report: {file}")
-        self.logger.say(
-            f"To detect objects in images: {shlex.join(['cdetr', 'predict', str(self.folder.path), 'IMAGES'])}", "bold"
-        )
+        purpose, command = self.task.next_step(self.folder.path)
+        self.logger.say(f"To {purpose}: {shlex.join(map(str, command))}", "bold")
 
     def _record(self, batch: Batch, losses: dict[str, float]) -> None:
         """Record a step without a finite gradient. If that cannot be written, the run continues without the record."""
@@ -286,6 +286,6 @@ class Trainer:
             self._save_last()
             self.logger.say(
                 f"stopped in epoch {self.state.epoch + 1} after step {self.state.position}, and saved. To continue: "
-                + shlex.join(["cdetr", "train", "--resume", "--output", str(self.folder.path)])
+                + shlex.join(["cdetr", self.task.command, "--resume", "--output", str(self.folder.path)])
             )
             raise KeyboardInterrupt

@@ -46,7 +46,8 @@ def load_model(source: str | Path, num_classes: int | None = None) -> DetectionM
         `.pth` file of the reference release of Conditional DETR or DETR, the name of a trained model that comes with the
         package, a model name or a Hub id
     num_classes : number of classes; None = as in the source. If it differs from the source, the class head is initialised
-        anew, and all other weights are kept. The logger `conditional_detr` then emits a warning
+        anew, and all other weights are kept. A model that was pre-trained without labels becomes a detector. The logger
+        `conditional_detr` then emits a warning
 
     Raises
     ------
@@ -56,7 +57,13 @@ def load_model(source: str | Path, num_classes: int | None = None) -> DetectionM
     if path is None:
         return create_model(str(source), num_classes=91 if num_classes is None else num_classes).eval()
     model = read_checkpoint(path).build()
-    if num_classes is not None and num_classes != (had := model.config.num_classes):
+    if num_classes is not None and model.config.patches:
+        model = with_new_class_head(model, num_classes)
+        logger.warning(
+            "%s was pre-trained without labels: for %d classes the class head is initialised anew, the parts that only "
+            "pre-training uses are dropped, and all other weights are kept", source, num_classes,
+        )  # fmt: skip
+    elif num_classes is not None and num_classes != (had := model.config.num_classes):
         model = with_new_class_head(model, num_classes)
         logger.warning(
             "%s has %d classes: for %d the class head is initialised anew, all other weights are kept", source, had, num_classes
@@ -65,10 +72,14 @@ def load_model(source: str | Path, num_classes: int | None = None) -> DetectionM
 
 
 def with_new_class_head(model: DetectionModel, num_classes: int) -> DetectionModel:
-    """Return a copy of a model for other classes. Its class head is initialised anew; all other weights are kept."""
-    config = updated(model.config, {"num_classes": num_classes}, origin="load_model")
+    """Return a copy of a model for other classes. Its class head is initialised anew; all other weights are kept.
+
+    A model for pre-training becomes a detector, without the parts that only pre-training uses.
+    """
+    config = updated(model.config, {"num_classes": num_classes, "patches": 0}, origin="load_model")
     fresh = DetectionModel(config, model.preprocessor)
-    kept = {key: value for key, value in model.state_dict().items() if not key.startswith("class_head.")}
+    own = fresh.state_dict().keys()
+    kept = {key: value for key, value in model.state_dict().items() if key in own and not key.startswith("class_head.")}
     with torch.no_grad():
         fresh.load_state_dict(kept, strict=False)
     return fresh

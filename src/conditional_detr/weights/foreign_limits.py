@@ -19,14 +19,20 @@ RESNETS = {
 }
 BASIC_BLOCKS = ("resnet18", "resnet34")  # torchvision, which the reference releases use, cannot dilate these
 # The choices of each foreign detector: values of the fields `DECIDED`, by the value of `cross_attention`.
-DECIDED = ("spatial_query", "lambda_q", "reference_points", "box_offset", "classification")
+DECIDED = (
+    "neck", "half_cell_positions", "decoder_norm", "encoder_attention", "learned_content", "spatial_query", "lambda_q",
+    "reference_points", "box_offset", "classification", "size_logit",
+)  # fmt: skip
 FOREIGN_CHOICES: dict[str, dict[str, Any]] = {
     model.cross_attention: {field: getattr(model, field) for field in DECIDED}
-    for model in (PRESETS[name].model for name in ("conditional-detr-r50", "detr-r50"))
+    for model in (PRESETS[name].model for name in ("conditional-detr-r50", "detr-r50", "deformable-detr-ss-r50"))
 }
 # Fields that may have any value that the checks below allow. All fields that are neither here nor in `DECIDED` must have
 # their default, which is the value of the paper.
-FREE = SIZES | {"backbone", "dilation", "strides", "cross_attention", "spatial_init"}
+FREE = SIZES - {"patches"} | {"backbone", "dilation", "strides", "cross_attention", "spatial_init"}
+INITIAL = {"size_logit"}  # matters only when a model is new
+# (format, cross-attention) of the formats that also hold models with norm = "pre" and for pre-training
+PRE_NORM = {("official", "additive")}
 
 
 def backbone_of(state: dict[str, Tensor], prefix: str, file: object) -> str:
@@ -51,7 +57,7 @@ def named(resnet: str, stated: object) -> str:
 
 
 def check_can_be_held(config: ModelConfig, format: str) -> None:
-    """Check that a foreign format can hold a model: Conditional DETR or DETR as in the papers, with a ResNet.
+    """Check that a foreign format can hold a model: one of the published systems as in its paper, with a ResNet.
 
     Raises
     ------
@@ -62,9 +68,10 @@ def check_can_be_held(config: ModelConfig, format: str) -> None:
             f"the format {format!r} cannot hold cross_attention = {config.cross_attention!r}. Save it as 'native'"
         )
     decided = FOREIGN_CHOICES[config.cross_attention]
-    fixed = {field: info.default for field, info in ModelConfig.model_fields.items() if field not in FREE | decided.keys()}
+    free = FREE | ({"norm", "patches"} if (format, config.cross_attention) in PRE_NORM else set())
+    fixed = {field: info.default for field, info in ModelConfig.model_fields.items() if field not in free | decided.keys()}
     for field, value in {**decided, **fixed, "strides": (16,) if config.dilation else (32,)}.items():
-        if getattr(config, field) != value:
+        if field not in INITIAL and getattr(config, field) != value:
             beside = f" with cross_attention = {config.cross_attention!r}" if field in decided else ""
             raise CheckpointError(
                 f"the format {format!r} cannot hold {field} = {getattr(config, field)!r}: only {value!r} is "

@@ -1,4 +1,4 @@
-"""Folders of the transformers models `conditional_detr` and `detr`, as written by its major versions 4 and 5."""
+"""Folders of the transformers models `conditional_detr`, `detr` and `deformable_detr`, written by its versions 4 and 5."""
 
 import json
 from pathlib import Path
@@ -22,16 +22,23 @@ from conditional_detr.weights.key_mapping import (
     VERSION_5_CONDITIONAL,
     KeyTable,
     renamed,
+    without_copies,
 )
 from conditional_detr.weights.recognise import DESCRIPTION, PICKLED, PREPROCESSOR, SHARDS, WEIGHTS, shards_of
 
 BACKBONE = "model.backbone.conv_encoder.model."
-Kind = Literal["conditional", "additive"]
-TYPES: dict[str, Kind] = {"conditional_detr": "conditional", "detr": "additive"}
-CLASSES = {"conditional": "ConditionalDetr", "additive": "Detr"}
+Kind = Literal["conditional", "additive", "deformable"]
+TYPES: dict[str, Kind] = {"conditional_detr": "conditional", "detr": "additive", "deformable_detr": "deformable"}
+CLASSES = {"conditional": "ConditionalDetr", "additive": "Detr", "deformable": "DeformableDetr"}
+CLASS_BIAS = {
+    "conditional": "class_labels_classifier.bias", "additive": "class_labels_classifier.bias",
+    "deformable": "class_embed.0.bias",
+}  # fmt: skip
 # Defaults of transformers for fields that are missing in `config.json`, and fields that support only one value here (`*ONLY`).
-DEFAULTS = {"d_model": 256, "encoder_layers": 6, "decoder_layers": 6, "decoder_ffn_dim": 2048, "decoder_attention_heads": 8}
-QUERIES = {"conditional": 300, "additive": 100}
+DEFAULTS = {"d_model": 256, "encoder_layers": 6, "decoder_layers": 6, "decoder_attention_heads": 8}
+QUERIES = {"conditional": 300, "additive": 100, "deformable": 300}
+FEEDFORWARD = {"conditional": 2048, "additive": 2048, "deformable": 1024}
+LEVELS, POINTS = 4, 4  # of Deformable DETR
 ONLY = {"activation_function": "relu", "position_embedding_type": "sine", "num_channels": 3, "scale_embedding": False}
 BACKBONE_ONLY = {
     "hidden_act": "relu",
@@ -64,7 +71,10 @@ def read(path: Path) -> Checkpoint:
     if any(key.startswith("detr.") for key in state):
         raise CheckpointError(f"{path} must hold a detector; it is a segmentation model, which is not supported")
     state = renamed(state, VERSION_5, VERSION_5_CONDITIONAL if cross_attention == "conditional" else [], OWN_RESNET)
-    names = _class_names(content, state, file)
+    if cross_attention == "deformable":
+        _check_single_scale(content, file)
+        state = without_copies(state)
+    names = _class_names(content, state.get(CLASS_BIAS[cross_attention]), file)
     config = _config(file, content, state, cross_attention, len(names))
     preprocessor = _read_preprocessor(path / PREPROCESSOR)
     if "category_ids" not in content and all(name == f"{PLACEHOLDER}{i}" for i, name in enumerate(names)):
@@ -103,15 +113,14 @@ def write(model: DetectionModel, folder: Path) -> None:
         "attention_dropout": config.dropout,
         "activation_dropout": config.dropout,
         **ONLY,
+        **(_single_scale(config) if config.cross_attention == "deformable" else {}),
         "id2label": names,
         "label2id": {name: i for i, name in names.items()},
         "category_ids": model.category_ids,
     }
     image = model.preprocessor
     preprocessing = {
-        "image_processor_type": "ConditionalDetrImageProcessor"
-        if config.cross_attention == "conditional"
-        else "DetrImageProcessor",
+        "image_processor_type": f"{CLASSES[config.cross_attention]}ImageProcessor",
         "do_resize": True,
         "size": {"shortest_edge": image.imgsz, "longest_edge": image.longest},
         "do_rescale": True,
@@ -122,7 +131,7 @@ def write(model: DetectionModel, folder: Path) -> None:
         "do_pad": True,
         "format": "coco_detection",
     }
-    foreign = KeyTable("huggingface", config.cross_attention).to_foreign(weights_of(model))
+    foreign = KeyTable("huggingface", config.cross_attention, config.decoder_layers).to_foreign(weights_of(model))
     save_file(foreign, folder / WEIGHTS, metadata={"format": "pt"})
     for name, values in ((DESCRIPTION, content), (PREPROCESSOR, preprocessing)):
         (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -142,12 +151,34 @@ def _read_state(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     raise CheckpointError(f"{folder} holds a {DESCRIPTION} but no weights: one of {WEIGHTS}, {SHARDS}, {PICKLED} is required")
 
 
-def _class_names(content: dict[str, Any], state: dict[str, Tensor], file: Path) -> list[str]:
+def _single_scale(config: ModelConfig) -> dict[str, Any]:
+    """The fields of `deformable_detr` for a single scale, with the costs and loss weights of the paper."""
+    points = dict.fromkeys(("encoder_n_points", "decoder_n_points"), config.sampling_points)
+    return points | {"num_feature_levels": 1, "with_box_refine": False, "two_stage": False, "class_cost": 2}
+
+
+def _check_single_scale(content: dict[str, Any], file: Path) -> None:
+    """Check that a `deformable_detr` has a single scale and neither refined boxes nor two stages.
+
+    Raises
+    ------
+    CheckpointError : names what was found
+    """
+    found = [f"{name} = True" for name in ("with_box_refine", "two_stage") if content.get(name)]
+    if (levels := content.get("num_feature_levels", LEVELS)) != 1:
+        found.append(f"num_feature_levels = {levels!r}")
+    if found:
+        raise CheckpointError(
+            f"{file} describes a Deformable DETR with {', '.join(found)}; only the one with a single scale, without refined "
+            "boxes and two stages, is supported"
+        )
+
+
+def _class_names(content: dict[str, Any], bias: Tensor | None, file: Path) -> list[str]:
     """Return a name for each logit.
 
     transformers omits `id2label` if nobody set it, and data sets with gaps in their ids omit the names of unused ids.
     """
-    bias = state.get("class_labels_classifier.bias")
     count = 0 if bias is None else bias.numel() - (content["model_type"] == "detr")
     labels = content.get("id2label") or {str(i): f"{PLACEHOLDER}{i}" for i in range(count)}
     if not isinstance(labels, dict) or not set(labels) <= {str(i) for i in range(count)}:
@@ -159,12 +190,12 @@ def _config(
     file: Path,
     content: dict[str, Any],
     state: dict[str, Tensor],
-    cross_attention: Literal["conditional", "additive"],
+    cross_attention: Kind,
     classes: int,
 ) -> ModelConfig:
     _only(file, content, ONLY)
-    for field in ("attention_heads", "ffn_dim"):
-        default = DEFAULTS[f"decoder_{field}"]
+    defaults = {"attention_heads": DEFAULTS["decoder_attention_heads"], "ffn_dim": FEEDFORWARD[cross_attention]}
+    for field, default in {**defaults, **({"n_points": POINTS} if cross_attention == "deformable" else {})}.items():
         encoder, decoder = (content.get(f"{part}_{field}", default) for part in ("encoder", "decoder"))
         if encoder != decoder:
             raise CheckpointError(f"{file} has {encoder!r} encoder_{field} and {decoder!r} decoder_{field}: they must be equal")
@@ -182,9 +213,11 @@ def _config(
         "num_heads": content.get("decoder_attention_heads", DEFAULTS["decoder_attention_heads"]),
         "encoder_layers": content.get("encoder_layers", DEFAULTS["encoder_layers"]),
         "decoder_layers": content.get("decoder_layers", DEFAULTS["decoder_layers"]),
-        "feedforward_dim": content.get("decoder_ffn_dim", DEFAULTS["decoder_ffn_dim"]),
+        "feedforward_dim": content.get("decoder_ffn_dim", FEEDFORWARD[cross_attention]),
         "dropout": content.get("dropout", ModelConfig.model_fields["dropout"].default),
     }
+    if cross_attention == "deformable":
+        values["sampling_points"] = content.get("decoder_n_points", POINTS)
     return build(ModelConfig, values, str(file))
 
 

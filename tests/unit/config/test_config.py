@@ -99,8 +99,10 @@ def test_the_papers_models_have_the_papers_parts():
             continue
         model = chosen.model
         assert (model.hidden_dim, model.num_heads, model.encoder_layers, model.decoder_layers) == (256, 8, 6, 6)
-        queries = 100 if name.startswith("detr") else 300
-        assert (model.feedforward_dim, model.num_queries, model.dropout, chosen.imgsz) == (2048, queries, 0.1, 800)
+        queries = 100 if name.startswith(("detr", "up-detr")) else 300
+        width = 1024 if name.startswith("deformable") else 2048
+        assert (model.feedforward_dim, model.num_queries, model.dropout, chosen.imgsz) == (width, queries, 0.1, 800)
+        assert model.norm == ("pre" if name.startswith("up-detr") else "post")
         assert model.spatial_init == "xavier"
         assert model.finest_stride == (16 if "dc5" in name else 32)
 
@@ -154,26 +156,38 @@ def test_scales_are_a_range_of_sizes(scales: tuple[float, float], text: str):
 def idle_by_plain_rules(model: ModelConfig) -> dict[str, str]:
     """Which fields mean nothing beside the others, and what makes it so, written out."""
     idle = {}
-    additive = "cross_attention = 'additive'" if model.cross_attention == "additive" else ""
+    additive = "" if model.cross_attention == "conditional" else f"cross_attention = {model.cross_attention!r}"
     if additive:
         idle["spatial_query"] = additive
     if additive or model.spatial_query not in ("conditional", "intermediate"):
         idle["lambda_q"] = additive or f"spatial_query = {model.spatial_query!r}"
     if additive or model.spatial_query in ("lambda", "content"):  # nothing looks from the reference points
-        if not model.box_offset:
+        if not model.box_offset and model.cross_attention != "deformable":
             idle["reference_points"] = (additive or f"spatial_query = {model.spatial_query!r}") + " with box_offset = false"
         idle["spatial_init"] = additive or f"spatial_query = {model.spatial_query!r}"
+    if model.cross_attention != "deformable" and model.encoder_attention != "deformable":
+        attention = f"encoder_attention = {model.encoder_attention!r} with cross_attention = {model.cross_attention!r}"
+        idle["sampling_points"] = attention
+    if not model.box_offset:
+        idle["size_logit"] = "box_offset = false"
     return idle
 
 
-CHOICES = {field: get_args(ModelConfig.model_fields[field].annotation) for field in ("cross_attention", "spatial_query")}
+CHOICES = {
+    field: get_args(ModelConfig.model_fields[field].annotation)
+    for field in ("encoder_attention", "cross_attention", "spatial_query")
+}
 
 
+@pytest.mark.parametrize("encoder_attention", CHOICES["encoder_attention"])
 @pytest.mark.parametrize("cross_attention", CHOICES["cross_attention"])
 @pytest.mark.parametrize("spatial_query", CHOICES["spatial_query"])
 @pytest.mark.parametrize("box_offset", [True, False])
-def test_what_is_idle_follows_from_what_each_part_uses(cross_attention: str, spatial_query: str, box_offset: bool):
-    model = ModelConfig(cross_attention=cross_attention, spatial_query=spatial_query, box_offset=box_offset)
+def test_what_is_idle_follows_from_what_each_part_uses(
+    encoder_attention: str, cross_attention: str, spatial_query: str, box_offset: bool
+):
+    attention = {"encoder_attention": encoder_attention, "cross_attention": cross_attention}
+    model = ModelConfig(**attention, spatial_query=spatial_query, box_offset=box_offset)
     expected = idle_by_plain_rules(model)
     assert unused_fields(model) == expected
     others = {"reference_points": "learned", "lambda_q": "scalar", "spatial_init": "local", "classification": "softmax"}
@@ -186,7 +200,7 @@ def test_every_choice_of_a_part_says_what_it_uses():
         assert set(values) == ({True, False} if kind is bool else set(get_args(kind))), field
         assert set().union(*values.values()) <= set(IDLE)
     for field, value in IDLE.items():
-        assert value in get_args(ModelConfig.model_fields[field].annotation)
+        build(ModelConfig, {field: value}, "here")
 
 
 def test_a_field_that_is_idle_builds_nothing_and_one_that_is_not_is_heard():

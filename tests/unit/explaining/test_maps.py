@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from conditional_detr.explaining.figures import NARROWEST, TILE, Tiles, figure, 
 from conditional_detr.explaining.maps import Explanation, explain
 from conditional_detr.factory.create import create_model
 from conditional_detr.inference.detector import Detector
+from models import perturbed, small
 
 SMALL = {"encoder_layers": 1, "decoder_layers": 3, "hidden_dim": 32, "feedforward_dim": 48, "num_queries": 12}
 
@@ -98,7 +101,7 @@ def explanation(cell: float, layers: int = 2, point: np.ndarray | None = None) -
 def test_tiles_show_the_box_in_its_place():
     rgb = np.zeros((64, 80, 3), np.uint8)
     tiles = Tiles(rgb, explanation(16))
-    for shown in (np.asarray(tiles.over(np.zeros((4, 5)))), np.asarray(tiles.plain())):
+    for shown in (np.asarray(tiles.over("combined", 0, 0)), np.asarray(tiles.plain())):
         assert max(shown.shape[:2]) == TILE
         factor = TILE / 80
         assert shown[round(5 * factor), round(25 * factor)].tolist() == [0, 230, 118]
@@ -135,3 +138,38 @@ def test_images_and_arrays_are_written_and_a_folder_that_cannot_be_is_said(tmp_p
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunError, match="cannot be written"):
         list(write_explanations(rgb, given, tmp_path / "file"))
+
+
+def test_deformable_attention_is_explained_by_its_samples():
+    """Without padding the maps hold all weights of samples inside; the place of the largest weight lies in a marked cell."""
+    model = perturbed(small("deformable-detr-ss-tiny", 3, hidden_dim=32))
+    found = explain(model, np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8), conf=0)
+    first = found[0]
+    assert (first.spatial, first.content) == (None, None)
+    layers, heads = 3, model.config.num_heads
+    assert first.places.shape == (layers, heads, 4, 2)
+    np.testing.assert_allclose(first.weights.sum(-1), 1, atol=1e-5)
+    width, height = first.cell_size
+    for layer in range(layers):
+        for head in range(heads):
+            expected = np.zeros_like(first.combined[layer, head])
+            for (x, y), weight in zip(first.places[layer, head], first.weights[layer, head], strict=True):
+                column, row = x / width - 0.5, y / height - 0.5
+                left, top = int(np.floor(column)), int(np.floor(row))
+                for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                    if 0 <= top + j < expected.shape[0] and 0 <= left + i < expected.shape[1]:
+                        share = (1 - abs(column - left - i)) * (1 - abs(row - top - j))
+                        expected[top + j, left + i] += weight * share
+            np.testing.assert_allclose(first.combined[layer, head], expected, atol=1e-4)
+
+
+def test_samples_are_drawn_and_written(tmp_path):
+    model = perturbed(small("deformable-detr-ss-tiny", 3, hidden_dim=32))
+    rgb = np.zeros((96, 128, 3), dtype=np.uint8)
+    found = explain(model, rgb, conf=0)[:1]
+    (file,) = write_explanations(rgb, found, tmp_path)
+    arrays = np.load(file.with_suffix(".npz"))
+    assert {"combined", "places", "weights"} <= set(arrays)
+    assert "spatial" not in arrays
+    without = dataclasses.replace(found[0], places=None, weights=None)
+    assert not np.array_equal(figure(rgb, found[0], [2]), figure(rgb, without, [2]))

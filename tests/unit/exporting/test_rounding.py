@@ -22,6 +22,16 @@ def test_positions_and_heads_are_not_rounded():
     }
 
 
+def test_offsets_and_references_of_deformable_attention_are_not_rounded():
+    model = small("deformable-detr-ss-tiny")
+    attentions = [f"model.encoder.layers.{i}.self_attention" for i in range(2)]
+    attentions += [f"model.decoder.layers.{i}.cross_attention" for i in range(3)]
+    offsets = {f"{attention}.offsets" for attention in attentions}
+    assert set(modules_in_float32(model)) == {"model.class_head", "model.box_head", "model.reference_points", *offsets}
+    weights = {f"{attention}.weights" for attention in attentions}
+    assert set(modules_not_in_integers(model)) - set(modules_in_float32(model)) == {"model.decoder.spatial_query", *weights}
+
+
 def test_a_marked_custom_module_is_not_rounded_with_all_its_parts():
     model = small()
     model.encoder.layers[0].feedforward.linear1 = Careful(128, 64)

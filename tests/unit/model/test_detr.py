@@ -33,7 +33,7 @@ def test_every_model_name_builds_runs_and_has_the_stride_it_says(name: str):
     stride = 16 if name.endswith("-tiny") or "dc5" in name else 32
     assert model.config.strides == model.grid.strides == (stride,)
     assert [x.shape[-2:] for x in levels] == [(64 // stride, 96 // stride)]
-    assert output.pred_logits.shape == (1, 7, 6 if name.startswith("detr") else 5)
+    assert output.pred_logits.shape == (1, 7, 6 if name.startswith(("detr", "up-detr")) else 5)
     assert output.pred_boxes.shape == (1, 7, 4)
     assert output.aux_logits is None
 

@@ -12,12 +12,14 @@ from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
 from conditional_detr.model.attention import CROSS_ATTENTION, ENCODER_ATTENTION
 from conditional_detr.model.backbone.neck import NECKS, space_to_depth
+from conditional_detr.model.decoder import DECODER_LAYERS, DECODER_NORMS
+from conditional_detr.model.encoder import ENCODER_LAYERS
 from conditional_detr.model.heads.box import BOX_HEADS
 from conditional_detr.model.heads.classification import CLASS_HEADS
 from conditional_detr.model.memory import Memory, build_memory
 from conditional_detr.model.positional import EXTENTS, sine_embedding
 from conditional_detr.model.queries import Queries
-from conditional_detr.model.query_init import REFERENCE_POINTS
+from conditional_detr.model.query_init import FIRST_CONTENT, REFERENCE_POINTS
 from conditional_detr.model.spatial_query import LAMBDA_Q, SPATIAL_QUERIES, NoSpatialQuery
 from conditional_detr.training.objective.criterion import SetCriterion
 from conditional_detr.training.objective.objectness import gaussian_targets, objectness_loss
@@ -28,6 +30,9 @@ from models import memory_like, perturbed, random_memory, small
 PARTS = {
     "neck": NECKS,
     "pixel_aligned_positions": EXTENTS,
+    "norm": DECODER_LAYERS,
+    "decoder_norm": DECODER_NORMS,
+    "learned_content": FIRST_CONTENT,
     "encoder_attention": ENCODER_ATTENTION,
     "cross_attention": CROSS_ATTENTION,
     "spatial_query": {name: part for name, part in SPATIAL_QUERIES.items() if name != "none"},  # which nobody chooses
@@ -41,6 +46,10 @@ VARIANTS += [
     ("conditional-detr-tiny", {}),
     ("conditional-detr-r18", {"neck": "space_to_depth"}),
     ("detr-tiny", {}),
+    ("deformable-detr-ss-tiny", {}),
+    ("deformable-detr-ss-r18", {"sampling_points": 2}),
+    ("up-detr-tiny", {}),
+    ("conditional-detr-tiny", {"half_cell_positions": True}),
     ("conditional-detr-r18", {}),
     ("conditional-detr-tiny", {"spatial_query": "intermediate", "lambda_q": "block"}),
     ("conditional-detr-tiny", {"spatial_query": "lambda", "box_offset": False}),  # no reference points at all
@@ -68,6 +77,7 @@ def images_and_padding() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_every_part_has_its_value_in_the_configuration_and_the_papers_comes_first():
+    assert ENCODER_LAYERS.keys() == DECODER_LAYERS.keys()
     for field, known in PARTS.items():
         kind = ModelConfig.model_fields[field].annotation
         assert (set(known) == {True, False}) if kind is bool else (get_args(kind) == tuple(known)), field

@@ -10,9 +10,11 @@ from conditional_detr.model.attention.conditional import (
     ConditionalSelfAttention,
     FirstConditionalCrossAttention,
 )
+from conditional_detr.model.attention.deformable import DeformableCrossAttention, DeformableEncoderAttention
 from conditional_detr.model.attention.dense import AdditiveCrossAttention, AdditiveSelfAttention, DenseAttention
 
-Build = Callable[[int, int, float], nn.Module]  # (width D, number of heads, dropout probability) → module
+# (width D, number of heads, dropout probability) → module. Attention that samples also takes `levels` and `points`.
+Build = Callable[..., nn.Module]
 
 
 class DecoderAttention(NamedTuple):
@@ -30,8 +32,9 @@ class DecoderAttention(NamedTuple):
     cross_attention: Build
 
 
-ENCODER_ATTENTION: dict[str, Build] = {"dense": DenseAttention}  # Memory → [B, N, D]
+ENCODER_ATTENTION: dict[str, Build] = {"dense": DenseAttention, "deformable": DeformableEncoderAttention}  # Memory → [B, N, D]
 CROSS_ATTENTION = {
     "conditional": DecoderAttention(ConditionalSelfAttention, FirstConditionalCrossAttention, ConditionalCrossAttention),
     "additive": DecoderAttention(AdditiveSelfAttention, AdditiveCrossAttention, AdditiveCrossAttention),
+    "deformable": DecoderAttention(AdditiveSelfAttention, DeformableCrossAttention, DeformableCrossAttention),
 }

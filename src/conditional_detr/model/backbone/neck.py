@@ -3,6 +3,7 @@
 To add a variant, write a class and add it to `NECKS`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from conditional_detr.model.backbone.timm_backbone import Backbone
 from conditional_detr.model.precision import autocast_on_cpu, float32_region
 
 Map = Float[Tensor, "B _ _ _"]
+GROUPS = 32  # of the group norm
 
 
 class Neck(Protocol):
@@ -51,6 +53,30 @@ class LastMap(nn.Conv2d):
 
     def forward(self, maps: list[Map]) -> list[Map]:  # type: ignore[override]
         return [super().forward(maps[-1])]
+
+
+class NormalisedMap(nn.Module):
+    """One level: a 1 × 1 convolution of the last feature map, then a group norm (Deformable DETR)."""
+
+    def __init__(self, channels: Sequence[int], dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels[-1], dim, kernel_size=1)
+        self.norm = nn.GroupNorm(math.gcd(GROUPS, dim), dim)
+        assert self.conv.bias is not None
+        nn.init.xavier_uniform_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)
+
+    @staticmethod
+    def backbone_strides(strides: Sequence[int], dilation: bool) -> list[int]:
+        if len(strides) > 1:
+            raise ConfigError(f"neck = 'group_norm' makes one level: strides must have one entry, not {list(strides)}")
+        return list(strides)
+
+    def check(self, backbone: Backbone, strides: Sequence[int]) -> None:
+        """Accept any backbone."""
+
+    def forward(self, maps: list[Map]) -> list[Map]:
+        return [self.norm(self.conv(maps[-1]))]
 
 
 class SpaceToDepth(nn.Conv2d):
@@ -93,4 +119,8 @@ def space_to_depth(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 4*C _ _"]:
     return F.conv2d(F.pad(x, (0, 1, 0, 1)), corners.repeat(x.shape[1], 1, 1, 1), stride=2, groups=x.shape[1])
 
 
-NECKS: dict[str, type[LastMap] | type[SpaceToDepth]] = {"last": LastMap, "space_to_depth": SpaceToDepth}
+NECKS: dict[str, type[LastMap] | type[NormalisedMap] | type[SpaceToDepth]] = {
+    "last": LastMap,
+    "group_norm": NormalisedMap,
+    "space_to_depth": SpaceToDepth,
+}

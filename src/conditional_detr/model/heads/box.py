@@ -21,7 +21,7 @@ class BoxHead(nn.Module):
     predicts: ClassVar[str] = "boxes"
     export_precision = FLOAT32
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, size_logit: float = 0.0) -> None:
         super().__init__()
         self.mlp = MLP(dim, dim, 4, num_layers=3)
 
@@ -34,13 +34,19 @@ class BoxHead(nn.Module):
 class OffsetBoxHead(BoxHead):
     """b = sigmoid(MLP(f) + [logit(r), 0, 0]): the centre is predicted as an offset from the reference point (section 3.1).
 
-    The last layer of the MLP is initialised with zeros, so every box starts as (r_x, r_y, 0.5, 0.5).
+    The last layer of the MLP is initialised with zeros, so every box starts as (r_x, r_y, s, s) with s = sigmoid(size_logit).
+
+    Parameters
+    ----------
+    dim : D
+    size_logit : initial logit of width and height: 0 in the paper, -2 in Deformable DETR
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, size_logit: float = 0.0) -> None:
         super().__init__(dim)
         nn.init.zeros_(self.mlp.last.weight)
         nn.init.zeros_(self.mlp.last.bias)
+        nn.init.constant_(self.mlp.last.bias[2:], size_logit)
 
     def forward(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "L B Q 4"]:
         offset = F.pad(inverse_sigmoid(decoded.references[-1]), (0, 2))  # `refine` keeps the same points in all layers

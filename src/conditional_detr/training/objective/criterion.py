@@ -11,7 +11,7 @@ from conditional_detr.model.detr import DetectionOutput
 from conditional_detr.training.objective.losses import LABELLED, Totals
 from conditional_detr.training.objective.matcher import hungarian_match
 from conditional_detr.training.objective.objectness import objectness_loss
-from conditional_detr.training.objective.terms import Matched, Term, box_detection_terms
+from conditional_detr.training.objective.terms import FeatureTerm, Matched, Term, box_detection_terms
 
 UNLABELLED = -1e9  # logit of a class that is not labelled in an image: its probability, loss and gradient are 0
 LARGEST_RELATIVE_BOX = 2.0  # larger values are taken for boxes in pixels: relative boxes lie in [0, 1]
@@ -71,7 +71,7 @@ class SetCriterion(nn.Module):
         -------
         scalars: "loss", the weighted total over all layers; unweighted "loss_ce", "loss_bbox", "loss_giou" of the last layer
         and "loss_ce_0", … of the earlier layers. If reference points are chosen from the encoder's output, also
-        "loss_objectness", which "loss" contains with weight 1
+        "loss_objectness", which "loss" contains with weight 1. In pre-training also "loss_feature", see `FeatureTerm`
 
         Raises
         ------
@@ -83,9 +83,13 @@ class SetCriterion(nn.Module):
             pred["logits"] = without_unlabelled(pred["logits"], targets)
             _, _, num_queries, _ = pred["logits"].shape
             counted = batch_totals(targets, num_queries, output.pred_logits.device) if totals is None else totals
+            used = self.terms
+            if output.patch_features is not None:  # in pre-training, the objects are patches
+                targets = [t | {"features": own} for t, own in zip(targets, output.patch_features.detach(), strict=True)]
+                used = [*used, FeatureTerm(1.0)]
             matched = self._matched(pred, targets)
-            terms = {term.name: term.loss(matched, counted).view(-1, groups).mean(1) for term in self.terms}
-            losses = {"loss": torch.as_tensor(sum(term.weight * terms[term.name].sum() for term in self.terms))}
+            terms = {term.name: term.loss(matched, counted).view(-1, groups).mean(1) for term in used}
+            losses = {"loss": torch.as_tensor(sum(term.weight * terms[term.name].sum() for term in used))}
             if output.memory is not None and output.objectness is not None:
                 losses["loss_objectness"] = objectness_loss(output.objectness, output.memory, targets) / counted.num_boxes
                 losses["loss"] = losses["loss"] + losses["loss_objectness"]

@@ -1,6 +1,7 @@
 """The training objective: forward pass and losses of a batch."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -37,6 +38,11 @@ class Objective:
         self.dense, self.extra_queries = auxiliaries.get("dense"), auxiliaries.get("extra_queries")
         self.query_groups, self.dense_aux_weight = recipe.query_groups, recipe.dense_aux_weight
 
+    @staticmethod
+    def module(model: nn.Module) -> nn.Module:
+        """The module whose forward pass computes the predictions of a batch. It may wrap the model."""
+        return model
+
     @property
     def modules(self) -> list[nn.Module]:
         """All modules that are trained."""
@@ -67,14 +73,22 @@ class Objective:
         rounded = self.dtype is not None
         # Without autocast's cache of rounded weights: threads share and clear it, so results would depend on their timing.
         with torch.autocast(images.device.type, dtype=self.dtype, enabled=rounded, cache_enabled=False):
-            extra = {} if self.extra_queries is None else {"extra_queries": self.extra_queries()}
-            output = self.model(images, padding_mask, **extra)
-        losses: dict[str, Tensor] = self.criterion(output, targets, totals, self.query_groups)
+            output = self.predictions(images, padding_mask, targets)
+        losses: dict[str, Tensor] = self.criterion(output, self.objects(targets), totals, self.query_groups)
         if self.dense is not None and (memory := output.memory) is not None:
             dense = self.dense(memory.tokens, memory.centres, memory.is_padding, targets)
             losses["loss_dense"] = dense * len(images) / batch_size
             losses["loss"] = losses["loss"] + self.dense_aux_weight * losses["loss_dense"]
         return losses
+
+    def predictions(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> Any:
+        """Compute the predictions of a batch, a `DetectionOutput`."""
+        extra = {} if self.extra_queries is None else {"extra_queries": self.extra_queries()}
+        return self.model(images, padding_mask, **extra)
+
+    def objects(self, targets: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Select what the criterion needs of the targets."""
+        return targets
 
 
 def class_loss_fits(class_loss: str, classification: str) -> bool:

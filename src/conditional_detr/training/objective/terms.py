@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn import functional as F
 
 from conditional_detr.boxes import cxcywh_to_xyxy, iou
 from conditional_detr.errors import ConfigError, did_you_mean
@@ -129,6 +130,16 @@ class GIoUTerm(Term):
 
     def loss(self, matched: Matched, totals: Totals) -> Float[Tensor, " L"]:
         return matched.sum_by_layer(giou_loss(matched.pairs("boxes"), matched.target["boxes"])) / totals.num_boxes
+
+
+class FeatureTerm(Term):
+    """Loss of the predicted features of patches: squared distance of the normalised vectors (UP-DETR)."""
+
+    name = "loss_feature"
+
+    def loss(self, matched: Matched, totals: Totals) -> Float[Tensor, " L"]:
+        found, wanted = (F.normalize(x, dim=-1) for x in (matched.pairs("features"), matched.target["features"]))
+        return matched.sum_by_layer((found - wanted).square().sum(-1)) / totals.num_boxes
 
 
 def labels_of_queries(matched: Matched, num_classes: int) -> Int64[Tensor, "L B Q"]:

@@ -207,9 +207,9 @@ def reference_points(model: ModelConfig) -> Choice | None:
 
 
 def neck(model: ModelConfig) -> Choice | None:
-    """Add the features at half the stride; None if the backbone has none, at the paper's stride, or with several levels."""
-    several, stride = len(model.strides) > 1, model.finest_stride
-    if several or model.dilation or stride >= 32 or stride // 2 not in strides_of(model.backbone):
+    """Add the features at half the stride; None if the backbone has none, at the paper's stride, or with another neck."""
+    other, stride = len(model.strides) > 1 or model.neck != "last", model.finest_stride
+    if other or model.dilation or stride >= 32 or stride // 2 not in strides_of(model.backbone):
         return None
     return Choice("model.neck", "space_to_depth", "features of half the stride show where in a cell an object ends")
 

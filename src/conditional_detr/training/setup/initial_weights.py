@@ -12,6 +12,9 @@ from conditional_detr.factory.create import create_model
 from conditional_detr.weights.discovery import load_model, with_new_class_head
 from conditional_detr.weights.recognise import find_checkpoint, shipped
 
+# Parameters with a row for each query.
+PER_QUERY = {"object_query", "reference_points.points", "reference_points.content.weight"}
+
 
 def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, list[str]]:
     """Build the initial model of a run, with the classes of its data.
@@ -44,7 +47,10 @@ def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, li
     else:
         model = load_model(config.model)
         had = model.class_names
-        if had == names:
+        if model.config.patches:
+            model = with_new_class_head(model, len(names))
+            notes = [f"{config.model} was pre-trained without labels: the class head is newly initialised"]
+        elif had == names:
             notes = [f"fine-tuning {config.model}, same classes, so the class head is kept"]
         else:
             model = with_new_class_head(model, len(names))
@@ -97,7 +103,8 @@ def take_weights(model: DetectionModel, source: DetectionModel, name: str) -> bo
     same = model.class_names == source.class_names
     state = {key: value for key, value in source.state_dict().items() if same or not key.startswith("class_head.")}
     nearest = torch.arange(model.config.num_queries) * source.config.num_queries // model.config.num_queries
-    state["object_query"] = state["object_query"][nearest]  # nearest by index, that is, by the order of their reference points
+    for key in state.keys() & PER_QUERY:  # nearest by index, that is, by the order of their reference points
+        state[key] = state[key][nearest]
     model.load_state_dict(state, strict=False)
     return same
 

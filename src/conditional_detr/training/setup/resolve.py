@@ -5,9 +5,11 @@ from typing import Any, Literal
 
 from conditional_detr.config.messages import build, updated
 from conditional_detr.config.options import TrainOptions
-from conditional_detr.config.presets import PRESETS, recipe_of
+from conditional_detr.config.parts import with_overrides
+from conditional_detr.config.presets import PRESETS, recipe_for, recipe_of
 from conditional_detr.config.recipes import RECIPES, RecipeConfig, RecipeOptions
 from conditional_detr.config.run import RunConfig
+from conditional_detr.config.schema import ModelConfig
 from conditional_detr.device.threads import usable_cores
 from conditional_detr.errors import ConfigError, did_you_mean
 from conditional_detr.training.execution.distributed import launched
@@ -43,22 +45,33 @@ def resolve(options: TrainOptions) -> RunConfig:
     """
     given = options.model_dump(exclude_unset=True)
     name = str(Path(options.model).resolve() if Path(options.model).exists() else options.model)
-    if not {"recipe", "imgsz"} <= given.keys():  # config.toml of a resumed run contains both
-        imgsz, recipe = made_for(name)
+    base = None
+    # config.toml of a resumed run contains everything, and the model that it started from may be gone.
+    if name in PRESETS or Path(name).exists() or not {"recipe", "imgsz"} <= given.keys():
+        imgsz, recipe, model = made_for(name, options.model_overrides)
         given = {"imgsz": imgsz, "recipe": recipe, **given}
+        base = recipe_for(model, given["recipe"])
     recipe_values = options.recipe_overrides | {key: given[key] for key in RecipeOptions.model_fields.keys() & given.keys()}
     settings = {key: given[key] for key in RunConfig.model_fields.keys() & given.keys()}
     settings |= {"data": str(Path(options.data).resolve()), "model": name, "workers": given.get("workers", _default_workers())}
-    return build(RunConfig, {**settings, "training": _recipe(RECIPES[given["recipe"]], recipe_values)}, origin="train")
+    training = _recipe(base or RECIPES[given["recipe"]], recipe_values)
+    return build(RunConfig, {**settings, "training": training}, origin="train")
 
 
-def made_for(source: str) -> tuple[int, Literal["paper", "fast"]]:
-    """Default image size (shorter side, px) and recipe of a model source. The model is not built."""
+def made_for(source: str, overrides: dict[str, Any]) -> tuple[int, Literal["paper", "fast"], ModelConfig]:
+    """Default image size (shorter side, px), recipe and configuration of a model source. The model is not built.
+
+    Parameters
+    ----------
+    source : a model name, or the path of a trained model
+    overrides : fields of the configuration that differ from those of the model name
+    """
     path = find_checkpoint(source)
     if path is None:
-        return PRESETS[source].imgsz, PRESETS[source].recipe
+        chosen = PRESETS[source]
+        return chosen.imgsz, chosen.recipe, with_overrides(chosen.model, overrides, origin="train")
     checkpoint = read_checkpoint(path)
-    return checkpoint.preprocessor.imgsz, recipe_of(checkpoint.config)
+    return checkpoint.preprocessor.imgsz, recipe_of(checkpoint.config), checkpoint.config
 
 
 def cores_of_process() -> int:

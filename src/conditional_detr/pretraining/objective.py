@@ -1,0 +1,37 @@
+"""The losses of pre-training."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.model.detr import DetectionOutput
+from conditional_detr.pretraining.forward import pretraining_output
+from conditional_detr.training.objective.objective import Objective
+
+
+class PatchPredictions(nn.Module):
+    """A model for pre-training as a module whose forward pass takes patches."""
+
+    def __init__(self, model: DetectionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, padding_mask: Tensor | None, patches: Tensor) -> DetectionOutput:
+        return pretraining_output(self.model, images, padding_mask, patches)
+
+
+class PretrainingObjective(Objective):
+    """Forward pass with patches, and the set criterion: each patch is an object with features (UP-DETR, section 3.2)."""
+
+    @staticmethod
+    def module(model: nn.Module) -> nn.Module:
+        assert isinstance(model, DetectionModel)
+        return PatchPredictions(model)
+
+    def predictions(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> Any:
+        return self.model(images, padding_mask, torch.stack([target["patches"] for target in targets]))
+
+    def objects(self, targets: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        return [{key: value for key, value in target.items() if key != "patches"} for target in targets]

@@ -1,0 +1,67 @@
+"""Pre-training without labels, on any folder of images."""
+
+from pathlib import Path
+from typing import Any
+
+from conditional_detr.config.presets import PRESETS
+from conditional_detr.errors import ConfigError
+from conditional_detr.pretraining.task import Pretraining
+from conditional_detr.training.execution.starting_process import refuse_in_starting_process
+from conditional_detr.training.prepare import prepared_run
+from conditional_detr.training.setup.resolve import requested
+from conditional_detr.training.trainer import Run, Trainer
+
+PATCHES, IMGSZ = 10, 480  # of UP-DETR: patches per image; largest shorter side, px
+# Settings that pre-training changes in every recipe. The backbone is frozen, and what needs classes is off.
+ALL = {"lr_backbone": 0.0, "epochs": 60, "dense_aux_weight": 0.0, "query_groups": 1, "class_loss": "model", "freeze": 0}
+ALL |= {"progressive_resize_from": 1.0, "weight_average": 0.0}
+PAPER = {"lr": 1e-4, "batch": 256, "lr_drop_at": 40 / 60}  # released code of UP-DETR
+FAST = {"batch": 8}
+
+
+def pretrain(
+    data: str | Path,
+    model: str = "up-detr-tiny",
+    output: str | Path = "runs/pretrain",
+    patches: int | None = None,
+    **options: Any,
+) -> Run:
+    """Pre-train a detector on images without labels: it learns to find random patches of an image.
+
+    For `up-detr-*` this is UP-DETR. For the other families the idea is the same, but a patch is the first decoder embedding of
+    its queries instead of being added to their object queries.
+
+    Source: UP-DETR (Dai et al., CVPR 2021).
+
+    Parameters
+    ----------
+    data : folder of images, which is searched with its subfolders. Every 20th image is held out to measure how well patches are
+        found
+    model : model name
+    output : run folder; its checkpoints are a source for `train`
+    patches : number of patches per image; the queries are divided among them; None = 10
+    options : as for `train`: epochs (default 60), minutes, batch, lr, imgsz, seed, resume, device, workers, threads, quiet,
+        pretrained_backbone, model_overrides
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ConfigError, DataError, UnavailableError, RunError
+    KeyboardInterrupt : after Ctrl-C or SIGTERM, once `last/` is saved
+    """
+    refuse_in_starting_process()
+    overrides = options.pop("model_overrides", {})
+    patches = overrides.get("patches", PATCHES) if patches is None else patches
+    if not 1 <= patches <= 1000:
+        raise ConfigError(f"patches must be 1 to 1000, not {patches}")
+    is_paper = model in PRESETS and PRESETS[model].recipe == "paper"
+    values = {"imgsz": IMGSZ} if is_paper else {}
+    recipe = ALL | (PAPER if is_paper else FAST) | options.pop("recipe_overrides", {})
+    recipe |= {key: options.pop(key) for key in ("epochs", "minutes", "batch", "lr") if options.get(key) is not None}
+    given = {"data": data, "model": model, "output": output, "recipe_overrides": recipe}
+    given["model_overrides"] = overrides | {"patches": patches}
+    with prepared_run(requested({**values, **given, **options}), Pretraining()) as prepared:
+        return Trainer(prepared).fit()

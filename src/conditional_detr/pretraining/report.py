@@ -1,0 +1,77 @@
+"""The report of a pre-training run: losses, and patches with the places where they were found."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from conditional_detr.config.run import RunConfig
+from conditional_detr.config.toml import to_toml
+from conditional_detr.data.index import SplitIndex
+from conditional_detr.evaluation import plots
+from conditional_detr.evaluation.pages import embedded, write_page
+from conditional_detr.evaluation.report import jpeg
+from conditional_detr.images.preprocessing import Preprocessor
+from conditional_detr.inference.drawing import draw
+from conditional_detr.pretraining.finding import Found, found_patches
+from conditional_detr.storage.run_files import REPORT
+from conditional_detr.training.artifacts.run_folder import RunFolder
+from conditional_detr.weights.discovery import load_model
+
+IMAGES, PATCHES = 8, 5  # that are shown
+TRUE, ANSWER = "#059669", "#EA580C"
+CURVES = {
+    "loss": ({"loss": "all terms"}, "The training loss."),
+    "AP": ({"AP": "AP", "AP50": "AP50"}, "How well patches are found in the images that are held out."),
+}
+
+
+def write_pretraining_report(folder: RunFolder, config: RunConfig, index: SplitIndex, history: list[dict[str, Any]]) -> None:
+    """Write `report.html` to the folder of a finished run.
+
+    Raises
+    ------
+    RunError : the file cannot be written
+    """
+    model = load_model(folder.best)
+    shown = range(0, len(index), max(1, -(-len(index) // IMAGES)))
+    preprocessor = Preprocessor(model.preprocessor)
+    content = {
+        "title": f"Pre-training run {folder.path.resolve().name}",
+        "facts": {
+            "images": f"{config.data}",
+            "model": f"{config.model}, {model.config.patches} patches per image, shorter side {config.imgsz} px",
+            "length": f"{len(history)} epochs",
+        },
+        "curves": [_curve(history, name) for name in CURVES],
+        "history": history,
+        "columns": ["epoch", "loss", "loss_ce", "loss_bbox", "loss_giou", "loss_feature", "AP", "AP50"],
+        "images": [_shown(found, index, preprocessor) for found in found_patches(model, index, shown, config.imgsz, {})],
+        "settings": to_toml(config),
+    }
+    write_page(folder.path / REPORT, "pretraining", content)
+
+
+def _curve(history: list[dict[str, Any]], name: str) -> dict[str, str]:
+    lines, caption = CURVES[name]
+    bands = [plots.Band(text, [[row.get(column) for row in history]]) for column, text in lines.items()]
+    return {"svg": embedded(plots.learning_curves(bands, name)), "alt": f"{name} by epoch", "caption": caption}
+
+
+def _shown(found: Found, index: SplitIndex, preprocessor: Preprocessor) -> dict[str, Any]:
+    """An image with the boxes of some patches, and these patches."""
+    count = min(PATCHES, len(found.patches))
+    rgb = _pixels(found.image, preprocessor)
+    size = np.array([rgb.shape[1], rgb.shape[0]] * 2)
+    boxes = np.concatenate([found.boxes[:count].numpy(), found.answers[:count].numpy()]).clip(0, 1) * size
+    kinds, texts = np.repeat([0, 1], count), [str(k + 1) for k in range(count)] * 2
+    patches = np.concatenate([_pixels(patch, preprocessor) for patch in found.patches[:count]], axis=1)
+    return {
+        "name": index.paths[found.position].rpartition("/")[2],
+        "jpeg": embedded(jpeg(draw(rgb, boxes, kinds, texts, (TRUE, ANSWER)))),
+        "patches": embedded(jpeg(patches)),
+    }
+
+
+def _pixels(image: Tensor, preprocessor: Preprocessor) -> np.ndarray:
+    return preprocessor.denormalise(image).permute(1, 2, 0).numpy()

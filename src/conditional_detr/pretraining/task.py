@@ -1,0 +1,78 @@
+"""Pre-training without labels as a task of the training loop."""
+
+from collections.abc import Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from conditional_detr.config.presets import PRESETS
+from conditional_detr.config.run import RunConfig
+from conditional_detr.data.index import SplitIndex
+from conditional_detr.data.loader import TrainingImages
+from conditional_detr.errors import ConfigError, did_you_mean, plural
+from conditional_detr.evaluation.coco import CocoMetrics
+from conditional_detr.factory.build import DetectionModel
+from conditional_detr.factory.create import create_model
+from conditional_detr.images.preprocessing import Preprocessor
+from conditional_detr.pretraining.finding import finding_metrics
+from conditional_detr.pretraining.images import PatchImages, image_folder
+from conditional_detr.pretraining.objective import PretrainingObjective
+from conditional_detr.pretraining.report import write_pretraining_report
+from conditional_detr.training.artifacts.run_folder import RunFolder
+from conditional_detr.training.artifacts.trainer_state import TrainerState
+from conditional_detr.training.execution.distributed import Distributed
+from conditional_detr.training.task import Detection
+
+HELD_OUT, MOST_HELD_OUT = 20, 200  # every 20th image measures how well patches are found, at most 200 images
+NUM_CLASSES = 2  # the first is not used, the second is "patch", as in the released code
+
+
+class Pretraining(Detection):
+    """Find the places of random patches of an image (UP-DETR)."""
+
+    command = "pretrain"
+    objective = PretrainingObjective
+
+    def splits(self, config: RunConfig) -> tuple[SplitIndex, SplitIndex]:
+        index = image_folder(config.data)
+        held_out = list(range(0, len(index), max(HELD_OUT, len(index) // MOST_HELD_OUT)))
+        others = [i for i in range(len(index)) if i not in set(held_out)]
+        return (index.without(held_out), index.without(others)) if others else (index, index)
+
+    def choose(
+        self, config: RunConfig, user_settings: Set[str], train: SplitIndex, saved: RunConfig | None
+    ) -> tuple[RunConfig, list[str]]:
+        return config, []
+
+    def model(self, config: RunConfig, train: SplitIndex) -> tuple[DetectionModel, list[str]]:
+        if config.model not in PRESETS:
+            raise ConfigError(f"pretrain needs a model name, not {config.model}. {did_you_mean(config.model, PRESETS)}")
+        model = create_model(config.model, NUM_CLASSES, config.pretrained_backbone, **config.model_overrides)
+        model.preprocessor = model.preprocessor.model_copy(update={"imgsz": config.imgsz, "max_size": 0})
+        start = "ImageNet weights, which are not changed" if config.pretrained_backbone else "random weights, as requested"
+        return model, [f"backbone {model.config.backbone}: {start}"]
+
+    def check(self, model: DetectionModel, train: SplitIndex) -> None:
+        """Any images fit."""
+
+    def opening(self, train: SplitIndex, valid: SplitIndex, model: DetectionModel, config: RunConfig, where: str) -> list[str]:
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return [
+            f"{plural(len(train), 'image')} for pre-training, {plural(len(valid), 'image')} to measure it",
+            f"model: {config.model}, {trainable / 1e6:.1f} M trainable parameters, {model.config.patches} patches per image, "
+            f"image size {config.imgsz} px (shorter side), {where}",
+            "AP says how well patches are found in the images that are held out",
+        ]
+
+    def images(self, train: SplitIndex, model: DetectionModel, config: RunConfig) -> TrainingImages:
+        return PatchImages(train, Preprocessor(model.preprocessor), config.imgsz, model.config.patches)
+
+    def evaluate(
+        self, model: DetectionModel, index: SplitIndex, batch: int, processes: Distributed
+    ) -> tuple[CocoMetrics, dict[int, str]]:
+        return finding_metrics(model, index, model.preprocessor.imgsz, processes)
+
+    def finalize(self, folder: RunFolder, config: RunConfig, facts: dict[str, str], state: TrainerState) -> None:
+        write_pretraining_report(folder, config, self.splits(config)[1], state.history)
+
+    def next_step(self, folder: Path) -> tuple[str, Sequence[Any]]:
+        return "train a detector from it", ("cdetr", "train", "--model", folder, "--data", "DIR")

@@ -1,0 +1,105 @@
+"""`cdetr pretrain` from a folder of images to a detector that starts from it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from commands import run
+from conditional_detr.errors import ConfigError
+from conditional_detr.pretraining.pretrain import pretrain
+from conditional_detr.weights.discovery import load_model
+
+SMALL = {"num_queries": 20, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "feedforward_dim": 48}
+OPTIONS = {"imgsz": 64, "batch": 4, "workers": 0, "threads": 1, "pretrained_backbone": False, "quiet": True, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(14):
+        coarse = np.random.default_rng(number).integers(0, 255, (6, 8, 3), np.uint8)
+        Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC).save(folder / f"{number:02}.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(photos, tmp_path_factory):
+    output = tmp_path_factory.mktemp("pre") / "run"
+    return pretrain(photos, "up-detr-tiny", output, epochs=2, model_overrides=SMALL, **OPTIONS)
+
+
+def test_the_run_folder_has_a_report_and_a_model_for_pretraining(finished):
+    files = {path.name for path in finished.folder.iterdir()}
+    assert {"best", "last", "config.toml", "metrics.jsonl", "report.html", "train_batch.jpg"} <= files
+    page = (finished.folder / "report.html").read_text()
+    assert "Patches and where they were found" in page
+    assert page.count("data:image/jpeg") == 2  # one image was held out: it, and its patches
+    row = finished.metrics[-1]
+    assert {"loss_feature", "loss_ce", "loss_bbox", "loss_giou", "AP"} <= row.keys()
+    assert load_model(finished.folder).config.patches == 10
+
+
+def test_the_backbone_does_not_change(finished, photos, tmp_path):
+    other = pretrain(photos, "up-detr-tiny", tmp_path / "r", epochs=1, model_overrides=SMALL, **OPTIONS)
+    states = [load_file(each.folder / "last" / "model.safetensors") for each in (finished, other)]
+    for key, value in states[0].items():
+        if key.startswith("backbone."):
+            assert torch.equal(value, states[1][key]), key
+    assert any(not torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_it_goes_on_as_if_it_had_not_been_stopped(finished, photos, tmp_path):
+    options = {**OPTIONS, "model_overrides": SMALL}
+    pretrain(photos, "up-detr-tiny", tmp_path / "r", epochs=1, **options)
+    # a run of two epochs has another schedule than one of one epoch, so only the end of training is compared here
+    again = pretrain(photos, "up-detr-tiny", tmp_path / "r", epochs=2, resume=True, **options)
+    assert [row["epoch"] for row in again.metrics] == [1, 2]
+    assert (tmp_path / "r" / "report.html").is_file()
+
+
+def test_train_starts_from_it(finished, digits_folder, tmp_path, capsys):
+    options = ("--epochs", 1, "--imgsz", 64, "--threads", 1, "--output", tmp_path / "t")
+    code, out, err = run(capsys, "train", "--model", finished.folder, "--data", digits_folder, *options)
+    assert code == 0, err
+    assert "was pre-trained without labels: the class head is newly initialised" in out
+    detector, pretrained = load_model(tmp_path / "t"), load_model(finished.folder)
+    assert (detector.config.patches, detector.config.norm) == (0, "pre")
+    assert detector.config.num_queries == pretrained.config.num_queries
+
+
+def test_unreadable_images_are_reported_and_replaced(photos, tmp_path):
+    for number in range(12):
+        (tmp_path / f"{number:02}.jpg").write_bytes((photos / f"{number:02}.jpg").read_bytes())
+    whole = (tmp_path / "05.jpg").read_bytes()
+    (tmp_path / "05.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "06.jpg").write_bytes(b"no image")
+    done = pretrain(tmp_path, "conditional-detr-tiny", tmp_path / "r", epochs=1, model_overrides=SMALL, **OPTIONS)
+    assert len(done.metrics) == 1
+
+
+def test_the_command_line(photos, tmp_path, capsys):
+    code, _, err = run(capsys, "pretrain", "--epochs", 1, "--output", tmp_path / "a")
+    assert (code, "pretrain needs --data: a folder of images" in err) == (2, True)
+    code, _, err = run(capsys, "pretrain", "--data", photos, "--model", "up-detr-tini", "--output", tmp_path / "a")
+    assert (code, "up-detr-tiny" in err) == (2, True)
+    code, _, err = run(capsys, "pretrain", "--data", tmp_path / "none", "--output", tmp_path / "a")
+    assert (code, "is not a folder of images" in err) == (2, True)
+    code, _, err = run(capsys, "pretrain", "--data", photos, "--epochs", 1, "--minutes", 1)
+    assert (code, "give --epochs or --minutes, not both" in err) == (2, True)
+
+
+def test_the_settings_are_the_papers_for_its_models(tmp_path, photos):
+    with pytest.raises(ConfigError, match="patches must be 1 to 1000, not 0"):
+        pretrain(photos, "up-detr-tiny", tmp_path / "r", patches=0)
+    from conditional_detr.pretraining.pretrain import ALL, PAPER
+    from conditional_detr.training.setup.resolve import requested, resolve
+
+    options = {"data": photos, "model": "up-detr-r50", "recipe_overrides": ALL | PAPER}
+    recipe = resolve(requested(options)).training
+    assert (recipe.lr, recipe.lr_backbone, recipe.batch, recipe.epochs) == (1e-4, 0, 256, 60)
+    assert recipe.lr_drop_at == pytest.approx(40 / 60)
+    assert json.dumps(ALL)  # plain values, as config.toml holds them
