@@ -49,7 +49,7 @@ def settings() -> str:
         "",
         "## Model",
         "",
-        "In `--set` their names begin with `model.`. [Variants](../variants.md) explains the choices and all model names.",
+        "In `--set` their names begin with `model.`. [Models](../models.md) explains the choices and all model names.",
         "",
         "| setting | meaning | `conditional-detr-r50` | `conditional-detr-tiny` |",
         "|---|---|---|---|",

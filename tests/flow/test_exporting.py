@@ -18,6 +18,7 @@ from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import import_package
 from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.save import save_model
+from labels import labelled_by
 from models import perturbed, small
 
 KINDS = ("onnx-fp32", "onnx-bf16", "onnx-int8", "openvino-fp32", "openvino-bf16", "openvino-int8")
@@ -112,15 +113,7 @@ def exports(tmp_path_factory, digits_folder) -> Path:
     any_size = perturbed(small("conditional-detr-r18", **parts))
     any_size.preprocessor = any_size.preprocessor.model_copy(update={"imgsz": 64})
     save_model(any_size, folder / "any-size")
-    shutil.copytree(digits_folder, folder / "data")
-    file = folder / "data" / "valid" / "_annotations.coco.json"
-    content, index = json.loads(file.read_text()), load_split(digits_folder, "valid")
-    content["annotations"] = []
-    for image_id, found in zip(index.image_ids, Detector(folder / "model")(list(index.paths), conf=0), strict=True):
-        for (x0, y0, x1, y1), category in zip(found.xyxy[:5].tolist(), found.data["category_id"][:5].tolist(), strict=True):
-            box = {"image_id": int(image_id), "category_id": category, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
-            content["annotations"].append(box | {"id": len(content["annotations"]) + 1, "area": (x1 - x0) * (y1 - y0)})
-    file.write_text(json.dumps(content))
+    labelled_by(folder / "model", digits_folder, folder / "data")
     done = run("-c", SCRIPT, folder, folder / "data")
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout == ""
