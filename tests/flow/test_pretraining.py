@@ -1,6 +1,8 @@
 """`cdetr pretrain` from a folder of images to a detector that starts from it."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 
 from commands import run
 from conditional_detr.errors import ConfigError
+from conditional_detr.pretraining.objective import PretrainingObjective
 from conditional_detr.pretraining.pretrain import pretrain
 from conditional_detr.weights.discovery import load_model
 
@@ -52,13 +55,27 @@ def test_the_backbone_does_not_change(finished, photos, tmp_path):
     assert any(not torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
-def test_it_goes_on_as_if_it_had_not_been_stopped(finished, photos, tmp_path):
-    options = {**OPTIONS, "model_overrides": SMALL}
-    pretrain(photos, "up-detr-tiny", tmp_path / "r", epochs=1, **options)
-    # a run of two epochs has another schedule than one of one epoch, so only the end of training is compared here
-    again = pretrain(photos, "up-detr-tiny", tmp_path / "r", epochs=2, resume=True, **options)
-    assert [row["epoch"] for row in again.metrics] == [1, 2]
-    assert (tmp_path / "r" / "report.html").is_file()
+def test_a_stopped_run_that_goes_on_equals_one_that_was_left_alone(photos, tmp_path, monkeypatch):
+    def stop(self, images, padding_mask, targets):
+        stops.append(len(stops))
+        if len(stops) == 5:  # in the middle of the second epoch
+            os.kill(os.getpid(), signal.SIGINT)
+        return of_objective(self, images, padding_mask, targets)
+
+    stops, of_objective = [], PretrainingObjective.predictions
+    options = {**OPTIONS, "model_overrides": SMALL, "epochs": 2}
+    alone = pretrain(photos, "conditional-detr-tiny", tmp_path / "a", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainingObjective, "predictions", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(photos, "conditional-detr-tiny", tmp_path / "b", **options)
+    torch.manual_seed(123)
+    again = pretrain(photos, "conditional-detr-tiny", tmp_path / "b", resume=True, **options)
+    states = [load_file(run.folder / "last" / "model.safetensors") for run in (alone, again)]
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, atol=1e-6, rtol=0, msg=key)
+    assert [row["loss"] for row in again.metrics] == pytest.approx([row["loss"] for row in alone.metrics], rel=1e-5)
+    assert (tmp_path / "b" / "report.html").is_file()
 
 
 def test_train_starts_from_it(finished, digits_folder, tmp_path, capsys):
@@ -71,14 +88,23 @@ def test_train_starts_from_it(finished, digits_folder, tmp_path, capsys):
     assert detector.config.num_queries == pretrained.config.num_queries
 
 
-def test_unreadable_images_are_reported_and_replaced(photos, tmp_path):
+def test_images_that_cannot_be_used_are_reported_and_replaced(photos, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
     for number in range(12):
-        (tmp_path / f"{number:02}.jpg").write_bytes((photos / f"{number:02}.jpg").read_bytes())
-    whole = (tmp_path / "05.jpg").read_bytes()
-    (tmp_path / "05.jpg").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "06.jpg").write_bytes(b"no image")
-    done = pretrain(tmp_path, "conditional-detr-tiny", tmp_path / "r", epochs=1, model_overrides=SMALL, **OPTIONS)
+        (tmp_path / "photos" / f"{number:02}.jpg").write_bytes((photos / f"{number:02}.jpg").read_bytes())
+    whole = (tmp_path / "photos" / "05.jpg").read_bytes()
+    (tmp_path / "photos" / "05.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "photos" / "06.jpg").write_bytes(b"no image")
+    Image.new("RGB", (300, 16)).save(tmp_path / "photos" / "07.jpg")
+    options = {**OPTIONS, "quiet": False, "epochs": 1, "model_overrides": SMALL}
+    done = pretrain(tmp_path / "photos", "conditional-detr-tiny", tmp_path / "r", **options)
+    said = capsys.readouterr().out
     assert len(done.metrics) == 1
+    assert "9 images for pre-training, 1 image to measure it" in said
+    assert "image-unreadable: 1 (06.jpg): the image is left out" in said
+    assert "1 image with a side of at most 16 px (07.jpg): left out" in said
+    assert "left out: " in said  # the half image is only found when it is decoded
+    assert "05.jpg" in said
 
 
 def test_the_command_line(photos, tmp_path, capsys):

@@ -176,3 +176,42 @@ def test_each_launcher_says_who_a_process_is(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
     monkeypatch.setenv("PMI_SIZE", "8")
     assert [launched(what) for what in VARIABLES] == [3, 8, None]
+
+
+PRETRAINING = """
+import sys
+from conditional_detr.model import patches
+from conditional_detr.pretraining.pretrain import pretrain
+patches.KEPT = 1.0  # which queries lose their patch is drawn anew in each process
+parts = {"num_queries": 12, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "feedforward_dim": 48}
+pretrain(
+    sys.argv[1], "up-detr-tiny", sys.argv[2], patches=4, epochs=2, batch=4, imgsz=64, device="cpu", workers=0, threads=1,
+    amp="off", pretrained_backbone=False, model_overrides=parts | {"dropout": 0.0},
+)
+"""
+
+
+def test_two_processes_pretrain_as_one(digits_folder, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for file in sorted((digits_folder / "train").glob("*.png"))[:10]:
+        shutil.copy(file, photos)
+    said = {}
+    for world in (1, 2):
+        children = started(world, "-c", PRETRAINING, photos, tmp_path / str(world))
+        try:
+            said[world] = [child.communicate(timeout=300) for child in children]
+        finally:
+            for child in children:
+                child.kill()
+        assert [child.returncode for child in children] == [0] * world, said
+    assert "epoch 1/2" in said[2][0][0]
+    assert said[2][1][0] == ""  # the second process says nothing
+    one, two = (load_file(tmp_path / str(world) / "last" / "model.safetensors") for world in (1, 2))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=2e-4, rtol=0, msg=key)
+    lines = [(tmp_path / str(world) / "metrics.jsonl").read_text().splitlines() for world in (1, 2)]
+    for alone, together in zip(*lines, strict=True):
+        alone, together = json.loads(alone), json.loads(together)
+        assert together["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+        assert together["AP"] == pytest.approx(alone["AP"], abs=1e-6)

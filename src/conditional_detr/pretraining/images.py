@@ -10,9 +10,10 @@ from torchvision.transforms import v2
 from conditional_detr.boxes import xyxy_to_cxcywh
 from conditional_detr.data.augmentation import between, chance, pick
 from conditional_detr.data.clean import Category
+from conditional_detr.data.findings import Finding, counted
 from conditional_detr.data.index import SplitIndex
 from conditional_detr.data.loader import TrainingImages
-from conditional_detr.errors import DataError, ImageError
+from conditional_detr.errors import DataError, ImageError, plural, shortened_list
 from conditional_detr.images.decoding import decode
 from conditional_detr.images.file_types import files_below, is_image_name
 from conditional_detr.images.header import size_of
@@ -27,7 +28,7 @@ LONGEST = 600 / 480  # limit of the longer side, relative to the largest shorter
 
 
 def image_folder(folder: str | Path) -> SplitIndex:
-    """List all images of a folder and its subfolders, without boxes.
+    """List all images of a folder and its subfolders, without boxes. Files that cannot be used are counted in `report`.
 
     Raises
     ------
@@ -39,6 +40,18 @@ def image_folder(folder: str | Path) -> SplitIndex:
     files = sorted(path for path in files_below(root) if is_image_name(path))
     sizes = [(path, size) for path in files if (size := size_of(path)) is not None]
     large = [(path, size) for path, size in sizes if min(size) > 2 * LEAST_SIDE]
+    readable = {path for path, _ in sizes}
+    findings = [
+        Finding("image-unreadable", None, str(path.relative_to(root)), None, "it is not an image that can be read")
+        for path in files
+        if path not in readable
+    ]
+    small = [str(path.relative_to(root)) for path, size in sizes if min(size) <= 2 * LEAST_SIDE]
+    report = counted(findings)
+    if small:
+        report.append(
+            f"{plural(len(small), 'image')} with a side of at most {2 * LEAST_SIDE} px ({shortened_list(small, 3)}): left out"
+        )
     if not large:
         raise DataError(f"{root} has no image with sides of more than {2 * LEAST_SIDE} px ({len(files)} image files)")
     return SplitIndex(
@@ -51,8 +64,8 @@ def image_folder(folder: str | Path) -> SplitIndex:
         boxes_xyxy=np.zeros((0, 4), dtype=np.float32),
         labels=np.zeros(0, dtype=np.int64),
         categories=[Category(1, "patch")],
-        report=[],
-        findings=[],
+        report=report,
+        findings=findings,
         ground_truth_rows=np.zeros((0, 8)),
     )
 

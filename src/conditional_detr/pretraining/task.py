@@ -58,6 +58,7 @@ class Pretraining(Detection):
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         return [
             f"{plural(len(train), 'image')} for pre-training, {plural(len(valid), 'image')} to measure it",
+            *(f"  {line}" for line in train.report),
             f"model: {config.model}, {trainable / 1e6:.1f} M trainable parameters, {model.config.patches} patches per image, "
             f"image size {config.imgsz} px (shorter side), {where}",
             "AP says how well patches are found in the images that are held out",
