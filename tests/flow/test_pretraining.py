@@ -78,6 +78,14 @@ def test_a_stopped_run_that_goes_on_equals_one_that_was_left_alone(photos, tmp_p
     assert (tmp_path / "b" / "report.html").is_file()
 
 
+def test_the_same_seed_gives_the_same_weights_on_two_threads(photos, tmp_path):
+    """The parts of a batch are processed in parallel, so nothing random may be drawn there."""
+    options = {**OPTIONS, "threads": 2, "model_overrides": SMALL, "epochs": 1}
+    folders = [pretrain(photos, "up-detr-tiny", tmp_path / name, **options).folder for name in "ab"]
+    one, two = (load_file(folder / "last" / "model.safetensors") for folder in folders)
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
 def test_train_starts_from_it(finished, digits_folder, tmp_path, capsys):
     options = ("--epochs", 1, "--imgsz", 64, "--threads", 1, "--output", tmp_path / "t")
     code, out, err = run(capsys, "train", "--model", finished.folder, "--data", digits_folder, *options)
@@ -86,6 +94,16 @@ def test_train_starts_from_it(finished, digits_folder, tmp_path, capsys):
     detector, pretrained = load_model(tmp_path / "t"), load_model(finished.folder)
     assert (detector.config.patches, detector.config.norm) == (0, "pre")
     assert detector.config.num_queries == pretrained.config.num_queries
+
+
+def test_a_new_model_with_other_queries_takes_its_weights(finished, digits_folder, tmp_path, capsys):
+    settings = [f"model.{key}={value}" for key, value in (SMALL | {"num_queries": 7}).items()]
+    options = [word for setting in (*settings, f"init_from={finished.folder}") for word in ("--set", setting)]
+    options += ["--epochs", 1, "--imgsz", 64, "--threads", 1, "--output", tmp_path / "t"]
+    code, out, err = run(capsys, "train", "--model", "up-detr-tiny", "--data", digits_folder, *options)
+    assert code == 0, err
+    assert "other classes, so the class head is newly initialised" in out
+    assert load_model(tmp_path / "t").config.num_queries == 7
 
 
 def test_images_that_cannot_be_used_are_reported_and_replaced(photos, tmp_path, capsys):

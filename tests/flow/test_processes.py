@@ -180,12 +180,10 @@ def test_each_launcher_says_who_a_process_is(monkeypatch):
 
 PRETRAINING = """
 import sys
-from conditional_detr.model import patches
 from conditional_detr.pretraining.pretrain import pretrain
-patches.KEPT = 1.0  # which queries lose their patch is drawn anew in each process
 parts = {"num_queries": 12, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "feedforward_dim": 48}
 pretrain(
-    sys.argv[1], "up-detr-tiny", sys.argv[2], patches=4, epochs=2, batch=4, imgsz=64, device="cpu", workers=0, threads=1,
+    sys.argv[1], "up-detr-tiny", sys.argv[2], patches=5, epochs=2, batch=4, imgsz=64, device="cpu", workers=0, threads=1,
     amp="off", pretrained_backbone=False, model_overrides=parts | {"dropout": 0.0},
 )
 """

@@ -57,7 +57,7 @@ def found_patches(
     Images that cannot be used are added to `skipped`, with the reason.
     """
     preprocessor, device = Preprocessor(model.preprocessor), next(model.parameters()).device
-    images = PatchImages(index, preprocessor, imgsz, model.config.patches)
+    images = PatchImages(index, preprocessor, imgsz, model.config.patches, model.config.num_queries)
     each = model.config.num_queries // model.config.patches
     for position in positions:
         try:

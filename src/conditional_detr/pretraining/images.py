@@ -19,6 +19,7 @@ from conditional_detr.images.file_types import files_below, is_image_name
 from conditional_detr.images.header import size_of
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.images.sizes import resized_hw
+from conditional_detr.model.patches import KEPT
 
 LEAST_SIDE = 8  # px, of a patch; images that are not larger than twice this have no room for one
 PATCH_SIDE = 128  # px, of a patch after resizing
@@ -87,7 +88,8 @@ class PatchImages(TrainingImages):
     """Images and patches of them, indexed as `TrainingImages`.
 
     The patches are cut from the original image, resized to 128 x 128 px and distorted in colour and sharpness. The image is
-    only resized. The target has the boxes of the patches, labels of 1, and "patches", float32 [count, 3, 128, 128].
+    only resized. The target has the boxes of the patches, labels of 1, "patches", float32 [count, 3, 128, 128], and "kept", bool
+    [num_queries]: whether a query carries its patch. All random numbers follow from the seed of an image.
 
     Source: UP-DETR, released code.
 
@@ -96,11 +98,12 @@ class PatchImages(TrainingImages):
     index : the images
     preprocessor : normalises images and patches
     imgsz : largest length of the shorter side, px
-    count : number of patches per image
+    count, num_queries : number of patches per image, and of queries
     """
 
-    def __init__(self, index: SplitIndex, preprocessor: Preprocessor, imgsz: int, count: int) -> None:
-        self.index, self.preprocessor, self.imgsz, self.count = index, preprocessor, imgsz, count
+    def __init__(self, index: SplitIndex, preprocessor: Preprocessor, imgsz: int, count: int, num_queries: int) -> None:
+        self.index, self.preprocessor, self.imgsz = index, preprocessor, imgsz
+        self.count, self.num_queries = count, num_queries
         self.jitter = v2.ColorJitter(0.4, 0.4, 0.4, 0.1)
 
     def loaded(self, i: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -122,11 +125,12 @@ class PatchImages(TrainingImages):
             boxes = random_boxes((height, width), self.count)
             patches = [self.patch(rgb[:, y0:y1, x0:x1]) for x0, y0, x1, y1 in boxes.tolist()]
             shortest = round(self.imgsz * (SMALLEST + (1 - SMALLEST) * pick(range(SCALE_STEPS)) / (SCALE_STEPS - 1)))
+            kept = torch.rand(self.num_queries) < KEPT
         size = resized_hw((height, width), shortest, round(self.imgsz * LONGEST))
         image = v2.functional.resize(rgb, list(size), antialias=True)
         relative = boxes.float() / torch.tensor([width, height, width, height])
         target = {"labels": torch.ones(self.count, dtype=torch.int64), "boxes": xyxy_to_cxcywh(relative)}
-        return self.preprocessor.normalise(image), target | {"patches": torch.stack(patches)}
+        return self.preprocessor.normalise(image), target | {"patches": torch.stack(patches), "kept": kept}
 
     def patch(self, crop: Tensor) -> Tensor:
         """Resize, distort and normalise a patch: uint8 [3, h, w] → float32 [3, 128, 128]."""

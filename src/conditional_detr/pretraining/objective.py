@@ -5,10 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conditional_detr.config.schema import ModelConfig
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.model.detr import DetectionOutput
 from conditional_detr.pretraining.forward import pretraining_output
 from conditional_detr.training.objective.objective import Objective
+
+INPUTS = ("patches", "kept")  # entries of a target that are inputs of the model
 
 
 class PatchPredictions(nn.Module):
@@ -18,8 +21,8 @@ class PatchPredictions(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, padding_mask: Tensor | None, patches: Tensor) -> DetectionOutput:
-        return pretraining_output(self.model, images, padding_mask, patches)
+    def forward(self, images: Tensor, padding_mask: Tensor | None, patches: Tensor, kept: Tensor) -> DetectionOutput:
+        return pretraining_output(self.model, images, padding_mask, patches, kept=kept)
 
 
 class PretrainingObjective(Objective):
@@ -30,8 +33,13 @@ class PretrainingObjective(Objective):
         assert isinstance(model, DetectionModel)
         return PatchPredictions(model)
 
+    @staticmethod
+    def num_queries(model: ModelConfig) -> int:
+        return model.num_queries // model.patches * model.patches
+
     def predictions(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> Any:
-        return self.model(images, padding_mask, torch.stack([target["patches"] for target in targets]))
+        patches, kept = (torch.stack([target[key] for target in targets]) for key in INPUTS)
+        return self.model(images, padding_mask, patches, kept)
 
     def objects(self, targets: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-        return [{key: value for key, value in target.items() if key != "patches"} for target in targets]
+        return [{key: value for key, value in target.items() if key not in INPUTS} for target in targets]

@@ -65,7 +65,8 @@ class Pretraining(Detection):
         ]
 
     def images(self, train: SplitIndex, model: DetectionModel, config: RunConfig) -> TrainingImages:
-        return PatchImages(train, Preprocessor(model.preprocessor), config.imgsz, model.config.patches)
+        sizes = (config.imgsz, model.config.patches, model.config.num_queries)
+        return PatchImages(train, Preprocessor(model.preprocessor), *sizes)
 
     def evaluate(
         self, model: DetectionModel, index: SplitIndex, batch: int, processes: Distributed

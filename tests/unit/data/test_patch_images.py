@@ -57,12 +57,14 @@ def test_a_patch_is_what_the_image_shows_in_its_box_and_comes_from_the_seed(tmp_
     rgb = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
     Image.fromarray(rgb).save(tmp_path / "a.png")
     preprocessor = Preprocessor(PreprocessorConfig(imgsz=96))
-    images = PatchImages(image_folder(tmp_path), preprocessor, 96, 10)
+    images = PatchImages(image_folder(tmp_path), preprocessor, 96, 10, 2000)
     images.patch = lambda crop: crop.float().mean((1, 2)).view(3, 1, 1)  # without distortion
     item, again, other = (images[0, seed] for seed in (5, 5, 6))
     assert torch.equal(item.target["boxes"], again.target["boxes"])
     assert not torch.equal(item.target["boxes"], other.target["boxes"])
     assert item.target["labels"].tolist() == [1] * 10
+    assert torch.equal(item.target["kept"], again.target["kept"])
+    assert 0.87 < item.target["kept"].float().mean() < 0.93
     for (cx, cy, w, h), patch in zip(item.target["boxes"].tolist(), item.target["patches"], strict=True):
         x0, x1 = (round(120 * (cx + side * w / 2)) for side in (-1, 1))
         y0, y1 = (round(90 * (cy + side * h / 2)) for side in (-1, 1))
@@ -72,11 +74,11 @@ def test_a_patch_is_what_the_image_shows_in_its_box_and_comes_from_the_seed(tmp_
 
 def test_images_are_resized_without_flips_and_patches_are_square(tmp_path):
     write(tmp_path, {"a.png": (200, 100)})
-    images = PatchImages(image_folder(tmp_path), Preprocessor(PreprocessorConfig(imgsz=480)), 480, 3)
+    images = PatchImages(image_folder(tmp_path), Preprocessor(PreprocessorConfig(imgsz=480)), 480, 3, 3)
     heights = {images[0, seed].image.shape[-2] for seed in range(40)}
     assert heights <= {min(320 + 16 * k, 300) for k in range(11)}  # the longer side is at most 600
     assert images[0, 0].target["patches"].shape == (3, 3, 128, 128)
     square = tmp_path / "square"
     write(square, {"a.png": (100, 100)})
-    images = PatchImages(image_folder(square), Preprocessor(PreprocessorConfig(imgsz=480)), 480, 1)
+    images = PatchImages(image_folder(square), Preprocessor(PreprocessorConfig(imgsz=480)), 480, 1, 1)
     assert {images[0, seed].image.shape[-1] for seed in range(60)} == {320 + 16 * k for k in range(11)}

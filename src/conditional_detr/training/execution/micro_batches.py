@@ -86,7 +86,7 @@ class MicroBatches:
 
     def _gradients(self, images: Tensor, padding_mask: Tensor | None, targets: list[dict[str, Tensor]]) -> Losses:
         self.objective.model.train()
-        totals = batch_totals(targets, self.model.config.num_queries, self.device)
+        totals = batch_totals(targets, self.objective.num_queries(self.model.config), self.device)
         side_by_side = self._num_parallel(len(images))
         size = -(-len(images) // max(side_by_side, self.grad_accum_steps))
         parts = [slice(start, start + size) for start in range(0, len(images), size)]

@@ -43,6 +43,11 @@ class Objective:
         """The module whose forward pass computes the predictions of a batch. It may wrap the model."""
         return model
 
+    @staticmethod
+    def num_queries(model: ModelConfig) -> int:
+        """Number of queries of an image that are matched with objects."""
+        return model.num_queries
+
     @property
     def modules(self) -> list[nn.Module]:
         """All modules that are trained."""

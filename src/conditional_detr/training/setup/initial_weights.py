@@ -32,7 +32,11 @@ def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, li
         raise ConfigError(f"model.num_classes cannot be set: {data.file} has {len(names)} classes")
     if find_checkpoint(config.model) is None and (source := config.training.init_from):
         model = create_model(config.model, len(names), False, names, ids, **config.model_overrides)
-        same = take_weights(model, load_model(source), source)
+        other = load_model(source)
+        if other.config.patches:
+            other = with_new_class_head(other, len(names))
+            other.class_names = []  # patches are none of the data's classes
+        same = take_weights(model, other, source)
         whose = f"{source}, bundled with the package" if source in shipped() else source
         classes = "same classes, so the class head is kept" if same else "other classes, so the class head is newly initialised"
         notes = [f"initial weights: {whose}; {classes}"]
