@@ -35,7 +35,7 @@ def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, li
         other = load_model(source)
         if other.config.patches:
             other = with_new_class_head(other, len(names))
-            other.class_names = []  # patches are none of the data's classes
+            other.class_names = [f"patch {i + 1}" for i in range(len(names))]  # none of the data's classes
         same = take_weights(model, other, source)
         whose = f"{source}, bundled with the package" if source in shipped() else source
         classes = "same classes, so the class head is kept" if same else "other classes, so the class head is newly initialised"
