@@ -26,13 +26,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from conditional_detr import train
+from conditional_detr import pretrain, train
 from conditional_detr.config.parts import unused_fields
 from conditional_detr.config.schema import ModelConfig
 from conditional_detr.data.digits import make_digits
 
 HERE = Path(__file__).parent / "convergence"
 COLUMNS = ("epoch", "seconds", "loss", "AP", "AP50", "AP75")
+MODEL = "conditional-detr-tiny"
 STRIDE = 10  # epochs per call to `train`; the stop condition is checked between calls
 
 
@@ -81,7 +82,9 @@ class Study:
 
     def fingerprint(self, row: str) -> str:
         """Hash of all settings that a row's curve depends on. It is the first line of the curve's file."""
-        parts = (self.model(row), self.image_px(row), self.settings["training"], self.settings.get("data"))
+        parts = [self.model(row), self.image_px(row), self.settings["training"], self.settings.get("data")]
+        if pretraining := self.settings["rows"][row].get("pretraining"):
+            parts.append(pretraining)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
     def curve(self, job: Job) -> list[dict[str, float]]:
@@ -171,13 +174,39 @@ class Study:
         return [job for job in [*sweeps, *sorted(runs, key=turn)] if not self.is_done(job)]
 
 
+def pretrained(study: Study, job: Job, data: Path, work: Path, threads: int) -> Path:
+    """Pre-train the model of a row, once for each seed. Other processes that need it wait."""
+    folder = work / study.name / f"{job.row}-pretraining-seed{job.seed}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        pretrain(
+            data / "train",
+            MODEL,
+            folder,
+            imgsz=study.image_px(job.row),
+            device="cpu",
+            workers=0,
+            threads=threads,
+            seed=job.seed,
+            resume=True,
+            amp="off",
+            model_overrides=study.model(job.row),
+            quiet=True,
+            **study.settings["rows"][job.row]["pretraining"],
+        )
+    return folder
+
+
 def run(study: Study, job: Job, data: Path, work: Path, threads: int) -> None:
     """Train until the job is done. The curve is written after every `STRIDE` epochs."""
+    start: dict[str, Any] = {"model": MODEL, "model_overrides": study.model(job.row)}
+    if "pretraining" in study.settings["rows"][job.row]:
+        start = {"model": pretrained(study, job, data, work, threads)}
     while not study.is_done(job):
         done = train(
             data,
-            "conditional-detr-tiny",
-            work / study.name / job.name,
+            output=work / study.name / job.name,
             epochs=min(job.epochs, len(study.curve(job)) + STRIDE),
             lr=job.lr,
             imgsz=study.image_px(job.row),
@@ -188,9 +217,9 @@ def run(study: Study, job: Job, data: Path, work: Path, threads: int) -> None:
             seed=job.seed,
             resume=True,
             amp="off",
-            model_overrides=study.model(job.row),
             recipe_overrides=study.settings["training"],
             quiet=True,
+            **start,
         )
         study.write(job, done.metrics)
         last = done.metrics[-1]

@@ -113,7 +113,7 @@ def test_a_study_asks_for_what_is_missing_in_its_order(tables, monkeypatch):
     curves: dict[str, list] = {}
     monkeypatch.setattr(study, "curve", lambda job: curves.get(job.name, []))
     plan = study.plan()
-    assert len(plan) == 12  # three families, four rates; nothing else has a rate yet
+    assert len(plan) == 20  # five systems, four rates; nothing else has a rate yet
     for job in plan:
         curves[job.name] = curve(*[0.001 * (job.lr == 2e-4)] * job.epochs)
         for row in curves[job.name]:
