@@ -15,7 +15,7 @@ from conditional_detr.model.heads.box import BoxHead
 from conditional_detr.model.memory import Memory, build_memory
 from conditional_detr.model.positional import Grid
 from conditional_detr.model.precision import float32_region
-from conditional_detr.model.queries import Queries, in_groups
+from conditional_detr.model.queries import Decoded, in_groups
 from conditional_detr.model.query_init import QueryInit
 
 
@@ -122,7 +122,7 @@ class DETR(nn.Module):
             queries, objectness = self.reference_points(self.object_query, memory)
             if extra_queries is not None:
                 queries = in_groups([queries, *(self.reference_points(group, memory).queries for group in extra_queries)])
-        return self.predict(queries, memory, aux, objectness)
+        return self.predicted(self.decoder(queries, memory, self.box_head.refine), memory, aux, objectness)
 
     def encode(self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None) -> Memory:
         """Compute the memory of a batch of images."""
@@ -130,11 +130,10 @@ class DETR(nn.Module):
         encoded: Memory = self.encoder(build_memory(maps, images, padding_mask, self.grid))
         return encoded
 
-    def predict(
-        self, queries: Queries, memory: Memory, aux: bool | None = None, objectness: Tensor | None = None
+    def predicted(
+        self, decoded: Decoded, memory: Memory, aux: bool | None = None, objectness: Tensor | None = None
     ) -> DetectionOutput:
-        """Decode queries and predict classes and boxes. `aux` and `objectness` are as in `forward` and `DetectionOutput`."""
-        decoded = self.decoder(queries, memory, self.box_head.refine)
+        """Predict classes and boxes from the decoder's output; `aux` is as in `forward`."""
         with_aux = self.training if aux is None else aux
         decoded = decoded if with_aux else decoded.last
         with float32_region(memory.tokens):

@@ -64,5 +64,5 @@ def pretraining_output(
     with float32_region(images):
         features = features.float()
         queries = start.with_patches(model.object_query, memory, features, kept)
-    output = model.predict(queries, memory, aux)
+    output = model.predicted(model.decoder(queries, memory, model.box_head.refine), memory, aux)
     return replace(output, patch_features=features)
