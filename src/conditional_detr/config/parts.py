@@ -20,11 +20,12 @@ USES: dict[str, dict[Any, set[str]]] = {
         "lambda": set(),
         "content": set(),
     },
+    "box_refinement": {True: {"reference_points", "size_logit"}, False: {"box_offset"}},
     "box_offset": {True: {"reference_points", "size_logit"}, False: set()},
 }
 # Value of each field while it is idle, that is, while it has no effect because its module is not built.
 IDLE = {
-    "spatial_query": "conditional", "lambda_q": "diagonal", "reference_points": "origin", "spatial_init": "xavier",
+    "box_offset": True, "spatial_query": "conditional", "lambda_q": "diagonal", "reference_points": "origin", "spatial_init": "xavier",
     "sampling_points": 4, "size_logit": 0.0,
 }  # fmt: skip
 

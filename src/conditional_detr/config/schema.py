@@ -67,6 +67,9 @@ class ModelConfig(Settings):
     lambda_q: Literal["diagonal", "identity", "scalar", "block", "full"] = "diagonal"
     reference_points: Literal["predicted", "linear", "learned", "origin", "encoder"] = "predicted"
     box_offset: bool = True
+    box_refinement: bool = Field(
+        False, description="Each decoder layer starts from the boxes of the layer before, with a box head of its own."
+    )
     size_logit: float = Field(
         0.0, ge=-10, le=10, description="Initial logit of the width and height of boxes: 0 = half of the image."
     )

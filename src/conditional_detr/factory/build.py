@@ -146,7 +146,7 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     reference_points = query_init_of(config, content, backbone.channels[-1])
     heads: dict[str, nn.Module] = {
         "class_head": CLASS_HEADS[config.classification](dim, config.num_classes),
-        "box_head": BOX_HEADS[config.box_offset](dim, config.size_logit),
+        "box_head": BOX_HEADS[config.box_refinement, config.box_offset](dim, config.decoder_layers, config.size_logit),
     }
     if config.patches:
         heads["feature_head"] = FeatureHead(dim, backbone.channels[-1])

@@ -38,7 +38,8 @@ PARTS = {
     "spatial_query": {name: part for name, part in SPATIAL_QUERIES.items() if name != "none"},  # which nobody chooses
     "lambda_q": LAMBDA_Q,
     "reference_points": REFERENCE_POINTS,
-    "box_offset": BOX_HEADS,
+    "box_offset": {offset: head for (refined, offset), head in BOX_HEADS.items() if not refined},
+    "box_refinement": {refined: head for (refined, offset), head in BOX_HEADS.items() if offset},
     "classification": CLASS_HEADS,
 }
 VARIANTS = [("conditional-detr-tiny", {field: value}) for field, known in PARTS.items() for value in list(known)[1:]]
@@ -46,7 +47,9 @@ VARIANTS += [
     ("conditional-detr-tiny", {}),
     ("conditional-detr-r18", {"neck": "space_to_depth"}),
     ("detr-tiny", {}),
+    ("detr-tiny", {"box_refinement": True}),
     ("deformable-detr-ss-tiny", {}),
+    ("deformable-detr-ss-tiny", {"box_refinement": True}),
     ("deformable-detr-ss-r18", {"sampling_points": 2}),
     ("up-detr-tiny", {}),
     ("conditional-detr-tiny", {"half_cell_positions": True}),
