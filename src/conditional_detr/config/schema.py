@@ -20,7 +20,7 @@ class ModelConfig(Settings):
     """Architecture of the network. The first value of each choice is the paper's."""
 
     backbone: str = Field("resnet50.tv_in1k", description="Name of the backbone in timm.")
-    strides: tuple[Literal[8, 16, 32], ...] = Field(
+    strides: tuple[Literal[8, 16, 32, 64], ...] = Field(
         (32,),
         min_length=1,
         description="Stride in px of each feature map level that the encoder works on, finest level first. Each level comes "

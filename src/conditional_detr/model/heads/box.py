@@ -49,7 +49,7 @@ class OffsetBoxHead(BoxHead):
         start_at_reference(self.mlp, size_logit)
 
     def forward(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "L B Q 4"]:
-        offset = F.pad(inverse_sigmoid(decoded.references[-1]), (0, 2))  # `refine` keeps the same points in all layers
+        offset = reference_logits(decoded.references[-1])  # `refine` keeps the same points in all layers
         return torch.sigmoid(self.mlp(decoded.embeddings) + offset)
 
 
@@ -90,7 +90,12 @@ class LayerBox(nn.Module):
         start_at_reference(self.mlp, size_logit)
 
     def forward(self, embedding: Float[Tensor, "B Q D"], reference: Float[Tensor, "_ Q R"]) -> Float[Tensor, "B Q 4"]:
-        return torch.sigmoid(self.mlp(embedding) + F.pad(inverse_sigmoid(reference), (0, 4 - reference.shape[-1])))
+        return torch.sigmoid(self.mlp(embedding) + reference_logits(reference))
+
+
+def reference_logits(reference: Float[Tensor, "_ Q R"]) -> Float[Tensor, "_ Q 4"]:
+    """Logits of reference points (x, y) or boxes (cx, cy, w, h). Those of the size of a point are 0."""
+    return F.pad(inverse_sigmoid(reference), (0, 4 - reference.shape[-1]))
 
 
 def start_at_reference(mlp: MLP, size_logit: float) -> None:
