@@ -1,7 +1,7 @@
 """Print parameters and multiply-adds of every system of the paper next to the paper's numbers, as in docs/models.md.
 
 The paper's multiply-adds are means over COCO images of many sizes. PyTorch counts them here at 800 x 1121 px, because DETR-R50
-then has the 86 G of the paper. The models are on the meta device, so nothing is computed.
+then has the 86 G of the paper. The samples of deformable attention are not counted. The models are on the meta device, so nothing is computed.
 
 Command: python benchmarks/model_sizes.py        Time: about a minute on 1 core.
 """
@@ -23,6 +23,9 @@ PAPER = {  # Conditional DETR, table 1: parameters in millions, multiply-adds in
     "conditional-detr-r101": (63, 156),
     "detr-dc5-r101": (60, 253),
     "conditional-detr-dc5-r101": (63, 262),
+    "deformable-detr-ss-r50": (34, 78),
+    "deformable-detr-ss-dc5-r50": (34, 128),
+    "up-detr-r50": (41, 86),
 }
 OURS_ALONE = ("conditional-detr-r18", "detr-r18")
 

@@ -12,8 +12,11 @@ from safetensors.torch import load_file
 
 from commands import run
 from conditional_detr.errors import ConfigError
+from conditional_detr.pretraining.finding import found_patches
+from conditional_detr.pretraining.images import image_folder
 from conditional_detr.pretraining.objective import PretrainingObjective
 from conditional_detr.pretraining.pretrain import pretrain
+from conditional_detr.pretraining.report import sample_of_finding
 from conditional_detr.weights.discovery import load_model
 
 SMALL = {"num_queries": 20, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "feedforward_dim": 48}
@@ -102,7 +105,7 @@ def test_a_new_model_with_other_queries_takes_its_weights(finished, digits_folde
     options += ["--epochs", 1, "--imgsz", 64, "--threads", 1, "--output", tmp_path / "t"]
     code, out, err = run(capsys, "train", "--model", "up-detr-tiny", "--data", digits_folder, *options)
     assert code == 0, err
-    assert "other classes, so the class head is newly initialised" in out
+    assert "pre-trained without labels, so the class head is newly initialised" in out
     assert load_model(tmp_path / "t").config.num_queries == 7
 
 
@@ -113,8 +116,9 @@ def test_images_that_cannot_be_used_are_reported_and_replaced(photos, tmp_path, 
     whole = (tmp_path / "photos" / "05.jpg").read_bytes()
     (tmp_path / "photos" / "05.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "photos" / "06.jpg").write_bytes(b"no image")
+    (tmp_path / "photos" / "00.jpg").write_bytes(whole[: len(whole) // 2])  # would be held out
     Image.new("RGB", (300, 16)).save(tmp_path / "photos" / "07.jpg")
-    options = {**OPTIONS, "quiet": False, "epochs": 1, "model_overrides": SMALL}
+    options = {**OPTIONS, "quiet": False, "epochs": 1, "max_bad": 0.5, "model_overrides": SMALL}
     done = pretrain(tmp_path / "photos", "conditional-detr-tiny", tmp_path / "r", **options)
     said = capsys.readouterr().out
     assert len(done.metrics) == 1
@@ -123,6 +127,60 @@ def test_images_that_cannot_be_used_are_reported_and_replaced(photos, tmp_path, 
     assert "1 image with a side of at most 16 px (07.jpg): left out" in said
     assert "left out: " in said  # the half image is only found when it is decoded
     assert "05.jpg" in said
+    assert "00.jpg" in said
+
+
+def test_what_a_pretraining_cannot_do_is_said(finished, photos, digits_folder, tmp_path, capsys):
+    refused = "was pre-trained without labels and detects nothing yet. Train a detector from it: cdetr train --model"
+    image = photos / "00.jpg"
+    for line in (("predict", finished.folder, image), ("eval", finished.folder, "--data", digits_folder),
+                 ("export", finished.folder, tmp_path / "e"), ("explain", finished.folder, image)):  # fmt: skip
+        code, _, err = run(capsys, *line)
+        assert (code, refused in err) == (2, True), (line, err)
+    elsewhere = "is for pre-training without labels. Use `cdetr pretrain`, also to resume such a run"
+    for line in (("--set", "model.patches=10", "--output", tmp_path / "t"), ("--resume", "--output", finished.folder)):
+        code, _, err = run(capsys, "train", "--data", digits_folder, *line)
+        assert (code, elsewhere in err) == (2, True), (line, err)
+    code, out, _ = run(capsys, "info", finished.folder)
+    assert code == 0
+    assert "none yet: `cdetr train --model` makes a detector of it" in out
+    with pytest.raises(ConfigError, match="dense_aux_weight cannot be changed in pre-training"):
+        pretrain(photos, output=tmp_path / "r", recipe_overrides={"dense_aux_weight": 1.0})
+
+
+def test_its_config_repeats_it(finished, tmp_path, capsys):
+    code, _, err = run(capsys, "pretrain", "--config", finished.folder / "config.toml", "--output", tmp_path / "again")
+    assert code == 0, err
+    one, two = (load_file(folder / "last" / "model.safetensors") for folder in (finished.folder, tmp_path / "again"))
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+def test_a_step_without_a_finite_gradient_can_be_replayed(photos, tmp_path, monkeypatch, capsys):
+    def broken(self, images, padding_mask, targets):
+        return of_objective(self, images * torch.inf, padding_mask, targets)
+
+    of_objective = PretrainingObjective.predictions
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainingObjective, "predictions", broken)
+        pretrain(photos, "up-detr-tiny", tmp_path / "r", epochs=1, model_overrides=SMALL, **OPTIONS)
+    record = next((tmp_path / "r" / "flight").iterdir())
+    code, out, err = run(capsys, "replay", record)
+    assert code == 0, err
+    assert "loss_feature" in out
+
+
+def test_trackers_get_an_image_of_found_patches(finished, photos):
+    index = image_folder(photos)
+    picture = sample_of_finding(load_model(finished.folder), index)
+    assert picture.dtype == np.uint8
+    assert picture.shape[2] == 3
+
+
+def test_the_patches_of_an_image_do_not_depend_on_the_others(finished, photos):
+    index, model = image_folder(photos), load_model(finished.folder)
+    every, few = ([*found_patches(model, i, range(len(i)), 64, {})] for i in (index, index.without({0, 3})))
+    assert torch.equal(few[0].boxes, every[1].boxes)
+    assert torch.equal(few[-1].patches, every[-1].patches)
 
 
 def test_the_command_line(photos, tmp_path, capsys):

@@ -574,7 +574,7 @@ def test_what_is_judged_and_kept_is_the_average_and_what_goes_on_is_not(digits_f
 def test_a_run_by_the_clock_comes_to_its_end_and_is_judged_there(digits_folder, tmp_path, capsys):
     facts: list[dict[str, str]] = []
 
-    def finalize(folder, config, of_run, state):
+    def finalize(folder, config, of_run, *rest):
         facts.append(of_run)
 
     run = fit(digits_folder, output=tmp_path / "a", minutes=0.2, finalize=finalize, **OPTIONS | {"quiet": False})

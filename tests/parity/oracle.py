@@ -75,7 +75,7 @@ def build_oracle(kind: str, num_labels: int = 7, **config: object) -> PreTrained
 def state_of(oracle: PreTrainedModel, values: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of an oracle by the names that `KeyTable` knows."""
     conditional = oracle.config.model_type == "conditional_detr"
-    return without_copies(renamed(values, VERSION_5, VERSION_5_CONDITIONAL if conditional else []))
+    return without_copies(renamed(values, VERSION_5, VERSION_5_CONDITIONAL if conditional else []), "the oracle")
 
 
 def ours_like(oracle: PreTrainedModel, dilation: bool = False) -> DetectionModel:

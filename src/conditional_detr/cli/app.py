@@ -49,6 +49,7 @@ VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
 # The parser does not require --data of `train`, because --resume and --config can replace it. It calls all folders alike.
 USAGE = {
     ("train",): "Usage: cdetr train --data DIR [OPTIONS]",
+    ("pretrain",): "Usage: cdetr pretrain --data DIR [OPTIONS]",
     ("data", "merge"): "Usage: cdetr data merge A B [C...] OUT",
 }
 EXIT_CODES = (

@@ -1,46 +1,44 @@
 """`cdetr pretrain`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from conditional_detr.cli.parameters import Device, Threads, option
+from conditional_detr.cli.option_parameters import signature_of
+from conditional_detr.config.options import Option, command_line_options
 from conditional_detr.errors import ConfigError
 
+OUTPUT = "runs/pretrain"
+# The options of `train` that pre-training has too, with the texts (help, default) that differ.
+TEXTS: dict[str, dict[str, Any]] = {
+    "data": {"help": "Folder of images, which is searched with its subfolders. No labels are needed."},
+    "model": {"help": "Model name.", "default": "up-detr-tiny", "default_text": "up-detr-tiny", "metavar": "NAME"},
+    "output": {"default": OUTPUT, "default_text": OUTPUT},
+    "epochs": {"default_text": "60"},
+    "minutes": {"default_text": "off"},
+    "batch": {"default_text": "256; tiny models: 8"},
+    "lr": {"help": "Learning rate.", "default_text": "0.0001; tiny models: 0.0004"},
+    "imgsz": {
+        "help": "Largest length of the shorter side after resizing, px.",
+        "default_text": "480; tiny models: their own image size",
+    },
+    "device": {},
+    "amp": {},
+    "workers": {},
+    "threads": {},
+    "seed": {"help": "Random seed for weights, data order and patches."},
+    "strict": {},
+    "max_bad": {},
+    "log": {},
+    "resume": {},
+    "config": {},
+    "set": {},
+}
+PATCHES = Option(
+    "patches", int | None, None, "Number of patches per image. The queries are divided among them.", "10", "Model", "N"
+)
 
-def pretrain(
-    *,
-    data: Annotated[
-        str | None, option("Data", "Folder of images, which is searched with its subfolders. No labels are needed.", "DIR")
-    ] = None,
-    model: Annotated[
-        str | None, option("Model", "Model name, such as up-detr-tiny or conditional-detr-tiny.", "NAME", "up-detr-tiny")
-    ] = None,
-    imgsz: Annotated[
-        int | None,
-        option(
-            "Model", "Largest length of the shorter side after resizing, px.", "PX", "480; tiny models: their own image size"
-        ),
-    ] = None,
-    patches: Annotated[
-        int | None, option("Model", "Number of patches per image. The queries are divided among them.", "N", "10")
-    ] = None,
-    batch: Annotated[int | None, option("Training", "Batch size, over all processes.", "N", "256; tiny models: 8")] = None,
-    lr: Annotated[float | None, option("Training", "Learning rate.", "RATE", "0.0001; tiny models: 0.0004")] = None,
-    seed: Annotated[int | None, option("Training", "Random seed for weights, data order and patches.", "N", "42")] = None,
-    epochs: Annotated[int | None, option("Schedule", "Number of passes over the images.", "N", "60")] = None,
-    minutes: Annotated[
-        float | None, option("Schedule", "Length of the run in minutes, instead of in epochs.", "MINUTES", "off")
-    ] = None,
-    device: Device = "auto",
-    workers: Annotated[
-        int | None, option("Hardware", "Number of processes that load images.", "N", "(CPU cores - 2) / 2")
-    ] = None,
-    threads: Threads = 0,
-    output: Annotated[
-        str, option("Output", "Run folder. It must be new or empty, unless a run is resumed.", "DIR")
-    ] = "runs/pretrain",
-    resume: Annotated[bool, option("Output", "Continue the run in the output folder.", default="off")] = False,
-) -> None:
+
+def pretrain(**given: Any) -> None:
     """Pre-train a detector on images without labels (UP-DETR): it learns to find random patches of an image.
 
     The run folder is a model for `train --model`.
@@ -50,20 +48,23 @@ def pretrain(
     from conditional_detr.training.artifacts.run_folder import RunFolder
     from conditional_detr.training.setup.config_file import training_options
 
-    if epochs is not None and minutes is not None:
+    if "epochs" in given and "minutes" in given:
         raise ConfigError("a run ends after a number of epochs or of minutes: give --epochs or --minutes, not both")
-    values: dict[str, Any] = {
-        "data": data, "model": model, "imgsz": imgsz, "patches": patches, "batch": batch, "lr": lr, "seed": seed,
-        "epochs": epochs, "minutes": minutes, "device": None if device == "auto" else device, "workers": workers,
-        "threads": threads or None, "output": output,
-    }  # fmt: skip
-    given = {key: value for key, value in values.items() if value is not None}
-    if resume and RunFolder(Path(output)).has_begun:
-        chosen = given.pop("patches", None)
-        given = training_options(Path(output) / CONFIG, [], given)
-        given |= {} if chosen is None else {"patches": chosen}
-    if "data" not in given:
+    config, assignments, resume = given.pop("config", None), given.pop("set", []), given.pop("resume", False)
+    patches, output = given.pop("patches", None), Path(given.get("output", OUTPUT))
+    if resume and config is None and RunFolder(output).has_begun:
+        config = output / CONFIG  # a run continues with its own settings; what is typed is compared with them
+    values = training_options(config, assignments, given)
+    if "data" not in values:
         raise ConfigError(
             "pretrain needs --data: a folder of images" + (f". {output} contains no run to resume" if resume else "")
         )
-    run_pretraining(**given, resume=resume)
+    run_pretraining(**values, patches=patches, resume=resume)
+
+
+def _options() -> list[Option]:
+    shared = [option._replace(**TEXTS[option.name]) for option in command_line_options() if option.name in TEXTS]
+    return [*shared, PATCHES]
+
+
+pretrain.__signature__ = signature_of(_options())  # type: ignore[attr-defined]

@@ -14,9 +14,10 @@ def replay(
     device: Device = "auto",
 ) -> None:
     """Repeat a recorded training step whose gradient was not finite, and show where it failed."""
+    from conditional_detr.pretraining.objective import objective_of
     from conditional_detr.training.artifacts.nonfinite_dump import replay as run_replay
 
-    done = run_replay(record, device)
+    done = run_replay(record, device, objective_of)
     some = ", ".join(done.parameters[:3]) + (", …" if len(done.parameters) > 3 else "")
     print_facts(
         {

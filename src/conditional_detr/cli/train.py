@@ -1,13 +1,10 @@
 """`cdetr train`."""
 
-from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter as Shown
-
-from conditional_detr.cli.parameters import GROUP
-from conditional_detr.config.options import Option, TrainOptions, command_line_options
+from conditional_detr.cli.option_parameters import signature_of
+from conditional_detr.config.options import TrainOptions, command_line_options
 from conditional_detr.errors import ConfigError, plural
 
 
@@ -54,19 +51,4 @@ def _cross_validate(values: dict[str, Any], folds: int, resume: bool) -> None:
     print_written(*(done.folder / name for name in (BEST_FIGURES, PREDICTIONS, LABEL_ERRORS, LABEL_PAGE)))
 
 
-def _parameter(option: Option) -> Parameter:
-    """An option for the parser, which hands over only what was typed."""
-    unless = " Required, unless --resume or --config is given." if option.name == "data" else ""
-    shown = Shown(
-        help=option.help + unless,
-        group=GROUP[option.group],
-        metavar=option.metavar,
-        negative="" if option.default in (False, []) else None,  # --no-NAME only where NAME is the default
-        show_default=False if unless else option.default_text,
-        consume_multiple=False,
-    )
-    kind = option.kind | None if unless else option.kind
-    return Parameter(option.name, Parameter.KEYWORD_ONLY, default=option.default, annotation=Annotated[kind, shown])
-
-
-train.__signature__ = Signature([_parameter(option) for option in command_line_options()])  # type: ignore[attr-defined]
+train.__signature__ = signature_of(command_line_options())  # type: ignore[attr-defined]

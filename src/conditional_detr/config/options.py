@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, get_origin
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
+from conditional_detr.config.presets import PAPERS
 from conditional_detr.config.recipes import RECIPES, RecipeOptions
 from conditional_detr.config.run import RunOptions, RunPaths
 from conditional_detr.config.schema import Settings
@@ -131,7 +132,11 @@ def _option(name: str, field: FieldInfo) -> Option:
 def _default_in_words(name: str, shown: dict[str, Any]) -> str:
     """Where a default that is no constant comes from; "" for a constant."""
     if name in RecipeOptions.model_fields:
-        return "from the recipe: " + ", ".join(f"{recipe} {getattr(values, name):g}" for recipe, values in RECIPES.items())
+        defaults = [f"{recipe} {getattr(values, name):g}" for recipe, values in RECIPES.items()]
+        usual = getattr(RECIPES["paper"], name)
+        others = [f"{models} {v[name]:g}" for models, v in PAPERS.items() if v.get(name, usual) != usual]
+        defaults[0] += f" ({', '.join(others)})" if others else ""
+        return "from the recipe: " + ", ".join(defaults)
     return str(shown.get("default", ""))
 
 

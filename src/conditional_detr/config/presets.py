@@ -95,6 +95,7 @@ PRESETS = {
 # Settings of the recipe `paper` in which the papers of other systems differ from Conditional DETR's. UP-DETR: fine-tuning.
 PAPER_OF_DEFORMABLE = {"lr": 2e-4, "lr_backbone": 2e-5, "batch": 32}
 PAPER_OF_UP_DETR = {"lr": 1e-4, "lr_backbone": 5e-5, "epochs": 300, "lr_drop_at": 200 / 300}
+PAPERS = {"deformable-detr-ss-*": PAPER_OF_DEFORMABLE, "up-detr-*": PAPER_OF_UP_DETR}
 
 
 def recipe_for(model: ModelConfig, name: Literal["paper", "fast"]) -> RecipeConfig:
@@ -114,6 +115,11 @@ def recipe_for(model: ModelConfig, name: Literal["paper", "fast"]) -> RecipeConf
 def recipe_of(model: ModelConfig) -> Literal["paper", "fast"]:
     """Return the recipe of the preset with the same backbone, or "paper" if there is none."""
     return next((p.recipe for p in PRESETS.values() if p.model.backbone == model.backbone), "paper")
+
+
+def imgsz_of(model: ModelConfig) -> int:
+    """Return the image size (shorter side, px) of the preset with the same backbone, or 800 if there is none."""
+    return next((p.imgsz for p in PRESETS.values() if p.model.backbone == model.backbone), 800)
 
 
 def preset(name: str) -> Preset:

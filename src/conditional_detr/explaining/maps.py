@@ -22,7 +22,7 @@ from conditional_detr.inference.detector import check_conf
 from conditional_detr.model.decoder import Decoder
 from conditional_detr.model.memory import Memory
 from conditional_detr.model.queries import Queries
-from conditional_detr.weights.discovery import load_model
+from conditional_detr.weights.discovery import load_detector
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def explain(
     """
     check_conf(conf)
     rgb = decode(image)
-    model = source if isinstance(source, DetectionModel) else load_model(source)
+    model = source if isinstance(source, DetectionModel) else load_detector(source)
     return explain_image(model.to(choose_device(device)).eval(), rgb, conf)
 
 

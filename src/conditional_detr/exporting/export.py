@@ -34,7 +34,7 @@ from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import first_line, import_openvino, import_package
 from conditional_detr.inference.progress import Report, unreported
 from conditional_detr.storage.atomic import atomic_folder
-from conditional_detr.weights.discovery import load_model
+from conditional_detr.weights.discovery import load_detector
 from conditional_detr.weights.exported import GRAPHS, PRECISIONS, PROOF, write_description
 from conditional_detr.weights.recognise import is_export
 
@@ -104,7 +104,7 @@ def export(  # noqa: PLR0913 · public interface
         import_package(name)
     report("loading the model and the data")
     index = None if data is None else load_split(data, split)
-    model = copy.deepcopy(source) if isinstance(source, DetectionModel) else load_model(source)
+    model = copy.deepcopy(source) if isinstance(source, DetectionModel) else load_detector(source)
     if index is not None:  # fails early if the classes do not match
         match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     calibration = _calibration_images(data, split) if precision == "int8" else ((), None)

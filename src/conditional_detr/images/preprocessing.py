@@ -38,8 +38,8 @@ class Preprocessor:
         return self.normalise(resize(rgb, self.size_hw((rgb.shape[-2], rgb.shape[-1]))))
 
     def normalise(self, rgb: Tensor) -> Tensor:
-        """Normalise the channels by mean and standard deviation: uint8 [3, H, W] → float32 [3, H, W]."""
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.mean, self.config.std))
+        """Normalise the channels by mean and standard deviation: uint8 [..., 3, H, W] → float32 [..., 3, H, W]."""
+        mean, std = (torch.tensor(v, device=rgb.device).view(3, 1, 1) for v in (self.config.mean, self.config.std))
         return (rgb.float() / 255 - mean) / std
 
     def denormalise(self, image: Tensor) -> Tensor:

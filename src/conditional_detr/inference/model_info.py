@@ -25,12 +25,15 @@ def describe(source: str | Path) -> dict[str, str]:
         classes, origin = str(config.num_classes), "model name; the classes come from the training data"
     else:  # needs PyTorch, which takes long to load
         from conditional_detr.inference.model_cost import cost_of
-        from conditional_detr.weights.discovery import read_checkpoint
+        from conditional_detr.weights.discovery import read_checkpoint, with_new_class_head
 
         checkpoint = read_checkpoint(path)
         model = checkpoint.build()
-        config, image, cost = model.config, model.preprocessor, cost_of(model)
         classes, origin = _some_names(model.class_names), f"{checkpoint.kind} {path}"
+        if model.config.patches:
+            classes, origin = "none yet: `cdetr train --model` makes a detector of it", f"pre-training, {origin}"
+            model = with_new_class_head(model, model.config.num_classes)
+        config, image, cost = model.config, model.preprocessor, cost_of(model)
     choices = [field for field in ModelConfig.model_fields if field not in ELSEWHERE | unused_fields(config).keys()]
     height, width = input_hw(LANDSCAPE, image)
     return {

@@ -21,6 +21,14 @@ from conditional_detr.model.query_init import Initial, QueryInit
 KEPT = 0.9  # probability with which a query carries its patch in training
 
 
+class PatchProjection(nn.Linear):
+    """Projects the features of a patch to the width of the queries. It keeps PyTorch's initialisation, as the released code."""
+
+    def initialise(self) -> None:
+        """Undo the initialisation of the transformer."""
+        self.reset_parameters()
+
+
 class PatchQueries(QueryInit):
     """Mixin of a `QueryInit` whose queries carry patches: the queries of one group are next to each other.
 
@@ -36,7 +44,7 @@ class PatchQueries(QueryInit):
         if patches > num_queries:
             raise ConfigError(f"there must be a query for each of the {patches} patches: num_queries is {num_queries}")
         self.patches, self.per_patch = patches, num_queries // patches
-        self.patch_projection = nn.Linear(channels, dim)
+        self.patch_projection = PatchProjection(channels, dim)
 
     def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory) -> Initial:
         raise ConfigError(
@@ -102,9 +110,8 @@ class PatchInContent(PatchQueries):
         )  # fmt: skip
 
 
-def with_patches(kind: type[QueryInit], cross_attention: str) -> type[PatchQueries]:
+def with_patches(kind: type[QueryInit], carrying: type[PatchQueries]) -> type[PatchQueries]:
     """The variant of a `QueryInit` whose queries carry patches."""
-    carrying = PatchInPosition if cross_attention == "additive" else PatchInContent
     return type(f"{carrying.__name__}{kind.__name__}", (carrying, kind), {})
 
 

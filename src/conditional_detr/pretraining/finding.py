@@ -28,7 +28,7 @@ class Found(NamedTuple):
     ----------
     position : position of the image in the index
     image : float32 [3, H, W], the normalised image
-    patches : float32 [x, 3, h, w], normalised
+    patches : uint8 [x, 3, h, w]
     boxes : float32 [x, 4], where the patches were cut out, xyxy relative to the image
     answers : float32 [x, 4], where they were found
     scores : float32 [x]
@@ -52,7 +52,8 @@ def scores_of(output: DetectionOutput, classification: str) -> Tensor:
 def found_patches(
     model: DetectionModel, index: SplitIndex, positions: range, imgsz: int, skipped: dict[int, str]
 ) -> Iterator[Found]:
-    """Let a model find patches in images, one image at a time. The patches of an image are the same in each call.
+    """Let a model find patches in images, one image at a time. The patches of an image are the same in each call,
+    whatever other images the index has.
 
     Images that cannot be used are added to `skipped`, with the reason.
     """
@@ -61,13 +62,13 @@ def found_patches(
     each = model.config.num_queries // model.config.patches
     for position in positions:
         try:
-            image, target = images.loaded(position, position)
+            image, target = images.loaded(position, int(index.image_ids[position]))
         except ConditionalDETRError as error:
             skipped[position] = str(error)
             continue
         batch, padding_mask = preprocessor.collate([image])
         mask = None if padding_mask is None else padding_mask.to(device)
-        output = pretraining_output(model, batch.to(device), mask, target["patches"][None].to(device))
+        output = pretraining_output(model, batch.to(device), mask, preprocessor.normalise(target["patches"])[None].to(device))
         scores, best = scores_of(output, model.config.classification)[0].view(-1, each).max(1)
         answers = output.pred_boxes[0].view(-1, each, 4)[torch.arange(len(best)), best]
         boxes, answers = (cxcywh_to_xyxy(x.float().cpu()) for x in (target["boxes"], answers))

@@ -47,11 +47,17 @@ def pretraining_output(
     start = model.reference_points
     if not isinstance(start, PatchQueries):
         raise ConfigError("this model is a detector, which takes no patches: create it with patches=10 for pre-training")
+    if patches.dim() != 5 or patches.shape[2] != 3:
+        raise ConfigError(f"patches must be [B, x, 3, h, w], not {list(patches.shape)}")
     batch, count = patches.shape[:2]
     if not 1 <= count <= start.patches:
         raise ConfigError(f"there must be 1 to {start.patches} patches for each image, not {count}")
     if len(images) != batch:
         raise ConfigError(f"there must be patches for each image: {len(images)} images, patches of {batch}")
+    if kept is not None and kept.shape != (batch, model.config.num_queries):
+        raise ConfigError(
+            f"kept must be bool [{batch}, {model.config.num_queries}], images and queries, not {list(kept.shape)}"
+        )
     with torch.no_grad():  # the targets of the features; the backbone is frozen in pre-training
         features = model.backbone(patches.flatten(0, 1))[-1].mean((-2, -1)).unflatten(0, (batch, count))
     memory = model.encode(images, padding_mask)

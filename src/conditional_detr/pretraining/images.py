@@ -13,6 +13,7 @@ from conditional_detr.data.clean import Category
 from conditional_detr.data.findings import Finding, counted
 from conditional_detr.data.index import SplitIndex
 from conditional_detr.data.loader import TrainingImages
+from conditional_detr.device.seeding import seed_generators
 from conditional_detr.errors import DataError, ImageError, plural, shortened_list
 from conditional_detr.images.decoding import decode
 from conditional_detr.images.file_types import files_below, is_image_name
@@ -88,7 +89,7 @@ class PatchImages(TrainingImages):
     """Images and patches of them, indexed as `TrainingImages`.
 
     The patches are cut from the original image, resized to 128 x 128 px and distorted in colour and sharpness. The image is
-    only resized. The target has the boxes of the patches, labels of 1, "patches", float32 [count, 3, 128, 128], and "kept", bool
+    only resized. The target has the boxes of the patches, labels of 1, "patches", uint8 [count, 3, 128, 128], and "kept", bool
     [num_queries]: whether a query carries its patch. All random numbers follow from the seed of an image.
 
     Source: UP-DETR, released code.
@@ -96,7 +97,7 @@ class PatchImages(TrainingImages):
     Parameters
     ----------
     index : the images
-    preprocessor : normalises images and patches
+    preprocessor : normalises images
     imgsz : largest length of the shorter side, px
     count, num_queries : number of patches per image, and of queries
     """
@@ -121,7 +122,7 @@ class PatchImages(TrainingImages):
         if min(height, width) <= 2 * LEAST_SIDE:
             raise ImageError(f"{self.index.paths[i]} is too small for patches: {width} x {height} px")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            seed_generators(seed, rgb.device)
             boxes = random_boxes((height, width), self.count)
             patches = [self.patch(rgb[:, y0:y1, x0:x1]) for x0, y0, x1, y1 in boxes.tolist()]
             shortest = round(self.imgsz * (SMALLEST + (1 - SMALLEST) * pick(range(SCALE_STEPS)) / (SCALE_STEPS - 1)))
@@ -133,8 +134,8 @@ class PatchImages(TrainingImages):
         return self.preprocessor.normalise(image), target | {"patches": torch.stack(patches), "kept": kept}
 
     def patch(self, crop: Tensor) -> Tensor:
-        """Resize, distort and normalise a patch: uint8 [3, h, w] → float32 [3, 128, 128]."""
-        patch = v2.functional.resize(crop, [PATCH_SIDE, PATCH_SIDE], antialias=True)
+        """Resize a patch and distort its colours and sharpness: uint8 [3, h, w] → uint8 [3, 128, 128]."""
+        patch: Tensor = v2.functional.resize(crop, [PATCH_SIDE, PATCH_SIDE], antialias=True)
         if chance(0.8):
             patch = self.jitter(patch)
         if chance(0.2):
@@ -142,4 +143,4 @@ class PatchImages(TrainingImages):
         if chance(0.5):
             sigma = 0.1 + 1.9 * float(torch.rand(()))
             patch = v2.functional.gaussian_blur(patch, [2 * round(3 * sigma) + 1] * 2, [sigma, sigma])
-        return self.preprocessor.normalise(patch)
+        return patch

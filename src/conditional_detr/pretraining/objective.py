@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from conditional_detr.config.schema import ModelConfig
 from conditional_detr.factory.build import DetectionModel
+from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.model.detr import DetectionOutput
 from conditional_detr.pretraining.forward import pretraining_output
 from conditional_detr.training.objective.objective import Objective
@@ -15,14 +16,15 @@ INPUTS = ("patches", "kept")  # entries of a target that are inputs of the model
 
 
 class PatchPredictions(nn.Module):
-    """A model for pre-training as a module whose forward pass takes patches."""
+    """A model for pre-training as a module whose forward pass takes patches, uint8 [B, x, 3, h, w]."""
 
     def __init__(self, model: DetectionModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor, padding_mask: Tensor | None, patches: Tensor, kept: Tensor) -> DetectionOutput:
-        return pretraining_output(self.model, images, padding_mask, patches, kept=kept)
+        normalised = Preprocessor(self.model.preprocessor).normalise(patches)
+        return pretraining_output(self.model, images, padding_mask, normalised, kept=kept)
 
 
 class PretrainingObjective(Objective):
@@ -43,3 +45,8 @@ class PretrainingObjective(Objective):
 
     def objects(self, targets: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         return [{key: value for key, value in target.items() if key not in INPUTS} for target in targets]
+
+
+def objective_of(model: ModelConfig) -> type[Objective]:
+    """The objective that trains a model: pre-training if it has patches, else detection."""
+    return PretrainingObjective if model.patches else Objective

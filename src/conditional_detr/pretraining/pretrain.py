@@ -28,15 +28,16 @@ def pretrain(
 ) -> Run:
     """Pre-train a detector on images without labels: it learns to find random patches of an image.
 
-    For `up-detr-*` this is UP-DETR. For the other families the idea is the same, but a patch is the first decoder embedding of
-    its queries instead of being added to their object queries.
+    For `up-detr-*` this is UP-DETR, but with the supervised ImageNet weights of the backbone instead of SwAV's. The same holds
+    for `detr-*`. For the other families a patch is the first decoder embedding of its queries instead of being added to their
+    object queries.
 
     Source: UP-DETR (Dai et al., CVPR 2021).
 
     Parameters
     ----------
-    data : folder of images, which is searched with its subfolders. Every 20th image is held out to measure how well patches are
-        found
+    data : folder of images, which is searched with its subfolders. Every 20th image, but at most 200, are held out to measure
+        how well patches are found
     model : model name
     output : run folder; its checkpoints are a source for `train`
     patches : number of patches per image; the queries are divided among them; None = 10
@@ -59,7 +60,10 @@ def pretrain(
         raise ConfigError(f"patches must be 1 to 1000, not {patches}")
     is_paper = model in PRESETS and PRESETS[model].recipe == "paper"
     values = {"imgsz": IMGSZ} if is_paper else {}
-    recipe = ALL | (PAPER if is_paper else FAST) | options.pop("recipe_overrides", {})
+    asked = options.pop("recipe_overrides", {})
+    if refused := [key for key in (ALL.keys() & asked.keys()) - {"epochs"} if asked[key] != ALL[key]]:
+        raise ConfigError(f"{', '.join(sorted(refused))} cannot be changed in pre-training")
+    recipe = ALL | (PAPER if is_paper else FAST) | asked
     recipe |= {key: options.pop(key) for key in ("epochs", "minutes", "batch", "lr") if options.get(key) is not None}
     given = {"data": data, "model": model, "output": output, "recipe_overrides": recipe}
     given["model_overrides"] = overrides | {"patches": patches}

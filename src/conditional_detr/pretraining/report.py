@@ -11,6 +11,7 @@ from conditional_detr.data.index import SplitIndex
 from conditional_detr.evaluation import plots
 from conditional_detr.evaluation.pages import embedded, write_page
 from conditional_detr.evaluation.report import jpeg
+from conditional_detr.factory.build import DetectionModel
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.inference.drawing import draw
 from conditional_detr.pretraining.finding import Found, found_patches
@@ -58,20 +59,32 @@ def _curve(history: list[dict[str, Any]], name: str) -> dict[str, str]:
     return {"svg": embedded(plots.learning_curves(bands, name)), "alt": f"{name} by epoch", "caption": caption}
 
 
+def sample_of_finding(model: DetectionModel, index: SplitIndex) -> np.ndarray | None:
+    """An image with the boxes of some patches, uint8 [H, W, 3]; None if it cannot be read."""
+    was_training = model.training
+    found = next(iter(found_patches(model.eval(), index, range(1), model.preprocessor.imgsz, {})), None)
+    model.train(was_training)
+    return None if found is None else _drawn(found, Preprocessor(model.preprocessor))
+
+
 def _shown(found: Found, index: SplitIndex, preprocessor: Preprocessor) -> dict[str, Any]:
     """An image with the boxes of some patches, and these patches."""
-    count = min(PATCHES, len(found.patches))
-    rgb = _pixels(found.image, preprocessor)
-    size = np.array([rgb.shape[1], rgb.shape[0]] * 2)
-    boxes = np.concatenate([found.boxes[:count].numpy(), found.answers[:count].numpy()]).clip(0, 1) * size
-    kinds, texts = np.repeat([0, 1], count), [str(k + 1) for k in range(count)] * 2
-    patches = np.concatenate([_pixels(patch, preprocessor) for patch in found.patches[:count]], axis=1)
     return {
         "name": index.paths[found.position].rpartition("/")[2],
-        "jpeg": embedded(jpeg(draw(rgb, boxes, kinds, texts, (TRUE, ANSWER)))),
-        "patches": embedded(jpeg(patches)),
+        "jpeg": embedded(jpeg(_drawn(found, preprocessor))),
+        "patches": embedded(jpeg(np.concatenate([_pixels(patch) for patch in found.patches[:PATCHES]], axis=1))),
     }
 
 
-def _pixels(image: Tensor, preprocessor: Preprocessor) -> np.ndarray:
-    return preprocessor.denormalise(image).permute(1, 2, 0).numpy()
+def _drawn(found: Found, preprocessor: Preprocessor) -> np.ndarray:
+    count = min(PATCHES, len(found.patches))
+    rgb = _pixels(preprocessor.denormalise(found.image))
+    size = np.array([rgb.shape[1], rgb.shape[0]] * 2)
+    boxes = np.concatenate([found.boxes[:count].numpy(), found.answers[:count].numpy()]).clip(0, 1) * size
+    kinds, texts = np.repeat([0, 1], count), [str(k + 1) for k in range(count)] * 2
+    drawn: np.ndarray = draw(rgb, boxes, kinds, texts, (TRUE, ANSWER))
+    return drawn
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    return image.permute(1, 2, 0).numpy()

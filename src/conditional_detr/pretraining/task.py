@@ -1,28 +1,34 @@
 """Pre-training without labels as a task of the training loop."""
 
 from collections.abc import Sequence, Set
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from conditional_detr.config.presets import PRESETS
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import SplitIndex
 from conditional_detr.data.loader import TrainingImages
-from conditional_detr.errors import ConfigError, did_you_mean, plural
+from conditional_detr.errors import ConditionalDETRError, ConfigError, did_you_mean, plural
 from conditional_detr.evaluation.coco import CocoMetrics
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
+from conditional_detr.images.decoding import decode
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.pretraining.finding import finding_metrics
 from conditional_detr.pretraining.images import PatchImages, image_folder
 from conditional_detr.pretraining.objective import PretrainingObjective
-from conditional_detr.pretraining.report import write_pretraining_report
+from conditional_detr.pretraining.report import sample_of_finding, write_pretraining_report
 from conditional_detr.training.artifacts.run_folder import RunFolder
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.training.execution.distributed import Distributed
 from conditional_detr.training.task import Detection
 
 HELD_OUT, MOST_HELD_OUT = 20, 200  # every 20th image measures how well patches are found, at most 200 images
+FEWEST_STEPS = 4  # per epoch; below, a warning says so
 NUM_CLASSES = 2  # the first is not used, the second is "patch", as in the released code
 
 
@@ -30,13 +36,24 @@ class Pretraining(Detection):
     """Find the places of random patches of an image (UP-DETR)."""
 
     command = "pretrain"
+    advice = "Remove them, or allow more with --max-bad"
     objective = PretrainingObjective
 
     def splits(self, config: RunConfig) -> tuple[SplitIndex, SplitIndex]:
         index = image_folder(config.data)
-        held_out = list(range(0, len(index), max(HELD_OUT, len(index) // MOST_HELD_OUT)))
-        others = [i for i in range(len(index)) if i not in set(held_out)]
-        return (index.without(held_out), index.without(others)) if others else (index, index)
+        step = max(HELD_OUT, -(-len(index) // MOST_HELD_OUT))
+        found = (self._readable(index, start, step) for start in range(0, len(index), step))
+        held_out = {position for position in found if position is not None}
+        train = index.without(held_out) if 0 < len(held_out) < len(index) else index
+        return train, replace(index.without(set(range(len(index))) - held_out) if held_out else index, findings=[], report=[])
+
+    def _readable(self, index: SplitIndex, start: int, step: int) -> int | None:
+        """The first image of a section that can be decoded. Those that cannot stay for training, which reports them."""
+        for position in range(start, min(start + step, len(index))):
+            with suppress(ConditionalDETRError):
+                decode(index.paths[position])
+                return position
+        return None
 
     def choose(
         self, config: RunConfig, user_settings: Set[str], train: SplitIndex, saved: RunConfig | None
@@ -61,8 +78,14 @@ class Pretraining(Detection):
             *(f"  {line}" for line in train.report),
             f"model: {config.model}, {trainable / 1e6:.1f} M trainable parameters, {model.config.patches} patches per image, "
             f"image size {config.imgsz} px (shorter side), {where}",
+            *self._warnings(len(train), config.training.batch),
             "AP says how well patches are found in the images that are held out",
         ]
+
+    def _warnings(self, images: int, batch: int) -> list[str]:
+        few = images < FEWEST_STEPS * batch
+        steps = plural(-(-images // batch), "step")
+        return [f"  warning: with --batch {batch}, an epoch has only {steps}. Give a smaller --batch"] if few else []
 
     def images(self, train: SplitIndex, model: DetectionModel, config: RunConfig) -> TrainingImages:
         sizes = (config.imgsz, model.config.patches, model.config.num_queries)
@@ -73,8 +96,13 @@ class Pretraining(Detection):
     ) -> tuple[CocoMetrics, dict[int, str]]:
         return finding_metrics(model, index, model.preprocessor.imgsz, processes)
 
-    def finalize(self, folder: RunFolder, config: RunConfig, facts: dict[str, str], state: TrainerState) -> None:
-        write_pretraining_report(folder, config, self.splits(config)[1], state.history)
+    def finalize(
+        self, folder: RunFolder, config: RunConfig, facts: dict[str, str], state: TrainerState, valid: SplitIndex
+    ) -> None:
+        write_pretraining_report(folder, config, valid, state.history)
+
+    def samples(self, model: DetectionModel, valid: SplitIndex) -> np.ndarray | None:
+        return sample_of_finding(model, valid)
 
     def next_step(self, folder: Path) -> tuple[str, Sequence[Any]]:
         return "train a detector from it", ("cdetr", "train", "--model", folder, "--data", "DIR")

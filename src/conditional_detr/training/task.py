@@ -7,15 +7,19 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.index import SplitIndex, load_split
 from conditional_detr.data.loader import TrainingImages
+from conditional_detr.errors import ConfigError
 from conditional_detr.evaluation.coco import CocoMetrics
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.training.artifacts.finalize import finalize_run
 from conditional_detr.training.artifacts.run_folder import RunFolder
+from conditional_detr.training.artifacts.trackers import sample_detections
 from conditional_detr.training.artifacts.trainer_state import TrainerState
 from conditional_detr.training.execution.distributed import Distributed
 from conditional_detr.training.execution.shared_evaluation import evaluate_together
@@ -29,6 +33,7 @@ class Detection:
     """Detect the objects of a data set with boxes."""
 
     command = "train"
+    advice = "`cdetr doctor` lists them all; with --fix it writes a copy of the data set without them"
     objective = Objective
 
     def splits(self, config: RunConfig) -> tuple[SplitIndex, SplitIndex]:
@@ -36,8 +41,13 @@ class Detection:
 
         Raises
         ------
+        ConfigError : the settings are those of a pre-training
         DataError : the data cannot be used
         """
+        if patches := config.model_overrides.get("patches"):
+            raise ConfigError(
+                f"model.patches = {patches} is for pre-training without labels. Use `cdetr pretrain`, also to resume such a run"
+            )
         train, valid = load_split(config.data, "train"), load_split(config.data, "valid")
         check_data(train, valid, config.strict, config.max_bad)
         return train, valid
@@ -70,8 +80,14 @@ class Detection:
         """Compute the metrics of an epoch, see `evaluate_together`."""
         return evaluate_together(model, index, batch, processes)
 
-    def finalize(self, folder: RunFolder, config: RunConfig, facts: dict[str, str], state: TrainerState) -> None:
-        """Write the report of a finished run."""
+    def samples(self, model: DetectionModel, valid: SplitIndex) -> np.ndarray | None:
+        """An image for the trackers that shows what the model finds, uint8 [H, W, 3], or None."""
+        return sample_detections(model, valid.paths)
+
+    def finalize(
+        self, folder: RunFolder, config: RunConfig, facts: dict[str, str], state: TrainerState, valid: SplitIndex
+    ) -> None:
+        """Write the report of a finished run. `valid` are the validation images that could be used."""
         finalize_run(folder, config, facts, state)
 
     def next_step(self, folder: Path) -> tuple[str, Sequence[Any]]:

@@ -22,7 +22,7 @@ from conditional_detr.training.artifacts.console_logger import figure
 from conditional_detr.training.artifacts.finalize import run_facts
 from conditional_detr.training.artifacts.nonfinite_dump import FOLDER as FLIGHT
 from conditional_detr.training.artifacts.nonfinite_dump import dump_step
-from conditional_detr.training.artifacts.trackers import Trackers, sample_detections
+from conditional_detr.training.artifacts.trackers import Trackers
 from conditional_detr.training.execution.interrupts import StopRequest
 from conditional_detr.training.execution.micro_batches import on_device
 from conditional_detr.training.execution.starting_process import refuse_in_starting_process
@@ -77,7 +77,7 @@ class Trainer:
     prepared : the prepared run
     evaluate : (model, index of the validation images, batch size, processes) → metrics, and the images that cannot be used;
         None = that of the task
-    finalize : writes the report; takes (folder, settings, facts, state); None = that of the task
+    finalize : writes the report; takes (folder, settings, facts, state, validation images); None = that of the task
     dump : records a step without a finite gradient; same signature as `dump_step`
     """
 
@@ -95,7 +95,7 @@ class Trainer:
         self.model, self.state, self.schedule = prepared.learning.model, prepared.state, prepared.schedule
         self.valid = prepared.valid
         missing = {"train": len(prepared.train.missing), "valid": len(prepared.valid.missing)}
-        self.bad_images = BadImages(self.config.strict, self.config.max_bad, self.logger.say, missing)
+        self.bad_images = BadImages(self.config.strict, self.config.max_bad, self.logger.say, missing, self.task.advice)
         self.stop = StopRequest()
         self.trackers = Trackers(self.folder.path, self.config, self.logger.say)
 
@@ -197,7 +197,7 @@ class Trainer:
             self.folder.save_best(self.evaluated_model)
         self._save_last()
         self.logger.epoch(state.history[-1], is_best, is_evaluated)
-        self.trackers.epoch(state.history[-1], lambda: sample_detections(self.evaluated_model, self.valid.paths))
+        self.trackers.epoch(state.history[-1], lambda: self.task.samples(self.evaluated_model, self.valid))
         if not self.schedule.is_over(state):
             self._stop_if_asked()
 
@@ -221,7 +221,7 @@ class Trainer:
             self.logger.say("evaluating the best epoch again for the report")
             facts = run_facts(self.config, self.model, indices, self.state)
             try:
-                self.finalize(self.folder, self.config, facts, self.state)
+                self.finalize(self.folder, self.config, facts, self.state, self.valid)
             except ConditionalDETRError as error:
                 self.logger.say(f"no report written (training itself is complete): {error}")
                 return

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from conditional_detr.config.messages import updated
+from conditional_detr.config.presets import imgsz_of
 from conditional_detr.errors import CheckpointError, ConfigError, SourceError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
@@ -42,9 +43,9 @@ def load_model(source: str | Path, num_classes: int | None = None) -> DetectionM
 
     Parameters
     ----------
-    source : a run folder (its `best/` is loaded), a checkpoint folder, a Hugging Face folder of `conditional_detr` or `detr`, a
-        `.pth` file of the reference release of Conditional DETR or DETR, the name of a trained model that comes with the
-        package, a model name or a Hub id
+    source : a run folder (its `best/` is loaded), a checkpoint folder, a Hugging Face folder of `conditional_detr`, `detr` or
+        `deformable_detr`, a `.pth` file of the reference release of Conditional DETR, DETR, Deformable DETR (single scale) or
+        UP-DETR, the name of a trained model that comes with the package, a model name or a Hub id
     num_classes : number of classes; None = as in the source. If it differs from the source, the class head is initialised
         anew, and all other weights are kept. A model that was pre-trained without labels becomes a detector. The logger
         `conditional_detr` then emits a warning
@@ -71,13 +72,34 @@ def load_model(source: str | Path, num_classes: int | None = None) -> DetectionM
     return model.eval()
 
 
+def load_detector(source: str | Path) -> DetectionModel:
+    """Load a model that detects objects, in eval mode, as `load_model` does.
+
+    Raises
+    ------
+    ConfigError : the model was pre-trained without labels
+    SourceError, CheckpointError, UnavailableError
+    """
+    model = load_model(source)
+    if model.config.patches:
+        raise ConfigError(
+            f"{source} was pre-trained without labels and detects nothing yet. Train a detector from it: "
+            f"cdetr train --model {source} --data DIR"
+        )
+    return model
+
+
 def with_new_class_head(model: DetectionModel, num_classes: int) -> DetectionModel:
     """Return a copy of a model for other classes. Its class head is initialised anew; all other weights are kept.
 
-    A model for pre-training becomes a detector, without the parts that only pre-training uses.
+    A model for pre-training becomes a detector, without the parts that only pre-training uses. Its image size is then that of
+    the named models with the same backbone, as pre-training uses smaller images.
     """
     config = updated(model.config, {"num_classes": num_classes, "patches": 0}, origin="load_model")
-    fresh = DetectionModel(config, model.preprocessor)
+    preprocessor = model.preprocessor
+    if model.config.patches:
+        preprocessor = updated(preprocessor, {"imgsz": imgsz_of(config), "max_size": 0}, origin="load_model")
+    fresh = DetectionModel(config, preprocessor)
     own = fresh.state_dict().keys()
     kept = {key: value for key, value in model.state_dict().items() if key in own and not key.startswith("class_head.")}
     with torch.no_grad():

@@ -73,7 +73,7 @@ def read(path: Path) -> Checkpoint:
     state = renamed(state, VERSION_5, VERSION_5_CONDITIONAL if cross_attention == "conditional" else [], OWN_RESNET)
     if cross_attention == "deformable":
         _check_single_scale(content, file)
-        state = without_copies(state)
+        state = without_copies(state, path)
     names = _class_names(content, state.get(CLASS_BIAS[cross_attention]), file)
     config = _config(file, content, state, cross_attention, len(names))
     preprocessor = _read_preprocessor(path / PREPROCESSOR)

@@ -201,7 +201,7 @@ class KeyTable:
         return ours
 
 
-def without_copies(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_copies(state: dict[str, Tensor], file: object) -> dict[str, Tensor]:
     """Keep one of the equal heads that the release and transformers store for each decoder layer of Deformable DETR.
 
     Raises
@@ -215,8 +215,8 @@ def without_copies(state: dict[str, Tensor]) -> dict[str, Tensor]:
             kept[key] = value
         elif (first := state.get(f"{found[1]}.0.{found[3]}")) is None or not torch.equal(value, first):
             raise CheckpointError(
-                f"the heads {found[1]}.0 and {found[1]}.{found[2]} differ, as in a model with refined boxes, which this format "
-                "does not support"
+                f"{file}: the heads {found[1]}.0 and {found[1]}.{found[2]} differ, as in a model with refined boxes, which "
+                "this format does not support"
             )
     return kept
 

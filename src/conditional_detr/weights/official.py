@@ -150,7 +150,7 @@ def _single_scale(state: dict[str, Tensor], args: dict[str, Any], file: Path) ->
             f"{file} is a Deformable DETR with {', '.join(dict.fromkeys(found))}; only the one with a single scale, without "
             "refined boxes and two stages, is supported"
         )
-    return without_copies(state)
+    return without_copies(state, file)
 
 
 def _points(state: dict[str, Tensor], args: dict[str, Any], heads: int, file: Path) -> int:

@@ -9,6 +9,7 @@ from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
 from conditional_detr.pretraining.forward import pretraining_output
 from conditional_detr.training.objective.criterion import SetCriterion
+from conditional_detr.training.setup.resolve import requested, resolve
 from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.save import save_model
 from models import perturbed, small
@@ -148,6 +149,20 @@ def test_it_is_saved_and_becomes_a_detector_with_all_but_the_class_head(name: st
     assert detector(torch.randn(1, 3, 64, 96)).pred_boxes.shape == (1, QUERIES, 4)
 
 
+def test_a_detector_of_a_pretraining_has_the_usual_image_size(tmp_path):
+    model = create_model("up-detr-r18", 2, pretrained_backbone=False, patches=2, num_queries=4, hidden_dim=32, encoder_layers=1)
+    model.preprocessor = model.preprocessor.model_copy(update={"imgsz": 480})
+    save_model(model, tmp_path / "pre")
+    assert load_model(tmp_path / "pre").preprocessor.imgsz == 480
+    assert load_model(tmp_path / "pre", num_classes=3).preprocessor.imgsz == 800
+    assert resolve(requested({"data": tmp_path, "model": str(tmp_path / "pre")})).imgsz == 800
+
+
+def test_the_projection_of_patches_starts_as_pytorch_starts_it():
+    weight = create_model("up-detr-r18", 2, pretrained_backbone=False, patches=10).reference_points.patch_projection.weight
+    assert 0.99 * 512**-0.5 < weight.abs().max() <= 512**-0.5
+
+
 def test_official_files_of_both_stages_are_told_by_their_tensors(tmp_path):
     model = perturbed(create_model("up-detr-r18", 2, pretrained_backbone=False, patches=10, num_queries=20, hidden_dim=64))
     save_model(model, tmp_path / "pre", format="official")
@@ -179,6 +194,14 @@ def test_what_does_not_fit_is_said():
         pretraining_output(model, images, is_padding, patches)
     with pytest.raises(ConfigError, match="2 images, patches of 1"):
         pretraining_output(model, images, is_padding, patches[:1, :3])
+    with pytest.raises(ConfigError, match=r"patches must be \[B, x, 3, h, w\], not \[2, 3, 32, 32\]"):
+        pretraining_output(model, images, is_padding, patches[:, 0])
+    with pytest.raises(ConfigError, match=r"kept must be bool \[2, 23\], images and queries, not \[2, 5\]"):
+        pretraining_output(model, images, is_padding, patches[:, :3], kept=torch.ones(2, 5, dtype=torch.bool))
+    with pytest.raises(ConfigError, match="target 1 has 9 boxes, and there are 10 patches"):
+        SetCriterion(2, "softmax")(pretraining_output(model, *batch()), [*targets()[:1], *targets(9)[:1]])
+    with pytest.raises(ConfigError, match="patches and reference_points = 'encoder' cannot be combined"):
+        build("conditional-detr-tiny", reference_points="encoder")
     with pytest.raises(ConfigError, match="this model is for pre-training, and needs patches"):
         model(images)
     with pytest.raises(ConfigError, match="there must be a query for each of the 10 patches: num_queries is 7"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from conditional_detr.config.messages import build
 from conditional_detr.config.recipes import RecipeConfig
+from conditional_detr.config.schema import ModelConfig
 from conditional_detr.data.loader import Batch
 from conditional_detr.device.choose import choose_device
 from conditional_detr.device.seeding import seed_generators
@@ -20,6 +22,7 @@ from conditional_detr.errors import RunError
 from conditional_detr.storage.atomic import atomic_folder
 from conditional_detr.storage.json import read_json_object
 from conditional_detr.training.artifacts.batch_preview import save_batch_preview
+from conditional_detr.training.objective.objective import Objective
 from conditional_detr.training.train_step import Trainable, build_step, trainable
 from conditional_detr.weights import native
 
@@ -85,8 +88,16 @@ class Replay:
     largest_norms: list[tuple[str, float]]
 
 
-def replay(folder: str | Path, device: str = "auto") -> Replay:
+def replay(
+    folder: str | Path, device: str = "auto", objective: Callable[[ModelConfig], type[Objective]] = lambda model: Objective
+) -> Replay:
     """Repeat a recorded step with the same weights, batch and seed.
+
+    Parameters
+    ----------
+    folder : the recorded step
+    device : "auto", "cpu", "cuda", …
+    objective : gives the objective of a model
 
     Raises
     ------
@@ -106,7 +117,7 @@ def replay(folder: str | Path, device: str = "auto") -> Replay:
         seed, amp, norms = int(content["seed"]), str(content["amp"]), dict(content["weight_norms"])
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{record} is damaged: {str(error)[:200]}") from None
-    step = build_step(learning, recipe, amp)
+    step = build_step(learning, recipe, amp, kind=objective(model.config))
     broken: list[str] = []
     for name, module in model.named_modules():
         module.register_forward_hook(_watcher(name, broken))

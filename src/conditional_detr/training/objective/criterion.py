@@ -85,6 +85,7 @@ class SetCriterion(nn.Module):
             counted = batch_totals(targets, num_queries, output.pred_logits.device) if totals is None else totals
             used = self.terms
             if output.patch_features is not None:  # in pre-training, the objects are patches
+                _check_patches(targets, output.patch_features.shape[1])
                 targets = [t | {"features": own} for t, own in zip(targets, output.patch_features.detach(), strict=True)]
                 used = [*used, FeatureTerm(1.0)]
             matched = self._matched(pred, targets)
@@ -169,6 +170,15 @@ def groups_as_layers(x: Tensor, groups: int) -> Tensor:
     """Treat the query groups as additional layers: [L, B, G·Q, …] → [L·G, B, Q, …]."""
     layers, images, queries = x.shape[:3]
     return x.view(layers, images, groups, queries // groups, *x.shape[3:]).transpose(1, 2).flatten(0, 1)
+
+
+def _check_patches(targets: list[dict[str, Tensor]], patches: int) -> None:
+    for i, t in enumerate(targets):
+        if len(t["boxes"]) != patches:
+            raise ConfigError(
+                f"in pre-training a target has one box for each patch, in their order: target {i} has {len(t['boxes'])} boxes, "
+                f"and there are {patches} patches"
+            )
 
 
 def batch_totals(targets: list[dict[str, Tensor]], num_queries: int, device: torch.device) -> Totals:

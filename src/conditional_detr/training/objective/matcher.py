@@ -57,7 +57,7 @@ def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @torch.no_grad()
 def hungarian_match(
     cost: Callable[[int], Float[Tensor, "L Q M"]], num_objects: Sequence[int], device: torch.device
-) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P"], Int64[Tensor, "P"], Int64[Tensor, "P"]]:
+) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"], Int64[Tensor, " P"], Int64[Tensor, " P"]]:
     """Match queries and objects in every layer of every image.
 
     Costs are computed only within an image, not between images. They are copied from the device in a single transfer.

@@ -14,10 +14,11 @@ class BadImages:
     max_bad : maximum fraction of a split's images that may be unusable
     say : prints a line
     missing : number of images per split that were already left out when the index was read
+    advice : what to do about too many
     """
 
-    def __init__(self, strict: bool, max_bad: float, say: Callable[[str], None], missing: dict[str, int]) -> None:
-        self.strict, self.max_bad, self.say, self.missing = strict, max_bad, say, missing
+    def __init__(self, strict: bool, max_bad: float, say: Callable[[str], None], missing: dict[str, int], advice: str) -> None:
+        self.strict, self.max_bad, self.say, self.missing, self.advice = strict, max_bad, say, missing, advice
         self.found: dict[str, dict[str, str]] = {}
 
     def add(self, split: str, path: str, reason: str, images: int) -> None:
@@ -45,7 +46,7 @@ class BadImages:
         if bad > self.max_bad * images:
             raise DataError(
                 f"{bad} images of {split} cannot be used, more than {100 * self.max_bad:g}% of {images} (--max-bad). "
-                "`cdetr doctor` lists them all; with --fix it writes a copy of the data set without them"
+                f"{self.advice}"
             )
 
     def met(self, split: str) -> list[tuple[str, str]]:

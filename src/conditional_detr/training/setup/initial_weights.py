@@ -33,12 +33,11 @@ def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, li
     if find_checkpoint(config.model) is None and (source := config.training.init_from):
         model = create_model(config.model, len(names), False, names, ids, **config.model_overrides)
         other = load_model(source)
-        if other.config.patches:
-            other = with_new_class_head(other, len(names))
-            other.class_names = [f"patch {i + 1}" for i in range(len(names))]  # none of the data's classes
-        same = take_weights(model, other, source)
+        has_classes = not other.config.patches
+        same = take_weights(model, other if has_classes else with_new_class_head(other, len(names)), source, has_classes)
         whose = f"{source}, bundled with the package" if source in shipped() else source
-        classes = "same classes, so the class head is kept" if same else "other classes, so the class head is newly initialised"
+        was = "other classes" if has_classes else "pre-trained without labels"
+        classes = "same classes, so the class head is kept" if same else f"{was}, so the class head is newly initialised"
         notes = [f"initial weights: {whose}; {classes}"]
     elif find_checkpoint(config.model) is None:
         model = create_model(config.model, len(names), config.pretrained_backbone, names, ids, **config.model_overrides)
@@ -81,7 +80,7 @@ def differing_fields(model: ModelConfig, other: ModelConfig) -> list[str]:
 
 
 @torch.no_grad()
-def take_weights(model: DetectionModel, source: DetectionModel, name: str) -> bool:
+def take_weights(model: DetectionModel, source: DetectionModel, name: str, has_classes: bool = True) -> bool:
     """Copy the weights of another model into a new model, in place. The number of queries may differ.
 
     The class head is only copied if both models have the same class names in the same order.
@@ -91,6 +90,7 @@ def take_weights(model: DetectionModel, source: DetectionModel, name: str) -> bo
     model : the new model
     source : model to copy the weights from
     name : name of `source`, for error messages
+    has_classes : whether `source` has been trained on classes
 
     Returns
     -------
@@ -104,7 +104,7 @@ def take_weights(model: DetectionModel, source: DetectionModel, name: str) -> bo
         raise ConfigError(
             f"init_from = {name!r} has another architecture: {', '.join(differ)} differ. Give the model the same values"
         )
-    same = model.class_names == source.class_names
+    same = has_classes and model.class_names == source.class_names
     state = {key: value for key, value in source.state_dict().items() if same or not key.startswith("class_head.")}
     nearest = torch.arange(model.config.num_queries) * source.config.num_queries // model.config.num_queries
     for key in state.keys() & PER_QUERY:  # nearest by index, that is, by the order of their reference points

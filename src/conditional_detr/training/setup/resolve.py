@@ -6,12 +6,12 @@ from typing import Any, Literal
 from conditional_detr.config.messages import build, updated
 from conditional_detr.config.options import TrainOptions
 from conditional_detr.config.parts import with_overrides
-from conditional_detr.config.presets import PRESETS, recipe_for, recipe_of
+from conditional_detr.config.presets import PRESETS, imgsz_of, recipe_for, recipe_of
 from conditional_detr.config.recipes import RECIPES, RecipeConfig, RecipeOptions
 from conditional_detr.config.run import RunConfig
 from conditional_detr.config.schema import ModelConfig
 from conditional_detr.device.threads import usable_cores
-from conditional_detr.errors import ConfigError, did_you_mean
+from conditional_detr.errors import ConfigError, SourceError, UnavailableError, did_you_mean
 from conditional_detr.training.execution.distributed import launched
 from conditional_detr.weights.discovery import read_checkpoint
 from conditional_detr.weights.recognise import find_checkpoint
@@ -45,16 +45,19 @@ def resolve(options: TrainOptions) -> RunConfig:
     """
     given = options.model_dump(exclude_unset=True)
     name = str(Path(options.model).resolve() if Path(options.model).exists() else options.model)
-    base = None
-    # config.toml of a resumed run contains everything, and the model that it started from may be gone.
-    if name in PRESETS or Path(name).exists() or not {"recipe", "imgsz"} <= given.keys():
+    try:
         imgsz, recipe, model = made_for(name, options.model_overrides)
+    except (SourceError, UnavailableError):
+        if not (options.resume and {"recipe", "imgsz"} <= given.keys()):
+            raise
+        base = RECIPES[given["recipe"]]  # the model that a run started from may be gone; its config.toml contains everything
+    else:
         given = {"imgsz": imgsz, "recipe": recipe, **given}
         base = recipe_for(model, given["recipe"])
     recipe_values = options.recipe_overrides | {key: given[key] for key in RecipeOptions.model_fields.keys() & given.keys()}
     settings = {key: given[key] for key in RunConfig.model_fields.keys() & given.keys()}
     settings |= {"data": str(Path(options.data).resolve()), "model": name, "workers": given.get("workers", _default_workers())}
-    training = _recipe(base or RECIPES[given["recipe"]], recipe_values)
+    training = _recipe(base, recipe_values)
     return build(RunConfig, {**settings, "training": training}, origin="train")
 
 
@@ -71,7 +74,8 @@ def made_for(source: str, overrides: dict[str, Any]) -> tuple[int, Literal["pape
         chosen = PRESETS[source]
         return chosen.imgsz, chosen.recipe, with_overrides(chosen.model, overrides, origin="train")
     checkpoint = read_checkpoint(path)
-    return checkpoint.preprocessor.imgsz, recipe_of(checkpoint.config), checkpoint.config
+    imgsz = imgsz_of(checkpoint.config) if checkpoint.config.patches else checkpoint.preprocessor.imgsz
+    return imgsz, recipe_of(checkpoint.config), checkpoint.config
 
 
 def cores_of_process() -> int:
