@@ -19,6 +19,8 @@ class Queries(NamedTuple):
     reference : [B or 1, Q, 2 or 4], the reference point (x, y) or reference box (cx, cy, w, h), in [0, 1]
     embedded : [B or 1, Q, D], p_s, the sine embedding of the reference point
     spatial : [B or 1, Q, D], the spatial query p_q of the current layer; None if its attention does not use one
+    box : [B, Q, 4], the box (cx, cy, w, h) that the layer before predicts, in [0, 1], detached; None in the first layer, and if
+        no attention uses it
     blocked : bool [Q, Q], True for pairs of queries that do not attend to each other; None = all attend to each other
     groups : number of query groups of equal size, one after the other, that do not attend to each other (Group DETR)
     """
@@ -28,6 +30,7 @@ class Queries(NamedTuple):
     reference: Tensor
     embedded: Tensor
     spatial: Tensor | None = None
+    box: Tensor | None = None
     blocked: Tensor | None = None
     groups: int = 1
 

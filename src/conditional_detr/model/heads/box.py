@@ -78,7 +78,8 @@ class RefinedBoxHead(nn.Module):
         if number == len(self.layers) - 1:
             return queries
         with float32_region(embedding):
-            return queries.with_reference(self.layers[number](embedding.float(), queries.reference).detach())
+            box = self.layers[number](embedding.float(), queries.reference).detach()
+            return queries.with_reference(box)._replace(box=box)
 
 
 class LayerBox(nn.Module):
