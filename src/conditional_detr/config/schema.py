@@ -56,6 +56,9 @@ class ModelConfig(Settings):
     )
     decoder_norm: bool = Field(True, description="Layer norm between the decoder and the heads. Deformable DETR has none.")
     encoder_attention: Literal["dense", "deformable"] = "dense"
+    memory_levels: Literal["all", "finest"] = Field(
+        "all", description="Which of several levels the decoder attends to. finest needs dense encoder attention."
+    )
     cross_attention: Literal["conditional", "box_conditional", "additive", "deformable"] = "conditional"
     sampling_points: int = Field(
         4, ge=1, le=64, description="Number of places that deformable attention samples for each query, head and level."

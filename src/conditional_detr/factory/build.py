@@ -16,7 +16,7 @@ from conditional_detr.model.backbone.timm_backbone import Backbone, check_networ
 from conditional_detr.model.decoder import DECODER_LAYERS, DECODER_NORMS, Decoder, DecoderLayer
 from conditional_detr.model.detr import DETR
 from conditional_detr.model.encoder import ENCODER_LAYERS, CoarsestEncoder, Encoder, EncoderLayer, LevelEmbedding
-from conditional_detr.model.fusion import UpwardFusion
+from conditional_detr.model.fusion import FUSIONS
 from conditional_detr.model.heads.box import BOX_HEADS
 from conditional_detr.model.heads.classification import CLASS_HEADS
 from conditional_detr.model.initialisation import init_local_spatial_attention, initialise_transformer
@@ -157,7 +157,7 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
 
 def query_init_of(config: ModelConfig, content: nn.Module, channels: int) -> QueryInit:
     """Build the module of the initial queries. In pre-training they carry patches with `channels` features."""
-    kinds = REFERENCE_POINTS if len(config.strides) == 1 else REFERENCE_POINTS_OF_SEVERAL_LEVELS
+    kinds = REFERENCE_POINTS if len(config.strides) == 1 or config.memory_levels == "finest" else REFERENCE_POINTS_OF_SEVERAL_LEVELS
     kind = kinds[config.reference_points]
     if not config.patches:
         return kind(config.hidden_dim, config.num_queries, content)
@@ -176,7 +176,7 @@ def encoder_of(config: ModelConfig) -> Encoder:
     embedding = None if is_dense and levels == 1 else LevelEmbedding(levels, dim, scale=0.0 if is_dense else 1.0)
     norm = nn.LayerNorm(dim) if config.norm == "pre" else None
     if is_dense and levels > 1:
-        return CoarsestEncoder(layers, embedding, norm, UpwardFusion(levels, dim))
+        return CoarsestEncoder(layers, embedding, norm, FUSIONS[config.memory_levels](levels, dim))
     return Encoder(layers, embedding, norm)
 
 

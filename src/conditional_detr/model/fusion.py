@@ -32,6 +32,13 @@ class UpwardFusion(nn.Module):
         return memory._replace(tokens=joined([x.flatten(2).transpose(1, 2) for x in maps]))
 
 
+class FinestFusion(UpwardFusion):
+    """As `UpwardFusion`, but only the finest level is left for the decoder."""
+
+    def forward(self, memory: Memory) -> Memory:
+        return super().forward(memory).only(0)
+
+
 class FusionStep(nn.Module):
     """(finer map, coarser map) → finer map: both are joined, mixed with their surroundings, and added to the finer one."""
 
@@ -60,3 +67,6 @@ class FusionStep(nn.Module):
                 return self.mixed(x.float())
         mixed: Tensor = self.surroundings(x)
         return mixed
+
+
+FUSIONS = {"all": UpwardFusion, "finest": FinestFusion}  # by the value of `memory_levels`
