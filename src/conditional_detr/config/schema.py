@@ -70,6 +70,7 @@ class ModelConfig(Settings):
     lambda_q: Literal["diagonal", "identity", "scalar", "block", "full"] = "diagonal"
     reference_points: Literal["predicted", "linear", "learned", "origin", "encoder"] = "predicted"
     box_offset: bool = True
+    box_distribution: bool = False
     box_refinement: bool = Field(
         False, description="Each decoder layer starts from the boxes of the layer before, with a box head of its own."
     )

@@ -17,7 +17,7 @@ from conditional_detr.model.decoder import DECODER_LAYERS, DECODER_NORMS, Decode
 from conditional_detr.model.detr import DETR
 from conditional_detr.model.encoder import ENCODER_LAYERS, CoarsestEncoder, Encoder, EncoderLayer, LevelEmbedding
 from conditional_detr.model.fusion import FUSIONS
-from conditional_detr.model.heads.box import BOX_HEADS
+from conditional_detr.model.heads.box import BOX_HEADS, DistributionBoxHead
 from conditional_detr.model.heads.classification import CLASS_HEADS
 from conditional_detr.model.initialisation import init_local_spatial_attention, initialise_transformer
 from conditional_detr.model.patches import FeatureHead, PatchInContent, PatchInPosition, with_patches
@@ -142,7 +142,7 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     reference_points = query_init_of(config, content, backbone.channels[-1])
     heads: dict[str, nn.Module] = {
         "class_head": CLASS_HEADS[config.classification](dim, config.num_classes),
-        "box_head": BOX_HEADS[config.box_refinement, config.box_offset](dim, config.decoder_layers, config.size_logit),
+        "box_head": (DistributionBoxHead if config.box_distribution else BOX_HEADS[config.box_refinement, config.box_offset])(dim, config.decoder_layers, config.size_logit),
     }
     if config.patches:
         heads["feature_head"] = FeatureHead(dim, backbone.channels[-1])
