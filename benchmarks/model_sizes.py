@@ -1,7 +1,8 @@
 """Print parameters and multiply-adds of every system of the paper next to the paper's numbers, as in docs/models.md.
 
 The paper's multiply-adds are means over COCO images of many sizes. PyTorch counts them here at 800 x 1121 px, because DETR-R50
-then has the 86 G of the paper. The samples of deformable attention are not counted. The models are on the meta device, so nothing is computed.
+then has the 86 G of the paper. The samples of deformable attention are not counted. The models are on the meta device, so
+nothing is computed.
 
 Command: python benchmarks/model_sizes.py        Time: about a minute on 1 core.
 """

@@ -1,5 +1,6 @@
 """Writes docs/reference/command-line.md and settings.md from the definitions in the code: python docs/generate_reference.py."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -14,7 +15,8 @@ NOTE = "<!-- Written by docs/generate_reference.py. Change the definition in the
 def command_line() -> str:
     """All commands with their options."""
     text = app.generate_docs(heading_level=1, flatten_commands=False)
-    text = text.replace("# cdetr\n", "# Command line\n", 1).replace("cdetr train train", "cdetr train")
+    text = text.replace("# cdetr\n", "# Command line\n", 1)
+    text = re.sub(r"cdetr ((?:\w+ )+)\1", r"cdetr \1", text)  # a usage of our own begins with the command already
     start, end = text.index("## Table of Contents"), text.index("**Commands**")
     return NOTE + text[:start] + text[end:].rstrip() + "\n"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -12,11 +13,14 @@ from safetensors.torch import load_file
 
 from commands import run
 from conditional_detr.errors import ConfigError
+from conditional_detr.inference.detector import Detector
 from conditional_detr.pretraining.finding import found_patches
 from conditional_detr.pretraining.images import image_folder
 from conditional_detr.pretraining.objective import PretrainingObjective
 from conditional_detr.pretraining.pretrain import pretrain
 from conditional_detr.pretraining.report import sample_of_finding
+from conditional_detr.training.prepare import prepared_run
+from conditional_detr.training.setup.resolve import requested
 from conditional_detr.weights.discovery import load_model
 
 SMALL = {"num_queries": 20, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "feedforward_dim": 48}
@@ -148,6 +152,59 @@ def test_what_a_pretraining_cannot_do_is_said(finished, photos, digits_folder, t
         pretrain(photos, output=tmp_path / "r", recipe_overrides={"dense_aux_weight": 1.0})
 
 
+def test_wrong_settings_are_refused(finished, photos, digits_folder, tmp_path, capsys):
+    lines = {
+        ("--strict",): "has problems (stopped by --strict): image-unreadable: 2",
+        ("--max-bad", 0.1): "2 of 14 images in",
+        ("--set", "freeze=2"): "freeze cannot be changed in pre-training",
+        ("--set", "init_from=x"): "init_from cannot be changed in pre-training",
+        ("--set", "recipe=paper"): "pre-training has no recipes",
+        ("--batch", 0): "pretrain: batch must be",
+    }
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    for name in ("00.jpg", "01.jpg"):
+        (folder / name).write_bytes(b"no image")
+    for options, text in lines.items():
+        code, _, err = run(capsys, "pretrain", "--data", folder, "--output", tmp_path / "r", *options)
+        assert (code, text in err) == (2, True), (options, err)
+    (tmp_path / "train" / "last").mkdir(parents=True)
+    (tmp_path / "train" / "last" / "state.json").write_text("{}")
+    (tmp_path / "train" / "config.toml").write_text('model = "detr-tiny"\nrecipe = "fast"\n')
+    code, _, err = run(capsys, "pretrain", "--resume", "--data", photos, "--output", tmp_path / "train")
+    assert (code, "is a run of `cdetr train`" in err) == (2, True), err
+    code, _, err = run(
+        capsys, "train", "--model", finished.folder, "--set", f"init_from={finished.folder}", "--data", digits_folder,
+        "--output", tmp_path / "t",
+    )  # fmt: skip
+    assert (code, "is a trained model, so init_from" in err) == (2, True), err
+    for patches in ("5", True, 2.5, 0):
+        with pytest.raises(ConfigError, match="patches must be a whole number from 1 to 1000"):
+            pretrain(photos, output=tmp_path / "r", patches=patches)
+    with pytest.raises(ConfigError, match=r"patches = 5 and model.patches = 4 differ"):
+        pretrain(photos, output=tmp_path / "r", patches=5, model_overrides={"patches": 4})
+    with pytest.raises(ConfigError, match="the model was pre-trained without labels"):
+        Detector(load_model(finished.folder))
+
+
+def test_thin_images_and_pictures_of_runs_do_no_harm(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    for number in range(4):
+        Image.new("RGB", (2000, 20 + number)).save(tmp_path / "photos" / f"thin{number}.png")
+    options = {**OPTIONS, "batch": 17, "model_overrides": SMALL}
+    done = pretrain(tmp_path / "photos", "up-detr-tiny", tmp_path / "photos" / "run", epochs=1, **options)
+    assert (done.folder / "train_batch.jpg").is_file()
+    assert len(image_folder(tmp_path / "photos")) == 18  # not the picture of the run
+
+
+def test_extra_groups_of_a_trained_model_start_near_its_queries(finished, digits_folder, tmp_path):
+    options = requested({"data": digits_folder, "model": str(finished.folder), "output": tmp_path / "t", "device": "cpu"})
+    with prepared_run(options) as prepared:
+        own = prepared.learning.model.object_query
+        extra = prepared.learning.auxiliaries["extra_queries"].queries
+    assert (extra - own).std() < 0.6 * own.std()
+
+
 def test_its_config_repeats_it(finished, tmp_path, capsys):
     code, _, err = run(capsys, "pretrain", "--config", finished.folder / "config.toml", "--output", tmp_path / "again")
     assert code == 0, err
@@ -189,14 +246,12 @@ def test_the_command_line(photos, tmp_path, capsys):
     code, _, err = run(capsys, "pretrain", "--data", photos, "--model", "up-detr-tini", "--output", tmp_path / "a")
     assert (code, "up-detr-tiny" in err) == (2, True)
     code, _, err = run(capsys, "pretrain", "--data", tmp_path / "none", "--output", tmp_path / "a")
-    assert (code, "is not a folder of images" in err) == (2, True)
+    assert (code, "is not a folder of images: it does not exist" in err) == (2, True)
     code, _, err = run(capsys, "pretrain", "--data", photos, "--epochs", 1, "--minutes", 1)
     assert (code, "give --epochs or --minutes, not both" in err) == (2, True)
 
 
 def test_the_settings_are_the_papers_for_its_models(tmp_path, photos):
-    with pytest.raises(ConfigError, match="patches must be 1 to 1000, not 0"):
-        pretrain(photos, "up-detr-tiny", tmp_path / "r", patches=0)
     from conditional_detr.pretraining.pretrain import ALL, PAPER
     from conditional_detr.training.setup.resolve import requested, resolve
 

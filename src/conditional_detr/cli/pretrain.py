@@ -21,13 +21,14 @@ TEXTS: dict[str, dict[str, Any]] = {
         "help": "Largest length of the shorter side after resizing, px.",
         "default_text": "480; tiny models: their own image size",
     },
+    "pretrained_backbone": {"help": "Start from the ImageNet weights of the backbone, which are not changed."},
     "device": {},
     "amp": {},
     "workers": {},
     "threads": {},
     "seed": {"help": "Random seed for weights, data order and patches."},
-    "strict": {},
-    "max_bad": {},
+    "strict": {"help": "Stop at any image that cannot be used instead of leaving it out."},
+    "max_bad": {"help": "Largest fraction of the images that may be unreadable. Pre-training stops if there are more."},
     "log": {},
     "resume": {},
     "config": {},
@@ -55,6 +56,8 @@ def pretrain(**given: Any) -> None:
     if resume and config is None and RunFolder(output).has_begun:
         config = output / CONFIG  # a run continues with its own settings; what is typed is compared with them
     values = training_options(config, assignments, given)
+    if resume and config == output / CONFIG and "patches" not in values["model_overrides"]:
+        raise ConfigError(f"{output} is a run of `cdetr train`, not of `cdetr pretrain`")
     if "data" not in values:
         raise ConfigError(
             "pretrain needs --data: a folder of images" + (f". {output} contains no run to resume" if resume else "")

@@ -10,6 +10,7 @@ from conditional_detr.errors import RunError
 from conditional_detr.storage.writing import writing
 
 LEGIBLE_SIDE = 480  # px; smaller images are enlarged by an integer factor, so that labels can be read
+LARGEST_SIDE = 4 * LEGIBLE_SIDE  # px, of an enlarged image
 LINE_SHARE, TEXT_SHARE = 1 / 250, 1 / 36  # thickness of lines and height of letters, in shorter sides of the image
 LEAST_LINE, LEAST_TEXT, TEXT_PADDING = 2, 11, 3  # px
 COLOURS = (
@@ -32,7 +33,8 @@ def draw(
     labels : one text per box
     colours : hex colours such as "#059669", indexed by class id modulo their number
     """
-    factor = max(1, -(-LEGIBLE_SIDE // min(rgb.shape[:2]))) if max(rgb.shape[:2]) < LEGIBLE_SIDE else 1
+    short, long = min(rgb.shape[:2]), max(rgb.shape[:2])
+    factor = max(1, min(-(-LEGIBLE_SIDE // short), LARGEST_SIDE // long)) if long < LEGIBLE_SIDE else 1
     scene = Image.fromarray(rgb.repeat(factor, 0).repeat(factor, 1))
     canvas, short = ImageDraw.Draw(scene), min(scene.size)
     font = ImageFont.load_default(max(LEAST_TEXT, round(short * TEXT_SHARE)))

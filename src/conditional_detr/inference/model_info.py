@@ -30,10 +30,12 @@ def describe(source: str | Path) -> dict[str, str]:
         checkpoint = read_checkpoint(path)
         model = checkpoint.build()
         classes, origin = _some_names(model.class_names), f"{checkpoint.kind} {path}"
+        image = model.preprocessor
         if model.config.patches:
             classes, origin = "none yet: `cdetr train --model` makes a detector of it", f"pre-training, {origin}"
             model = with_new_class_head(model, model.config.num_classes)
-        config, image, cost = model.config, model.preprocessor, cost_of(model)
+            model.preprocessor = image
+        config, cost = model.config, cost_of(model)
     choices = [field for field in ModelConfig.model_fields if field not in ELSEWHERE | unused_fields(config).keys()]
     height, width = input_hw(LANDSCAPE, image)
     return {

@@ -54,9 +54,9 @@ def pretraining_output(
         raise ConfigError(f"there must be 1 to {start.patches} patches for each image, not {count}")
     if len(images) != batch:
         raise ConfigError(f"there must be patches for each image: {len(images)} images, patches of {batch}")
-    if kept is not None and kept.shape != (batch, model.config.num_queries):
+    if kept is not None and (kept.dtype != torch.bool or kept.shape != (batch, model.config.num_queries)):
         raise ConfigError(
-            f"kept must be bool [{batch}, {model.config.num_queries}], images and queries, not {list(kept.shape)}"
+            f"kept must be bool [{batch}, {model.config.num_queries}], images and queries, not {kept.dtype} {list(kept.shape)}"
         )
     with torch.no_grad():  # the targets of the features; the backbone is frozen in pre-training
         features = model.backbone(patches.flatten(0, 1))[-1].mean((-2, -1)).unflatten(0, (batch, count))

@@ -1,5 +1,6 @@
 """Images of a folder with random patches, which pre-training must find again."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from conditional_detr.images.header import size_of
 from conditional_detr.images.preprocessing import Preprocessor
 from conditional_detr.images.sizes import resized_hw
 from conditional_detr.model.patches import KEPT
+from conditional_detr.storage.run_files import CONFIG
 
 LEAST_SIDE = 8  # px, of a patch; images that are not larger than twice this have no room for one
 PATCH_SIDE = 128  # px, of a patch after resizing
@@ -32,14 +34,17 @@ LONGEST = 600 / 480  # limit of the longer side, relative to the largest shorter
 def image_folder(folder: str | Path) -> SplitIndex:
     """List all images of a folder and its subfolders, without boxes. Files that cannot be used are counted in `report`.
 
+    Folders of runs, which contain pictures too, are passed over.
+
     Raises
     ------
     DataError : the folder does not exist or has no image that is large enough
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DataError(f"{root} is not a folder of images")
-    files = sorted(path for path in files_below(root) if is_image_name(path))
+        raise DataError(f"{root} is not a folder of images: " + ("it is a file" if root.exists() else "it does not exist"))
+    of_a_run = cache(lambda folder: (folder / CONFIG).is_file() or (folder != root and of_a_run(folder.parent)))
+    files = sorted(path for path in files_below(root) if is_image_name(path) and not of_a_run(path.parent))
     sizes = [(path, size) for path in files if (size := size_of(path)) is not None]
     large = [(path, size) for path, size in sizes if min(size) > 2 * LEAST_SIDE]
     readable = {path for path, _ in sizes}
@@ -54,8 +59,10 @@ def image_folder(folder: str | Path) -> SplitIndex:
         report.append(
             f"{plural(len(small), 'image')} with a side of at most {2 * LEAST_SIDE} px ({shortened_list(small, 3)}): left out"
         )
+    if not files:
+        raise DataError(f"{root} contains no images")
     if not large:
-        raise DataError(f"{root} has no image with sides of more than {2 * LEAST_SIDE} px ({len(files)} image files)")
+        raise DataError(f"{root} has no image with sides of more than {2 * LEAST_SIDE} px ({plural(len(files), 'image file')})")
     return SplitIndex(
         file=root,
         image_ids=np.arange(1, len(large) + 1),

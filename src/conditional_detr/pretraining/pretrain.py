@@ -11,9 +11,18 @@ from conditional_detr.training.prepare import prepared_run
 from conditional_detr.training.setup.resolve import requested
 from conditional_detr.training.trainer import Run, Trainer
 
+MOST_PATCHES = 1000  # per image
 PATCHES, IMGSZ = 10, 480  # of UP-DETR: patches per image; largest shorter side, px
 # Settings that pre-training changes in every recipe. The backbone is frozen, and what needs classes is off.
-ALL = {"lr_backbone": 0.0, "epochs": 60, "dense_aux_weight": 0.0, "query_groups": 1, "class_loss": "model", "freeze": 0}
+ALL = {
+    "lr_backbone": 0.0,
+    "epochs": 60,
+    "dense_aux_weight": 0.0,
+    "query_groups": 1,
+    "class_loss": "model",
+    "freeze": 0,
+    "init_from": "",
+}
 ALL |= {"progressive_resize_from": 1.0, "weight_average": 0.0}
 PAPER = {"lr": 1e-4, "batch": 256, "lr_drop_at": 40 / 60}  # released code of UP-DETR
 FAST = {"batch": 8}
@@ -55,17 +64,28 @@ def pretrain(
     """
     refuse_in_starting_process()
     overrides = options.pop("model_overrides", {})
-    patches = overrides.get("patches", PATCHES) if patches is None else patches
-    if not 1 <= patches <= 1000:
-        raise ConfigError(f"patches must be 1 to 1000, not {patches}")
-    is_paper = model in PRESETS and PRESETS[model].recipe == "paper"
-    values = {"imgsz": IMGSZ} if is_paper else {}
-    asked = options.pop("recipe_overrides", {})
+    patches = _patches(patches, overrides.get("patches"))
+    usual = PRESETS[model].recipe if model in PRESETS else "paper"
+    if options.get("recipe") not in (None, usual):
+        raise ConfigError(f"pre-training has no recipes: recipe = {options['recipe']!r} cannot be set")
+    fixed = {key: options.pop(key) for key in ALL.keys() & options.keys() - {"epochs"}}
+    asked = options.pop("recipe_overrides", {}) | {key: value for key, value in fixed.items() if value is not None}
     if refused := [key for key in (ALL.keys() & asked.keys()) - {"epochs"} if asked[key] != ALL[key]]:
         raise ConfigError(f"{', '.join(sorted(refused))} cannot be changed in pre-training")
-    recipe = ALL | (PAPER if is_paper else FAST) | asked
+    values = {"imgsz": IMGSZ} if usual == "paper" else {}
+    recipe = ALL | (PAPER if usual == "paper" else FAST) | asked
     recipe |= {key: options.pop(key) for key in ("epochs", "minutes", "batch", "lr") if options.get(key) is not None}
     given = {"data": data, "model": model, "output": output, "recipe_overrides": recipe}
     given["model_overrides"] = overrides | {"patches": patches}
-    with prepared_run(requested({**values, **given, **options}), Pretraining()) as prepared:
+    with prepared_run(requested({**values, **given, **options}, "pretrain"), Pretraining()) as prepared:
         return Trainer(prepared).fit()
+
+
+def _patches(given: Any, overridden: Any) -> int:
+    """The number of patches per image, from either argument."""
+    if given is not None and overridden not in (None, given):
+        raise ConfigError(f"patches = {given} and model.patches = {overridden} differ: give one of them")
+    patches = next((value for value in (given, overridden) if value is not None), PATCHES)
+    if isinstance(patches, bool) or not isinstance(patches, int) or not 1 <= patches <= MOST_PATCHES:
+        raise ConfigError(f"patches must be a whole number from 1 to {MOST_PATCHES}, not {patches!r}")
+    return patches

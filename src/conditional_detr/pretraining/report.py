@@ -8,8 +8,9 @@ from torch import Tensor
 from conditional_detr.config.run import RunConfig
 from conditional_detr.config.toml import to_toml
 from conditional_detr.data.index import SplitIndex
+from conditional_detr.errors import plural
 from conditional_detr.evaluation import plots
-from conditional_detr.evaluation.pages import embedded, write_page
+from conditional_detr.evaluation.pages import duration, embedded, write_page
 from conditional_detr.evaluation.report import jpeg
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.images.preprocessing import Preprocessor
@@ -35,14 +36,16 @@ def write_pretraining_report(folder: RunFolder, config: RunConfig, index: SplitI
     RunError : the file cannot be written
     """
     model = load_model(folder.best)
+    best = max(history, key=lambda row: row["AP"] or 0)
     shown = range(0, len(index), max(1, -(-len(index) // IMAGES)))
     preprocessor = Preprocessor(model.preprocessor)
     content = {
         "title": f"Pre-training run {folder.path.resolve().name}",
         "facts": {
-            "images": f"{config.data}",
+            "images": f"{config.data}, of which {len(index)} were held out",
             "model": f"{config.model}, {model.config.patches} patches per image, shorter side {config.imgsz} px",
-            "length": f"{len(history)} epochs",
+            "length": f"{plural(len(history), 'epoch')}, {duration(sum(row['seconds'] for row in history))}",
+            "best epoch": f"{best['epoch']}, with AP {best['AP'] or 0:.3f}",
         },
         "curves": [_curve(history, name) for name in CURVES],
         "history": history,

@@ -12,7 +12,7 @@ from conditional_detr.config.presets import PRESETS
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import SplitIndex
 from conditional_detr.data.loader import TrainingImages
-from conditional_detr.errors import ConditionalDETRError, ConfigError, did_you_mean, plural
+from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError, did_you_mean, plural
 from conditional_detr.evaluation.coco import CocoMetrics
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
@@ -28,6 +28,7 @@ from conditional_detr.training.execution.distributed import Distributed
 from conditional_detr.training.task import Detection
 
 HELD_OUT, MOST_HELD_OUT = 20, 200  # every 20th image measures how well patches are found, at most 200 images
+FEWEST = 2  # images: one for pre-training and one to measure it
 FEWEST_STEPS = 4  # per epoch; below, a warning says so
 NUM_CLASSES = 2  # the first is not used, the second is "patch", as in the released code
 
@@ -41,6 +42,16 @@ class Pretraining(Detection):
 
     def splits(self, config: RunConfig) -> tuple[SplitIndex, SplitIndex]:
         index = image_folder(config.data)
+        if len(index) < FEWEST:
+            raise DataError(f"{index.file} has {plural(len(index), 'image')} that can be used: at least {FEWEST} are needed")
+        bad = len(index.findings)
+        if config.strict and index.report:
+            raise DataError(f"{index.file} has problems (stopped by --strict): {'; '.join(index.report)}")
+        if bad > config.max_bad * (bad + len(index)):
+            raise DataError(
+                f"{bad} of {bad + len(index)} images in {index.file} cannot be read, more than {100 * config.max_bad:g}% "
+                f"(--max-bad). {self.advice}"
+            )
         step = max(HELD_OUT, -(-len(index) // MOST_HELD_OUT))
         found = (self._readable(index, start, step) for start in range(0, len(index), step))
         held_out = {position for position in found if position is not None}
@@ -79,12 +90,13 @@ class Pretraining(Detection):
             f"model: {config.model}, {trainable / 1e6:.1f} M trainable parameters, {model.config.patches} patches per image, "
             f"image size {config.imgsz} px (shorter side), {where}",
             *self._warnings(len(train), config.training.batch),
-            "AP says how well patches are found in the images that are held out",
+            "AP says how well patches are found in the images that are held out"
+            + (", which are few: RUN/last has the weights of the last epoch" if len(valid) < HELD_OUT else ""),
         ]
 
     def _warnings(self, images: int, batch: int) -> list[str]:
         few = images < FEWEST_STEPS * batch
-        steps = plural(-(-images // batch), "step")
+        steps = plural(max(1, images // batch), "step")
         return [f"  warning: with --batch {batch}, an epoch has only {steps}. Give a smaller --batch"] if few else []
 
     def images(self, train: SplitIndex, model: DetectionModel, config: RunConfig) -> TrainingImages:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from conditional_detr.config.options import TrainOptions
+from conditional_detr.config.presets import PRESETS
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import SplitIndex
 from conditional_detr.data.loader import EpochBatches, TrainingImages
@@ -78,7 +79,7 @@ class Prepared:
 def prepared_run(options: TrainOptions, task: Detection = DETECTION) -> Iterator[Prepared]:
     """Context manager that prepares a run. It locks the run folder and connects the processes of a distributed run."""
     started = time.monotonic()
-    config = resolve(options)
+    config = resolve(options, task.command)
     check_trackers(config.log)
     set_threads(config.threads or cores_of_process())
     lock = nullcontext() if launched("rank") else RunFolder(config.output).held()
@@ -108,7 +109,7 @@ def prepare(
     if begun:
         task.check(model, train)
     model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learning = trainable(model, recipe)
+    learning = trainable(model, recipe, is_trained=bool(recipe.init_from) or config.model not in PRESETS)
     average = averaged(model, recipe.weight_average) if recipe.weight_average else None
     state = folder.load_last(extra_modules(learning, average), learning.optimizer) if begun else TrainerState()
     factors = repeat_factors(train, recipe.repeat_threshold) if recipe.repeat_threshold else None

@@ -116,9 +116,12 @@ class Trainable(NamedTuple):
     optimizer: torch.optim.Optimizer
 
 
-def trainable(model: DetectionModel, recipe: RecipeConfig) -> Trainable:
-    """Add the auxiliary modules of a recipe and an optimiser to a model. The model stays on its device."""
-    auxiliaries = auxiliary_modules(model, recipe)
+def trainable(model: DetectionModel, recipe: RecipeConfig, is_trained: bool = False) -> Trainable:
+    """Add the auxiliary modules of a recipe and an optimiser to a model. The model stays on its device.
+
+    `is_trained` : whether the model has trained weights, not only those of its backbone
+    """
+    auxiliaries = auxiliary_modules(model, recipe, is_trained)
     return Trainable(model, auxiliaries, build_optimizer(model, recipe, auxiliaries))
 
 

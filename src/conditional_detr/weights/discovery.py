@@ -81,12 +81,17 @@ def load_detector(source: str | Path) -> DetectionModel:
     SourceError, CheckpointError, UnavailableError
     """
     model = load_model(source)
+    check_detects(model, str(source))
+    return model
+
+
+def check_detects(model: DetectionModel, name: str) -> None:
+    """Raise `ConfigError` if a model was pre-trained without labels."""
     if model.config.patches:
         raise ConfigError(
-            f"{source} was pre-trained without labels and detects nothing yet. Train a detector from it: "
-            f"cdetr train --model {source} --data DIR"
+            f"{name} was pre-trained without labels and detects nothing yet. Train a detector from it: "
+            f"cdetr train --model {name} --data DIR"
         )
-    return model
 
 
 def with_new_class_head(model: DetectionModel, num_classes: int) -> DetectionModel:

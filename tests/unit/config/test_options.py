@@ -13,7 +13,7 @@ def test_defaults_are_those_of_the_fields_or_say_what_decides():
     options = {option.name: option for option in command_line_options()}
     assert (options["seed"].default, options["seed"].default_text) == (42, "42")
     assert options["batch"].default is None
-    assert options["batch"].default_text == "from the recipe: paper 16, fast 2"
+    assert options["batch"].default_text == "from the recipe: paper 16 (deformable-detr-ss-* 32), fast 2"
     assert options["imgsz"].default_text == "recipe fast: chosen from the data; paper: the input size of the model"
     parameters = python_signature().parameters
     assert parameters["data"].default is inspect.Parameter.empty

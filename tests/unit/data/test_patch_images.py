@@ -32,9 +32,8 @@ def test_all_images_of_a_folder_are_found_but_hidden_and_tiny_ones(tmp_path):
 def test_a_folder_without_images_is_refused(tmp_path, what: str):
     if what == "tiny":
         write(tmp_path, {"a.png": (16, 16)})
-    with pytest.raises(
-        DataError, match="is not a folder of images" if what == "missing" else "has no image with sides of more"
-    ):
+    texts = {"missing": "it does not exist", "empty": "contains no images", "tiny": "has no image with sides of more"}
+    with pytest.raises(DataError, match=texts[what]):
         image_folder(tmp_path / "missing" if what == "missing" else tmp_path)
 
 

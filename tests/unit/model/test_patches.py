@@ -196,7 +196,7 @@ def test_what_does_not_fit_is_said():
         pretraining_output(model, images, is_padding, patches[:1, :3])
     with pytest.raises(ConfigError, match=r"patches must be \[B, x, 3, h, w\], not \[2, 3, 32, 32\]"):
         pretraining_output(model, images, is_padding, patches[:, 0])
-    with pytest.raises(ConfigError, match=r"kept must be bool \[2, 23\], images and queries, not \[2, 5\]"):
+    with pytest.raises(ConfigError, match=r"kept must be bool \[2, 23\], images and queries, not torch.bool \[2, 5\]"):
         pretraining_output(model, images, is_padding, patches[:, :3], kept=torch.ones(2, 5, dtype=torch.bool))
     with pytest.raises(ConfigError, match="target 1 has 9 boxes, and there are 10 patches"):
         SetCriterion(2, "softmax")(pretraining_output(model, *batch()), [*targets()[:1], *targets(9)[:1]])

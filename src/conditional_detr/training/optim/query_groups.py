@@ -32,15 +32,18 @@ class ExtraQueries(nn.Module):
         return self.queries
 
 
-def auxiliary_modules(model: DetectionModel, recipe: RecipeConfig) -> nn.ModuleDict:
-    """Create the auxiliary modules of a recipe on the model's device: "dense" and "extra_queries", if the recipe uses them."""
+def auxiliary_modules(model: DetectionModel, recipe: RecipeConfig, is_trained: bool = False) -> nn.ModuleDict:
+    """Create the auxiliary modules of a recipe on the model's device: "dense" and "extra_queries", if the recipe uses them.
+
+    Extra queries of a trained model start near its own, since untrained groups would damage the trained weights.
+    """
     config = model.config
     auxiliaries = nn.ModuleDict()
     if recipe.dense_aux_weight:
         auxiliaries["dense"] = DenseClassifier(config.hidden_dim, config.num_classes)
     if recipe.query_groups > 1:
         extra = ExtraQueries(recipe.query_groups - 1, config.num_queries, config.hidden_dim)
-        if recipe.init_from:  # start near the trained queries: untrained groups would damage the trained weights
+        if is_trained:
             own = model.object_query.detach().cpu().repeat(recipe.query_groups - 1, 1, 1)
             extra.queries.data = own + GROUP_NOISE * own.std() * torch.randn_like(own)
         auxiliaries["extra_queries"] = extra

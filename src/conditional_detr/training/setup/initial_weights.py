@@ -47,6 +47,10 @@ def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, li
         notes = [f"backbone {model.config.backbone}: {start}"]
     elif config.model_overrides:
         raise ConfigError(f"{config.model} is a trained model: --set model.… (model_overrides) cannot change its architecture")
+    elif config.training.init_from:
+        raise ConfigError(
+            f"{config.model} is a trained model, so init_from = {config.training.init_from!r} has no effect: give only one"
+        )
     else:
         model = load_model(config.model)
         had = model.class_names

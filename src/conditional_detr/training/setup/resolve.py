@@ -17,8 +17,8 @@ from conditional_detr.weights.discovery import read_checkpoint
 from conditional_detr.weights.recognise import find_checkpoint
 
 
-def requested(values: dict[str, Any]) -> TrainOptions:
-    """Validate the options given by the user. None means that an option was not given.
+def requested(values: dict[str, Any], origin: str = "train") -> TrainOptions:
+    """Validate the options given by the user. None means that an option was not given. `origin` starts every error message.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def requested(values: dict[str, Any]) -> TrainOptions:
     if isinstance(recipe, str) and recipe not in RECIPES:
         raise ConfigError(f"there is no recipe {recipe!r}. {did_you_mean(recipe, RECIPES)}")
     given = {key: str(value) if isinstance(value, Path) else value for key, value in values.items() if value is not None}
-    return build(TrainOptions, given, origin="train")
+    return build(TrainOptions, given, origin)
 
 
 def user_settings(options: TrainOptions) -> set[str]:
@@ -37,8 +37,10 @@ def user_settings(options: TrainOptions) -> set[str]:
     return options.model_fields_set | set(options.recipe_overrides) | {f"model.{field}" for field in options.model_overrides}
 
 
-def resolve(options: TrainOptions) -> RunConfig:
+def resolve(options: TrainOptions, origin: str = "train") -> RunConfig:
     """Resolve all settings of a run. Given options override the defaults of the recipe and of the model.
+
+    `origin` starts every error message.
 
     A model name defines the default image size and recipe. A checkpoint defines the default image size; its default recipe
     is that of the model name with the same backbone.
@@ -46,7 +48,7 @@ def resolve(options: TrainOptions) -> RunConfig:
     given = options.model_dump(exclude_unset=True)
     name = str(Path(options.model).resolve() if Path(options.model).exists() else options.model)
     try:
-        imgsz, recipe, model = made_for(name, options.model_overrides)
+        imgsz, recipe, model = made_for(name, options.model_overrides, origin)
     except (SourceError, UnavailableError):
         if not (options.resume and {"recipe", "imgsz"} <= given.keys()):
             raise
@@ -57,22 +59,23 @@ def resolve(options: TrainOptions) -> RunConfig:
     recipe_values = options.recipe_overrides | {key: given[key] for key in RecipeOptions.model_fields.keys() & given.keys()}
     settings = {key: given[key] for key in RunConfig.model_fields.keys() & given.keys()}
     settings |= {"data": str(Path(options.data).resolve()), "model": name, "workers": given.get("workers", _default_workers())}
-    training = _recipe(base, recipe_values)
-    return build(RunConfig, {**settings, "training": training}, origin="train")
+    training = _recipe(base, recipe_values, origin)
+    return build(RunConfig, {**settings, "training": training}, origin)
 
 
-def made_for(source: str, overrides: dict[str, Any]) -> tuple[int, Literal["paper", "fast"], ModelConfig]:
+def made_for(source: str, overrides: dict[str, Any], origin: str) -> tuple[int, Literal["paper", "fast"], ModelConfig]:
     """Default image size (shorter side, px), recipe and configuration of a model source. The model is not built.
 
     Parameters
     ----------
     source : a model name, or the path of a trained model
     overrides : fields of the configuration that differ from those of the model name
+    origin : starts every error message
     """
     path = find_checkpoint(source)
     if path is None:
         chosen = PRESETS[source]
-        return chosen.imgsz, chosen.recipe, with_overrides(chosen.model, overrides, origin="train")
+        return chosen.imgsz, chosen.recipe, with_overrides(chosen.model, overrides, origin)
     checkpoint = read_checkpoint(path)
     imgsz = imgsz_of(checkpoint.config) if checkpoint.config.patches else checkpoint.preprocessor.imgsz
     return imgsz, recipe_of(checkpoint.config), checkpoint.config
@@ -88,9 +91,9 @@ def _default_workers() -> int:
     return max(0, cores_of_process() - 2) // 2
 
 
-def _recipe(base: RecipeConfig, values: dict[str, Any]) -> RecipeConfig:
+def _recipe(base: RecipeConfig, values: dict[str, Any], origin: str) -> RecipeConfig:
     """Copy a recipe with some values changed. A new `lr` scales `lr_backbone` in proportion, unless that is given too."""
     lr = values.get("lr")
     if isinstance(lr, int | float) and lr > 0:
         values = {"lr_backbone": base.lr_backbone * lr / base.lr, **values}
-    return updated(base, values, origin="train")
+    return updated(base, values, origin)
