@@ -174,6 +174,15 @@ class Study:
         return [job for job in [*sweeps, *sorted(runs, key=turn)] if not self.is_done(job)]
 
 
+def settings(study: Study, job: Job, threads: int) -> dict[str, Any]:
+    """Settings that pre-training and training of a job share."""
+    size = study.image_px(job.row)
+    return {
+        "imgsz": size, "seed": job.seed, "device": "cpu", "workers": 0, "threads": threads, "amp": "off", "resume": True,
+        "quiet": True,
+    }  # fmt: skip
+
+
 def pretrained(study: Study, job: Job, data: Path, work: Path, threads: int) -> Path:
     """Pre-train the model of a row, once for each seed. Other processes that need it wait."""
     folder = work / study.name / f"{job.row}-pretraining-seed{job.seed}"
@@ -184,15 +193,8 @@ def pretrained(study: Study, job: Job, data: Path, work: Path, threads: int) -> 
             data / "train",
             MODEL,
             folder,
-            imgsz=study.image_px(job.row),
-            device="cpu",
-            workers=0,
-            threads=threads,
-            seed=job.seed,
-            resume=True,
-            amp="off",
             model_overrides=study.model(job.row),
-            quiet=True,
+            **settings(study, job, threads),
             **study.settings["rows"][job.row]["pretraining"],
         )
     return folder
@@ -209,16 +211,9 @@ def run(study: Study, job: Job, data: Path, work: Path, threads: int) -> None:
             output=work / study.name / job.name,
             epochs=min(job.epochs, len(study.curve(job)) + STRIDE),
             lr=job.lr,
-            imgsz=study.image_px(job.row),
             recipe="paper",
-            device="cpu",
-            workers=0,
-            threads=threads,
-            seed=job.seed,
-            resume=True,
-            amp="off",
             recipe_overrides=study.settings["training"],
-            quiet=True,
+            **settings(study, job, threads),
             **start,
         )
         study.write(job, done.metrics)

@@ -18,7 +18,7 @@ from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import import_package
 from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.save import save_model
-from labels import labelled_by
+from exported import check_equals_model, labelled_by
 from models import perturbed, small
 
 KINDS = ("onnx-fp32", "onnx-bf16", "onnx-int8", "openvino-fp32", "openvino-bf16", "openvino-int8")
@@ -145,13 +145,7 @@ def test_images_of_any_size_suit_an_export_even_of_a_single_cell(exports, format
     exported, model = Detector(exports / f"any-size-{format}").model, load_model(exports / "any-size")
     assert model.preprocessor.size_multiple == 1
     for height, width in ((20, 20), (17, 65), (97, 33)):
-        images, is_padding = torch.randn(2, 3, height, width), torch.zeros(2, height, width, dtype=torch.bool)
-        is_padding[1, height // 2 :] = True
-        with torch.no_grad():
-            expected = model(images, is_padding)
-        logits, boxes = exported(images.numpy(), is_padding.numpy())
-        np.testing.assert_allclose(boxes, expected.pred_boxes, atol=1e-5, rtol=1e-5)
-        np.testing.assert_allclose(logits, expected.pred_logits, atol=1e-4, rtol=1e-4)
+        check_equals_model(exported, model, 2, height, width)
 
 
 @pytest.mark.parametrize("kind", KINDS)

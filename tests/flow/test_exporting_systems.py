@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,7 +12,7 @@ from conditional_detr.factory.create import create_model
 from conditional_detr.inference.detector import Detector
 from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.save import save_model
-from labels import labelled_by
+from exported import check_equals_model, labelled_by
 
 SYSTEMS = ("deformable-detr-ss-tiny", "up-detr-tiny")
 KINDS = ("onnx-fp32", "onnx-bf16", "onnx-int8", "openvino-fp32", "openvino-bf16", "openvino-int8")
@@ -58,13 +57,7 @@ def exports(request, tmp_path_factory, digits_folder) -> Path:
 def test_an_export_equals_its_model_at_any_size_and_batch(exports, format):
     exported, model = Detector(exports / f"{format}-fp32").model, load_model(exports / "model")
     for batch, height, width in ((1, 64, 96), (2, 128, 64), (3, 32, 32)):
-        images, is_padding = torch.randn(batch, 3, height, width), torch.zeros(batch, height, width, dtype=torch.bool)
-        is_padding[-1, height // 2 :] = True
-        with torch.no_grad():
-            expected = model(images, is_padding)
-        logits, boxes = exported(images.numpy(), is_padding.numpy())
-        np.testing.assert_allclose(boxes, expected.pred_boxes, atol=1e-5, rtol=1e-5)
-        np.testing.assert_allclose(logits, expected.pred_logits, atol=2e-4, rtol=2e-4)
+        check_equals_model(exported, model, batch, height, width)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -100,7 +100,7 @@ def explain(
     """
     check_conf(conf)
     rgb = decode(image)
-    model = source if isinstance(source, DetectionModel) else load_detector(source)
+    model = load_detector(source)
     return explain_image(model.to(choose_device(device)).eval(), rgb, conf)
 
 

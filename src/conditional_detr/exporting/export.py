@@ -104,7 +104,8 @@ def export(  # noqa: PLR0913 · public interface
         import_package(name)
     report("loading the model and the data")
     index = None if data is None else load_split(data, split)
-    model = copy.deepcopy(source) if isinstance(source, DetectionModel) else load_detector(source)
+    model = load_detector(source)
+    model = copy.deepcopy(model) if model is source else model
     if index is not None:  # fails early if the classes do not match
         match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     calibration = _calibration_images(data, split) if precision == "int8" else ((), None)

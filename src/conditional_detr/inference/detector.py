@@ -106,10 +106,9 @@ def _torch_model(source: "str | Path | DetectionModel", device: "str | torch.dev
     import torch
 
     from conditional_detr.device.choose import choose_device
-    from conditional_detr.weights.discovery import check_detects, load_detector
+    from conditional_detr.weights.discovery import load_detector
 
-    model = load_detector(source) if isinstance(source, str | Path) else source
-    check_detects(model, "the model")
+    model = load_detector(source)
     where = choose_device(device) if isinstance(device, str) else device
     model.to(where, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval()

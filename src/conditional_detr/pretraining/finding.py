@@ -52,10 +52,10 @@ def scores_of(output: DetectionOutput, classification: str) -> Tensor:
 def found_patches(
     model: DetectionModel, index: SplitIndex, positions: range, imgsz: int, skipped: dict[int, str]
 ) -> Iterator[Found]:
-    """Let a model find patches in images, one image at a time. The patches of an image are the same in each call,
-    whatever other images the index has.
+    """Let a model find patches in images, one image at a time.
 
-    Images that cannot be used are added to `skipped`, with the reason.
+    The patches of an image are the same in each call, whatever other images the index has. Images that cannot be used are added
+    to `skipped`, with the reason.
     """
     preprocessor, device = Preprocessor(model.preprocessor), next(model.parameters()).device
     images = PatchImages(index, preprocessor, imgsz, model.config.patches, model.config.num_queries)

@@ -14,16 +14,8 @@ from conditional_detr.training.trainer import Run, Trainer
 MOST_PATCHES = 1000  # per image
 PATCHES, IMGSZ = 10, 480  # of UP-DETR: patches per image; largest shorter side, px
 # Settings that pre-training changes in every recipe. The backbone is frozen, and what needs classes is off.
-ALL = {
-    "lr_backbone": 0.0,
-    "epochs": 60,
-    "dense_aux_weight": 0.0,
-    "query_groups": 1,
-    "class_loss": "model",
-    "freeze": 0,
-    "init_from": "",
-}
-ALL |= {"progressive_resize_from": 1.0, "weight_average": 0.0}
+ALL = {"lr_backbone": 0.0, "epochs": 60, "dense_aux_weight": 0.0, "query_groups": 1, "class_loss": "model", "freeze": 0}
+ALL |= {"init_from": "", "progressive_resize_from": 1.0, "weight_average": 0.0}
 PAPER = {"lr": 1e-4, "batch": 256, "lr_drop_at": 40 / 60}  # released code of UP-DETR
 FAST = {"batch": 8}
 
@@ -37,9 +29,8 @@ def pretrain(
 ) -> Run:
     """Pre-train a detector on images without labels: it learns to find random patches of an image.
 
-    For `up-detr-*` this is UP-DETR, but with the supervised ImageNet weights of the backbone instead of SwAV's. The same holds
-    for `detr-*`. For the other families a patch is the first decoder embedding of its queries instead of being added to their
-    object queries.
+    For `up-detr-*` and `detr-*` a patch is added to the object queries of its group, as in UP-DETR. For the other families it
+    is the first decoder embedding of these queries instead. The backbone has supervised ImageNet weights, UP-DETR's has SwAV's.
 
     Source: UP-DETR (Dai et al., CVPR 2021).
 

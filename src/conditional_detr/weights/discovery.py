@@ -72,26 +72,22 @@ def load_model(source: str | Path, num_classes: int | None = None) -> DetectionM
     return model.eval()
 
 
-def load_detector(source: str | Path) -> DetectionModel:
-    """Load a model that detects objects, in eval mode, as `load_model` does.
+def load_detector(source: str | Path | DetectionModel) -> DetectionModel:
+    """Load a model that detects objects, in eval mode, as `load_model` does. A model is returned as it is.
 
     Raises
     ------
     ConfigError : the model was pre-trained without labels
     SourceError, CheckpointError, UnavailableError
     """
-    model = load_model(source)
-    check_detects(model, str(source))
-    return model
-
-
-def check_detects(model: DetectionModel, name: str) -> None:
-    """Raise `ConfigError` if a model was pre-trained without labels."""
+    model = source if isinstance(source, DetectionModel) else load_model(source)
     if model.config.patches:
+        name, folder = ("the model", "FOLDER") if model is source else (source, source)
         raise ConfigError(
             f"{name} was pre-trained without labels and detects nothing yet. Train a detector from it: "
-            f"cdetr train --model {name} --data DIR"
+            f"cdetr train --model {folder} --data DIR"
         )
+    return model
 
 
 def with_new_class_head(model: DetectionModel, num_classes: int) -> DetectionModel:
