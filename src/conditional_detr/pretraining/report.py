@@ -42,7 +42,7 @@ def write_pretraining_report(folder: RunFolder, config: RunConfig, index: SplitI
     content = {
         "title": f"Pre-training run {folder.path.resolve().name}",
         "facts": {
-            "images": f"{config.data}, of which {len(index)} were held out",
+            "images": f"{config.data}, {plural(len(index), 'image')} held out",
             "model": f"{config.model}, {model.config.patches} patches per image, shorter side {config.imgsz} px",
             "length": f"{plural(len(history), 'epoch')}, {duration(sum(row['seconds'] for row in history))}",
             "best epoch": f"{best['epoch']}, with AP {best['AP'] or 0:.3f}",

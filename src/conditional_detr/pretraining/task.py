@@ -91,7 +91,7 @@ class Pretraining(Detection):
             f"image size {config.imgsz} px (shorter side), {where}",
             *self._warnings(len(train), config.training.batch),
             "AP says how well patches are found in the images that are held out"
-            + (", which are few: RUN/last has the weights of the last epoch" if len(valid) < HELD_OUT else ""),
+            + (". With so few it is noisy; RUN/last has the weights of the last epoch" if len(valid) < HELD_OUT else ""),
         ]
 
     def _warnings(self, images: int, batch: int) -> list[str]:

@@ -8,6 +8,7 @@ from conditional_detr.errors import ConfigError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
 from conditional_detr.pretraining.forward import pretraining_output
+from conditional_detr.pretraining.objective import PretrainingObjective
 from conditional_detr.training.objective.criterion import SetCriterion
 from conditional_detr.training.setup.resolve import requested, resolve
 from conditional_detr.weights.discovery import load_model
@@ -40,6 +41,7 @@ def test_shapes_and_a_gradient_for_every_parameter_but_those_that_patches_pass_b
     model.backbone.requires_grad_(False)
     output = pretraining_output(model, *batch())
     assert output.pred_logits.shape == (2, PATCHES * EACH, 3)
+    assert PretrainingObjective.num_queries(model.config) == PATCHES * EACH  # for the totals of a batch
     assert output.pred_features.shape == (2, PATCHES * EACH, 112)
     assert output.aux_features.shape == (2, 2, PATCHES * EACH, 112)
     assert output.patch_features.shape == (2, PATCHES, 112)
