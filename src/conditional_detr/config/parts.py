@@ -12,7 +12,7 @@ SAMPLES = {"sampling_points"}
 # Field → value → other fields that have an effect with this value. A field of `IDLE` that no current value uses is idle.
 USES: dict[str, dict[Any, set[str]]] = {
     "encoder_attention": {"dense": set(), "deformable": SAMPLES},
-    "cross_attention": {"conditional": {"spatial_query"}, "additive": set(), "deformable": {"reference_points", *SAMPLES}},
+    "cross_attention": {"conditional": {"spatial_query"}, "box_conditional": {"spatial_query"}, "additive": set(), "deformable": {"reference_points", *SAMPLES}},
     "spatial_query": {
         "conditional": {"lambda_q", *POINT},
         "intermediate": {"lambda_q", *POINT},
@@ -20,11 +20,12 @@ USES: dict[str, dict[Any, set[str]]] = {
         "lambda": set(),
         "content": set(),
     },
+    "box_refinement": {True: {"reference_points", "size_logit"}, False: {"box_offset"}},
     "box_offset": {True: {"reference_points", "size_logit"}, False: set()},
 }
 # Value of each field while it is idle, that is, while it has no effect because its module is not built.
 IDLE = {
-    "spatial_query": "conditional", "lambda_q": "diagonal", "reference_points": "origin", "spatial_init": "xavier",
+    "box_offset": True, "spatial_query": "conditional", "lambda_q": "diagonal", "reference_points": "origin", "spatial_init": "xavier",
     "sampling_points": 4, "size_logit": 0.0,
 }  # fmt: skip
 

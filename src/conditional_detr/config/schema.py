@@ -20,7 +20,7 @@ class ModelConfig(Settings):
     """Architecture of the network. The first value of each choice is the paper's."""
 
     backbone: str = Field("resnet50.tv_in1k", description="Name of the backbone in timm.")
-    strides: tuple[Literal[8, 16, 32], ...] = Field(
+    strides: tuple[Literal[8, 16, 32, 64], ...] = Field(
         (32,),
         min_length=1,
         description="Stride in px of each feature map level that the encoder works on, finest level first. Each level comes "
@@ -56,7 +56,10 @@ class ModelConfig(Settings):
     )
     decoder_norm: bool = Field(True, description="Layer norm between the decoder and the heads. Deformable DETR has none.")
     encoder_attention: Literal["dense", "deformable"] = "dense"
-    cross_attention: Literal["conditional", "additive", "deformable"] = "conditional"
+    memory_levels: Literal["all", "finest"] = Field(
+        "all", description="Which of several levels the decoder attends to. finest needs dense encoder attention."
+    )
+    cross_attention: Literal["conditional", "box_conditional", "additive", "deformable"] = "conditional"
     sampling_points: int = Field(
         4, ge=1, le=64, description="Number of places that deformable attention samples for each query, head and level."
     )
@@ -67,6 +70,10 @@ class ModelConfig(Settings):
     lambda_q: Literal["diagonal", "identity", "scalar", "block", "full"] = "diagonal"
     reference_points: Literal["predicted", "linear", "learned", "origin", "encoder"] = "predicted"
     box_offset: bool = True
+    box_distribution: bool = False
+    box_refinement: bool = Field(
+        False, description="Each decoder layer starts from the boxes of the layer before, with a box head of its own."
+    )
     size_logit: float = Field(
         0.0, ge=-10, le=10, description="Initial logit of the width and height of boxes: 0 = half of the image."
     )

@@ -156,19 +156,22 @@ def test_scales_are_a_range_of_sizes(scales: tuple[float, float], text: str):
 def idle_by_plain_rules(model: ModelConfig) -> dict[str, str]:
     """Which fields mean nothing beside the others, and what makes it so, written out."""
     idle = {}
+    if model.box_refinement:
+        idle["box_offset"] = "box_refinement = true"
+    no_offset = not model.box_refinement and not model.box_offset
     additive = "" if model.cross_attention == "conditional" else f"cross_attention = {model.cross_attention!r}"
     if additive:
         idle["spatial_query"] = additive
     if additive or model.spatial_query not in ("conditional", "intermediate"):
         idle["lambda_q"] = additive or f"spatial_query = {model.spatial_query!r}"
     if additive or model.spatial_query in ("lambda", "content"):  # nothing looks from the reference points
-        if not model.box_offset and model.cross_attention != "deformable":
+        if no_offset and model.cross_attention != "deformable":
             idle["reference_points"] = (additive or f"spatial_query = {model.spatial_query!r}") + " with box_offset = false"
         idle["spatial_init"] = additive or f"spatial_query = {model.spatial_query!r}"
     if model.cross_attention != "deformable" and model.encoder_attention != "deformable":
         attention = f"encoder_attention = {model.encoder_attention!r} with cross_attention = {model.cross_attention!r}"
         idle["sampling_points"] = attention
-    if not model.box_offset:
+    if no_offset:
         idle["size_logit"] = "box_offset = false"
     return idle
 
@@ -182,12 +185,13 @@ CHOICES = {
 @pytest.mark.parametrize("encoder_attention", CHOICES["encoder_attention"])
 @pytest.mark.parametrize("cross_attention", CHOICES["cross_attention"])
 @pytest.mark.parametrize("spatial_query", CHOICES["spatial_query"])
-@pytest.mark.parametrize("box_offset", [True, False])
+@pytest.mark.parametrize(("box_offset", "box_refinement"), [(True, False), (False, False), (True, True)])
 def test_what_is_idle_follows_from_what_each_part_uses(
-    encoder_attention: str, cross_attention: str, spatial_query: str, box_offset: bool
+    encoder_attention: str, cross_attention: str, spatial_query: str, box_offset: bool, box_refinement: bool
 ):
     attention = {"encoder_attention": encoder_attention, "cross_attention": cross_attention}
-    model = ModelConfig(**attention, spatial_query=spatial_query, box_offset=box_offset)
+    boxes = {"box_offset": box_offset, "box_refinement": box_refinement}
+    model = ModelConfig(**attention, spatial_query=spatial_query, **boxes)
     expected = idle_by_plain_rules(model)
     assert unused_fields(model) == expected
     others = {"reference_points": "learned", "lambda_q": "scalar", "spatial_init": "local", "classification": "softmax"}

@@ -25,7 +25,7 @@ from conditional_detr.training.objective.criterion import SetCriterion
 from conditional_detr.training.objective.objectness import gaussian_targets, objectness_loss
 from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.save import save_model
-from models import memory_like, perturbed, random_memory, small
+from models import memory_like, perturbed, random_memory, small, with_levels
 
 PARTS = {
     "neck": NECKS,
@@ -38,7 +38,8 @@ PARTS = {
     "spatial_query": {name: part for name, part in SPATIAL_QUERIES.items() if name != "none"},  # which nobody chooses
     "lambda_q": LAMBDA_Q,
     "reference_points": REFERENCE_POINTS,
-    "box_offset": BOX_HEADS,
+    "box_offset": {offset: head for (refined, offset), head in BOX_HEADS.items() if not refined},
+    "box_refinement": {refined: head for (refined, offset), head in BOX_HEADS.items() if offset},
     "classification": CLASS_HEADS,
 }
 VARIANTS = [("conditional-detr-tiny", {field: value}) for field, known in PARTS.items() for value in list(known)[1:]]
@@ -46,8 +47,15 @@ VARIANTS += [
     ("conditional-detr-tiny", {}),
     ("conditional-detr-r18", {"neck": "space_to_depth"}),
     ("detr-tiny", {}),
+    ("detr-tiny", {"box_refinement": True}),
     ("deformable-detr-ss-tiny", {}),
+    ("deformable-detr-ss-tiny", {"box_refinement": True}),
     ("deformable-detr-ss-r18", {"sampling_points": 2}),
+    ("deformable-detr-ss-r18", {"strides": [16, 32, 64], "box_refinement": True}),
+    ("conditional-detr-tiny", {"strides": [8, 16, 32]}),
+    ("conditional-detr-tiny", {"strides": [16, 32], "encoder_attention": "deformable"}),
+    ("conditional-detr-r18", {"strides": [8, 16, 32], "reference_points": "encoder", "box_refinement": True}),
+    ("detr-tiny", {"strides": [8, 16]}),
     ("up-detr-tiny", {}),
     ("conditional-detr-tiny", {"half_cell_positions": True}),
     ("conditional-detr-r18", {}),
@@ -118,7 +126,7 @@ def test_cells_of_padding_change_nothing(name: str, variant: dict):
     short = memory_like(tokens[:, :8], position[:, :8])
     long = memory_like(tokens, position, is_padding=torch.arange(12)[None] >= 8)
     with torch.no_grad():
-        short, long = (after_encoder(model, memory) for memory in (short, long))
+        short, long = (after_encoder(model, with_levels(memory, len(model.config.strides))) for memory in (short, long))
     for padded, alone in zip(long, short, strict=True):
         torch.testing.assert_close(padded, alone, atol=1e-4, rtol=1e-4)
 
@@ -152,11 +160,12 @@ def test_encoder_and_decoder_can_be_exported_for_any_batch_and_any_size(name: st
         def forward(self, tokens: torch.Tensor, position: torch.Tensor) -> list[torch.Tensor]:
             points, extents = position[..., :2].sigmoid(), position.new_ones(1, 1, 2)
             memory = Memory(tokens, position, points, None, ((1, tokens.shape[1]),), extents)
-            return after_encoder(self.model, memory)
+            return after_encoder(self.model, with_levels(memory, len(model.config.strides)))
 
-    batch, cells = Dim("batch", min=1, max=64), Dim("cells", min=2, max=4096)
+    least = 2 if len(model.config.strides) == 1 else 16  # so that the coarsest level has more than one cell
+    batch, cells = Dim("batch", min=1, max=64), Dim("cells", min=least, max=4096)
     shapes = {"tokens": {0: batch, 1: cells}, "position": {1: cells}}
-    program = export(Decoding(), (torch.randn(2, 12, 32), torch.randn(1, 12, 32)), dynamic_shapes=shapes)
+    program = export(Decoding(), (torch.randn(2, 17, 32), torch.randn(1, 17, 32)), dynamic_shapes=shapes)
     inputs = torch.randn(3, 20, 32), torch.randn(1, 20, 32)
     with torch.no_grad():
         for exported, eager in zip(program.module()(*inputs), Decoding()(*inputs), strict=True):
@@ -397,7 +406,7 @@ def test_objectness_learns_where_the_centres_are():
     losses["loss_objectness"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.reference_points.scorer.parameters())
     memory = with_objects([5])
-    wanted = gaussian_targets(memory.centres[0], targets[0]["boxes"])
+    wanted = gaussian_targets(memory.centres[0], memory.typical_sizes[0], targets[0]["boxes"])
     assert wanted.argmax() == 5
     assert wanted[5] == 1
     sure = torch.where(wanted > 0, wanted, 1e-6).clamp(max=1 - 1e-6).logit()

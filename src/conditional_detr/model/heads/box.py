@@ -1,5 +1,6 @@
 """Box heads."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -11,17 +12,25 @@ from conditional_detr.model.decoder import keep_reference
 from conditional_detr.model.memory import Memory
 from conditional_detr.model.mlp import MLP
 from conditional_detr.model.positional import inverse_sigmoid
-from conditional_detr.model.precision import FLOAT32
-from conditional_detr.model.queries import Decoded
+from conditional_detr.model.precision import FLOAT32, float32_region
+from conditional_detr.model.queries import Decoded, Queries
+
+BINS = 17
 
 
 class BoxHead(nn.Module):
-    """(Decoded, Memory) → boxes [L, B, Q, 4]: b = sigmoid(MLP(f)), directly from the decoder embedding (DETR)."""
+    """(Decoded, Memory) → boxes [L, B, Q, 4]: b = sigmoid(MLP(f)), directly from the decoder embedding (DETR).
+
+    Parameters
+    ----------
+    dim, layers : D, and number of decoder layers L
+    size_logit : initial logit of width and height, for heads that start at a reference point
+    """
 
     predicts: ClassVar[str] = "boxes"
     export_precision = FLOAT32
 
-    def __init__(self, dim: int, size_logit: float = 0.0) -> None:
+    def __init__(self, dim: int, layers: int, size_logit: float = 0.0) -> None:
         super().__init__()
         self.mlp = MLP(dim, dim, 4, num_layers=3)
 
@@ -34,23 +43,121 @@ class BoxHead(nn.Module):
 class OffsetBoxHead(BoxHead):
     """b = sigmoid(MLP(f) + [logit(r), 0, 0]): the centre is predicted as an offset from the reference point (section 3.1).
 
-    The last layer of the MLP is initialised with zeros, so every box starts as (r_x, r_y, s, s) with s = sigmoid(size_logit).
-
-    Parameters
-    ----------
-    dim : D
-    size_logit : initial logit of width and height: 0 in the paper, -2 in Deformable DETR
+    The last layer of the MLP is initialised with zeros, so every box starts as (r_x, r_y, s, s) with s = sigmoid(size_logit):
+    size_logit is 0 in the paper, -2 in Deformable DETR.
     """
 
-    def __init__(self, dim: int, size_logit: float = 0.0) -> None:
-        super().__init__(dim)
-        nn.init.zeros_(self.mlp.last.weight)
-        nn.init.zeros_(self.mlp.last.bias)
-        nn.init.constant_(self.mlp.last.bias[2:], size_logit)
+    def __init__(self, dim: int, layers: int, size_logit: float = 0.0) -> None:
+        super().__init__(dim, layers, size_logit)
+        start_at_reference(self.mlp, size_logit)
 
     def forward(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "L B Q 4"]:
-        offset = F.pad(inverse_sigmoid(decoded.references[-1]), (0, 2))  # `refine` keeps the same points in all layers
+        offset = reference_logits(decoded.references[-1])  # `refine` keeps the same points in all layers
         return torch.sigmoid(self.mlp(decoded.embeddings) + offset)
 
 
-BOX_HEADS = {True: OffsetBoxHead, False: BoxHead}  # by the value of `box_offset`
+class RefinedBoxHead(nn.Module):
+    """b_l = sigmoid(MLP_l(f_l) + logit(b_{l-1})): each layer refines the boxes of the one before. It has an MLP of its own.
+
+    b_0 is the reference point, or the reference box if there is one. Boxes are detached before the next layer, so the loss of a
+    layer trains this layer alone.
+
+    Source: Zhu et al., Deformable DETR, ICLR 2021, appendix A.4, and released code.
+    """
+
+    predicts: ClassVar[str] = "boxes"
+    export_precision = FLOAT32
+
+    def __init__(self, dim: int, layers: int, size_logit: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(LayerBox(dim, 0.0 if number else size_logit) for number in range(layers))
+
+    def forward(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "L B Q 4"]:
+        inputs = zip(self.layers[-len(decoded.references) :], decoded.embeddings, decoded.references, strict=True)
+        return torch.stack([layer(embedding, reference) for layer, embedding, reference in inputs])
+
+    def refine(self, number: int, embedding: Float[Tensor, "B Q D"], queries: Queries) -> Queries:
+        """The queries of the next layer, whose references are the boxes of this layer."""
+        if number == len(self.layers) - 1:
+            return queries
+        with float32_region(embedding):
+            box = self.layers[number](embedding.float(), queries.reference).detach()
+            return queries.with_reference(box)._replace(box=box)
+
+
+class LayerBox(nn.Module):
+    """(embeddings [B, Q, D], reference points or boxes) → boxes [B, Q, 4] of one layer."""
+
+    def __init__(self, dim: int, size_logit: float) -> None:
+        super().__init__()
+        self.mlp = MLP(dim, dim, 4, num_layers=3)
+        start_at_reference(self.mlp, size_logit)
+
+    def forward(self, embedding: Float[Tensor, "B Q D"], reference: Float[Tensor, "_ Q R"]) -> Float[Tensor, "B Q 4"]:
+        return torch.sigmoid(self.mlp(embedding) + reference_logits(reference))
+
+
+def reference_logits(reference: Float[Tensor, "_ Q R"]) -> Float[Tensor, "_ Q 4"]:
+    """Logits of reference points (x, y) or boxes (cx, cy, w, h). Those of the size of a point are 0."""
+    return F.pad(inverse_sigmoid(reference), (0, 4 - reference.shape[-1]))
+
+
+class DistributionBoxHead(nn.Module):
+    """The first layer predicts a box; each later layer moves its sides by the mean of a distribution over offsets.
+
+    The offsets are in units of the first layer's box. The logits of the distributions are summed over the layers.
+
+    Source: the idea of D-FINE (Peng et al., ICLR 2025).
+    """
+
+    predicts: ClassVar[str] = "boxes"
+    export_precision = FLOAT32
+
+    def __init__(self, dim: int, layers: int, size_logit: float = 0.0) -> None:
+        super().__init__()
+        self.first = LayerBox(dim, size_logit)
+        self.layers = nn.ModuleList(MLP(dim, dim, 4 * BINS, num_layers=3) for _ in range(layers - 1))
+        for mlp in self.layers:
+            nn.init.zeros_(mlp.last.weight)
+            nn.init.zeros_(mlp.last.bias)
+        u = torch.linspace(-1, 1, BINS)
+        self.register_buffer("offsets", 0.5 * u.sign() * (3 * u.abs()).expm1() / math.expm1(3), persistent=False)
+
+    def step(self, number, embedding, reference, sides):
+        if number == 0:
+            box = self.first(embedding, reference)
+            return box, (box.detach(), embedding.new_zeros(*embedding.shape[:-1], 4 * BINS))
+        start, logits = sides
+        logits = logits + self.layers[number - 1](embedding)
+        moved = logits.unflatten(-1, (4, BINS)).softmax(-1) @ self.offsets
+        low, high = start[..., :2] - start[..., 2:] / 2, start[..., :2] + start[..., 2:] / 2
+        low, high = low + moved[..., :2] * start[..., 2:], high + moved[..., 2:] * start[..., 2:]
+        return torch.cat([(low + high) / 2, (high - low).clamp(min=1e-4)], dim=-1), (start, logits)
+
+    def forward(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "L B Q 4"]:
+        first = len(self.layers) + 1 - len(decoded.references)
+        boxes = []
+        for i, (embedding, reference, sides) in enumerate(zip(decoded.embeddings, decoded.references, decoded.sides, strict=True)):
+            boxes.append(self.step(first + i, embedding, reference, sides)[0])
+        return torch.stack(boxes)
+
+    def refine(self, number: int, embedding: Float[Tensor, "B Q D"], queries: Queries) -> Queries:
+        if number == len(self.layers):
+            return queries
+        with float32_region(embedding):
+            box, sides = self.step(number, embedding.float(), queries.reference, queries.sides)
+            box = box.detach()
+            return queries.with_reference(box)._replace(box=box, sides=sides)
+
+
+def start_at_reference(mlp: MLP, size_logit: float) -> None:
+    """Initialise the last layer so that the centre starts at the reference, and width and height at a logit."""
+    nn.init.zeros_(mlp.last.weight)
+    nn.init.zeros_(mlp.last.bias)
+    nn.init.constant_(mlp.last.bias[2:], size_logit)
+
+
+# by the values of `box_refinement` and `box_offset`
+BOX_HEADS: dict[tuple[bool, bool], type[nn.Module]] = {
+    (False, True): OffsetBoxHead, (False, False): BoxHead, (True, True): RefinedBoxHead,
+}  # fmt: skip
