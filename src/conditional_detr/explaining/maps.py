@@ -1,6 +1,6 @@
 """Cross-attention maps of each detection, split into the spatial and the content part."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ from conditional_detr.weights.discovery import load_detector
 @dataclass(frozen=True)
 class Explanation:
     """Cross-attention of one detection. Every map sums to 1 over its cells.
+
+    With several levels, the maps have the cells of the finest level. A coarser cell's weight is shared among the finest cells that
+    it covers.
 
     Attributes
     ----------
@@ -168,7 +171,30 @@ def maps_of_layers(decoder: Decoder, inputs: list[tuple[Queries, Memory]], queri
     """
     attentions: list[Any] = [layer.cross_attention for layer in decoder.layers]
     layers = [attention.explain(*given, queries) for attention, given in zip(attentions, inputs, strict=True)]
-    height, width = inputs[0][1].shapes[0]
+    shapes = inputs[0][1].shapes
     stacked = {name: torch.stack([layer[name] for layer in layers], dim=1) for name in layers[0]}
-    maps = {name: x.view(*x.shape[:3], height, width) for name, x in stacked.items() if name not in ("places", "weights")}
+    maps = {name: on_finest_level(x, shapes) for name, x in stacked.items() if name not in ("places", "weights")}
     return {name: x.cpu().numpy() for name, x in (stacked | maps).items()}
+
+
+def on_finest_level(attention: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """Attention to the cells of all levels [..., N] as one map [..., h, w] of the finest level, with the same sum.
+
+    Parameters
+    ----------
+    attention : weights of the cells of all levels, the finest level first
+    shapes : (height, width) of each level
+    """
+    levels = attention.split([height * width for height, width in shapes], dim=-1)
+    summed = levels[0].unflatten(-1, shapes[0])
+    for level, shape in zip(levels[1:], shapes[1:], strict=True):
+        (rows, in_row), (columns, in_column) = (covering(*sizes) for sizes in zip(shapes[0], shape, strict=True))
+        share = level.unflatten(-1, shape) / (in_row[:, None] * in_column).to(level)
+        summed = summed + share[..., rows[:, None], columns]
+    return summed
+
+
+def covering(finest: int, coarser: int) -> tuple[Tensor, Tensor]:
+    """Along one axis: the coarser cell that covers each finest cell, and how many finest cells each coarser one covers."""
+    covers = torch.arange(finest) * coarser // finest
+    return covers, covers.bincount(minlength=coarser)

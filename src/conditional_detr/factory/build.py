@@ -133,7 +133,7 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     """The modules of a `DETR`, by the names of the parameters of its constructor."""
     dim, num_heads = config.hidden_dim, config.num_heads
     decoder_layers = list(decoder_layers_of(config))
-    neck = neck_kind(config.neck, len(config.strides))
+    neck = neck_kind(config.neck, config.strides)
     backbone = Backbone(config.backbone, neck.backbone_strides(config.strides, config.dilation), config.dilation)
     spatial_query = SPATIAL_QUERIES["none" if "spatial_query" in unused_fields(config) else config.spatial_query]
     lambda_q = LAMBDA_Q[config.lambda_q](dim, num_heads)

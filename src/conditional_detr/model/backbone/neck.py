@@ -172,16 +172,16 @@ class NormalisedMaps(SeveralMaps):
     level = NormalisedConv
 
 
-def neck_kind(name: str, levels: int) -> type[Any]:
-    """The class of a neck, see `Neck`, for a number of levels.
+def neck_kind(name: str, strides: Sequence[int]) -> type[Any]:
+    """The class of a neck, see `Neck`, for levels with these strides.
 
     Raises
     ------
     ConfigError : it makes only one level
     """
-    kinds = NECKS if levels == 1 else NECKS_OF_SEVERAL_LEVELS
+    kinds = NECKS if len(strides) == 1 else NECKS_OF_SEVERAL_LEVELS
     if name not in kinds:
-        raise ConfigError(f"neck = {name!r} makes one level: strides must have one entry, not {levels}")
+        raise ConfigError(f"neck = {name!r} makes one level: strides must have one entry, not {list(strides)}")
     return kinds[name]
 
 
