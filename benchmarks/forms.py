@@ -60,14 +60,22 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of a run (default: 1, two runs at a time; 2: one run)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU threads of a run (default: 1, two runs at a time; 2: one run)"
+    )
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     options = parser.parse_args()
     runs = [(data, form, seed) for data in options.data for seed in range(options.seeds) for form in options.forms]
     with ThreadPoolExecutor(2 if options.threads == 1 else 1) as pool:
         results = dict(zip(runs, pool.map(lambda run: result_of(*run, options), runs), strict=True))
-    print("| data | form | " + " | ".join(METRICS) + " | valid | 95 % interval of AP | epochs |\n" + "|---" * (len(METRICS) + 5) + "|")
+    print(
+        "| data | form | "
+        + " | ".join(METRICS)
+        + " | valid | 95 % interval of AP | epochs |\n"
+        + "|---" * (len(METRICS) + 5)
+        + "|"
+    )
     for data in options.data:
         for form in options.forms:
             same = [results[data, form, seed] for seed in range(options.seeds)]

@@ -37,7 +37,9 @@ def ours_like(state: dict[str, Tensor], levels: int, refined: bool, backbone: st
 @pytest.mark.parametrize("refined", [False, True])
 @pytest.mark.parametrize("levels", STRIDES)
 def test_logits_and_boxes_of_a_padded_batch(levels: int, refined: bool):
-    oracle = build_oracle("deformable", encoder_layers=2, decoder_layers=LAYERS, num_feature_levels=levels, with_box_refine=refined)
+    oracle = build_oracle(
+        "deformable", encoder_layers=2, decoder_layers=LAYERS, num_feature_levels=levels, with_box_refine=refined
+    )
     for head in oracle.class_embed[1:]:  # in this library all layers share one class head
         head.load_state_dict(oracle.class_embed[0].state_dict())
     state = renamed(oracle.state_dict(), VERSION_5, [])

@@ -142,7 +142,9 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     reference_points = query_init_of(config, content, backbone.channels[-1])
     heads: dict[str, nn.Module] = {
         "class_head": CLASS_HEADS[config.classification](dim, config.num_classes),
-        "box_head": (DistributionBoxHead if config.box_distribution else BOX_HEADS[config.box_refinement, config.box_offset])(dim, config.decoder_layers, config.size_logit),
+        "box_head": (DistributionBoxHead if config.box_distribution else BOX_HEADS[config.box_refinement, config.box_offset])(
+            dim, config.decoder_layers, config.size_logit
+        ),
     }
     if config.patches:
         heads["feature_head"] = FeatureHead(dim, backbone.channels[-1])
@@ -157,7 +159,9 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
 
 def query_init_of(config: ModelConfig, content: nn.Module, channels: int) -> QueryInit:
     """Build the module of the initial queries. In pre-training they carry patches with `channels` features."""
-    kinds = REFERENCE_POINTS if len(config.strides) == 1 or config.memory_levels == "finest" else REFERENCE_POINTS_OF_SEVERAL_LEVELS
+    kinds = (
+        REFERENCE_POINTS if len(config.strides) == 1 or config.memory_levels == "finest" else REFERENCE_POINTS_OF_SEVERAL_LEVELS
+    )
     kind = kinds[config.reference_points]
     if not config.patches:
         return kind(config.hidden_dim, config.num_queries, content)

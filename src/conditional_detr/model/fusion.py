@@ -52,7 +52,9 @@ class FusionStep(nn.Module):
     def forward(
         self, finer: Float[Tensor, "B D h w"], coarser: Float[Tensor, "B D _ _"], is_padding: Bool[Tensor, "B 1 h w"] | None
     ) -> Float[Tensor, "B D h w"]:
-        enlarged = F.interpolate(coarser, size=finer.shape[-2:], mode="nearest")  # twice as large; odd sizes lose the last cells
+        enlarged = F.interpolate(
+            coarser, size=finer.shape[-2:], mode="nearest"
+        )  # twice as large; odd sizes lose the last cells
         hidden = F.relu(self.join(torch.cat([finer, enlarged], dim=1)))
         if is_padding is not None:  # the convolution sees zeros there, as beyond the border
             hidden = hidden.masked_fill(is_padding, 0)

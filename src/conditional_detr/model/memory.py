@@ -46,7 +46,9 @@ class Memory(NamedTuple):
         """The memory of a single level."""
         tokens, position, points = (self.levels(x)[level] for x in self[:3])
         is_padding = None if self.is_padding is None else self.levels(self.is_padding)[level]
-        return Memory(tokens, position, points, is_padding, self.shapes[level : level + 1 or None], self.extents[:, level, None])
+        return Memory(
+            tokens, position, points, is_padding, self.shapes[level : level + 1 or None], self.extents[:, level, None]
+        )
 
     @property
     def valid_ratios(self) -> Float[Tensor, "_ S 2"]:

@@ -63,9 +63,7 @@ def test_a_level_embedding_tells_cells_at_the_same_place_apart():
     model = perturbed(small("conditional-detr-tiny", **LEVELS))
     memory = memory_of(model, 64, 64)
     placed = model.encoder.level_embedding(memory)
-    for level, (before, after) in enumerate(
-        zip(memory.levels(memory.position), placed.levels(placed.position), strict=True)
-    ):
+    for level, (before, after) in enumerate(zip(memory.levels(memory.position), placed.levels(placed.position), strict=True)):
         torch.testing.assert_close(after - before, model.encoder.level_embedding.weight[level].expand_as(after))
 
 

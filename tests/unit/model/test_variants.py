@@ -336,7 +336,9 @@ def test_pixel_aligned_positions_do_not_depend_on_how_far_an_image_is_padded():
 def test_a_neck_of_one_level_refuses_what_it_cannot_make():
     with pytest.raises(ConfigError, match="neck = 'space_to_depth' and dilation = true cannot be combined"):
         build("conditional-detr-dc5-r50", {"neck": "space_to_depth"})
-    with pytest.raises(ConfigError, match=r"neck = 'space_to_depth' makes one level: strides must have one entry, not \[16, 32\]"):
+    with pytest.raises(
+        ConfigError, match=r"neck = 'space_to_depth' makes one level: strides must have one entry, not \[16, 32\]"
+    ):
         build("conditional-detr-r18", {"neck": "space_to_depth", "strides": [16, 32]})
 
 

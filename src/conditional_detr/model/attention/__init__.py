@@ -36,9 +36,7 @@ class DecoderAttention(NamedTuple):
 ENCODER_ATTENTION: dict[str, Build] = {"dense": DenseAttention, "deformable": DeformableEncoderAttention}  # Memory → [B, N, D]
 CROSS_ATTENTION = {
     "conditional": DecoderAttention(ConditionalSelfAttention, FirstConditionalCrossAttention, ConditionalCrossAttention),
-    "box_conditional": DecoderAttention(
-        ConditionalSelfAttention, FirstConditionalCrossAttention, BoxConditionalCrossAttention
-    ),
+    "box_conditional": DecoderAttention(ConditionalSelfAttention, FirstConditionalCrossAttention, BoxConditionalCrossAttention),
     "additive": DecoderAttention(AdditiveSelfAttention, AdditiveCrossAttention, AdditiveCrossAttention),
     "deformable": DecoderAttention(AdditiveSelfAttention, DeformableCrossAttention, DeformableCrossAttention),
 }

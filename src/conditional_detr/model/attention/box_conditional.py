@@ -53,9 +53,7 @@ class BoxBias(nn.Module):
         return torch.cat(levels, dim=-1)
 
 
-def distances(
-    places: Float[Tensor, "_ n"], low: Float[Tensor, "B Q"], high: Float[Tensor, "B Q"]
-) -> Float[Tensor, "B Q n 4"]:
+def distances(places: Float[Tensor, "_ n"], low: Float[Tensor, "B Q"], high: Float[Tensor, "B Q"]) -> Float[Tensor, "B Q n 4"]:
     """Signed distances of places to both sides of boxes along one axis, in units of the image and of the box, compressed."""
     size = (high - low).clamp(min=1e-3)[..., None]
     from_low, to_high = places[:, None] - low[..., None], high[..., None] - places[:, None]

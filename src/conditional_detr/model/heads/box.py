@@ -137,7 +137,9 @@ class DistributionBoxHead(nn.Module):
     def forward(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "L B Q 4"]:
         first = len(self.layers) + 1 - len(decoded.references)
         boxes = []
-        for i, (embedding, reference, sides) in enumerate(zip(decoded.embeddings, decoded.references, decoded.sides, strict=True)):
+        for i, (embedding, reference, sides) in enumerate(
+            zip(decoded.embeddings, decoded.references, decoded.sides, strict=True)
+        ):
             boxes.append(self.step(first + i, embedding, reference, sides)[0])
         return torch.stack(boxes)
 
