@@ -135,6 +135,7 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     decoder_layers = list(decoder_layers_of(config))
     neck = neck_kind(config.neck, config.strides)
     backbone = Backbone(config.backbone, neck.backbone_strides(config.strides, config.dilation), config.dilation)
+    encoder = encoder_of(config)
     spatial_query = SPATIAL_QUERIES["none" if "spatial_query" in unused_fields(config) else config.spatial_query]
     lambda_q = LAMBDA_Q[config.lambda_q](dim, num_heads)
     decoder = Decoder(decoder_layers, spatial_query(lambda_q), DECODER_NORMS[config.decoder_norm](dim))
@@ -143,7 +144,7 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     heads: dict[str, nn.Module] = {
         "class_head": CLASS_HEADS[config.classification](dim, config.num_classes),
         "box_head": (DistributionBoxHead if config.box_distribution else BOX_HEADS[config.box_refinement, config.box_offset])(
-            dim, config.decoder_layers, config.size_logit
+            dim, config.decoder_layers, 0.0 if reference_points.gives_boxes else config.size_logit
         ),
     }
     if config.patches:
@@ -152,7 +153,7 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     projection.check(backbone, config.strides)
     grid = Grid(config.strides, EXTENTS[config.pixel_aligned_positions], 0.5 if config.half_cell_positions else 0.0)
     return {
-        "backbone": backbone, "neck": projection, "grid": grid, "encoder": encoder_of(config), "reference_points": reference_points,
+        "backbone": backbone, "neck": projection, "grid": grid, "encoder": encoder, "reference_points": reference_points,
         "decoder": decoder, "heads": heads,
     }  # fmt: skip
 
@@ -177,7 +178,8 @@ def encoder_of(config: ModelConfig) -> Encoder:
     """Build the encoder. With dense attention, only the coarsest of several levels has encoder layers."""
     layers, dim, levels = encoder_layers_of(config), config.hidden_dim, len(config.strides)
     is_dense = config.encoder_attention == "dense"
-    embedding = None if is_dense and levels == 1 else LevelEmbedding(levels, dim, scale=0.0 if is_dense else 1.0)
+    scale = 1.0 if config.cross_attention == "deformable" else 0.0  # others compare positions, which noise would disturb
+    embedding = None if is_dense and levels == 1 else LevelEmbedding(levels, dim, scale)
     norm = nn.LayerNorm(dim) if config.norm == "pre" else None
     if is_dense and levels > 1:
         return CoarsestEncoder(layers, embedding, norm, FUSIONS[config.memory_levels](levels, dim))

@@ -50,11 +50,12 @@ class FusionStep(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(
-        self, finer: Float[Tensor, "B D h w"], coarser: Float[Tensor, "B D _ _"], is_padding: Bool[Tensor, "B 1 h w"] | None
+        self,
+        finer: Float[Tensor, "B D h w"],
+        coarser: Float[Tensor, "B D _ _"],
+        is_padding: Bool[Tensor, "B 1 h w"] | None,
     ) -> Float[Tensor, "B D h w"]:
-        enlarged = F.interpolate(
-            coarser, size=finer.shape[-2:], mode="nearest"
-        )  # twice as large; odd sizes lose the last cells
+        enlarged = twice_as_large(coarser, finer.shape[-2], finer.shape[-1])
         hidden = F.relu(self.join(torch.cat([finer, enlarged], dim=1)))
         if is_padding is not None:  # the convolution sees zeros there, as beyond the border
             hidden = hidden.masked_fill(is_padding, 0)
@@ -68,6 +69,15 @@ class FusionStep(nn.Module):
                 return self.mixed(x.float())
         mixed: Tensor = self.surroundings(x)
         return mixed
+
+
+def twice_as_large(coarser: Float[Tensor, "B D _ _"], height: int, width: int) -> Float[Tensor, "B D height width"]:
+    """Enlarge a map twofold: cell (i, j) of the result is cell (i // 2, j // 2), or the last one if there are too few."""
+    rows, columns = (
+        (torch.arange(size, device=coarser.device) // 2).clamp(max=given - 1)
+        for size, given in zip((height, width), coarser.shape[-2:], strict=True)
+    )
+    return coarser.index_select(-2, rows).index_select(-1, columns)
 
 
 FUSIONS = {"all": UpwardFusion, "finest": FinestFusion}  # by the value of `memory_levels`
