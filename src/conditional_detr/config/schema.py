@@ -31,8 +31,8 @@ class ModelConfig(Settings):
     neck: Literal["last", "group_norm", "space_to_depth"] = Field(
         "last",
         description="last: a 1 x 1 convolution of the feature map of each level; group_norm: the same, then a group norm "
-        "(Deformable DETR); space_to_depth, for one level: as last, but each cell also gets the 2 x 2 finer cells of the previous "
-        "stage.",
+        "(Deformable DETR); space_to_depth, for one level: as last, but each cell also gets the 2 x 2 finer cells of the "
+        "previous stage.",
     )
     half_cell_positions: bool = Field(
         False,
@@ -100,8 +100,9 @@ class ModelConfig(Settings):
     @model_validator(mode="after")
     def _strides_rise(self) -> "ModelConfig":
         if any(coarser != 2 * finer for finer, coarser in pairwise(self.strides)) or self.strides == (64,):
+            given = list(self.strides)
             raise ValueError(
-                f"strides must double from level to level, the finest first, and 64 needs 32 before it, not {list(self.strides)}"
+                f"strides must double from level to level, the finest first, and 64 needs 32 before it, not {given}"
             )
         if self.dilation and self.strides != (16,):
             raise ValueError(f"dilation = true halves the last stage's stride: strides must be [16], not {list(self.strides)}")
