@@ -12,12 +12,7 @@ SAMPLES = {"sampling_points"}
 # Field → value → other fields that have an effect with this value. A field of `IDLE` that no current value uses is idle.
 USES: dict[str, dict[Any, set[str]]] = {
     "encoder_attention": {"dense": set(), "deformable": SAMPLES},
-    "cross_attention": {
-        "conditional": {"spatial_query"},
-        "box_conditional": {"spatial_query"},
-        "additive": set(),
-        "deformable": {"reference_points", *SAMPLES},
-    },
+    "cross_attention": {"conditional": {"spatial_query"}, "additive": set(), "deformable": {"reference_points", *SAMPLES}},
     "spatial_query": {
         "conditional": {"lambda_q", *POINT},
         "intermediate": {"lambda_q", *POINT},

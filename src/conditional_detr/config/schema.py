@@ -58,10 +58,7 @@ class ModelConfig(Settings):
     )
     decoder_norm: bool = Field(True, description="Layer norm between the decoder and the heads. Deformable DETR has none.")
     encoder_attention: Literal["dense", "deformable"] = "dense"
-    memory_levels: Literal["all", "finest"] = Field(
-        "all", description="Which of several levels the decoder attends to. finest needs dense encoder attention."
-    )
-    cross_attention: Literal["conditional", "box_conditional", "additive", "deformable"] = "conditional"
+    cross_attention: Literal["conditional", "additive", "deformable"] = "conditional"
     sampling_points: int = Field(
         4, ge=1, le=64, description="Number of places that deformable attention samples for each query, head and level."
     )
@@ -72,7 +69,6 @@ class ModelConfig(Settings):
     lambda_q: Literal["diagonal", "identity", "scalar", "block", "full"] = "diagonal"
     reference_points: Literal["predicted", "linear", "learned", "origin", "encoder"] = "predicted"
     box_offset: bool = True
-    box_distribution: bool = False
     box_refinement: bool = Field(
         False, description="Each decoder layer starts from the boxes of the layer before, with a box head of its own."
     )

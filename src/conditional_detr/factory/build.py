@@ -16,8 +16,8 @@ from conditional_detr.model.backbone.timm_backbone import Backbone, check_networ
 from conditional_detr.model.decoder import DECODER_LAYERS, DECODER_NORMS, Decoder, DecoderLayer
 from conditional_detr.model.detr import DETR
 from conditional_detr.model.encoder import ENCODER_LAYERS, CoarsestEncoder, Encoder, EncoderLayer, LevelEmbedding
-from conditional_detr.model.fusion import FUSIONS
-from conditional_detr.model.heads.box import BOX_HEADS, DistributionBoxHead
+from conditional_detr.model.fusion import UpwardFusion
+from conditional_detr.model.heads.box import BOX_HEADS
 from conditional_detr.model.heads.classification import CLASS_HEADS
 from conditional_detr.model.initialisation import init_local_spatial_attention, initialise_transformer
 from conditional_detr.model.patches import FeatureHead, PatchInContent, PatchInPosition, with_patches
@@ -143,7 +143,7 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     reference_points = query_init_of(config, content, backbone.channels[-1])
     heads: dict[str, nn.Module] = {
         "class_head": CLASS_HEADS[config.classification](dim, config.num_classes),
-        "box_head": (DistributionBoxHead if config.box_distribution else BOX_HEADS[config.box_refinement, config.box_offset])(
+        "box_head": BOX_HEADS[config.box_refinement, config.box_offset](
             dim, config.decoder_layers, 0.0 if reference_points.gives_boxes else config.size_logit
         ),
     }
@@ -160,9 +160,7 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
 
 def query_init_of(config: ModelConfig, content: nn.Module, channels: int) -> QueryInit:
     """Build the module of the initial queries. In pre-training they carry patches with `channels` features."""
-    kinds = (
-        REFERENCE_POINTS if len(config.strides) == 1 or config.memory_levels == "finest" else REFERENCE_POINTS_OF_SEVERAL_LEVELS
-    )
+    kinds = REFERENCE_POINTS if len(config.strides) == 1 else REFERENCE_POINTS_OF_SEVERAL_LEVELS
     kind = kinds[config.reference_points]
     if not config.patches:
         return kind(config.hidden_dim, config.num_queries, content)
@@ -182,7 +180,7 @@ def encoder_of(config: ModelConfig) -> Encoder:
     embedding = None if is_dense and levels == 1 else LevelEmbedding(levels, dim, scale)
     norm = nn.LayerNorm(dim) if config.norm == "pre" else None
     if is_dense and levels > 1:
-        return CoarsestEncoder(layers, embedding, norm, FUSIONS[config.memory_levels](levels, dim))
+        return CoarsestEncoder(layers, embedding, norm, UpwardFusion(levels, dim))
     return Encoder(layers, embedding, norm)
 
 

@@ -32,13 +32,6 @@ class UpwardFusion(nn.Module):
         return memory._replace(tokens=joined([x.flatten(2).transpose(1, 2) for x in maps]))
 
 
-class FinestFusion(UpwardFusion):
-    """As `UpwardFusion`, but only the finest level is left for the decoder."""
-
-    def forward(self, memory: Memory) -> Memory:
-        return super().forward(memory).only(0)
-
-
 class FusionStep(nn.Module):
     """(finer map, coarser map) → finer map: both are joined, mixed with their surroundings, and added to the finer one."""
 
@@ -78,6 +71,3 @@ def twice_as_large(coarser: Float[Tensor, "B D _ _"], height: int, width: int) -
         for size, given in zip((height, width), coarser.shape[-2:], strict=True)
     )
     return coarser.index_select(-2, rows).index_select(-1, columns)
-
-
-FUSIONS = {"all": UpwardFusion, "finest": FinestFusion}  # by the value of `memory_levels`
