@@ -48,7 +48,7 @@ class FusionStep(nn.Module):
         coarser: Float[Tensor, "B D _ _"],
         is_padding: Bool[Tensor, "B 1 h w"] | None,
     ) -> Float[Tensor, "B D h w"]:
-        enlarged = twice_as_large(coarser, finer.shape[-2], finer.shape[-1])
+        enlarged = twice_as_large(coarser, finer)
         hidden = F.relu(self.join(torch.cat([finer, enlarged], dim=1)))
         if is_padding is not None:  # the convolution sees zeros there, as beyond the border
             hidden = hidden.masked_fill(is_padding, 0)
@@ -64,10 +64,13 @@ class FusionStep(nn.Module):
         return mixed
 
 
-def twice_as_large(coarser: Float[Tensor, "B D _ _"], height: int, width: int) -> Float[Tensor, "B D height width"]:
-    """Enlarge a map twofold: cell (i, j) of the result is cell (i // 2, j // 2), or the last one if there are too few."""
+def twice_as_large(coarser: Float[Tensor, "B D _ _"], finer: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
+    """Enlarge a map twofold, to the size of a finer one.
+
+    Cell (i, j) of the result is cell (i // 2, j // 2), or the last one where a backbone rounds sizes down.
+    """
     rows, columns = (
         (torch.arange(size, device=coarser.device) // 2).clamp(max=given - 1)
-        for size, given in zip((height, width), coarser.shape[-2:], strict=True)
+        for size, given in zip(finer.shape[-2:], coarser.shape[-2:], strict=True)
     )
-    return coarser.index_select(-2, rows).index_select(-1, columns)
+    return coarser[:, :, rows[:, None], columns]

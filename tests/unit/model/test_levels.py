@@ -94,11 +94,12 @@ def test_the_size_of_new_boxes_is_not_added_to_that_of_a_level():
 def test_a_fine_cell_gets_the_coarse_cell_that_covers_it(size: tuple[int, int]):
     height, width = size
     coarser = torch.arange(1.0, 1 + -(-height // 2) * -(-width // 2)).view(1, 1, -(-height // 2), -(-width // 2))
-    enlarged = twice_as_large(coarser, height, width)
+    finer = torch.zeros(1, 1, height, width)
+    enlarged = twice_as_large(coarser, finer)
     for y in range(height):
         for x in range(width):
             assert enlarged[0, 0, y, x] == coarser[0, 0, y // 2, x // 2]
-    assert twice_as_large(coarser[..., :-1], height, width).shape == enlarged.shape  # of a backbone that rounds down
+    assert twice_as_large(coarser[..., :-1], finer).shape == enlarged.shape  # of a backbone that rounds down
 
 
 @pytest.mark.parametrize("strides", [[8, 32], [16, 64], [64], [32, 16], [16, 16]])
