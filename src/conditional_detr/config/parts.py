@@ -12,7 +12,12 @@ SAMPLES = {"sampling_points"}
 # Field → value → other fields that have an effect with this value. A field of `IDLE` that no current value uses is idle.
 USES: dict[str, dict[Any, set[str]]] = {
     "encoder_attention": {"dense": set(), "deformable": SAMPLES},
-    "cross_attention": {"conditional": {"spatial_query"}, "additive": set(), "deformable": {"reference_points", *SAMPLES}},
+    "cross_attention": {
+        "conditional": {"spatial_query"},
+        "box_conditional": {"spatial_query"},
+        "additive": set(),
+        "deformable": {"reference_points", *SAMPLES},
+    },
     "spatial_query": {
         "conditional": {"lambda_q", *POINT},
         "intermediate": {"lambda_q", *POINT},
@@ -53,6 +58,8 @@ def check_parts(model: ModelConfig) -> None:
     ------
     ConfigError : names both fields
     """
+    if model.cross_attention == "box_conditional" and not model.box_refinement:
+        raise ConfigError("cross_attention = 'box_conditional' needs the boxes of the layer before: set box_refinement = true")
     for field, cause in unused_fields(model).items():
         if getattr(model, field) != IDLE[field]:
             raise ConfigError(_conflict(model, field, cause))

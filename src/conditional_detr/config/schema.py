@@ -58,7 +58,11 @@ class ModelConfig(Settings):
     )
     decoder_norm: bool = Field(True, description="Layer norm between the decoder and the heads. Deformable DETR has none.")
     encoder_attention: Literal["dense", "deformable"] = "dense"
-    cross_attention: Literal["conditional", "additive", "deformable"] = "conditional"
+    cross_attention: Literal["conditional", "box_conditional", "additive", "deformable"] = Field(
+        "conditional",
+        description="box_conditional: as conditional, but from the second layer on heads also see how far each cell is from "
+        "the sides of the box of the layer before; needs box_refinement.",
+    )
     sampling_points: int = Field(
         4, ge=1, le=64, description="Number of places that deformable attention samples for each query, head and level."
     )

@@ -160,7 +160,8 @@ def idle_by_plain_rules(model: ModelConfig) -> dict[str, str]:
     if model.box_refinement:
         idle["box_offset"] = "box_refinement = true"
     no_offset = not model.box_refinement and not model.box_offset
-    additive = "" if model.cross_attention == "conditional" else f"cross_attention = {model.cross_attention!r}"
+    is_conditional = model.cross_attention in ("conditional", "box_conditional")
+    additive = "" if is_conditional else f"cross_attention = {model.cross_attention!r}"
     if additive:
         idle["spatial_query"] = additive
     if additive or model.spatial_query not in ("conditional", "intermediate"):

@@ -42,7 +42,12 @@ PARTS = {
     "box_refinement": {refined: head for (refined, offset), head in BOX_HEADS.items() if offset},
     "classification": CLASS_HEADS,
 }
-VARIANTS = [("conditional-detr-tiny", {field: value}) for field, known in PARTS.items() for value in list(known)[1:]]
+NEEDS = {"box_conditional": {"box_refinement": True}}  # other fields that a value needs
+VARIANTS = [
+    ("conditional-detr-tiny", {field: value, **NEEDS.get(value, {})})
+    for field, known in PARTS.items()
+    for value in list(known)[1:]
+]
 VARIANTS += [
     ("conditional-detr-tiny", {}),
     ("conditional-detr-r18", {"neck": "space_to_depth"}),
@@ -55,6 +60,7 @@ VARIANTS += [
     ("conditional-detr-tiny", {"strides": [8, 16, 32]}),
     ("conditional-detr-tiny", {"strides": [16, 32], "encoder_attention": "deformable"}),
     ("conditional-detr-r18", {"strides": [8, 16, 32], "reference_points": "encoder", "box_refinement": True}),
+    ("conditional-detr-tiny", {"strides": [8, 16], "cross_attention": "box_conditional", "box_refinement": True}),
     ("detr-tiny", {"strides": [8, 16]}),
     ("up-detr-tiny", {}),
     ("conditional-detr-tiny", {"half_cell_positions": True}),

@@ -202,7 +202,7 @@ def reference_points(model: ModelConfig) -> Choice | None:
     """Choose reference points from the encoder's output; None if the model has none, or not the paper's variant of them."""
     if (
         model.reference_points != "predicted"
-        or model.cross_attention != "conditional"
+        or "spatial_query" in unused_fields(model)
         or "reference_points" in unused_fields(model)
     ):
         return None
