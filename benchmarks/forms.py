@@ -24,6 +24,7 @@ REFINED = {"model.box_refinement": True}
 FORMS: dict[str, dict[str, Any]] = {
     "single scale": {},
     "refined boxes": REFINED,
+    "box-conditional": {**REFINED, "model.cross_attention": "box_conditional"},
     "three scales": LEVELS,
     "three scales, refined": {**LEVELS, **REFINED},
     "three scales, deformable encoder": {**LEVELS, "model.encoder_attention": "deformable"},
