@@ -37,3 +37,13 @@ def memory_like(
 def random_memory(batch: int = 1, cells: int = 12, dim: int = 32) -> Memory:
     """A memory of one level, one row high, of random tokens; its position is the same for all images."""
     return memory_like(torch.randn(batch, cells, dim), torch.randn(1, cells, dim))
+
+
+def with_levels(memory: Memory, levels: int) -> Memory:
+    """A memory of one level with coarser levels: every second cell of a row, and so on."""
+    cells = [slice(None, None, 2**level) for level in range(levels)]
+    tokens, position, points = (torch.cat([x[:, every] for every in cells], dim=1) for x in memory[:3])
+    is_padding = None if memory.is_padding is None else torch.cat([memory.is_padding[:, every] for every in cells], dim=1)
+    shapes = tuple((1, memory.tokens[:, every].shape[1]) for every in cells)
+    extents = torch.cat([memory.extents / torch.tensor([2.0**level, 1.0]) for level in range(levels)], dim=1)
+    return Memory(tokens, position, points, is_padding, shapes, extents)

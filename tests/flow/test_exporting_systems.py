@@ -14,7 +14,11 @@ from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.save import save_model
 from exported import check_equals_model, labelled_by
 
-SYSTEMS = ("deformable-detr-ss-tiny", "up-detr-tiny")
+SYSTEMS = {
+    "deformable-detr-ss-tiny": {},
+    "up-detr-tiny": {},
+    "conditional-detr-ms-tiny": {"box_refinement": True, "cross_attention": "box_conditional"},
+}
 KINDS = ("onnx-fp32", "onnx-bf16", "onnx-int8", "openvino-fp32", "openvino-bf16", "openvino-int8")
 SCRIPT = """
 import sys
@@ -35,7 +39,7 @@ for format in ("onnx", "openvino"):
 @pytest.fixture(scope="module", params=SYSTEMS)
 def exports(request, tmp_path_factory, digits_folder) -> Path:
     folder = tmp_path_factory.mktemp("systems")
-    few = {"num_queries": 12, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 64}
+    few = {"num_queries": 12, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 64, **SYSTEMS[request.param]}
     torch.manual_seed(0)
     model = create_model(request.param, 10, **few).eval()  # int8 needs a backbone with the activations of a trained one
     with torch.no_grad():

@@ -56,6 +56,7 @@ def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(ta
         "learned_content": False,
         "size_logit": 0.0,
         "patches": 0,
+        "box_refinement": False,
     }
     assert {key: getattr(ModelConfig(), key) for key in younger_parts} == younger_parts
     for name in ("digits", "blood-cells"):

@@ -12,7 +12,12 @@ SAMPLES = {"sampling_points"}
 # Field → value → other fields that have an effect with this value. A field of `IDLE` that no current value uses is idle.
 USES: dict[str, dict[Any, set[str]]] = {
     "encoder_attention": {"dense": set(), "deformable": SAMPLES},
-    "cross_attention": {"conditional": {"spatial_query"}, "additive": set(), "deformable": {"reference_points", *SAMPLES}},
+    "cross_attention": {
+        "conditional": {"spatial_query"},
+        "box_conditional": {"spatial_query"},
+        "additive": set(),
+        "deformable": {"reference_points", *SAMPLES},
+    },
     "spatial_query": {
         "conditional": {"lambda_q", *POINT},
         "intermediate": {"lambda_q", *POINT},
@@ -20,12 +25,13 @@ USES: dict[str, dict[Any, set[str]]] = {
         "lambda": set(),
         "content": set(),
     },
+    "box_refinement": {True: {"reference_points", "size_logit"}, False: {"box_offset"}},
     "box_offset": {True: {"reference_points", "size_logit"}, False: set()},
 }
 # Value of each field while it is idle, that is, while it has no effect because its module is not built.
 IDLE = {
-    "spatial_query": "conditional", "lambda_q": "diagonal", "reference_points": "origin", "spatial_init": "xavier",
-    "sampling_points": 4, "size_logit": 0.0,
+    "box_offset": True, "spatial_query": "conditional", "lambda_q": "diagonal", "reference_points": "origin",
+    "spatial_init": "xavier", "sampling_points": 4, "size_logit": 0.0,
 }  # fmt: skip
 
 
@@ -52,6 +58,8 @@ def check_parts(model: ModelConfig) -> None:
     ------
     ConfigError : names both fields
     """
+    if model.cross_attention == "box_conditional" and not model.box_refinement:
+        raise ConfigError("cross_attention = 'box_conditional' needs the boxes of the layer before: set box_refinement = true")
     for field, cause in unused_fields(model).items():
         if getattr(model, field) != IDLE[field]:
             raise ConfigError(_conflict(model, field, cause))
@@ -91,5 +99,5 @@ def with_overrides(model: ModelConfig, overrides: dict[str, Any], origin: str) -
 
 def _implied(model: ModelConfig, overrides: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the fields that change with an override: dilation halves the stride of the last stage."""
-    if "dilation" in overrides and overrides["dilation"] != model.dilation:
+    if "dilation" in overrides and overrides["dilation"] != model.dilation and len(model.strides) == 1:
         yield "strides", [16 if overrides["dilation"] else 32]

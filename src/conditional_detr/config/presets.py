@@ -1,6 +1,6 @@
 """The named model configurations."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from conditional_detr.config.messages import updated
 from conditional_detr.config.parts import with_overrides
@@ -39,12 +39,14 @@ DEFORMABLE_CHOICES = {
     "size_logit": -2.0,
 }
 UP_DETR_CHOICES = {**DETR_CHOICES, "norm": "pre"}
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "conditional-detr": {},
+    "conditional-detr-ms": {"strides": (8, 16, 32)},
     "detr": DETR_CHOICES,
     "deformable-detr-ss": DEFORMABLE_CHOICES,
     "up-detr": UP_DETR_CHOICES,
 }
+NEVER_DILATED = {"conditional-detr-ms", "up-detr"}  # several levels do not need it, and UP-DETR's paper does not have it
 
 
 TINY = ModelConfig(
@@ -88,7 +90,7 @@ PRESETS = {
     f"{family}-{size}": _of_family(family, size)
     for family in FAMILIES
     for size in _SYSTEMS
-    if family != "up-detr" or not size.startswith("dc5")  # UP-DETR's paper has no dilated backbone
+    if not size.startswith("dc5") or family not in NEVER_DILATED
 }
 
 

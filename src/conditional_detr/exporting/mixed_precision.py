@@ -3,14 +3,14 @@
 OpenVINO converts all other nodes to bfloat16. Three groups are marked:
 
 - the heads, because rounding a coordinate moves the box by pixels
-- the sines and cosines of the position embeddings and all nodes that they depend on, because rounding an angle changes the
-  position
+- the sines and cosines of the position embeddings and the nodes that they depend on, back to the input or to the projections
+  of layers that are rounded anyway, because rounding an angle changes the position
 - the places that deformable attention samples, from the projections that predict them
 
 They also run in float32 under autocast in training.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -35,8 +35,10 @@ def nodes_in_float32(converted: Any, modules: dict[str, str], in_float32: Collec
     grids = [node.input_value(1) for node in nodes if node.get_type_name() == "GridSample"]
     products = [node for node in nodes if node.get_type_name() == "MatMul" and node.get_friendly_name().startswith("linear")]
     heads = [node for node in products if is_within(modules.get(_operation(node), ""), in_float32)]
-    places = _with_ancestors(grids, ends_at=("MatMul",))
-    return {node.get_friendly_name() for node in (*_with_ancestors(sines), *places, *heads)}
+    rounded = {node.get_friendly_name() for node in products} - {node.get_friendly_name() for node in heads}
+    angles = _with_ancestors(sines, lambda node: node.get_friendly_name() in rounded)
+    places = _with_ancestors(grids, lambda node: node.get_type_name() == "MatMul")
+    return {node.get_friendly_name() for node in (*angles, *places, *heads)}
 
 
 def keep_in_float32(file: Path, names: set[str]) -> None:
@@ -58,16 +60,16 @@ def _operation(node: Any) -> str:
     return name.split("/")[0]
 
 
-def _with_ancestors(ports: Iterable[Any], ends_at: Collection[str] = ()) -> Iterator[Any]:
+def _with_ancestors(ports: Iterable[Any], ends_at: Callable[[Any], bool]) -> Iterator[Any]:
     """Yield the nodes of ports and all nodes that they depend on, each once.
 
-    The search stops at integers, such as indices, and before nodes of the types `ends_at`.
+    The search stops at integers, such as indices, and before nodes for which `ends_at` is true.
     """
     waiting, visited = list(ports), set()
     while waiting:
         port = waiting.pop()
         node = port.get_node()
-        ends = node.get_friendly_name() in visited or node.get_type_name() in ends_at
+        ends = node.get_friendly_name() in visited or ends_at(node)
         if ends or not port.get_element_type().is_real():
             continue
         visited.add(node.get_friendly_name())

@@ -11,17 +11,18 @@ from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.device.threads import one_thread_after_fork
 from conditional_detr.errors import ConfigError
 from conditional_detr.model.attention import CROSS_ATTENTION, ENCODER_ATTENTION
-from conditional_detr.model.backbone.neck import NECKS
+from conditional_detr.model.backbone.neck import neck_kind
 from conditional_detr.model.backbone.timm_backbone import Backbone, check_network
 from conditional_detr.model.decoder import DECODER_LAYERS, DECODER_NORMS, Decoder, DecoderLayer
 from conditional_detr.model.detr import DETR
-from conditional_detr.model.encoder import ENCODER_LAYERS, Encoder, EncoderLayer, LevelEmbedding
+from conditional_detr.model.encoder import ENCODER_LAYERS, CoarsestEncoder, Encoder, EncoderLayer, LevelEmbedding
+from conditional_detr.model.fusion import UpwardFusion
 from conditional_detr.model.heads.box import BOX_HEADS
 from conditional_detr.model.heads.classification import CLASS_HEADS
 from conditional_detr.model.initialisation import init_local_spatial_attention, initialise_transformer
 from conditional_detr.model.patches import FeatureHead, PatchInContent, PatchInPosition, with_patches
 from conditional_detr.model.positional import EXTENTS, Grid
-from conditional_detr.model.query_init import FIRST_CONTENT, REFERENCE_POINTS, QueryInit
+from conditional_detr.model.query_init import FIRST_CONTENT, REFERENCE_POINTS, REFERENCE_POINTS_OF_SEVERAL_LEVELS, QueryInit
 from conditional_detr.model.spatial_query import LAMBDA_Q, SPATIAL_QUERIES, SpatialQuery
 
 SAME_PADDING_MULTIPLE = 32
@@ -132,13 +133,9 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     """The modules of a `DETR`, by the names of the parameters of its constructor."""
     dim, num_heads = config.hidden_dim, config.num_heads
     decoder_layers = list(decoder_layers_of(config))
-    neck = NECKS[config.neck]
+    neck = neck_kind(config.neck, config.strides)
     backbone = Backbone(config.backbone, neck.backbone_strides(config.strides, config.dilation), config.dilation)
-    encoder = Encoder(
-        encoder_layers_of(config),
-        LevelEmbedding(len(config.strides), dim) if config.encoder_attention == "deformable" else None,
-        nn.LayerNorm(dim) if config.norm == "pre" else None,
-    )
+    encoder = encoder_of(config)
     spatial_query = SPATIAL_QUERIES["none" if "spatial_query" in unused_fields(config) else config.spatial_query]
     lambda_q = LAMBDA_Q[config.lambda_q](dim, num_heads)
     decoder = Decoder(decoder_layers, spatial_query(lambda_q), DECODER_NORMS[config.decoder_norm](dim))
@@ -146,11 +143,13 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     reference_points = query_init_of(config, content, backbone.channels[-1])
     heads: dict[str, nn.Module] = {
         "class_head": CLASS_HEADS[config.classification](dim, config.num_classes),
-        "box_head": BOX_HEADS[config.box_offset](dim, config.size_logit),
+        "box_head": BOX_HEADS[config.box_refinement, config.box_offset](
+            dim, config.decoder_layers, 0.0 if reference_points.gives_boxes else config.size_logit
+        ),
     }
     if config.patches:
         heads["feature_head"] = FeatureHead(dim, backbone.channels[-1])
-    projection = neck(backbone.channels, dim)
+    projection = neck(backbone.channels, dim, len(config.strides))
     projection.check(backbone, config.strides)
     grid = Grid(config.strides, EXTENTS[config.pixel_aligned_positions], 0.5 if config.half_cell_positions else 0.0)
     return {
@@ -161,7 +160,8 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
 
 def query_init_of(config: ModelConfig, content: nn.Module, channels: int) -> QueryInit:
     """Build the module of the initial queries. In pre-training they carry patches with `channels` features."""
-    kind = REFERENCE_POINTS[config.reference_points]
+    kinds = REFERENCE_POINTS if len(config.strides) == 1 else REFERENCE_POINTS_OF_SEVERAL_LEVELS
+    kind = kinds[config.reference_points]
     if not config.patches:
         return kind(config.hidden_dim, config.num_queries, content)
     if config.reference_points == "encoder":
@@ -170,6 +170,18 @@ def query_init_of(config: ModelConfig, content: nn.Module, channels: int) -> Que
         )
     carrying = PatchInPosition if config.cross_attention == "additive" else PatchInContent
     return with_patches(kind, carrying)(config.hidden_dim, config.num_queries, content, channels, config.patches)
+
+
+def encoder_of(config: ModelConfig) -> Encoder:
+    """Build the encoder. With dense attention, only the coarsest of several levels has encoder layers."""
+    layers, dim, levels = encoder_layers_of(config), config.hidden_dim, len(config.strides)
+    is_dense = config.encoder_attention == "dense"
+    scale = 1.0 if config.cross_attention == "deformable" else 0.0  # others compare positions, which noise would disturb
+    embedding = None if is_dense and levels == 1 else LevelEmbedding(levels, dim, scale)
+    norm = nn.LayerNorm(dim) if config.norm == "pre" else None
+    if is_dense and levels > 1:
+        return CoarsestEncoder(layers, embedding, norm, UpwardFusion(levels, dim))
+    return Encoder(layers, embedding, norm)
 
 
 def encoder_layers_of(config: ModelConfig) -> Iterator[EncoderLayer]:

@@ -41,7 +41,7 @@ def describe(source: str | Path) -> dict[str, str]:
     return {
         "source": str(source),
         "kind": origin,
-        "network": f"{config.backbone} at stride {config.finest_stride}, width {config.hidden_dim}, "
+        "network": f"{config.backbone} at stride {', '.join(map(str, config.strides))}, width {config.hidden_dim}, "
         f"{config.num_heads} heads, {config.encoder_layers} encoder and {config.decoder_layers} decoder layers",
         "choices": ", ".join(f"{field} {str(getattr(config, field)).lower()}" for field in choices),
         "queries": str(config.num_queries),

@@ -72,11 +72,12 @@ class LevelEmbedding(nn.Module):
     Parameters
     ----------
     levels, dim : number of levels S, and D
+    scale : standard deviation of the initial vectors: 1 in Deformable DETR
     """
 
-    def __init__(self, levels: int, dim: int) -> None:
+    def __init__(self, levels: int, dim: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(levels, dim))
+        self.weight = nn.Parameter(scale * torch.randn(levels, dim))
 
     def forward(self, memory: Memory) -> Memory:
         placed = [x + own for x, own in zip(memory.levels(memory.position), self.weight, strict=True)]
@@ -106,6 +107,35 @@ class Encoder(nn.Module):
         for layer in self.layers:
             memory = layer(memory)
         return memory._replace(tokens=self.norm(memory.tokens))
+
+
+class CoarsestEncoder(Encoder):
+    """A stack of encoder layers for the coarsest level. Its result is then passed on to the finer levels.
+
+    Attention between the cells of a fine level would be expensive, and the coarsest level knows what an image shows.
+
+    Source: the idea of RT-DETR (Zhao et al., CVPR 2024), whose encoder has one layer of attention on its coarsest level.
+
+    Parameters
+    ----------
+    layers, level_embedding, norm : as for `Encoder`
+    fusion : Memory → Memory, passes the coarsest level on to the finer ones
+    """
+
+    def __init__(
+        self, layers: Iterable[EncoderLayer], level_embedding: nn.Module | None, norm: nn.Module | None, fusion: nn.Module
+    ) -> None:
+        super().__init__(layers, level_embedding, norm)
+        self.fusion = fusion
+
+    def forward(self, memory: Memory) -> Memory:
+        memory = self.level_embedding(memory)
+        coarsest = memory.only(-1)
+        for layer in self.layers:
+            coarsest = layer(coarsest)
+        *finer, _ = memory.levels(memory.tokens)
+        fused: Memory = self.fusion(memory._replace(tokens=joined([*finer, self.norm(coarsest.tokens)])))
+        return fused
 
 
 ENCODER_LAYERS = {"post": EncoderLayer, "pre": PreNormEncoderLayer}  # by the value of `norm`

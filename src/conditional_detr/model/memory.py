@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from conditional_detr.model.positional import Grid, cell_counts, sine_embedding
 
+TYPICAL_CELLS = 4.0  # cells along a side of an object that belongs to a level
+
 
 class Memory(NamedTuple):
     """The N cells of all levels. The levels are concatenated, the finest first.
@@ -35,16 +37,30 @@ class Memory(NamedTuple):
         """Split values of all cells [_, N, …] into one tensor per level."""
         return list(torch.split(x, [height * width for height, width in self.shapes], dim=1))
 
-    def maps(self, x: Float[Tensor, "B N C"]) -> list[Float[Tensor, "B C h w"]]:
+    def maps(self, x: Shaped[Tensor, "B N C"]) -> list[Shaped[Tensor, "B C _ _"]]:
         """Reshape values of all cells [B, N, C] into one map [B, C, h, w] per level."""
         levels = zip(self.levels(x), self.shapes, strict=True)
         return [level.transpose(1, 2).reshape(*level.shape[::2], *shape) for level, shape in levels]
+
+    def only(self, level: int) -> "Memory":
+        """The memory of a single level."""
+        tokens, position, points = (self.levels(x)[level] for x in self[:3])
+        is_padding = None if self.is_padding is None else self.levels(self.is_padding)[level]
+        return Memory(
+            tokens, position, points, is_padding, self.shapes[level : level + 1 or None], self.extents[:, level, None]
+        )
 
     @property
     def valid_ratios(self) -> Float[Tensor, "_ S 2"]:
         """Share of the width and of the height of each level that is not padding."""
         sizes = torch.tensor([[width, height] for height, width in self.shapes], device=self.tokens.device)
         return self.extents / sizes
+
+    @property
+    def typical_sizes(self) -> Float[Tensor, "_ N 2"]:
+        """Width and height of an object that belongs to the level of each cell, relative to the unpadded image."""
+        sizes = TYPICAL_CELLS / self.extents
+        return joined([sizes[:, i, None].expand(-1, h * w, -1) for i, (h, w) in enumerate(self.shapes)])
 
     @property
     def centres(self) -> Float[Tensor, "_ N 2"]:

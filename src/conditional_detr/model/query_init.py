@@ -3,7 +3,7 @@
 To add a variant, write a class and add it to `REFERENCE_POINTS`.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from conditional_detr.model.queries import Queries
 
 # Score of the entries that are appended in case an image has too few cells: above padding (−inf), below every real cell.
 FILLER_SCORE = -1e4
+LARGEST_START = 0.5  # largest width and height that a box starts with, as in the paper; near 1 a sigmoid has no gradient
 
 
 class Initial(NamedTuple):
@@ -68,6 +69,7 @@ class QueryInit(nn.Module):
     """
 
     export_precision = FLOAT32
+    gives_boxes: ClassVar[bool] = False  # whether the references are boxes, with a size
 
     def __init__(self, dim: int, num_queries: int, content: nn.Module | None = None) -> None:
         super().__init__()
@@ -154,18 +156,45 @@ class EncoderReferencePoints(QueryInit):
     def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory) -> Initial:
         objectness = self.scorer(memory.tokens.float())[..., 0]
         reference = inverse_sigmoid(self.highest_cells(objectness.detach(), memory)).sigmoid()
-        position = object_query + self.place(sine_embedding(reference, self.dim))
-        return Initial(Queries.start(position, reference, self.content()), objectness)
+        return Initial(Queries.start(object_query + self.embedded(reference), reference, self.content()), objectness)
 
-    def highest_cells(self, scores: Float[Tensor, "B N"], memory: Memory) -> Float[Tensor, "B Q 2"]:
-        """Centres of the Q cells with the highest scores, filled up with the middle of the image if there are too few cells."""
-        centres = memory.centres.expand(scores.shape[0], -1, -1)
+    def embedded(self, reference: Float[Tensor, "B Q R"]) -> Float[Tensor, "B Q D"]:
+        """What is added to the object queries, so that they know their reference points."""
+        return self.place(sine_embedding(reference, self.dim))
+
+    def candidates(self, memory: Memory) -> Float[Tensor, "_ N R"]:
+        """The reference point or box of each cell."""
+        return memory.centres
+
+    def highest_cells(self, scores: Float[Tensor, "B N"], memory: Memory) -> Float[Tensor, "B Q R"]:
+        """References of the Q cells with the highest scores, filled up with the middle of the image if there are too few."""
+        references = self.candidates(memory).expand(scores.shape[0], -1, -1)
         if memory.is_padding is not None:
             scores = scores.masked_fill(memory.is_padding, -torch.inf)
         scores = torch.cat([scores, scores.new_full((scores.shape[0], self.num_queries), FILLER_SCORE)], dim=1)
-        centres = torch.cat([centres, centres.new_full((centres.shape[0], self.num_queries, 2), 0.5)], dim=1)
+        middle = references.new_full((references.shape[0], self.num_queries, references.shape[-1]), 0.5)
         highest = scores.topk(self.num_queries, dim=1).indices
-        return centres.gather(1, highest[..., None].expand(-1, -1, 2))
+        return torch.cat([references, middle], dim=1).gather(1, highest[..., None].expand(-1, -1, references.shape[-1]))
+
+
+class EncoderReferenceBoxes(EncoderReferencePoints):
+    """As `EncoderReferencePoints`, but for several levels: the level of a cell also gives the size that a box starts with.
+
+    Source: two-stage Deformable DETR (Zhu et al., ICLR 2021) for sizes by level.
+    """
+
+    gives_boxes = True
+
+    def __init__(self, dim: int, num_queries: int, content: nn.Module | None = None) -> None:
+        super().__init__(dim, num_queries, content)
+        self.size = nn.Linear(dim, dim)
+
+    def embedded(self, reference: Float[Tensor, "B Q 4"]) -> Float[Tensor, "B Q D"]:
+        point, size = reference.split(2, dim=-1)
+        return self.place(sine_embedding(point, self.dim)) + self.size(sine_embedding(size, self.dim))
+
+    def candidates(self, memory: Memory) -> Float[Tensor, "_ N 4"]:
+        return torch.cat([memory.centres, memory.typical_sizes.clamp(max=LARGEST_START)], dim=-1)
 
 
 REFERENCE_POINTS: dict[str, type[QueryInit]] = {
@@ -175,3 +204,4 @@ REFERENCE_POINTS: dict[str, type[QueryInit]] = {
     "origin": OriginReferencePoints,
     "encoder": EncoderReferencePoints,
 }
+REFERENCE_POINTS_OF_SEVERAL_LEVELS: dict[str, type[QueryInit]] = REFERENCE_POINTS | {"encoder": EncoderReferenceBoxes}

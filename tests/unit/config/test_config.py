@@ -1,3 +1,4 @@
+import re
 from typing import get_args
 
 import pytest
@@ -36,7 +37,7 @@ def test_an_unknown_field_is_answered_with_the_nearest():
         ({"encoder_layers": "many"}, "here: encoder_layers must be a whole number"),
         ({"strides": 16}, "here: strides must be a list, as in [16] or [0.5, 1.0], not 16"),
         ({"strides": []}, "here: strides must be a list of 1 or more entries, not []"),
-        ({"strides": [16, 8]}, "here: strides must be in ascending order (finest level first), not [16, 8]"),
+        ({"strides": [16, 8]}, "here: strides must double from level to level, the finest first"),
         (
             {"strides": [32], "dilation": True},
             "here: dilation = true halves the last stage's stride: strides must be [16], not [32]",
@@ -55,7 +56,7 @@ def test_a_wrong_value_is_said_in_our_words(values: dict, text: str):
 @pytest.mark.parametrize(
     ("kind", "values", "text"),
     [
-        (ModelConfig, {"strides": [7]}, "here: strides.0 must be 8, 16 or 32, not 7"),
+        (ModelConfig, {"strides": [7]}, "here: strides.0 must be 8, 16, 32 or 64, not 7"),
         (RecipeConfig, {"scales": [1, 1, 1]}, "here: scales must be a list of 2 or fewer entries, not [1, 1, 1]"),
         (RecipeConfig, {"scales": [1]}, "here: scales must be a list of 2 or more entries, not [1]"),
     ],
@@ -104,7 +105,7 @@ def test_the_papers_models_have_the_papers_parts():
         assert (model.feedforward_dim, model.num_queries, model.dropout, chosen.imgsz) == (width, queries, 0.1, 800)
         assert model.norm == ("pre" if name.startswith("up-detr") else "post")
         assert model.spatial_init == "xavier"
-        assert model.finest_stride == (16 if "dc5" in name else 32)
+        assert model.strides == ((8, 16, 32) if "-ms-" in name else (16,) if "dc5" in name else (32,))
 
 
 CONFLICTS = [
@@ -156,19 +157,23 @@ def test_scales_are_a_range_of_sizes(scales: tuple[float, float], text: str):
 def idle_by_plain_rules(model: ModelConfig) -> dict[str, str]:
     """Which fields mean nothing beside the others, and what makes it so, written out."""
     idle = {}
-    additive = "" if model.cross_attention == "conditional" else f"cross_attention = {model.cross_attention!r}"
+    if model.box_refinement:
+        idle["box_offset"] = "box_refinement = true"
+    no_offset = not model.box_refinement and not model.box_offset
+    is_conditional = model.cross_attention in ("conditional", "box_conditional")
+    additive = "" if is_conditional else f"cross_attention = {model.cross_attention!r}"
     if additive:
         idle["spatial_query"] = additive
     if additive or model.spatial_query not in ("conditional", "intermediate"):
         idle["lambda_q"] = additive or f"spatial_query = {model.spatial_query!r}"
     if additive or model.spatial_query in ("lambda", "content"):  # nothing looks from the reference points
-        if not model.box_offset and model.cross_attention != "deformable":
+        if no_offset and model.cross_attention != "deformable":
             idle["reference_points"] = (additive or f"spatial_query = {model.spatial_query!r}") + " with box_offset = false"
         idle["spatial_init"] = additive or f"spatial_query = {model.spatial_query!r}"
     if model.cross_attention != "deformable" and model.encoder_attention != "deformable":
         attention = f"encoder_attention = {model.encoder_attention!r} with cross_attention = {model.cross_attention!r}"
         idle["sampling_points"] = attention
-    if not model.box_offset:
+    if no_offset:
         idle["size_logit"] = "box_offset = false"
     return idle
 
@@ -182,12 +187,13 @@ CHOICES = {
 @pytest.mark.parametrize("encoder_attention", CHOICES["encoder_attention"])
 @pytest.mark.parametrize("cross_attention", CHOICES["cross_attention"])
 @pytest.mark.parametrize("spatial_query", CHOICES["spatial_query"])
-@pytest.mark.parametrize("box_offset", [True, False])
+@pytest.mark.parametrize(("box_offset", "box_refinement"), [(True, False), (False, False), (True, True)])
 def test_what_is_idle_follows_from_what_each_part_uses(
-    encoder_attention: str, cross_attention: str, spatial_query: str, box_offset: bool
+    encoder_attention: str, cross_attention: str, spatial_query: str, box_offset: bool, box_refinement: bool
 ):
     attention = {"encoder_attention": encoder_attention, "cross_attention": cross_attention}
-    model = ModelConfig(**attention, spatial_query=spatial_query, box_offset=box_offset)
+    boxes = {"box_offset": box_offset, "box_refinement": box_refinement}
+    model = ModelConfig(**attention, spatial_query=spatial_query, **boxes)
     expected = idle_by_plain_rules(model)
     assert unused_fields(model) == expected
     others = {"reference_points": "learned", "lambda_q": "scalar", "spatial_init": "local", "classification": "softmax"}
@@ -216,13 +222,11 @@ def test_a_field_that_is_idle_builds_nothing_and_one_that_is_not_is_heard():
     assert not [key for key in nothing if "reference_points" in key or "lambda_q" in key]
 
 
-def test_the_strides_of_the_levels_rise_and_dilation_has_one_level_of_16():
+def test_the_strides_of_the_levels_double_and_dilation_has_one_level_of_16():
     tiny = preset("conditional-detr-tiny").model
     assert (tiny.strides, tiny.finest_stride) == ((16,), 16)
-    for strides in ([32, 16], [16, 16]):
-        with pytest.raises(
-            ConfigError, match=rf"strides must be in ascending order \(finest level first\), not \[{strides[0]}, {strides[1]}\]"
-        ):
+    for strides in ([32, 16], [16, 16], [8, 32], [16, 64], [64]):
+        with pytest.raises(ConfigError, match=f"the finest first, and 64 needs 32 before it, not {re.escape(str(strides))}"):
             build(ModelConfig, {"strides": strides}, "here")
     with pytest.raises(ConfigError, match=r"strides must be \[16\], not \[32\]"):
         build(ModelConfig, {"dilation": True}, "here")
@@ -231,3 +235,5 @@ def test_the_strides_of_the_levels_rise_and_dilation_has_one_level_of_16():
     assert dilated.strides == (16,)
     assert with_overrides(dilated, {"dilation": False}, "here").strides == (32,)
     assert with_overrides(r50, {"dilation": False}, "here") == r50
+    with pytest.raises(ConfigError, match=r"strides must be \[16\], not \[8, 16, 32\]"):
+        with_overrides(preset("conditional-detr-ms-r50").model, {"dilation": True}, "here")

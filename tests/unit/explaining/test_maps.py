@@ -7,7 +7,7 @@ from PIL import Image
 
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.explaining.figures import NARROWEST, TILE, Tiles, figure, overlay, write_explanations
-from conditional_detr.explaining.maps import Explanation, explain
+from conditional_detr.explaining.maps import Explanation, explain, on_finest_level
 from conditional_detr.factory.create import create_model
 from conditional_detr.inference.detector import Detector
 from models import perturbed, small
@@ -76,6 +76,25 @@ def test_the_maps_have_the_backbones_own_size_and_earlier_images_go(image, tmp_p
     assert len(list(write_explanations(image, first[:1], tmp_path))) == 1
     assert len(list(tmp_path.glob("*.npz"))) == 2
     assert (tmp_path / "mine.npz").exists()
+
+
+def test_a_coarser_cell_shares_its_weight_among_the_finest_cells_that_it_covers():
+    shapes = ((3, 4), (2, 2))  # the lower cells of the coarser level cover one row instead of two
+    weights = torch.tensor([[*[0.0] * 5, 0.2, *[0.0] * 6, 0.4, 0.0, 0.0, 0.4]])
+    found = on_finest_level(weights, shapes)[0]
+    expected = torch.tensor([[0.1, 0.1, 0, 0], [0.1, 0.3, 0, 0], [0, 0, 0.2, 0.2]])
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("attention", ["dense", "deformable"])
+def test_maps_of_several_levels_have_the_cells_of_the_finest(attention, image):
+    model = perturbed(small("conditional-detr-ms-tiny", 3, encoder_attention=attention, hidden_dim=32))
+    model.preprocessor = model.preprocessor.model_copy(update={"imgsz": 72})
+    for e in explain(model, image, conf=0, device="cpu")[:3]:
+        for maps in (e.spatial, e.content, e.combined):
+            assert maps.shape == (3, 8, 12, 16)
+            np.testing.assert_allclose(maps.sum((2, 3)), 1, atol=1e-5)
+        assert e.cell_size == pytest.approx((8 * 100 / 120, 8 * 60 / 72))
 
 
 def test_explaining_leaves_nothing_behind_in_the_model(model, image):
@@ -161,6 +180,17 @@ def test_deformable_attention_is_explained_by_its_samples():
                         share = (1 - abs(column - left - i)) * (1 - abs(row - top - j))
                         expected[top + j, left + i] += weight * share
             np.testing.assert_allclose(first.combined[layer, head], expected, atol=1e-4)
+
+
+def test_samples_of_several_levels_lie_where_they_were_taken_in_the_image():
+    """At the start each head samples around the reference point, on each level at the same place of the image."""
+    model = small("deformable-detr-ss-r18", 3, hidden_dim=32, strides=[8, 16, 32], pixel_aligned_positions=True)
+    for layer in model.decoder.layers:
+        layer.cross_attention.offsets.bias.data.zero_()
+    model.preprocessor = model.preprocessor.model_copy(update={"imgsz": 100})
+    for e in explain(model, np.zeros((100, 140, 3), dtype=np.uint8), conf=0, device="cpu")[:3]:
+        places = e.places.reshape(-1, 2)
+        np.testing.assert_allclose(places, np.broadcast_to(e.reference_point, places.shape), atol=0.5)
 
 
 def test_samples_are_drawn_and_written(tmp_path):

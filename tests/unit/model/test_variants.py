@@ -25,7 +25,7 @@ from conditional_detr.training.objective.criterion import SetCriterion
 from conditional_detr.training.objective.objectness import gaussian_targets, objectness_loss
 from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.save import save_model
-from models import memory_like, perturbed, random_memory, small
+from models import memory_like, perturbed, random_memory, small, with_levels
 
 PARTS = {
     "neck": NECKS,
@@ -38,16 +38,30 @@ PARTS = {
     "spatial_query": {name: part for name, part in SPATIAL_QUERIES.items() if name != "none"},  # which nobody chooses
     "lambda_q": LAMBDA_Q,
     "reference_points": REFERENCE_POINTS,
-    "box_offset": BOX_HEADS,
+    "box_offset": {offset: head for (refined, offset), head in BOX_HEADS.items() if not refined},
+    "box_refinement": {refined: head for (refined, offset), head in BOX_HEADS.items() if offset},
     "classification": CLASS_HEADS,
 }
-VARIANTS = [("conditional-detr-tiny", {field: value}) for field, known in PARTS.items() for value in list(known)[1:]]
+NEEDS = {"box_conditional": {"box_refinement": True}}  # other fields that a value needs
+VARIANTS = [
+    ("conditional-detr-tiny", {field: value, **NEEDS.get(value, {})})
+    for field, known in PARTS.items()
+    for value in list(known)[1:]
+]
 VARIANTS += [
     ("conditional-detr-tiny", {}),
     ("conditional-detr-r18", {"neck": "space_to_depth"}),
     ("detr-tiny", {}),
+    ("detr-tiny", {"box_refinement": True}),
     ("deformable-detr-ss-tiny", {}),
+    ("deformable-detr-ss-tiny", {"box_refinement": True}),
     ("deformable-detr-ss-r18", {"sampling_points": 2}),
+    ("deformable-detr-ss-r18", {"strides": [16, 32, 64], "box_refinement": True}),
+    ("conditional-detr-tiny", {"strides": [8, 16, 32]}),
+    ("conditional-detr-tiny", {"strides": [16, 32], "encoder_attention": "deformable"}),
+    ("conditional-detr-r18", {"strides": [8, 16, 32], "reference_points": "encoder", "box_refinement": True}),
+    ("conditional-detr-tiny", {"strides": [8, 16], "cross_attention": "box_conditional", "box_refinement": True}),
+    ("detr-tiny", {"strides": [8, 16]}),
     ("up-detr-tiny", {}),
     ("conditional-detr-tiny", {"half_cell_positions": True}),
     ("conditional-detr-r18", {}),
@@ -118,7 +132,7 @@ def test_cells_of_padding_change_nothing(name: str, variant: dict):
     short = memory_like(tokens[:, :8], position[:, :8])
     long = memory_like(tokens, position, is_padding=torch.arange(12)[None] >= 8)
     with torch.no_grad():
-        short, long = (after_encoder(model, memory) for memory in (short, long))
+        short, long = (after_encoder(model, with_levels(memory, len(model.config.strides))) for memory in (short, long))
     for padded, alone in zip(long, short, strict=True):
         torch.testing.assert_close(padded, alone, atol=1e-4, rtol=1e-4)
 
@@ -152,11 +166,13 @@ def test_encoder_and_decoder_can_be_exported_for_any_batch_and_any_size(name: st
         def forward(self, tokens: torch.Tensor, position: torch.Tensor) -> list[torch.Tensor]:
             points, extents = position[..., :2].sigmoid(), position.new_ones(1, 1, 2)
             memory = Memory(tokens, position, points, None, ((1, tokens.shape[1]),), extents)
-            return after_encoder(self.model, memory)
+            return after_encoder(self.model, with_levels(memory, len(model.config.strides)))
 
-    batch, cells = Dim("batch", min=1, max=64), Dim("cells", min=2, max=4096)
+    several = len(model.config.strides) > 1
+    cells = 4 * Dim("quarters", min=4, max=1024) if several else Dim("cells", min=2, max=4096)  # of up to three levels
+    batch = Dim("batch", min=1, max=64)
     shapes = {"tokens": {0: batch, 1: cells}, "position": {1: cells}}
-    program = export(Decoding(), (torch.randn(2, 12, 32), torch.randn(1, 12, 32)), dynamic_shapes=shapes)
+    program = export(Decoding(), (torch.randn(2, 24, 32), torch.randn(1, 24, 32)), dynamic_shapes=shapes)
     inputs = torch.randn(3, 20, 32), torch.randn(1, 20, 32)
     with torch.no_grad():
         for exported, eager in zip(program.module()(*inputs), Decoding()(*inputs), strict=True):
@@ -325,14 +341,12 @@ def test_pixel_aligned_positions_do_not_depend_on_how_far_an_image_is_padded():
 
 
 def test_a_neck_of_one_level_refuses_what_it_cannot_make():
-    with pytest.raises(
-        ConfigError, match="neck = 'space_to_depth' makes one level: strides must have one entry and dilation must be false"
-    ):
+    with pytest.raises(ConfigError, match="neck = 'space_to_depth' and dilation = true cannot be combined"):
         build("conditional-detr-dc5-r50", {"neck": "space_to_depth"})
-    with pytest.raises(ConfigError, match="neck = 'space_to_depth' makes one level"):
+    with pytest.raises(
+        ConfigError, match=r"neck = 'space_to_depth' makes one level: strides must have one entry, not \[16, 32\]"
+    ):
         build("conditional-detr-r18", {"neck": "space_to_depth", "strides": [16, 32]})
-    with pytest.raises(ConfigError, match=r"neck = 'last' makes one level: strides must have one entry, not \[16, 32\]"):
-        build("conditional-detr-r18", {"strides": [16, 32]})
 
 
 class FirstEntry(torch.nn.Module):
@@ -397,7 +411,7 @@ def test_objectness_learns_where_the_centres_are():
     losses["loss_objectness"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.reference_points.scorer.parameters())
     memory = with_objects([5])
-    wanted = gaussian_targets(memory.centres[0], targets[0]["boxes"])
+    wanted = gaussian_targets(memory.centres[0], memory.typical_sizes[0], targets[0]["boxes"])
     assert wanted.argmax() == 5
     assert wanted[5] == 1
     sure = torch.where(wanted > 0, wanted, 1e-6).clamp(max=1 - 1e-6).logit()

@@ -64,8 +64,11 @@ class ConditionalCrossAttention(nn.Module):
         c_q, c_k, p_q, p_k = self.project(queries, memory)
         query, key = torch.cat([c_q, p_q], dim=-1), torch.cat([c_k, p_k], dim=-1)  # in each head: q·k = c_q·c_k + p_q·p_k
         value = split_heads(self.v(memory.tokens), self.num_heads)
-        blocked = blocked_keys(memory.is_padding)
-        return self.out(attend(query, key, value, blocked, self.dropout if self.training else 0.0))
+        blocked, dropout = blocked_keys(memory.is_padding), self.dropout if self.training else 0.0
+        return self.out(attend(query, key, value, blocked, dropout, self.bias(queries, memory)))
+
+    def bias(self, queries: Queries, memory: Memory) -> Float[Tensor, "B H Q N"] | None:
+        """What is added to the logits of the spatial part; None = nothing, as in the paper."""
 
     def project(self, queries: Queries, memory: Memory) -> ContentSpatial:
         """Compute c_q, c_k, p_q and p_k, split into heads."""
@@ -85,11 +88,14 @@ class ConditionalCrossAttention(nn.Module):
         """
         c_q, c_k, p_q, p_k = self.project(queries, memory)
         c_q, p_q = c_q[:, :, chosen], p_q[:, :, chosen]
+        bias = self.bias(queries, memory)
+        bias = None if bias is None else bias[:, :, chosen]
         both = torch.cat([c_q, p_q], dim=-1), torch.cat([c_k, p_k], dim=-1)
         blocked, width = blocked_keys(memory.is_padding), both[1].shape[-1]
-        compared = {"spatial": (p_q, p_k), "content": (c_q, c_k), "combined": both}
+        compared = {"spatial": (p_q, p_k, bias), "content": (c_q, c_k, None), "combined": (*both, bias)}
         return {
-            name: attention_weights(query, key, blocked, width)[0].transpose(0, 1) for name, (query, key) in compared.items()
+            name: attention_weights(query, key, blocked, width, added)[0].transpose(0, 1)
+            for name, (query, key, added) in compared.items()
         }
 
 

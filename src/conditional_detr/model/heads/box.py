@@ -11,17 +11,23 @@ from conditional_detr.model.decoder import keep_reference
 from conditional_detr.model.memory import Memory
 from conditional_detr.model.mlp import MLP
 from conditional_detr.model.positional import inverse_sigmoid
-from conditional_detr.model.precision import FLOAT32
-from conditional_detr.model.queries import Decoded
+from conditional_detr.model.precision import FLOAT32, float32_region
+from conditional_detr.model.queries import Decoded, Queries
 
 
 class BoxHead(nn.Module):
-    """(Decoded, Memory) → boxes [L, B, Q, 4]: b = sigmoid(MLP(f)), directly from the decoder embedding (DETR)."""
+    """(Decoded, Memory) → boxes [L, B, Q, 4]: b = sigmoid(MLP(f)), directly from the decoder embedding (DETR).
+
+    Parameters
+    ----------
+    dim, layers : D, and number of decoder layers L
+    size_logit : initial logit of width and height, for heads that start at a reference point
+    """
 
     predicts: ClassVar[str] = "boxes"
     export_precision = FLOAT32
 
-    def __init__(self, dim: int, size_logit: float = 0.0) -> None:
+    def __init__(self, dim: int, layers: int, size_logit: float = 0.0) -> None:
         super().__init__()
         self.mlp = MLP(dim, dim, 4, num_layers=3)
 
@@ -34,23 +40,72 @@ class BoxHead(nn.Module):
 class OffsetBoxHead(BoxHead):
     """b = sigmoid(MLP(f) + [logit(r), 0, 0]): the centre is predicted as an offset from the reference point (section 3.1).
 
-    The last layer of the MLP is initialised with zeros, so every box starts as (r_x, r_y, s, s) with s = sigmoid(size_logit).
-
-    Parameters
-    ----------
-    dim : D
-    size_logit : initial logit of width and height: 0 in the paper, -2 in Deformable DETR
+    The last layer of the MLP is initialised with zeros, so every box starts as (r_x, r_y, s, s) with s = sigmoid(size_logit):
+    size_logit is 0 in the paper, -2 in Deformable DETR.
     """
 
-    def __init__(self, dim: int, size_logit: float = 0.0) -> None:
-        super().__init__(dim)
-        nn.init.zeros_(self.mlp.last.weight)
-        nn.init.zeros_(self.mlp.last.bias)
-        nn.init.constant_(self.mlp.last.bias[2:], size_logit)
+    def __init__(self, dim: int, layers: int, size_logit: float = 0.0) -> None:
+        super().__init__(dim, layers, size_logit)
+        start_at_reference(self.mlp, size_logit)
 
     def forward(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "L B Q 4"]:
-        offset = F.pad(inverse_sigmoid(decoded.references[-1]), (0, 2))  # `refine` keeps the same points in all layers
+        offset = reference_logits(decoded.references[-1])  # `refine` keeps the same points in all layers
         return torch.sigmoid(self.mlp(decoded.embeddings) + offset)
 
 
-BOX_HEADS = {True: OffsetBoxHead, False: BoxHead}  # by the value of `box_offset`
+class RefinedBoxHead(nn.Module):
+    """b_l = sigmoid(MLP_l(f_l) + logit(b_{l-1})): each layer refines the boxes of the one before. It has an MLP of its own.
+
+    b_0 is the reference point, or the reference box if there is one. Boxes are detached before the next layer, so the loss of a
+    layer trains this layer alone.
+
+    Source: Zhu et al., Deformable DETR, ICLR 2021, appendix A.4, and released code.
+    """
+
+    predicts: ClassVar[str] = "boxes"
+    export_precision = FLOAT32
+
+    def __init__(self, dim: int, layers: int, size_logit: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(LayerBox(dim, 0.0 if number else size_logit) for number in range(layers))
+
+    def forward(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "L B Q 4"]:
+        inputs = zip(self.layers[-len(decoded.references) :], decoded.embeddings, decoded.references, strict=True)
+        return torch.stack([layer(embedding, reference) for layer, embedding, reference in inputs])
+
+    def refine(self, number: int, embedding: Float[Tensor, "B Q D"], queries: Queries) -> Queries:
+        """The queries of the next layer, whose references are the boxes of this layer."""
+        if number == len(self.layers) - 1:
+            return queries
+        with float32_region(embedding):
+            return queries.with_reference(self.layers[number](embedding.float(), queries.reference).detach())
+
+
+class LayerBox(nn.Module):
+    """(embeddings [B, Q, D], reference points or boxes) → boxes [B, Q, 4] of one layer."""
+
+    def __init__(self, dim: int, size_logit: float) -> None:
+        super().__init__()
+        self.mlp = MLP(dim, dim, 4, num_layers=3)
+        start_at_reference(self.mlp, size_logit)
+
+    def forward(self, embedding: Float[Tensor, "B Q D"], reference: Float[Tensor, "_ Q R"]) -> Float[Tensor, "B Q 4"]:
+        return torch.sigmoid(self.mlp(embedding) + reference_logits(reference))
+
+
+def reference_logits(reference: Float[Tensor, "_ Q R"]) -> Float[Tensor, "_ Q 4"]:
+    """Logits of reference points (x, y) or boxes (cx, cy, w, h). Those of the size of a point are 0."""
+    return F.pad(inverse_sigmoid(reference), (0, 4 - reference.shape[-1]))
+
+
+def start_at_reference(mlp: MLP, size_logit: float) -> None:
+    """Initialise the last layer so that the centre starts at the reference, and width and height at a logit."""
+    nn.init.zeros_(mlp.last.weight)
+    nn.init.zeros_(mlp.last.bias)
+    nn.init.constant_(mlp.last.bias[2:], size_logit)
+
+
+# by the values of `box_refinement` and `box_offset`
+BOX_HEADS: dict[tuple[bool, bool], type[nn.Module]] = {
+    (False, True): OffsetBoxHead, (False, False): BoxHead, (True, True): RefinedBoxHead,
+}  # fmt: skip

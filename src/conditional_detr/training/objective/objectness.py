@@ -11,6 +11,7 @@ from conditional_detr.model.memory import Memory
 from conditional_detr.training.objective.losses import LABELLED
 
 WIDTH = 0.4  # standard deviation of the Gaussian over an object, in half widths and half heights of its box
+SAME_LEVEL = 1e-3  # tolerance with which cells have the typical size of the same level
 AT_SIDE = math.exp(-1 / (2 * WIDTH**2))  # target at the middle of a side of a box; lower outside the box
 
 
@@ -32,7 +33,8 @@ def objectness_loss(objectness: Float[Tensor, "B N"], memory: Memory, targets: l
     targets : one dict per image, see `SetCriterion`
     """
     logits, centres = objectness.float(), memory.centres.expand(len(targets), -1, -1)
-    wanted = torch.stack([gaussian_targets(c, t["boxes"]) for c, t in zip(centres, targets, strict=True)])
+    sizes = memory.typical_sizes.expand(len(targets), -1, -1)
+    wanted = torch.stack([gaussian_targets(c, s, t["boxes"]) for c, s, t in zip(centres, sizes, targets, strict=True)])
     lost = (wanted - logits.sigmoid()).square() * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
     if LABELLED in targets[0]:
         partly = torch.stack([~t[LABELLED].all() for t in targets])[:, None]
@@ -42,14 +44,18 @@ def objectness_loss(objectness: Float[Tensor, "B N"], memory: Memory, targets: l
     return lost.sum()
 
 
-def gaussian_targets(centres: Float[Tensor, "N 2"], boxes_cxcywh: Float[Tensor, "M 4"]) -> Float[Tensor, " N"]:
+def gaussian_targets(
+    centres: Float[Tensor, "N 2"], sizes: Float[Tensor, "N 2"], boxes_cxcywh: Float[Tensor, "M 4"]
+) -> Float[Tensor, " N"]:
     """Target of each cell: a Gaussian that is close to 0 at the sides of a box.
 
-    The cell nearest to the centre of a box has the value 1. Where boxes overlap, the maximum counts.
+    With several levels, a box belongs to the level whose typical size is closest to its own. Of this level, the cell nearest to
+    the centre of a box has the value 1. Where boxes overlap, the maximum counts.
 
     Parameters
     ----------
     centres : centres (x, y) of the cells, relative to the unpadded image
+    sizes : typical width and height of the objects of each cell's level, relative to the unpadded image
     boxes_cxcywh : boxes of the objects, in [0, 1]
     """
     if not len(boxes_cxcywh):
@@ -57,5 +63,7 @@ def gaussian_targets(centres: Float[Tensor, "N 2"], boxes_cxcywh: Float[Tensor, 
     offset = centres[:, None] - boxes_cxcywh[None, :, :2].float()
     half = boxes_cxcywh[None, :, 2:].float().clamp(min=1e-6) / 2
     height = torch.exp(-(offset / half).square().sum(-1) / (2 * WIDTH**2))
-    nearest = offset.abs().sum(-1).argmin(0)
-    return height.scatter(0, nearest[None], 1.0).amax(1)
+    unlike = (sizes.log().sum(-1)[:, None] - (2 * half[0]).log().sum(-1)).abs()  # of areas
+    belongs = unlike <= unlike.amin(0) + SAME_LEVEL
+    nearest = offset.abs().sum(-1).masked_fill(~belongs, torch.inf).argmin(0)
+    return height.masked_fill(~belongs, 0).scatter(0, nearest[None], 1.0).amax(1)
