@@ -187,11 +187,11 @@ def on_finest_level(attention: Tensor, shapes: Sequence[tuple[int, int]]) -> Ten
     attention : weights of the cells of all levels, the finest level first
     shapes : (height, width) of each level
     """
-    levels = attention.split([height * width for height, width in shapes], dim=-1)
-    summed = levels[0].unflatten(-1, shapes[0])
+    levels = torch.split(attention, [height * width for height, width in shapes], dim=-1)
+    summed = levels[0].reshape(*attention.shape[:-1], *shapes[0])
     for number, (level, shape) in enumerate(zip(levels[1:], shapes[1:], strict=True), start=1):
         (rows, in_row), (columns, in_column) = (covering(*sizes, number) for sizes in zip(shapes[0], shape, strict=True))
-        share = level.unflatten(-1, shape) / (in_row[:, None] * in_column).clamp(min=1).to(level)
+        share = level.reshape(*attention.shape[:-1], *shape) / (in_row[:, None] * in_column).clamp(min=1).to(level)
         summed = summed + share[..., rows[:, None], columns]
     return summed
 

@@ -190,7 +190,7 @@ class EncoderReferenceBoxes(EncoderReferencePoints):
         self.size = nn.Linear(dim, dim)
 
     def embedded(self, reference: Float[Tensor, "B Q 4"]) -> Float[Tensor, "B Q D"]:
-        point, size = reference.split(2, dim=-1)
+        point, size = reference[..., :2], reference[..., 2:]
         return self.place(sine_embedding(point, self.dim)) + self.size(sine_embedding(size, self.dim))
 
     def candidates(self, memory: Memory) -> Float[Tensor, "_ N 4"]:

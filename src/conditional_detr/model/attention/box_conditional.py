@@ -44,7 +44,7 @@ class BoxBias(nn.Module):
             x0, y0, x1, y1 = cxcywh_to_xyxy(boxes.float()).unbind(-1)
             levels = []
             for centres, (height, width) in zip(memory.levels(memory.centres), memory.shapes, strict=True):
-                grid = centres.unflatten(1, (height, width))
+                grid = centres.view(-1, height, width, 2)
                 of_columns = self.columns(distances(grid[:, 0, :, 0], x0, x1)).permute(0, 3, 1, 2)  # [B, H, Q, w]
                 of_rows = self.rows(distances(grid[:, :, 0, 1], y0, y1)).permute(0, 3, 1, 2)
                 levels.append((of_rows[..., None] + of_columns[..., None, :]).flatten(-2))
