@@ -84,6 +84,8 @@ def test_trap_content_and_space_are_joined_head_by_head_and_their_products_add_u
 def test_the_weights_that_are_explained_are_those_that_attention_uses(kind: str, which: str):
     attention = getattr(CROSS_ATTENTION[kind], which)(256, 8, 0.0).eval()
     queries, memory = queries_and_memory()
+    if kind == "box_conditional":
+        queries = queries.with_reference(torch.rand(1, 5, 4))
     chosen = torch.tensor([3, 1])
     with torch.no_grad():
         shown = attention.explain(queries, memory, chosen)

@@ -30,9 +30,9 @@ def test_every_model_name_builds_runs_and_has_the_stride_it_says(name: str):
     with torch.no_grad():
         output = model(torch.randn(1, 3, 64, 96))
         levels = model.input_projection(model.backbone(torch.randn(1, 3, 64, 96)))
-    stride = 16 if name.endswith("-tiny") or "dc5" in name else 32
-    assert model.config.strides == model.grid.strides == (stride,)
-    assert [x.shape[-2:] for x in levels] == [(64 // stride, 96 // stride)]
+    strides = (8, 16, 32) if "-ms-" in name else (16,) if name.endswith("-tiny") or "dc5" in name else (32,)
+    assert model.config.strides == model.grid.strides == strides
+    assert [x.shape[-2:] for x in levels] == [(64 // stride, 96 // stride) for stride in strides]
     assert output.pred_logits.shape == (1, 7, 6 if name.startswith(("detr", "up-detr")) else 5)
     assert output.pred_boxes.shape == (1, 7, 4)
     assert output.aux_logits is None
