@@ -1,14 +1,12 @@
 """Conditional cross-attention that also knows the box of the layer before."""
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from conditional_detr.boxes import cxcywh_to_xyxy
 from conditional_detr.model.attention.conditional import ConditionalCrossAttention
-from conditional_detr.model.attention.kernels import attend, attention_weights, blocked_keys, split_heads
+from conditional_detr.model.attention.kernels import attend, blocked_keys, split_heads
 from conditional_detr.model.memory import Memory
 from conditional_detr.model.mlp import MLP
 from conditional_detr.model.precision import FLOAT32
