@@ -16,6 +16,7 @@ from conditional_detr.weights.exported import Exported
 
 INPUTS, OUTPUTS = ("images", "padding_mask"), ("logits", "boxes")  # input and output names of every exported graph
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+EXTRAS = {"onnx": "onnx", "openvino": ("openvino", "nncf")}  # first letters of their packages; all others belong to `serve`
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 Engine = tuple[Run, str]  # the function that runs a batch, and the name of its floating-point type
 # OpenVINO's names: capability of the processor → precision to compute in.
@@ -150,7 +151,7 @@ def import_package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        extra = "onnx" if name.startswith("onnx") else "openvino"
+        extra = next((extra for extra, start in EXTRAS.items() if name.startswith(start)), "serve")
         if find_spec(name.split(".")[0]) is None:
             raise UnavailableError(f"{name} is not installed: pip install 'conditional-detr[{extra}]'") from None
         raise UnavailableError(
