@@ -12,7 +12,7 @@ import numpy as np
 
 from conditional_detr.device.threads import current_threads
 from conditional_detr.errors import CheckpointError, UnavailableError
-from conditional_detr.weights.exported import Exported
+from conditional_detr.weights.exported import ENGINE_OF, Exported
 
 INPUTS, OUTPUTS = ("images", "padding_mask"), ("logits", "boxes")  # input and output names of every exported graph
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
@@ -113,7 +113,7 @@ ENGINES: dict[str, Callable[[Exported, int], Engine]] = {"onnx": onnx_engine, "o
 
 def best_engine(exported: Exported) -> str:
     """Default engine for an export: that of its format, which the proof was made with. OpenVINO is a fallback for ONNX."""
-    can = ("onnx", "openvino") if exported.format == "onnx" else ("openvino",)
+    can = ("onnx", "openvino") if ENGINE_OF[exported.format] == "onnx" else ("openvino",)
     return next((name for name in can if find_spec(PACKAGES[name])), can[0])
 
 

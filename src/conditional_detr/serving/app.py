@@ -237,7 +237,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
 
 def _add_page(app: FastAPI) -> None:
     for path, (name, kind) in PAGE.items():
-        content = files("conditional_detr.serving").joinpath("page", name).read_bytes()
+        content = files("conditional_detr").joinpath("page", name).read_bytes()
         app.add_api_route(path, _file(content, kind), include_in_schema=False)
 
 
