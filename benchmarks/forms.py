@@ -1,6 +1,6 @@
 """Compare forms of a model on small data: the same minutes, the same start, two runs beside each other on one thread each.
 
-No run starts from detector weights (`init_from = ""`), since the bundled ones fit only one form. Finished runs are not repeated.
+No run starts from detector weights, since the bundled ones fit only one form. Finished runs are not repeated.
 
 Command: python benchmarks/forms.py DATA… --output FOLDER --minutes 8
 Time: minutes × data sets × forms × seeds / 2, and a minute for each evaluation.
@@ -25,22 +25,22 @@ REFINED = {"model.box_refinement": True}
 FORMS: dict[str, dict[str, Any]] = {
     "single scale": {},
     "refined boxes": REFINED,
-    "box-conditional": {**REFINED, "model.cross_attention": "box_conditional"},
-    "distributions": {**REFINED, "model.box_distribution": True},
-    "stride 8 for the decoder": {"model.strides": [8, 16], "model.neck": "last", "model.memory_levels": "finest"},
     "three scales": LEVELS,
     "three scales, refined": {**LEVELS, **REFINED},
     "three scales, deformable encoder": {**LEVELS, "model.encoder_attention": "deformable"},
 }
+# The same for all forms: the rules of `train` choose the first two for some forms only.
+SAME = {"model.reference_points": "encoder", "model.pixel_aligned_positions": True, "init_from": ""}
 
 
 def result_of(data: Path, form: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """The result of a run, from its file if it has one."""
-    folder = options.output / data.name / f"{form.replace(' ', '-').replace(',', '')}-seed{seed}"
+    length = f"{options.minutes:g}min-{options.imgsz}px-{options.threads}threads"
+    folder = options.output / data.name / length / f"{form.replace(' ', '-').replace(',', '')}-seed{seed}"
     file = folder.with_suffix(".json")
     if not file.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        settings = {"init_from": "", **FORMS[form]}
+        settings = SAME | FORMS[form]
         command = [sys.executable, "-m", "conditional_detr", "train", "--data", data, "--output", folder, "--resume"]
         command += ["--minutes", options.minutes, "--seed", seed, "--threads", options.threads, "--imgsz", options.imgsz]
         for key, value in settings.items():

@@ -69,9 +69,8 @@ def main() -> None:
             model = create_model(name, num_classes=91, pretrained_backbone=False, **overrides).eval()
         millions = sum(p.numel() for p in model.parameters()) / 1e6
         memory, seconds = (median(result[key] for result in results) for key in ("MB", "seconds"))
-        print(
-            f"| {case} | {millions:.1f} | {multiply_adds(model, HEIGHT, WIDTH) / 1e9:.0f} | {memory:.0f} | {1000 * seconds:.0f} |"
-        )
+        work = multiply_adds(model, HEIGHT, WIDTH) / 1e9
+        print(f"| {case} | {millions:.1f} | {work:.0f} | {memory:.0f} | {1000 * seconds:.0f} |")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from exported import check_equals_model, labelled_by
 SYSTEMS = {
     "deformable-detr-ss-tiny": {},
     "up-detr-tiny": {},
-    "conditional-detr-ms-tiny": {"box_refinement": True, "reference_points": "encoder"},
+    "conditional-detr-ms-tiny": {"box_refinement": True},
 }
 KINDS = ("onnx-fp32", "onnx-bf16", "onnx-int8", "openvino-fp32", "openvino-bf16", "openvino-int8")
 SCRIPT = """

@@ -12,12 +12,7 @@ SAMPLES = {"sampling_points"}
 # Field → value → other fields that have an effect with this value. A field of `IDLE` that no current value uses is idle.
 USES: dict[str, dict[Any, set[str]]] = {
     "encoder_attention": {"dense": set(), "deformable": SAMPLES},
-    "cross_attention": {
-        "conditional": {"spatial_query"},
-        "box_conditional": {"spatial_query"},
-        "additive": set(),
-        "deformable": {"reference_points", *SAMPLES},
-    },
+    "cross_attention": {"conditional": {"spatial_query"}, "additive": set(), "deformable": {"reference_points", *SAMPLES}},
     "spatial_query": {
         "conditional": {"lambda_q", *POINT},
         "intermediate": {"lambda_q", *POINT},
@@ -30,8 +25,8 @@ USES: dict[str, dict[Any, set[str]]] = {
 }
 # Value of each field while it is idle, that is, while it has no effect because its module is not built.
 IDLE = {
-    "box_offset": True, "spatial_query": "conditional", "lambda_q": "diagonal", "reference_points": "origin", "spatial_init": "xavier",
-    "sampling_points": 4, "size_logit": 0.0,
+    "box_offset": True, "spatial_query": "conditional", "lambda_q": "diagonal", "reference_points": "origin",
+    "spatial_init": "xavier", "sampling_points": 4, "size_logit": 0.0,
 }  # fmt: skip
 
 
@@ -97,5 +92,5 @@ def with_overrides(model: ModelConfig, overrides: dict[str, Any], origin: str) -
 
 def _implied(model: ModelConfig, overrides: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the fields that change with an override: dilation halves the stride of the last stage."""
-    if "dilation" in overrides and overrides["dilation"] != model.dilation:
+    if "dilation" in overrides and overrides["dilation"] != model.dilation and len(model.strides) == 1:
         yield "strides", [16 if overrides["dilation"] else 32]

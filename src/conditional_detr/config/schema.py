@@ -1,5 +1,6 @@
 """Settings of the model and the preprocessor. Unknown keys are errors."""
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,14 +24,15 @@ class ModelConfig(Settings):
     strides: tuple[Literal[8, 16, 32, 64], ...] = Field(
         (32,),
         min_length=1,
-        description="Stride in px of each feature map level that the encoder works on, finest level first. Each level comes "
-        "from the backbone stage with that stride.",
+        description="Stride in px of each level of the memory, finest level first. Each is a stage of the backbone; 64 is a "
+        "strided convolution of the last one.",
     )
     dilation: bool = Field(False, description="Dilate the backbone's last stage, which halves its stride to 16 (DC5).")
     neck: Literal["last", "group_norm", "space_to_depth"] = Field(
         "last",
-        description="last: a 1 x 1 convolution of the last feature map; group_norm: the same, then a group norm (Deformable "
-        "DETR); space_to_depth: as last, but each cell also gets the 2 x 2 finer cells of the previous stage.",
+        description="last: a 1 x 1 convolution of the feature map of each level; group_norm: the same, then a group norm "
+        "(Deformable DETR); space_to_depth, for one level: as last, but each cell also gets the 2 x 2 finer cells of the "
+        "previous stage.",
     )
     half_cell_positions: bool = Field(
         False,
@@ -56,10 +58,7 @@ class ModelConfig(Settings):
     )
     decoder_norm: bool = Field(True, description="Layer norm between the decoder and the heads. Deformable DETR has none.")
     encoder_attention: Literal["dense", "deformable"] = "dense"
-    memory_levels: Literal["all", "finest"] = Field(
-        "all", description="Which of several levels the decoder attends to. finest needs dense encoder attention."
-    )
-    cross_attention: Literal["conditional", "box_conditional", "additive", "deformable"] = "conditional"
+    cross_attention: Literal["conditional", "additive", "deformable"] = "conditional"
     sampling_points: int = Field(
         4, ge=1, le=64, description="Number of places that deformable attention samples for each query, head and level."
     )
@@ -70,12 +69,15 @@ class ModelConfig(Settings):
     lambda_q: Literal["diagonal", "identity", "scalar", "block", "full"] = "diagonal"
     reference_points: Literal["predicted", "linear", "learned", "origin", "encoder"] = "predicted"
     box_offset: bool = True
-    box_distribution: bool = False
     box_refinement: bool = Field(
         False, description="Each decoder layer starts from the boxes of the layer before, with a box head of its own."
     )
     size_logit: float = Field(
-        0.0, ge=-10, le=10, description="Initial logit of the width and height of boxes: 0 = half of the image."
+        0.0,
+        ge=-10,
+        le=10,
+        description="Initial logit of the width and height of boxes: 0 = half of the image. Not used if the "
+        "references are boxes (reference_points = encoder with several levels).",
     )
     classification: Literal["focal", "softmax"] = "focal"
     patches: int = Field(
@@ -93,8 +95,11 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _strides_rise(self) -> "ModelConfig":
-        if list(self.strides) != sorted(set(self.strides)):
-            raise ValueError(f"strides must be in ascending order (finest level first), not {list(self.strides)}")
+        if any(coarser != 2 * finer for finer, coarser in pairwise(self.strides)) or self.strides == (64,):
+            given = list(self.strides)
+            raise ValueError(
+                f"strides must double from level to level, the finest first, and 64 needs 32 before it, not {given}"
+            )
         if self.dilation and self.strides != (16,):
             raise ValueError(f"dilation = true halves the last stage's stride: strides must be [16], not {list(self.strides)}")
         return self

@@ -29,8 +29,8 @@ from conditional_detr.weights.discovery import load_detector
 class Explanation:
     """Cross-attention of one detection. Every map sums to 1 over its cells.
 
-    With several levels, the maps have the cells of the finest level. A coarser cell's weight is shared among the finest cells that
-    it covers.
+    With several levels, the maps have the cells of the finest level. The weight of a coarser cell is shared among the finest
+    cells that it covers.
 
     Attributes
     ----------
@@ -40,7 +40,8 @@ class Explanation:
     combined : float32 [L, H, h, w], softmax of the sum of both: the attention that the model uses. For deformable attention,
         the weights of its samples, each distributed over the four nearest cells; samples outside the map are lost
     box : float32 [4], xyxy in pixels of the image
-    reference_point : float32 [2], (x, y) in pixels of the image; None for a model without reference points (DETR)
+    reference_point : float32 [2], (x, y) in pixels of the image, of the first layer; None for a model without reference points
+        (DETR)
     score, class_id, class_name : score and class of the detection
     query : index of the query that made the detection
     cell_size : (width, height) of a map cell in pixels of the image; the first cell starts at the upper left corner
@@ -68,7 +69,8 @@ def explain(
 ) -> list[Explanation]:
     """Compute the cross-attention maps of every detection in an image.
 
-    Both parts are divided by the same √width as their sum. So the product of spatial and content, normalised, is combined.
+    Both parts are divided by the same √width as their sum. So the product of spatial and content, normalised, is combined. With
+    several levels this holds for the cells of each level, not for the maps.
 
     Deformable DETR compares no keys. Its explanation has the places that each head samples, and their weights.
 
@@ -187,14 +189,14 @@ def on_finest_level(attention: Tensor, shapes: Sequence[tuple[int, int]]) -> Ten
     """
     levels = attention.split([height * width for height, width in shapes], dim=-1)
     summed = levels[0].unflatten(-1, shapes[0])
-    for level, shape in zip(levels[1:], shapes[1:], strict=True):
-        (rows, in_row), (columns, in_column) = (covering(*sizes) for sizes in zip(shapes[0], shape, strict=True))
-        share = level.unflatten(-1, shape) / (in_row[:, None] * in_column).to(level)
+    for number, (level, shape) in enumerate(zip(levels[1:], shapes[1:], strict=True), start=1):
+        (rows, in_row), (columns, in_column) = (covering(*sizes, number) for sizes in zip(shapes[0], shape, strict=True))
+        share = level.unflatten(-1, shape) / (in_row[:, None] * in_column).clamp(min=1).to(level)
         summed = summed + share[..., rows[:, None], columns]
     return summed
 
 
-def covering(finest: int, coarser: int) -> tuple[Tensor, Tensor]:
-    """Along one axis: the coarser cell that covers each finest cell, and how many finest cells each coarser one covers."""
-    covers = torch.arange(finest) * coarser // finest
+def covering(finest: int, coarser: int, level: int) -> tuple[Tensor, Tensor]:
+    """Along one axis: the cell of a level that covers each finest cell, and how many finest cells each of its cells covers."""
+    covers = (torch.arange(finest) // 2**level).clamp(max=coarser - 1)
     return covers, covers.bincount(minlength=coarser)

@@ -43,12 +43,13 @@ def traced(model: DetectionModel) -> ExportedProgram:
     `size_multiple`).
     """
     step = model.preprocessor.size_multiple
-    unit = max(step, 32)
+    unit = max(step, 32, model.config.strides[-1])
     height, width = EXAMPLE_CELLS * unit, (EXAMPLE_CELLS + 1) * unit
     example = torch.zeros(2, 3, height, width), torch.zeros(2, height, width, dtype=torch.bool)
     batch = Dim("batch")
     least = unit + 1  # tracing would specialise on a side of one cell
-    sides = [step * Dim(f"{name}_in_steps") if step > 1 else Dim(name, min=least) for name in ("height", "width")]
+    steps = -(-least // step)
+    sides = [step * Dim(f"{name}_in_steps", min=steps) if step > 1 else Dim(name, min=least) for name in ("height", "width")]
     shapes = {0: batch, 2: sides[0], 3: sides[1]}, {0: batch, 1: sides[0], 2: sides[1]}
     with quiet(), torch.no_grad():
         return torch.export.export(DetectionGraph(model), example, dynamic_shapes=shapes, strict=False)

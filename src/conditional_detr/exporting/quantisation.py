@@ -99,7 +99,7 @@ def quantised_openvino(converted: Any, program: ExportedProgram, calibration: Ca
     kept, products = [], 0
     for node in converted.get_ops():
         name, kind = node.get_friendly_name(), node.get_type_name()  # such as linear_3/aten.linear.default/MatMul
-        if kind in ("Constant", "Convolution", "GroupConvolution"):  # convolutions exist only before the encoder
+        if kind in ("Constant", "Convolution", "GroupConvolution"):  # of backbone, neck and fusion
             continue
         operation = name.split("/")[0]
         is_bias = operation.startswith("linear") and kind == "Add"

@@ -16,8 +16,8 @@ from conditional_detr.model.backbone.timm_backbone import Backbone, check_networ
 from conditional_detr.model.decoder import DECODER_LAYERS, DECODER_NORMS, Decoder, DecoderLayer
 from conditional_detr.model.detr import DETR
 from conditional_detr.model.encoder import ENCODER_LAYERS, CoarsestEncoder, Encoder, EncoderLayer, LevelEmbedding
-from conditional_detr.model.fusion import FUSIONS
-from conditional_detr.model.heads.box import BOX_HEADS, DistributionBoxHead
+from conditional_detr.model.fusion import UpwardFusion
+from conditional_detr.model.heads.box import BOX_HEADS
 from conditional_detr.model.heads.classification import CLASS_HEADS
 from conditional_detr.model.initialisation import init_local_spatial_attention, initialise_transformer
 from conditional_detr.model.patches import FeatureHead, PatchInContent, PatchInPosition, with_patches
@@ -135,6 +135,7 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     decoder_layers = list(decoder_layers_of(config))
     neck = neck_kind(config.neck, config.strides)
     backbone = Backbone(config.backbone, neck.backbone_strides(config.strides, config.dilation), config.dilation)
+    encoder = encoder_of(config)
     spatial_query = SPATIAL_QUERIES["none" if "spatial_query" in unused_fields(config) else config.spatial_query]
     lambda_q = LAMBDA_Q[config.lambda_q](dim, num_heads)
     decoder = Decoder(decoder_layers, spatial_query(lambda_q), DECODER_NORMS[config.decoder_norm](dim))
@@ -142,8 +143,8 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     reference_points = query_init_of(config, content, backbone.channels[-1])
     heads: dict[str, nn.Module] = {
         "class_head": CLASS_HEADS[config.classification](dim, config.num_classes),
-        "box_head": (DistributionBoxHead if config.box_distribution else BOX_HEADS[config.box_refinement, config.box_offset])(
-            dim, config.decoder_layers, config.size_logit
+        "box_head": BOX_HEADS[config.box_refinement, config.box_offset](
+            dim, config.decoder_layers, 0.0 if reference_points.gives_boxes else config.size_logit
         ),
     }
     if config.patches:
@@ -152,16 +153,14 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     projection.check(backbone, config.strides)
     grid = Grid(config.strides, EXTENTS[config.pixel_aligned_positions], 0.5 if config.half_cell_positions else 0.0)
     return {
-        "backbone": backbone, "neck": projection, "grid": grid, "encoder": encoder_of(config), "reference_points": reference_points,
+        "backbone": backbone, "neck": projection, "grid": grid, "encoder": encoder, "reference_points": reference_points,
         "decoder": decoder, "heads": heads,
     }  # fmt: skip
 
 
 def query_init_of(config: ModelConfig, content: nn.Module, channels: int) -> QueryInit:
     """Build the module of the initial queries. In pre-training they carry patches with `channels` features."""
-    kinds = (
-        REFERENCE_POINTS if len(config.strides) == 1 or config.memory_levels == "finest" else REFERENCE_POINTS_OF_SEVERAL_LEVELS
-    )
+    kinds = REFERENCE_POINTS if len(config.strides) == 1 else REFERENCE_POINTS_OF_SEVERAL_LEVELS
     kind = kinds[config.reference_points]
     if not config.patches:
         return kind(config.hidden_dim, config.num_queries, content)
@@ -177,10 +176,11 @@ def encoder_of(config: ModelConfig) -> Encoder:
     """Build the encoder. With dense attention, only the coarsest of several levels has encoder layers."""
     layers, dim, levels = encoder_layers_of(config), config.hidden_dim, len(config.strides)
     is_dense = config.encoder_attention == "dense"
-    embedding = None if is_dense and levels == 1 else LevelEmbedding(levels, dim, scale=0.0 if is_dense else 1.0)
+    scale = 1.0 if config.cross_attention == "deformable" else 0.0  # others compare positions, which noise would disturb
+    embedding = None if is_dense and levels == 1 else LevelEmbedding(levels, dim, scale)
     norm = nn.LayerNorm(dim) if config.norm == "pre" else None
     if is_dense and levels > 1:
-        return CoarsestEncoder(layers, embedding, norm, FUSIONS[config.memory_levels](levels, dim))
+        return CoarsestEncoder(layers, embedding, norm, UpwardFusion(levels, dim))
     return Encoder(layers, embedding, norm)
 
 

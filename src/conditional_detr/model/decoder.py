@@ -91,14 +91,13 @@ class Decoder(nn.Module):
         # cross-attention, so a batch size of 1 is enough.
         if self.training:
             queries = queries._replace(content=queries.content.expand(memory.tokens.shape[0], -1, -1))
-        embeddings, references, sides = [], [], []
+        embeddings, references = [], []
         for number, layer in enumerate(self.layers):
             references.append(queries.reference)
-            sides.append(queries.sides)
             queries = layer(queries, memory, self.spatial_query if number else self.spatial_query.first)
             embeddings.append(self.norm(queries.content))
             queries = refine(number, embeddings[-1], queries)
-        return Decoded(torch.stack(embeddings), tuple(references), tuple(sides))
+        return Decoded(torch.stack(embeddings), tuple(references))
 
 
 DECODER_LAYERS = {"post": DecoderLayer, "pre": PreNormDecoderLayer}  # by the value of `norm`

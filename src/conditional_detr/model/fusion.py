@@ -32,13 +32,6 @@ class UpwardFusion(nn.Module):
         return memory._replace(tokens=joined([x.flatten(2).transpose(1, 2) for x in maps]))
 
 
-class FinestFusion(UpwardFusion):
-    """As `UpwardFusion`, but only the finest level is left for the decoder."""
-
-    def forward(self, memory: Memory) -> Memory:
-        return super().forward(memory).only(0)
-
-
 class FusionStep(nn.Module):
     """(finer map, coarser map) → finer map: both are joined, mixed with their surroundings, and added to the finer one."""
 
@@ -50,11 +43,12 @@ class FusionStep(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(
-        self, finer: Float[Tensor, "B D h w"], coarser: Float[Tensor, "B D _ _"], is_padding: Bool[Tensor, "B 1 h w"] | None
+        self,
+        finer: Float[Tensor, "B D h w"],
+        coarser: Float[Tensor, "B D _ _"],
+        is_padding: Bool[Tensor, "B 1 h w"] | None,
     ) -> Float[Tensor, "B D h w"]:
-        enlarged = F.interpolate(
-            coarser, size=finer.shape[-2:], mode="nearest"
-        )  # twice as large; odd sizes lose the last cells
+        enlarged = twice_as_large(coarser, finer)
         hidden = F.relu(self.join(torch.cat([finer, enlarged], dim=1)))
         if is_padding is not None:  # the convolution sees zeros there, as beyond the border
             hidden = hidden.masked_fill(is_padding, 0)
@@ -70,4 +64,13 @@ class FusionStep(nn.Module):
         return mixed
 
 
-FUSIONS = {"all": UpwardFusion, "finest": FinestFusion}  # by the value of `memory_levels`
+def twice_as_large(coarser: Float[Tensor, "B D _ _"], finer: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
+    """Enlarge a map twofold, to the size of a finer one.
+
+    Cell (i, j) of the result is cell (i // 2, j // 2), or the last one where a backbone rounds sizes down.
+    """
+    rows, columns = (
+        (torch.arange(size, device=coarser.device) // 2).clamp(max=given - 1)
+        for size, given in zip(finer.shape[-2:], coarser.shape[-2:], strict=True)
+    )
+    return coarser[:, :, rows[:, None], columns]

@@ -59,7 +59,7 @@ class Memory(NamedTuple):
     @property
     def typical_sizes(self) -> Float[Tensor, "_ N 2"]:
         """Width and height of an object that belongs to the level of each cell, relative to the unpadded image."""
-        sizes = (TYPICAL_CELLS / self.extents).clamp(max=1)
+        sizes = TYPICAL_CELLS / self.extents
         return joined([sizes[:, i, None].expand(-1, h * w, -1) for i, (h, w) in enumerate(self.shapes)])
 
     @property

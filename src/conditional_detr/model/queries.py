@@ -19,9 +19,6 @@ class Queries(NamedTuple):
     reference : [B or 1, Q, 2 or 4], the reference point (x, y) or reference box (cx, cy, w, h), in [0, 1]
     embedded : [B or 1, Q, D], p_s, the sine embedding of the reference point
     spatial : [B or 1, Q, D], the spatial query p_q of the current layer; None if its attention does not use one
-    box : [B, Q, 4], the box (cx, cy, w, h) that the layer before predicts, in [0, 1], detached; None in the first layer, and if
-        no attention uses it
-    sides : [B, Q, 4 · bins], what a `DistributionBoxHead` has predicted of the sides so far; None before
     blocked : bool [Q, Q], True for pairs of queries that do not attend to each other; None = all attend to each other
     groups : number of query groups of equal size, one after the other, that do not attend to each other (Group DETR)
     """
@@ -31,8 +28,6 @@ class Queries(NamedTuple):
     reference: Tensor
     embedded: Tensor
     spatial: Tensor | None = None
-    box: Tensor | None = None
-    sides: tuple[Tensor, Tensor] | None = None
     blocked: Tensor | None = None
     groups: int = 1
 
@@ -61,12 +56,11 @@ class Decoded(NamedTuple):
 
     embeddings: Tensor
     references: tuple[Tensor, ...]
-    sides: tuple[tuple[Tensor, Tensor] | None, ...] = ()
 
     @property
     def last(self) -> "Decoded":
         """Output of the last layer only."""
-        return Decoded(self.embeddings[-1:], self.references[-1:], self.sides[-1:])
+        return Decoded(self.embeddings[-1:], self.references[-1:])
 
 
 def in_groups(groups: list[Queries]) -> Queries:

@@ -3,7 +3,7 @@
 To add a variant, write a class and add it to `REFERENCE_POINTS`.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from conditional_detr.model.queries import Queries
 
 # Score of the entries that are appended in case an image has too few cells: above padding (−inf), below every real cell.
 FILLER_SCORE = -1e4
+LARGEST_START = 0.5  # largest width and height that a box starts with, as in the paper; near 1 a sigmoid has no gradient
 
 
 class Initial(NamedTuple):
@@ -68,6 +69,7 @@ class QueryInit(nn.Module):
     """
 
     export_precision = FLOAT32
+    gives_boxes: ClassVar[bool] = False  # whether the references are boxes, with a size
 
     def __init__(self, dim: int, num_queries: int, content: nn.Module | None = None) -> None:
         super().__init__()
@@ -181,6 +183,8 @@ class EncoderReferenceBoxes(EncoderReferencePoints):
     Source: two-stage Deformable DETR (Zhu et al., ICLR 2021) for sizes by level.
     """
 
+    gives_boxes = True
+
     def __init__(self, dim: int, num_queries: int, content: nn.Module | None = None) -> None:
         super().__init__(dim, num_queries, content)
         self.size = nn.Linear(dim, dim)
@@ -190,7 +194,7 @@ class EncoderReferenceBoxes(EncoderReferencePoints):
         return self.place(sine_embedding(point, self.dim)) + self.size(sine_embedding(size, self.dim))
 
     def candidates(self, memory: Memory) -> Float[Tensor, "_ N 4"]:
-        return torch.cat([memory.centres, memory.typical_sizes], dim=-1)
+        return torch.cat([memory.centres, memory.typical_sizes.clamp(max=LARGEST_START)], dim=-1)
 
 
 REFERENCE_POINTS: dict[str, type[QueryInit]] = {

@@ -70,7 +70,7 @@ def check_can_be_held(config: ModelConfig, format: str) -> None:
     decided = FOREIGN_CHOICES[config.cross_attention]
     free = FREE | ({"norm", "patches"} if (format, config.cross_attention) in PRE_NORM else set())
     fixed = {field: info.default for field, info in ModelConfig.model_fields.items() if field not in free | decided.keys()}
-    for field, value in {**decided, **fixed, "strides": (16,) if config.dilation else (32,)}.items():
+    for field, value in {"strides": (16,) if config.dilation else (32,), **fixed, **decided}.items():
         if field not in INITIAL and getattr(config, field) != value:
             beside = f" with cross_attention = {config.cross_attention!r}" if field in decided else ""
             raise CheckpointError(

@@ -1,3 +1,4 @@
+import re
 from typing import get_args
 
 import pytest
@@ -36,7 +37,7 @@ def test_an_unknown_field_is_answered_with_the_nearest():
         ({"encoder_layers": "many"}, "here: encoder_layers must be a whole number"),
         ({"strides": 16}, "here: strides must be a list, as in [16] or [0.5, 1.0], not 16"),
         ({"strides": []}, "here: strides must be a list of 1 or more entries, not []"),
-        ({"strides": [16, 8]}, "here: strides must be in ascending order (finest level first), not [16, 8]"),
+        ({"strides": [16, 8]}, "here: strides must double from level to level, the finest first"),
         (
             {"strides": [32], "dilation": True},
             "here: dilation = true halves the last stage's stride: strides must be [16], not [32]",
@@ -55,7 +56,7 @@ def test_a_wrong_value_is_said_in_our_words(values: dict, text: str):
 @pytest.mark.parametrize(
     ("kind", "values", "text"),
     [
-        (ModelConfig, {"strides": [7]}, "here: strides.0 must be 8, 16 or 32, not 7"),
+        (ModelConfig, {"strides": [7]}, "here: strides.0 must be 8, 16, 32 or 64, not 7"),
         (RecipeConfig, {"scales": [1, 1, 1]}, "here: scales must be a list of 2 or fewer entries, not [1, 1, 1]"),
         (RecipeConfig, {"scales": [1]}, "here: scales must be a list of 2 or more entries, not [1]"),
     ],
@@ -104,7 +105,7 @@ def test_the_papers_models_have_the_papers_parts():
         assert (model.feedforward_dim, model.num_queries, model.dropout, chosen.imgsz) == (width, queries, 0.1, 800)
         assert model.norm == ("pre" if name.startswith("up-detr") else "post")
         assert model.spatial_init == "xavier"
-        assert model.finest_stride == (16 if "dc5" in name else 32)
+        assert model.strides == ((8, 16, 32) if "-ms-" in name else (16,) if "dc5" in name else (32,))
 
 
 CONFLICTS = [
@@ -220,13 +221,11 @@ def test_a_field_that_is_idle_builds_nothing_and_one_that_is_not_is_heard():
     assert not [key for key in nothing if "reference_points" in key or "lambda_q" in key]
 
 
-def test_the_strides_of_the_levels_rise_and_dilation_has_one_level_of_16():
+def test_the_strides_of_the_levels_double_and_dilation_has_one_level_of_16():
     tiny = preset("conditional-detr-tiny").model
     assert (tiny.strides, tiny.finest_stride) == ((16,), 16)
-    for strides in ([32, 16], [16, 16]):
-        with pytest.raises(
-            ConfigError, match=rf"strides must be in ascending order \(finest level first\), not \[{strides[0]}, {strides[1]}\]"
-        ):
+    for strides in ([32, 16], [16, 16], [8, 32], [16, 64], [64]):
+        with pytest.raises(ConfigError, match=f"the finest first, and 64 needs 32 before it, not {re.escape(str(strides))}"):
             build(ModelConfig, {"strides": strides}, "here")
     with pytest.raises(ConfigError, match=r"strides must be \[16\], not \[32\]"):
         build(ModelConfig, {"dilation": True}, "here")
@@ -235,3 +234,5 @@ def test_the_strides_of_the_levels_rise_and_dilation_has_one_level_of_16():
     assert dilated.strides == (16,)
     assert with_overrides(dilated, {"dilation": False}, "here").strides == (32,)
     assert with_overrides(r50, {"dilation": False}, "here") == r50
+    with pytest.raises(ConfigError, match=r"strides must be \[16\], not \[8, 16, 32\]"):
+        with_overrides(preset("conditional-detr-ms-r50").model, {"dilation": True}, "here")

@@ -182,6 +182,17 @@ def test_deformable_attention_is_explained_by_its_samples():
             np.testing.assert_allclose(first.combined[layer, head], expected, atol=1e-4)
 
 
+def test_samples_of_several_levels_lie_where_they_were_taken_in_the_image():
+    """At the start each head samples around the reference point, on each level at the same place of the image."""
+    model = small("deformable-detr-ss-r18", 3, hidden_dim=32, strides=[8, 16, 32], pixel_aligned_positions=True)
+    for layer in model.decoder.layers:
+        layer.cross_attention.offsets.bias.data.zero_()
+    model.preprocessor = model.preprocessor.model_copy(update={"imgsz": 100})
+    for e in explain(model, np.zeros((100, 140, 3), dtype=np.uint8), conf=0, device="cpu")[:3]:
+        places = e.places.reshape(-1, 2)
+        np.testing.assert_allclose(places, np.broadcast_to(e.reference_point, places.shape), atol=0.5)
+
+
 def test_samples_are_drawn_and_written(tmp_path):
     model = perturbed(small("deformable-detr-ss-tiny", 3, hidden_dim=32))
     rgb = np.zeros((96, 128, 3), dtype=np.uint8)

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from conditional_detr.errors import ConfigError
 from conditional_detr.factory.build import DetectionModel
+from conditional_detr.model.fusion import twice_as_large
 from conditional_detr.model.memory import TYPICAL_CELLS, Memory, build_memory
+from conditional_detr.model.query_init import LARGEST_START
 from conditional_detr.training.objective.objectness import gaussian_targets
 from models import perturbed, small
 
@@ -33,7 +36,7 @@ def test_each_level_is_the_stage_of_its_stride_and_the_finest_comes_first(neck: 
 def test_the_dense_encoder_attends_on_the_coarsest_level_and_passes_it_on_to_the_finer_ones():
     model = perturbed(small("conditional-detr-tiny", **LEVELS))
     memory = memory_of(model, 96, 128)
-    fine, middle, coarse = (x.shape[1] for x in memory.levels(memory.tokens))
+    fine, middle, _ = (x.shape[1] for x in memory.levels(memory.tokens))
 
     def changed(cell: int) -> list[torch.Tensor]:
         """For each level, whether each of its cells changes with the token of one cell."""
@@ -44,7 +47,7 @@ def test_the_dense_encoder_attends_on_the_coarsest_level_and_passes_it_on_to_the
         return memory.levels((before - after).abs().amax(-1, keepdim=True) > 1e-6)
 
     of_fine, of_coarse = changed(0), changed(fine + middle)
-    assert not of_fine[1].any() and not of_fine[2].any()  # nothing goes downwards
+    assert not any(level.any() for level in of_fine[1:])  # nothing goes downwards
     assert 1 <= of_fine[0].sum() <= 4  # a 3 x 3 convolution, at the corner
     assert all(level.all() for level in of_coarse)  # attention, then everything that is covered
 
@@ -72,7 +75,37 @@ def test_a_box_starts_with_the_size_of_its_cells_level():
     memory = memory_of(model, 128, 256)
     reference = model.reference_points(model.object_query, memory).queries.reference
     sizes = {(round(w, 4), round(h, 4)) for w, h in reference[0, :, 2:].tolist()}
-    assert sizes <= {(round(TYPICAL_CELLS * s / 256, 4), round(min(TYPICAL_CELLS * s / 128, 1), 4)) for s in (8, 16, 32)}
+    starts = [(TYPICAL_CELLS * stride / 256, TYPICAL_CELLS * stride / 128) for stride in (8, 16, 32)]
+    assert sizes <= {(round(min(w, LARGEST_START), 4), round(min(h, LARGEST_START), 4)) for w, h in starts}
+    with torch.no_grad():
+        model.box_head.layers[0].mlp.last.weight.zero_()
+        model.box_head.layers[0].mlp.last.bias.zero_()
+        boxes = model(torch.randn(1, 3, 128, 256), aux=True).aux_boxes[0]
+    assert {round(w, 4) for w in boxes[0, :, 2].tolist()} <= {round(min(w, LARGEST_START), 4) for w, _ in starts}
+
+
+def test_the_size_of_new_boxes_is_not_added_to_that_of_a_level():
+    several = small("deformable-detr-ss-tiny", **LEVELS, reference_points="encoder")
+    assert several.config.size_logit == -2
+    assert several.box_head.mlp.last.bias[2:].eq(0).all()
+
+
+@pytest.mark.parametrize("size", [(13, 18), (12, 17), (7, 7)])
+def test_a_fine_cell_gets_the_coarse_cell_that_covers_it(size: tuple[int, int]):
+    height, width = size
+    coarser = torch.arange(1.0, 1 + -(-height // 2) * -(-width // 2)).view(1, 1, -(-height // 2), -(-width // 2))
+    finer = torch.zeros(1, 1, height, width)
+    enlarged = twice_as_large(coarser, finer)
+    for y in range(height):
+        for x in range(width):
+            assert enlarged[0, 0, y, x] == coarser[0, 0, y // 2, x // 2]
+    assert twice_as_large(coarser[..., :-1], finer).shape == enlarged.shape  # of a backbone that rounds down
+
+
+@pytest.mark.parametrize("strides", [[8, 32], [16, 64], [64], [32, 16], [16, 16]])
+def test_levels_that_do_not_double_are_refused(strides: list[int]):
+    with pytest.raises(ConfigError, match="strides must double from level to level"):
+        small("conditional-detr-tiny", strides=strides)
 
 
 @pytest.mark.parametrize(("side", "level"), [(24, 0), (70, 1), (200, 2)])

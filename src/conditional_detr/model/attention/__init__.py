@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from torch import nn
 
-from conditional_detr.model.attention.box_conditional import BoxConditionalCrossAttention
 from conditional_detr.model.attention.conditional import (
     ConditionalCrossAttention,
     ConditionalSelfAttention,
@@ -36,7 +35,6 @@ class DecoderAttention(NamedTuple):
 ENCODER_ATTENTION: dict[str, Build] = {"dense": DenseAttention, "deformable": DeformableEncoderAttention}  # Memory → [B, N, D]
 CROSS_ATTENTION = {
     "conditional": DecoderAttention(ConditionalSelfAttention, FirstConditionalCrossAttention, ConditionalCrossAttention),
-    "box_conditional": DecoderAttention(ConditionalSelfAttention, FirstConditionalCrossAttention, BoxConditionalCrossAttention),
     "additive": DecoderAttention(AdditiveSelfAttention, AdditiveCrossAttention, AdditiveCrossAttention),
     "deformable": DecoderAttention(AdditiveSelfAttention, DeformableCrossAttention, DeformableCrossAttention),
 }

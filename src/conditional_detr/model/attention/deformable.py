@@ -128,15 +128,33 @@ class DeformableCrossAttention(DeformableAttention):
         query = (queries.content + queries.position).float()
         places, weights = self.places(query, self.on_levels(queries, memory), memory)
         places, weights = places[:1, chosen], weights[:1, chosen]
-        maps = []
-        for level, (height, width) in enumerate(memory.shapes):
-            shares = torch.eye(height * width, device=query.device).view(1, height * width, height, width)
-            grid = 2 * places[:, :, :, level].flatten(1, 2) - 1  # [1, k·H, P, 2]
-            found = F.grid_sample(shares, grid, align_corners=False) * weights[:, :, :, level].flatten(1, 2)[:, None]
-            maps.append(found.sum(-1)[0].view(-1, *weights.shape[1:3]).permute(1, 2, 0))
-        height, width = memory.shapes[0]
-        cells = places[0].flatten(2, 3) * torch.tensor([width, height], device=places.device)
-        return {"combined": torch.cat(maps, -1), "places": cells, "weights": weights[0].flatten(2)}
+        levels = enumerate(memory.shapes)
+        maps = [spread(places[0, :, :, level], weights[0, :, :, level], *shape) for level, shape in levels]
+        sizes = [[2.0**level * width, 2.0**level * height] for level, (height, width) in enumerate(memory.shapes)]
+        cells = places[0] * torch.tensor(sizes, device=places.device)[:, None]
+        return {"combined": torch.cat(maps, -1), "places": cells.flatten(2, 3), "weights": weights[0].flatten(2)}
+
+
+def spread(
+    places: Float[Tensor, "*any P 2"], weights: Float[Tensor, "*any P"], height: int, width: int
+) -> Float[Tensor, "*any N"]:
+    """Distribute the weights of samples over the four nearest cells of each, as bilinear sampling reads them.
+
+    Parameters
+    ----------
+    places : (x, y) relative to the map
+    weights : weights of the samples; their shares outside the map are lost
+    height, width : size of the map, cells
+    """
+    at = places * torch.tensor([width, height], device=places.device) - 0.5
+    first = at.floor()
+    found = weights.new_zeros(*weights.shape[:-1], height * width)
+    for corner in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        x, y = (cell := first + torch.tensor(corner, device=places.device)).long().unbind(-1)
+        share = weights * (1 - (at - cell).abs()).prod(-1)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        found.scatter_add_(-1, (y * width + x).where(inside, 0), share.where(inside, 0))
+    return found
 
 
 def cell_centres(memory: Memory) -> Float[Tensor, "_ N 2"]:

@@ -25,16 +25,13 @@ def attention_weights(
     key: Float[Tensor, "B H N d"],
     blocked: Bool[Tensor, "..."] | None,
     width: int,
-    bias: Float[Tensor, "_ H Q N"] | None = None,
 ) -> Float[Tensor, "B H Q N"]:
-    """Attention weights softmax(q·kᵀ / √width + bias) over the pairs that are not blocked.
+    """Attention weights softmax(q·kᵀ / √width) over the pairs that are not blocked.
 
     `attend` uses these weights without storing them. `width` is the width of the complete keys, even if `query` and `key` are
     only one part of them.
     """
     logits = query @ key.transpose(-1, -2) / math.sqrt(width)
-    if bias is not None:
-        logits = logits + bias
     if blocked is not None:
         logits = logits.masked_fill(blocked, -torch.inf)
     return logits.softmax(-1)
@@ -71,9 +68,8 @@ def attend(
     value: Float[Tensor, "_ H N v"],
     blocked: Bool[Tensor, "..."] | None = None,
     dropout: float = 0.0,
-    bias: Float[Tensor, "_ H Q N"] | None = None,
 ) -> Float[Tensor, "_ Q Dv"]:
-    """Compute softmax(q·kᵀ / √d + bias) v over the pairs that are not blocked, and join the heads.
+    """Compute softmax(q·kᵀ / √d) v over the pairs that are not blocked, and join the heads.
 
     Values may be narrower than keys, as in the cross-attention of this model (32 and 64 channels per head). The fused kernels
     require equal widths, so such values are padded with zeros, and the padding is removed from the result.
@@ -85,7 +81,6 @@ def attend(
     blocked : bool, broadcast to [B, H, Q, N], True = not attended to; every query must have at least one key that is not
         blocked
     dropout : probability with which an attention weight is set to zero
-    bias : added to the logits; None = 0
 
     Returns
     -------
@@ -93,14 +88,11 @@ def attend(
     """
     if autocast_on_cpu(query):
         with float32_region(query):
-            bias = None if bias is None else bias.float()
-            return attend(query.float(), key.float(), value.float(), blocked, dropout, bias)
+            return attend(query.float(), key.float(), value.float(), blocked, dropout)
     width = value.shape[-1]
     if width < key.shape[-1]:
         value = F.pad(value, (0, key.shape[-1] - width))
     query = query.expand(key.shape[0], -1, -1, -1)  # queries may be the same for all images
     mask = None if blocked is None else ~blocked
-    if bias is not None:
-        mask = bias if blocked is None else bias.masked_fill(blocked, -torch.inf)
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return attended[..., :width].transpose(1, 2).flatten(2)

@@ -1,6 +1,5 @@
 """Box heads."""
 
-import math
 from typing import ClassVar
 
 import torch
@@ -14,8 +13,6 @@ from conditional_detr.model.mlp import MLP
 from conditional_detr.model.positional import inverse_sigmoid
 from conditional_detr.model.precision import FLOAT32, float32_region
 from conditional_detr.model.queries import Decoded, Queries
-
-BINS = 17
 
 
 class BoxHead(nn.Module):
@@ -81,8 +78,7 @@ class RefinedBoxHead(nn.Module):
         if number == len(self.layers) - 1:
             return queries
         with float32_region(embedding):
-            box = self.layers[number](embedding.float(), queries.reference).detach()
-            return queries.with_reference(box)._replace(box=box)
+            return queries.with_reference(self.layers[number](embedding.float(), queries.reference).detach())
 
 
 class LayerBox(nn.Module):
@@ -100,56 +96,6 @@ class LayerBox(nn.Module):
 def reference_logits(reference: Float[Tensor, "_ Q R"]) -> Float[Tensor, "_ Q 4"]:
     """Logits of reference points (x, y) or boxes (cx, cy, w, h). Those of the size of a point are 0."""
     return F.pad(inverse_sigmoid(reference), (0, 4 - reference.shape[-1]))
-
-
-class DistributionBoxHead(nn.Module):
-    """The first layer predicts a box; each later layer moves its sides by the mean of a distribution over offsets.
-
-    The offsets are in units of the first layer's box. The logits of the distributions are summed over the layers.
-
-    Source: the idea of D-FINE (Peng et al., ICLR 2025).
-    """
-
-    predicts: ClassVar[str] = "boxes"
-    export_precision = FLOAT32
-
-    def __init__(self, dim: int, layers: int, size_logit: float = 0.0) -> None:
-        super().__init__()
-        self.first = LayerBox(dim, size_logit)
-        self.layers = nn.ModuleList(MLP(dim, dim, 4 * BINS, num_layers=3) for _ in range(layers - 1))
-        for mlp in self.layers:
-            nn.init.zeros_(mlp.last.weight)
-            nn.init.zeros_(mlp.last.bias)
-        u = torch.linspace(-1, 1, BINS)
-        self.register_buffer("offsets", 0.5 * u.sign() * (3 * u.abs()).expm1() / math.expm1(3), persistent=False)
-
-    def step(self, number, embedding, reference, sides):
-        if number == 0:
-            box = self.first(embedding, reference)
-            return box, (box.detach(), embedding.new_zeros(*embedding.shape[:-1], 4 * BINS))
-        start, logits = sides
-        logits = logits + self.layers[number - 1](embedding)
-        moved = logits.unflatten(-1, (4, BINS)).softmax(-1) @ self.offsets
-        low, high = start[..., :2] - start[..., 2:] / 2, start[..., :2] + start[..., 2:] / 2
-        low, high = low + moved[..., :2] * start[..., 2:], high + moved[..., 2:] * start[..., 2:]
-        return torch.cat([(low + high) / 2, (high - low).clamp(min=1e-4)], dim=-1), (start, logits)
-
-    def forward(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "L B Q 4"]:
-        first = len(self.layers) + 1 - len(decoded.references)
-        boxes = []
-        for i, (embedding, reference, sides) in enumerate(
-            zip(decoded.embeddings, decoded.references, decoded.sides, strict=True)
-        ):
-            boxes.append(self.step(first + i, embedding, reference, sides)[0])
-        return torch.stack(boxes)
-
-    def refine(self, number: int, embedding: Float[Tensor, "B Q D"], queries: Queries) -> Queries:
-        if number == len(self.layers):
-            return queries
-        with float32_region(embedding):
-            box, sides = self.step(number, embedding.float(), queries.reference, queries.sides)
-            box = box.detach()
-            return queries.with_reference(box)._replace(box=box, sides=sides)
 
 
 def start_at_reference(mlp: MLP, size_logit: float) -> None:

@@ -39,7 +39,7 @@ REPEAT_THRESHOLD = 0.1  # of repeat-factor sampling, if a class is rare
 MULTIPLE = 32  # the image size is a multiple of this, px
 SMALLEST_AT_FIRST = 160  # minimum shorter side at the start of progressive resizing, px
 MEMORY_FRACTION = 0.5  # fraction of the free memory that activations stored for the backward pass may take
-MAX_BYTES_PER_PIXEL = 4096  # upper limit of the bytes per pixel that any of our models stores for the backward pass
+MAX_BYTES_PER_PIXEL = 16_384  # upper limit of the bytes per pixel that any of our models stores for the backward pass
 
 
 # Class names whose objects change their meaning when mirrored: characters and numbers, alone or in short codes, and sides.
@@ -191,7 +191,10 @@ def as_source_has(context: Context, field: str, rule: Callable[[ModelConfig], Ch
     path = find_checkpoint(source) if source else None
     if path is None:
         return rule(model)
-    had = getattr(read_checkpoint(path).config, field)
+    other = read_checkpoint(path).config
+    if len(other.strides) != len(model.strides):
+        return rule(model)  # the weights do not fit, whatever this field is
+    had = getattr(other, field)
     return None if had == getattr(model, field) else Choice(f"model.{field}", had, f"as in {source} (initial weights)")
 
 
