@@ -25,7 +25,9 @@ def export(
     max_drop: Annotated[
         float | None, option("Data", "Largest drop in AP that passes the proof.", "AP", "0.005; 0.01 for int8")
     ] = None,
-    format: Annotated[str, option("Model", "Format: openvino, onnx, or web: a page that runs the model in a browser.", "NAME")] = "openvino",
+    format: Annotated[
+        str, option("Model", "Format: openvino, onnx, or web: a page that runs the model in a browser.", "NAME")
+    ] = "openvino",
     precision: Annotated[
         str,
         option(

@@ -46,8 +46,8 @@ Tile = Annotated[
     int | None,
     option(
         "Model",
-        "Cut larger images into overlapping tiles with this side, px of the image. Objects are searched in the whole image and in "
-        "each tile. 0: whole images only.",
+        "Cut larger images into overlapping tiles with this side, px of the image. Objects are searched in the whole image and "
+        "in each tile. 0: whole images only.",
         "N",
         "as the model was trained",
     ),

@@ -12,12 +12,17 @@ from conditional_detr.cli.printing import print_note, print_source_notes, print_
 TOKEN = "CDETR_TOKEN"
 Names = Annotated[
     list[str] | None,
-    Parameter(help="Name that clients may use for this machine, beside localhost.", group=GROUP["Access"], metavar="NAME", negative=""),
+    Parameter(
+        help="Name that clients may use for this machine, beside localhost.", group=GROUP["Access"], metavar="NAME", negative=""
+    ),
 ]
 Origins = Annotated[
     list[str] | None,
     Parameter(
-        help="Site whose pages may send requests, such as https://example.org.", group=GROUP["Access"], metavar="ORIGIN", negative=""
+        help="Site whose pages may send requests, such as https://example.org.",
+        group=GROUP["Access"],
+        metavar="ORIGIN",
+        negative="",
     ),
 ]
 
@@ -29,13 +34,19 @@ def serve(
     host: Annotated[str, option("Access", "Address to listen on. 0.0.0.0: all of this machine.", "HOST")] = "127.0.0.1",
     port: Annotated[int, option("Access", "Port to listen on. 0: any free one.", "PORT")] = 8000,
     token: Annotated[str, option("Access", "Token that requests must have. Better set CDETR_TOKEN.", "TOKEN", "none")] = "",
-    no_auth: Annotated[bool, Parameter(help="Serve other machines without a token.", group=GROUP["Access"], negative="")] = False,
+    no_auth: Annotated[
+        bool, Parameter(help="Serve other machines without a token.", group=GROUP["Access"], negative="")
+    ] = False,
     allow_host: Names = None,
     allow_origin: Origins = None,
     max_batch: Annotated[int, option("Limits", "Batch size.", "N")] = 8,
-    max_wait: Annotated[float, option("Limits", "Longest time that an image waits for others to share a batch, ms.", "MS")] = 5.0,
+    max_wait: Annotated[
+        float, option("Limits", "Longest time that an image waits for others to share a batch, ms.", "MS")
+    ] = 5.0,
     max_upload: Annotated[float, option("Limits", "Size of a request, MB.", "MB")] = 32.0,
-    max_pixels: Annotated[float, option("Limits", "Pixels of an image, in millions. Frames count together.", "MILLIONS")] = 50.0,
+    max_pixels: Annotated[
+        float, option("Limits", "Pixels of an image, in millions. Frames count together.", "MILLIONS")
+    ] = 50.0,
     max_images: Annotated[int, option("Limits", "Images in a request.", "N")] = 16,
     queue: Annotated[int, option("Limits", "Images in work at a time. Further requests are answered with 503.", "N")] = 64,
     timeout: Annotated[float, option("Limits", "Time of a request, from its first byte to its answer, seconds.", "S")] = 30.0,

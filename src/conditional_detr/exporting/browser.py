@@ -100,9 +100,7 @@ def _record(detections: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def served(
-    folder: Path, images: Sequence[ImageInput], messages: "queue.Queue[tuple[str, dict[str, Any]]]"
-) -> Iterator[str]:
+def served(folder: Path, images: Sequence[ImageInput], messages: "queue.Queue[tuple[str, dict[str, Any]]]") -> Iterator[str]:
     """Serve an export with the page of its proof and the images, on this machine only. Yields the address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(ProofHandler, folder, images, messages))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -133,7 +131,10 @@ class ProofHandler(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.lstrip("/")
         if path in ("proof.html", "proof.js"):
-            self._send(files("conditional_detr").joinpath("page", path).read_bytes(), "text/html" if path.endswith("l") else TYPES[".js"])
+            self._send(
+                files("conditional_detr").joinpath("page", path).read_bytes(),
+                "text/html" if path.endswith("l") else TYPES[".js"],
+            )
         elif path == "proof/images":
             timed = list(range(min(TIMED, len(self.images))))
             self._send(json.dumps({"images": len(self.images), "timed": timed}).encode(), "application/json")

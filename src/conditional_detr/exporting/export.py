@@ -137,7 +137,7 @@ def packages_of(format: str, precision: str) -> tuple[str, ...]:
     return ("openvino", "nncf") if precision == "int8" else ("openvino",)
 
 
-class NoBrowser(ConditionalDETRError):  # noqa: N818 · nothing is wrong with the export
+class NoBrowser(ConditionalDETRError):
     """There is no browser for a proof."""
 
 

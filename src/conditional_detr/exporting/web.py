@@ -10,8 +10,9 @@ from conditional_detr.weights.description import describe
 
 # Files of the page → their names in the folder. `worker.js` runs the network.
 PAGE = {
-    "index.html": "index.html", "page.css": "page.css", "page.js": "page.js", "geometry.js": "geometry.js", "results.js": "results.js",
-    "local.js": "backend.js", "worker.js": "worker.js", "pixels.js": "pixels.js", "postprocess.js": "postprocess.js",
+    "index.html": "index.html", "page.css": "page.css", "page.js": "page.js", "geometry.js": "geometry.js",
+    "results.js": "results.js", "local.js": "backend.js", "worker.js": "worker.js", "pixels.js": "pixels.js",
+    "postprocess.js": "postprocess.js",
 }  # fmt: skip
 RUNTIME = "ort"  # folder of ONNX Runtime Web
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "LICENSE.txt")

@@ -79,7 +79,9 @@ class Maps(BaseModel):
     columns: int
     cell_width: float = Field(description="px of the image")
     cell_height: float
-    spatial: str | None = Field(description="base64 of uint8, scaled so that the largest value of each map is 255; null: has none")
+    spatial: str | None = Field(
+        description="base64 of uint8, scaled so that the largest value of each map is 255; null: has none"
+    )
     content: str | None
     combined: str
 

@@ -19,7 +19,16 @@ from conditional_detr.inference.batching import PreparedImage
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.results import clip_to_image, rows_of, selected
 from conditional_detr.inference.tiles import merged
-from conditional_detr.serving.answers import Explanations, FoundObject, Health, ImageResult, ModelInfo, Predictions, Problem, info_of
+from conditional_detr.serving.answers import (
+    Explanations,
+    FoundObject,
+    Health,
+    ImageResult,
+    ModelInfo,
+    Predictions,
+    Problem,
+    info_of,
+)
 from conditional_detr.serving.batcher import Batcher
 from conditional_detr.serving.guard import Guard, refusal, state_of, to_stderr
 from conditional_detr.serving.limits import Access, Limits, Refused
@@ -67,7 +76,9 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 Conf = Annotated[
     float | None,
-    Query(ge=0, le=1, description="Score threshold. Without it, the thresholds of the model; 0.3 if it has none.", examples=[0.5]),
+    Query(
+        ge=0, le=1, description="Score threshold. Without it, the thresholds of the model; 0.3 if it has none.", examples=[0.5]
+    ),
 ]
 
 

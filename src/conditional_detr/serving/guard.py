@@ -51,7 +51,7 @@ class Guard:
     log : function that receives a line of JSON for each request
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 · what a request passes
         self,
         app: ASGIApp,
         access: Access,

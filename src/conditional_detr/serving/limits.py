@@ -6,7 +6,7 @@ from typing import NamedTuple
 from conditional_detr.errors import ConfigError
 
 
-class Refused(Exception):  # noqa: N818 · it is an answer, not a fault
+class Refused(Exception):
     """A request that is answered with a status and a sentence.
 
     Parameters

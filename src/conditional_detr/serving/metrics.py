@@ -19,7 +19,9 @@ class Metrics:
         self.queue = Gauge("cdetr_queue_images", "Images that are read, decoded, waiting or in the model.", **more)
         self.batches = Histogram("cdetr_batch_size", "Images in a batch.", buckets=BATCHES, **more)
         self.seconds = Histogram("cdetr_stage_seconds", "Time of each stage, seconds.", ["stage"], buckets=SECONDS, **more)
-        self.request_seconds = Histogram("cdetr_request_seconds", "Time of a request, seconds.", ["path"], buckets=SECONDS, **more)
+        self.request_seconds = Histogram(
+            "cdetr_request_seconds", "Time of a request, seconds.", ["path"], buckets=SECONDS, **more
+        )
         for stage in STAGES:
             self.seconds.labels(stage)  # shown as 0 before the first request
 

@@ -5,8 +5,9 @@ import json
 import logging
 import signal
 import socket
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
@@ -40,7 +41,7 @@ def access_of(host: str, token: str, no_auth: bool, hosts: list[str], origins: l
             f"--host {host} can be reached from other machines: set a token (--token or the environment variable CDETR_TOKEN), "
             "or say --no-auth"
         )
-    if token and not token.isascii() or any(c.isspace() for c in token):
+    if (token and not token.isascii()) or any(c.isspace() for c in token):
         raise ConfigError("the token must be ASCII text without spaces")
     names = {*LOOPBACK, *hosts} if is_local else set(hosts)
     return Access(token, frozenset(name.lower() for name in names), frozenset(origin.rstrip("/") for origin in origins))
@@ -80,8 +81,17 @@ def serve(detector: Detector, name: str, opened: socket.socket, limits: Limits, 
     limits, access : what is accepted, and from whom
     """
     service = Service(detector, name, limits)
-    config = uvicorn.Config(
-        create_app(service, access),
+    log_as_json()
+    try:
+        Server(configured(service, access), service).run(sockets=[opened])
+    finally:
+        service.close()
+
+
+def configured(service: Service, access: Access, log: Callable[[str], None] = to_stderr) -> uvicorn.Config:
+    """Settings of uvicorn for a model and those who may use it. `log` receives a line for each request."""
+    return uvicorn.Config(
+        create_app(service, access, log),
         http=Connection,
         ws="none",
         lifespan="off",
@@ -92,13 +102,8 @@ def serve(detector: Detector, name: str, opened: socket.socket, limits: Limits, 
         proxy_headers=False,
         limit_concurrency=CONNECTIONS,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=int(limits.seconds) + 5,
+        timeout_graceful_shutdown=int(service.limits.seconds) + 5,
     )
-    log_as_json()
-    try:
-        Server(config, service).run(sockets=[opened])
-    finally:
-        service.close()
 
 
 class Server(uvicorn.Server):
@@ -115,6 +120,9 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Handle the signals. uvicorn would raise them again at the end, so that the exit code is not 0."""
+        if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
+            yield
+            return
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
