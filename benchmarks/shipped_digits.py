@@ -18,8 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from conditional_detr import train
 from conditional_detr.data.digits import make_digits
-from conditional_detr.weights.files import DESCRIPTION, WEIGHTS
-from conditional_detr.weights.recognise import SHIPPED
+from conditional_detr.weights.recognise import DESCRIPTION, SHIPPED, WEIGHTS
 
 NAME = "conditional-detr-tiny-digits"
 SCENES, MOSAICS, VALID = 6000, 2000, 200

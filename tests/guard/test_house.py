@@ -58,6 +58,15 @@ def test_nothing_of_a_model_prints_or_reads_files():
                 assert node.func.id not in {"print", "open"}, file
 
 
+def test_scripts_of_the_benchmarks_import_what_there_is():
+    for file in sorted((SOURCE.parents[1] / "benchmarks").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("conditional_detr"):
+                module = importlib.import_module(node.module)
+                for name in (alias.name for alias in node.names):
+                    assert hasattr(module, name) or f"{node.module}.{name}" in MODULES, f"{file.name}: {node.module}.{name}"
+
+
 SOCKETS = """
 import json, socket, sys
 def refuse(*a, **k): raise AssertionError("a socket was opened")

@@ -7,23 +7,17 @@ from conditional_detr.config.presets import PRESETS
 from conditional_detr.config.recipes import RECIPES
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import Category, SplitIndex
-from conditional_detr.training.setup.auto_config import (
-    RULES,
-    Choice,
-    batch,
-    beginning,
-    flips,
-    growth,
-    input_size,
-    queries,
-    resolve_auto,
-)
+from conditional_detr.training.setup.architecture import beginning
+from conditional_detr.training.setup.augmentations import flips
+from conditional_detr.training.setup.auto_config import RULES, batch, growth, input_size, queries, resolve_auto
+from conditional_detr.training.setup.choices import Choice
 from conditional_detr.training.setup.memory_estimate import activation_bytes
 from conditional_detr.weights.recognise import shipped
 from conditional_detr.weights.save import save_model
 from models import small
 
 CELLS = {"neck": "space_to_depth", "pixel_aligned_positions": True}
+BOXES = {"box_refinement": True, "cross_attention": "box_conditional"}
 
 
 def index(boxes: list[list[list[float]]], sizes_hw: list[tuple[int, int]], names: tuple[str, ...] = ("cell",)) -> SplitIndex:
@@ -112,12 +106,12 @@ def test_choices_are_made_for_a_new_model_and_said():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
     chosen, lines = resolve_auto(config(), set(), data)
     assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == (
-        {"reference_points": "encoder", **CELLS, "num_queries": 30},
+        {"reference_points": "encoder", **BOXES, **CELLS, "num_queries": 30},
         384,
         0.0,
     )
     assert chosen.training.init_from == "conditional-detr-tiny-shapes"
-    assert len(lines) == 7  # the start is said where weights are taken
+    assert len(lines) == 9  # the start is said where weights are taken
     assert any(line.startswith("model.num_queries = 30: a training image has up to 14 objects") for line in lines)
 
 
@@ -125,11 +119,25 @@ def test_what_somebody_asked_for_stays():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
     asked = config(
         imgsz=96,
-        model_overrides={"num_queries": 7, "reference_points": "learned", "neck": "last", "pixel_aligned_positions": False},
+        model_overrides={
+            "num_queries": 7,
+            "reference_points": "learned",
+            "box_refinement": False,
+            "neck": "last",
+            "pixel_aligned_positions": False,
+        },
     )
     assert resolve_auto(
         asked,
-        {"imgsz", "model.num_queries", "hflip", "model.neck", "model.pixel_aligned_positions", "progressive_resize_from"},
+        {
+            "imgsz",
+            "model.num_queries",
+            "hflip",
+            "model.box_refinement",
+            "model.neck",
+            "model.pixel_aligned_positions",
+            "progressive_resize_from",
+        },
         data,
     ) == (
         asked,

@@ -50,3 +50,19 @@ def test_other_parts_are_named():
     assert differing_fields(new.config, trained.config) == ["feedforward_dim", "lambda_q"]
     with pytest.raises(ConfigError, match="init_from = 'a' has another architecture: feedforward_dim, lambda_q differ"):
         take_weights(new, trained, "a")
+
+
+def test_refined_boxes_start_as_the_first_layer_of_a_shared_head():
+    trained = model(3, 4)
+    new = model(3, 4, box_refinement=True, cross_attention="box_conditional")
+    torch.nn.init.zeros_(new.box_head.layers[1].mlp.last.weight)
+    torch.nn.init.zeros_(new.box_head.layers[1].mlp.last.bias)
+    for layer in new.decoder.layers[1:]:
+        layer.cross_attention.box_bias.initialise()
+    take_weights(new, trained, "a")
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        had, has = trained(images, aux=True), new(images, aux=True)
+    torch.testing.assert_close(has.aux_boxes[0], had.aux_boxes[0])
+    torch.testing.assert_close(has.pred_boxes, had.aux_boxes[0])
+    assert differing_fields(trained.config, new.config) == ["cross_attention", "box_refinement"]  # not the other way

@@ -8,7 +8,9 @@ from PIL import Image
 from conditional_detr.config.recipes import RECIPES
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import Category, SplitIndex
-from conditional_detr.training.setup.auto_config import resolve_auto, turns
+from conditional_detr.training.setup.augmentations import turn
+from conditional_detr.training.setup.auto_config import resolve_auto
+from conditional_detr.training.setup.choices import Choice
 from conditional_detr.training.setup.invariance import (
     MIN_SAMPLES,
     TURNS,
@@ -60,6 +62,12 @@ def made(folder: Path, draw, sky: bool = False, number: int = 30) -> SplitIndex:
     )  # fmt: skip
 
 
+def turns(data: SplitIndex) -> list[Choice]:
+    """The choices for all turns that can be decided."""
+    profiles = edge_profiles(data)
+    return [choice for setting in TURNS if (choice := turn(profiles, setting))]
+
+
 @pytest.mark.parametrize(
     ("draw", "sky", "allowed"),
     [
@@ -104,7 +112,7 @@ def test_the_data_decide_for_classes_that_may_be_mirrored(tmp_path):
 
 def test_few_images_give_no_result(tmp_path):
     data = made(tmp_path, disc, number=MIN_SAMPLES - 1)
-    assert {orientation_score(edge_profiles(data), turn) for turn in TURNS} == {None}
+    assert {orientation_score(edge_profiles(data), setting) for setting in TURNS} == {None}
     assert turns(data) == []
 
 
@@ -112,7 +120,7 @@ def test_few_objects_give_no_result(tmp_path):
     data = made(tmp_path, disc)
     data.first[:] = 0  # whose images have none
     data.first[-1] = len(data.labels)
-    assert {orientation_score(edge_profiles(data), turn) for turn in TURNS} == {None}
+    assert {orientation_score(edge_profiles(data), setting) for setting in TURNS} == {None}
 
 
 def test_images_that_training_cannot_use_are_ignored(tmp_path):

@@ -80,6 +80,12 @@ class RefinedBoxHead(nn.Module):
         with float32_region(embedding):
             return queries.with_reference(self.layers[number](embedding.float(), queries.reference).detach())
 
+    def start_from(self, shared: BoxHead) -> None:
+        """Start from a trained head that all layers share: the first layer predicts its boxes, the later ones keep them."""
+        for layer in self.layers[1:]:
+            layer.mlp.layers[:-1].load_state_dict(shared.mlp.layers[:-1].state_dict())
+        self.layers[0].mlp.load_state_dict(shared.mlp.state_dict())
+
 
 class LayerBox(nn.Module):
     """(embeddings [B, Q, D], reference points or boxes) → boxes [B, Q, 4] of one layer."""

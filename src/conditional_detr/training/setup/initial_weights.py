@@ -14,6 +14,8 @@ from conditional_detr.weights.recognise import find_checkpoint, shipped
 
 # Parameters with a row for each query.
 PER_QUERY = {"object_query", "reference_points.points", "reference_points.content.weight"}
+# Field → values of a simpler model and of the model that can start from its weights.
+EXTENSIONS = {"box_refinement": (False, True), "cross_attention": ("conditional", "box_conditional")}
 
 
 def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, list[str]]:
@@ -74,12 +76,14 @@ def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, li
 def differing_fields(model: ModelConfig, other: ModelConfig) -> list[str]:
     """Fields in which two models differ so that their weights do not fit each other.
 
-    Differences in the number of classes or of queries do not count.
+    Differences in the number of classes or of queries do not count, nor do `EXTENSIONS` of the other model.
     """
     return [
         field
         for field, value in model.model_dump().items()
-        if field not in ("num_classes", "num_queries") and value != getattr(other, field)
+        if field not in ("num_classes", "num_queries")
+        and getattr(other, field) != value
+        and EXTENSIONS.get(field) != (getattr(other, field), value)
     ]
 
 
@@ -87,7 +91,8 @@ def differing_fields(model: ModelConfig, other: ModelConfig) -> list[str]:
 def take_weights(model: DetectionModel, source: DetectionModel, name: str, has_classes: bool = True) -> bool:
     """Copy the weights of another model into a new model, in place. The number of queries may differ.
 
-    The class head is only copied if both models have the same class names in the same order.
+    The class head is only copied if both models have the same class names in the same order. Modules that only the new model
+    has start as they are: a box head that refines boxes starts from the shared head of the other model.
 
     Parameters
     ----------
@@ -110,6 +115,9 @@ def take_weights(model: DetectionModel, source: DetectionModel, name: str, has_c
         )
     same = has_classes and model.class_names == source.class_names
     state = {key: value for key, value in source.state_dict().items() if same or not key.startswith("class_head.")}
+    if model.config.box_refinement and not source.config.box_refinement:
+        state = {key: value for key, value in state.items() if not key.startswith("box_head.")}
+        model.box_head.start_from(source.box_head)
     nearest = torch.arange(model.config.num_queries) * source.config.num_queries // model.config.num_queries
     for key in state.keys() & PER_QUERY:  # nearest by index, that is, by the order of their reference points
         state[key] = state[key][nearest]

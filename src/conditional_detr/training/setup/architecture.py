@@ -1,0 +1,80 @@
+"""Rules for the architecture of a new model, and for the weights that it starts from."""
+
+from collections.abc import Callable
+
+from conditional_detr.config.parts import unused_fields
+from conditional_detr.config.run import RunConfig
+from conditional_detr.config.schema import ModelConfig
+from conditional_detr.model.backbone.timm_backbone import strides_of
+from conditional_detr.training.setup.choices import Choice, Context, model_of
+from conditional_detr.training.setup.initial_weights import differing_fields
+from conditional_detr.weights.description import read_configs, read_description
+from conditional_detr.weights.discovery import read_checkpoint
+from conditional_detr.weights.recognise import SHIPPED, find_checkpoint, shipped
+
+DEFAULT_START = "conditional-detr-tiny-shapes"  # the preferred bundled model if none was trained on the same classes
+
+
+def as_source_has(context: Context, field: str, rule: Callable[[ModelConfig], Choice | None]) -> Choice | None:
+    """Choose a field of a new model: the value of the model whose weights initialise it, otherwise the choice of the rule."""
+    model, source = model_of(context.config), context.config.training.init_from
+    path = find_checkpoint(source) if source else None
+    if path is None:
+        return rule(model)
+    other = read_checkpoint(path).config
+    if len(other.strides) != len(model.strides):
+        return rule(model)  # the weights do not fit, whatever this field is
+    had = getattr(other, field)
+    return None if had == getattr(model, field) else Choice(f"model.{field}", had, f"as in {source} (initial weights)")
+
+
+def reference_points(model: ModelConfig) -> Choice | None:
+    """Choose reference points from the encoder's output; None if the model has none, or not the paper's variant of them."""
+    if (
+        model.reference_points != "predicted"
+        or "spatial_query" in unused_fields(model)
+        or "reference_points" in unused_fields(model)
+    ):
+        return None
+    return Choice("model.reference_points", "encoder", "queries start at likely object centres, which speeds up training")
+
+
+def box_refinement(model: ModelConfig) -> Choice | None:
+    """Refine boxes from layer to layer; None if the cross-attention is not the paper's, or refines them already."""
+    if model.box_refinement or not model.box_offset or model.cross_attention != "conditional":
+        return None
+    return Choice("model.box_refinement", True, "each decoder layer improves the boxes of the one before")
+
+
+def cross_attention(model: ModelConfig) -> Choice | None:
+    """Tell the cross-attention the boxes of the layer before; None if there are none, or if it is not the paper's."""
+    if not model.box_refinement or model.cross_attention != "conditional":
+        return None
+    return Choice("model.cross_attention", "box_conditional", "it then knows how far each cell lies from the sides of a box")
+
+
+def neck(model: ModelConfig) -> Choice | None:
+    """Add the features at half the stride; None if the backbone has none, at the paper's stride, or with another neck."""
+    other, stride = len(model.strides) > 1 or model.neck != "last", model.finest_stride
+    if other or model.dilation or stride >= 32 or stride // 2 not in strides_of(model.backbone):
+        return None
+    return Choice("model.neck", "space_to_depth", "features of half the stride show where in a cell an object ends")
+
+
+def pixel_aligned_positions(model: ModelConfig) -> Choice:
+    """Compute the positions of cells from pixels."""
+    return Choice("model.pixel_aligned_positions", True, "positions in the feature map do not depend on the image size")
+
+
+def beginning(config: RunConfig, names: list[str]) -> Choice | None:
+    """Choose a bundled model to take weights from, preferably one trained on the same classes.
+
+    None if no bundled model has the same architecture, or if the user asked for random weights.
+    """
+    model = model_of(config)
+    fitting = [name for name in shipped() if not differing_fields(model, read_configs(SHIPPED / name)[0])]
+    if not fitting or not config.pretrained_backbone:
+        return None
+    knowing = [name for name in fitting if read_description(SHIPPED / name)["class_names"] == names]
+    usual = [name for name in fitting if name == DEFAULT_START]
+    return Choice("init_from", [*knowing, *usual, *fitting][0], "bundled with the package")
