@@ -40,8 +40,9 @@ def reference_points(model: ModelConfig) -> Choice | None:
 
 
 def box_refinement(model: ModelConfig) -> Choice | None:
-    """Refine boxes from layer to layer; None if the cross-attention is not the paper's, or refines them already."""
-    if model.box_refinement or not model.box_offset or model.cross_attention != "conditional":
+    """Refine boxes from layer to layer; None if the model does, on several levels, or if the decoder is not the paper's."""
+    single = len(model.strides) == 1
+    if model.box_refinement or not model.box_offset or not single or model.cross_attention != "conditional":
         return None
     return Choice("model.box_refinement", True, "each decoder layer improves the boxes of the one before")
 
