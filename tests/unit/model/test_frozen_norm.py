@@ -7,7 +7,8 @@ from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
 from conditional_detr.errors import ConfigError
-from conditional_detr.model.backbone.frozen_norm import DilatedDepthwise, FoldedConv2d
+from conditional_detr.model.backbone.depthwise import Depthwise, Form, by_blocks, by_taps, weight_gradient_of
+from conditional_detr.model.backbone.frozen_norm import FoldedConv2d
 from conditional_detr.model.backbone.neck import space_to_depth
 from conditional_detr.model.backbone.timm_backbone import Backbone
 
@@ -79,20 +80,30 @@ def test_trap_norms_have_no_trainable_parameters_and_resnets_stem_and_first_stag
     assert all(p.requires_grad for p in Backbone("tf_efficientnet_lite0", [16]).parameters())
 
 
-@pytest.mark.parametrize(("kernel", "dilation", "size"), [(3, 2, (8, 6)), (5, 2, (8, 8)), (5, 3, (4, 9)), (3, 4, (3, 3))])
-def test_the_depthwise_backward_equals_pytorchs(kernel: int, dilation: int, size: tuple[int, int]):
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "size"),
+    [
+        (3, 1, 2, 2, (8, 6)), (5, 1, 4, 2, (8, 8)), (5, 1, 6, 3, (4, 9)), (3, 1, 4, 4, (3, 3)),
+        (5, 1, 2, 1, (8, 6)), (5, 2, 0, 1, (11, 9)), (5, 2, 2, 1, (8, 9)), (7, 1, 3, 1, (4, 9)), (5, 1, 2, 1, (1, 2)),
+    ],
+)  # fmt: skip
+def test_the_depthwise_backward_equals_pytorchs(kernel: int, stride: int, padding: int, dilation: int, size: tuple[int, int]):
     torch.manual_seed(0)
     x = torch.randn(2, 6, *size, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(6, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
-    padding = dilation * (kernel // 2)
+    form = Form((stride, stride), (padding, padding), (dilation, dilation))
+    gradient = weight_gradient_of(weight.shape, form)
+    assert gradient is (by_taps if dilation > 1 else by_blocks)
     results = []
-    for out in (
-        DilatedDepthwise.apply(x, weight, (padding, padding), (dilation, dilation)),
-        nn.functional.conv2d(x, weight, None, 1, padding, dilation, groups=6),
-    ):
+    for out in (Depthwise.apply(x, weight, form, gradient), nn.functional.conv2d(x, weight, None, *form, groups=6)):
         results.append([out, *torch.autograd.grad((out**3).sum(), (x, weight))])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)  # taps are summed in float32
+
+
+def test_where_pytorchs_gradient_is_fast_it_is_used():
+    assert weight_gradient_of(torch.Size([6, 1, 3, 3]), Form((1, 1), (1, 1), (1, 1))) is None
+    assert weight_gradient_of(torch.Size([6, 1, 3, 3]), Form((2, 2), (2, 2), (2, 2))) is None  # taps need a stride of 1
 
 
 def test_the_dilated_stage_trains_under_autocast():

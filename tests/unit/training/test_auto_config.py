@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conditional_detr.config.presets import PRESETS
 from conditional_detr.config.recipes import RECIPES
@@ -9,9 +10,11 @@ from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import Category, SplitIndex
 from conditional_detr.training.setup.architecture import beginning
 from conditional_detr.training.setup.augmentations import flips
-from conditional_detr.training.setup.auto_config import RULES, batch, growth, input_size, queries, resolve_auto
-from conditional_detr.training.setup.choices import Choice
+from conditional_detr.training.setup.auto_config import RULES, batch, groups, queries, resolve_auto
+from conditional_detr.training.setup.choices import Choice, Context, Sources
+from conditional_detr.training.setup.image_size import growth, image_size, wanted_size
 from conditional_detr.training.setup.memory_estimate import activation_bytes
+from conditional_detr.training.setup.step_speed import StepSpeed, measured_speed
 from conditional_detr.weights.recognise import shipped
 from conditional_detr.weights.save import save_model
 from models import small
@@ -48,6 +51,45 @@ def test_queries_leave_room_over_the_fullest_image(most: int, expected: int):
     assert queries(index([squares(9, 1), squares(9, most)], [(100, 100)] * 2)).value == expected
 
 
+def test_one_crowded_image_does_not_double_the_queries_of_all():
+    data = index([squares(9, 20)] * 99 + [squares(9, 100)], [(100, 100)] * 100)
+    assert queries(data).value == 120  # not 200
+    assert (
+        queries(index([squares(9, 20)] * 9 + [squares(9, 100)], [(100, 100)] * 10)).value == 200
+    )  # every tenth is no exception
+
+
+@pytest.mark.parametrize(("queries", "expected"), [(40, None), (130, None), (150, 2), (230, 1), (900, 1)])
+def test_large_groups_of_queries_are_fewer(queries: int, expected: int | None):
+    choice = groups(config(model_overrides={"num_queries": queries}))
+    assert (choice and choice.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("minutes", "seconds", "expected"),
+    [
+        (0, 1.0, 480),  # without a limit the objects decide
+        (20, 0.05, 480),
+        (20, 0.5, 416),
+        (20, 1.0, 288),
+        (20, 50.0, 256),  # never less than half as large: then there would be nothing to see
+    ],
+)
+def test_the_input_is_no_larger_than_the_time_allows(minutes: float, seconds: float, expected: int):
+    data = index([squares(24, 10)] * 50, [(480, 640)] * 50)
+    asked = config(training=RECIPES["fast"].model_copy(update={"minutes": minutes}))
+    choice = image_size(Context(asked, Sources(data, asked.model, lambda *_: StepSpeed(0.0, seconds / 480**2))))
+    assert choice.value == expected
+    assert ("small objects ask for 480 px, but 20 minutes leave" in choice.reason) == (expected < 480)
+
+
+def test_measuring_a_step_leaves_no_trace():
+    before = torch.get_rng_state()
+    speed = measured_speed(config(), PRESETS["conditional-detr-tiny"].model, (64, 96), 3)
+    assert speed.at(96.0**2) > 0
+    assert torch.equal(before, torch.get_rng_state())
+
+
 @pytest.mark.parametrize(
     ("side", "shorter", "expected"),
     [
@@ -60,24 +102,24 @@ def test_queries_leave_room_over_the_fullest_image(most: int, expected: int):
 )
 def test_the_input_is_as_large_as_small_objects_ask_for(side: float, shorter: int, expected: int):
     data = index([squares(side, 10)], [(shorter, 2 * shorter)])
-    assert input_size(data, stride=16).value == expected
+    assert wanted_size(data, stride=16)[0] == expected
 
 
 def test_a_tenth_of_the_objects_may_be_smaller():
     data = index([squares(2, 5) + squares(100, 95)], [(320, 320)])
-    assert input_size(data, stride=16).value == 320
+    assert wanted_size(data, stride=16)[0] == 320
 
 
 def test_a_single_box_decides_nothing():
     data = index([squares(3, 1) + squares(100, 95)], [(320, 320)], names=("dust", "cell"))
     data.labels[1:] = 1
-    assert input_size(data, stride=16).value == 320
+    assert wanted_size(data, stride=16)[0] == 320
 
 
 def test_a_class_counts_as_much_as_another_however_few_objects_it_has():
     data = index([squares(20, 5) + squares(100, 95)], [(320, 320)], names=("platelet", "cell"))
     data.labels[5:] = 1
-    assert input_size(data, stride=16).value == 384
+    assert wanted_size(data, stride=16)[0] == 384
 
 
 @pytest.mark.parametrize(
@@ -112,7 +154,10 @@ def test_choices_are_made_for_a_new_model_and_said():
     )
     assert chosen.training.init_from == "conditional-detr-tiny-shapes"
     assert len(lines) == 9  # the start is said where weights are taken
-    assert any(line.startswith("model.num_queries = 30: a training image has up to 14 objects") for line in lines)
+    assert any(
+        line.startswith("model.num_queries = 30: 98% of the training images have up to 14 objects, all up to 14")
+        for line in lines
+    )
 
 
 def test_what_somebody_asked_for_stays():

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from conditional_detr.model.backbone.depthwise import Depthwise, Form, is_depthwise, trains_on_cpu, weight_gradient_of
 from conditional_detr.model.precision import autocast_on_cpu, float32_region
 
 FROZEN_NORMS = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
@@ -45,12 +46,11 @@ class FoldedConv2d(nn.Conv2d):
         norm = self.__dict__["norm"]
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight, bias = self.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
-        if self.pads_same:
-            x = self._pad_same(x)
-            return F.conv2d(x, weight, bias, self.stride, 0, self.dilation, self.groups)
-        if self._is_dilated_depthwise() and _trains_on_cpu(x):
-            return DilatedDepthwise.apply(x, weight, self.padding, self.dilation) + bias[:, None, None]
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        x, padding = (self._pad_same(x), (0, 0)) if self.pads_same else (x, self.padding)
+        form = Form(self.stride, padding, self.dilation)  # type: ignore[arg-type]
+        if trains_on_cpu(x) and is_depthwise(self) and (gradient := weight_gradient_of(weight.shape, form)):
+            return Depthwise.apply(x, weight, form, gradient) + bias[:, None, None]
+        return F.conv2d(x, weight, bias, *form, self.groups)
 
     def _pad_same(self, x: Tensor) -> Tensor:
         """Apply "SAME" padding, which depends on the input size.
@@ -63,15 +63,6 @@ class FoldedConv2d(nn.Conv2d):
         total = [max((k - 1) * d + 1 - s, 0) for k, s, d in zip(self.kernel_size, self.stride, self.dilation, strict=True)]
         top, left = (t // 2 for t in total)
         return F.pad(x, (left, total[1] - left, top, total[0] - top))
-
-    def _is_dilated_depthwise(self) -> bool:
-        return (
-            1 < self.groups == self.in_channels == self.out_channels
-            and max(self.dilation) > 1
-            and self.stride == (1, 1)
-            and all(size % 2 for size in self.kernel_size)
-            and self.padding == tuple(d * (k // 2) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-        )
 
 
 def is_exporting() -> bool:
@@ -92,54 +83,6 @@ class FoldedNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(x)
-
-
-def _trains_on_cpu(x: Tensor) -> bool:
-    return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-class DilatedDepthwise(torch.autograd.Function):
-    """A dilated depthwise convolution of stride 1 that keeps the size, with a backward pass that is fast on the CPU.
-
-    oneDNN has no fast gradient for this case. `python benchmarks/backbone_step.py` compares both.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, padding, dilation):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x, weight)
-        ctx.padding, ctx.dilation = padding, dilation
-        return F.conv2d(x, weight, None, 1, padding, dilation, groups=x.shape[1])
-
-    @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        x, weight = ctx.saved_tensors
-        x_gradient = weight_gradient = None
-        if ctx.needs_input_grad[0]:  # correlation with the flipped kernel
-            x_gradient = F.conv2d(gradient, weight.flip(2, 3), None, 1, ctx.padding, ctx.dilation, groups=x.shape[1])
-        if ctx.needs_input_grad[1]:
-            weight_gradient = depthwise_weight_gradient(x, gradient, weight.shape, ctx.dilation).to(weight.dtype)
-        return x_gradient, weight_gradient, None, None
-
-
-def depthwise_weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, dilation: tuple[int, int]) -> Tensor:
-    """∂L/∂w[c, i, j] = Σ x[c, y + δy, x + δx] · g[c, y, x], summed over the overlap of the two maps.
-
-    (δy, δx) is the offset of kernel element (i, j) from the centre of the kernel. The kernel size must be odd, and the padding
-    must keep the size of the map.
-    """
-    channels, _, rows, columns = shape
-    height, width = x.shape[-2:]
-    taps = []
-    for i in range(rows):
-        for j in range(columns):
-            dy, dx = (i - rows // 2) * dilation[0], (j - columns // 2) * dilation[1]
-            if abs(dy) >= height or abs(dx) >= width:  # this kernel element only sees padding
-                taps.append(x.new_zeros(channels, dtype=torch.float32))
-                continue
-            here = gradient[:, :, max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
-            there = x[:, :, max(dy, 0) : height - max(-dy, 0), max(dx, 0) : width - max(-dx, 0)]
-            taps.append((here * there).sum((0, 2, 3), dtype=torch.float32))
-    return torch.stack(taps, dim=1).view(channels, 1, rows, columns)
 
 
 def fold_frozen_norms(network: nn.Module) -> None:

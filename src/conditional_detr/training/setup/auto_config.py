@@ -25,17 +25,15 @@ from conditional_detr.training.setup.architecture import (
 )
 from conditional_detr.training.setup.augmentations import flips, turn
 from conditional_detr.training.setup.choices import Choice, Context, Rule, Sources, model_of, of_new_model
+from conditional_detr.training.setup.image_size import growth, image_size
 from conditional_detr.training.setup.memory_estimate import activation_bytes, free_bytes
 
-MIN_QUERIES, MAX_QUERIES, HEADROOM = 20, 1000, 2.0  # HEADROOM: queries per object of the image with the most objects
-SMALL = 0.1  # quantile of the object sizes, each class weighted equally, that the image size is chosen for
-FEW = 10  # a class with fewer objects than this has a lower weight
-CELLS = 1.5  # width of an object of that size in cells of the feature map
-DEFAULT_IMGSZ, MAX_IMGSZ, MAX_ENLARGEMENT = 320, 640, 2.0  # px, px, and a multiple of the images' own size
+MIN_QUERIES, MAX_QUERIES = 20, 1000
+USUAL = 0.98  # fraction of the training images that have a usual number of objects
+HEADROOM, MARGIN = 2.0, 1.1  # queries per object of a usual image, and of the fullest one
+MAX_TRAINING_QUERIES = 400  # of all query groups
 RARE_FRACTION = 0.05  # a class in a smaller fraction of the training images is rare
 REPEAT_THRESHOLD = 0.1  # of repeat-factor sampling, if a class is rare
-MULTIPLE = 32  # the image size is a multiple of this, px
-SMALLEST_AT_FIRST = 160  # minimum shorter side at the start of progressive resizing, px
 MEMORY_FRACTION = 0.5  # fraction of the free memory that activations stored for the backward pass may take
 MAX_BYTES_PER_PIXEL = 16_384  # upper limit of the bytes per pixel that any of our models stores for the backward pass
 
@@ -54,7 +52,8 @@ RULES: dict[str, Rule] = {
         lambda context: as_source_has(context, "pixel_aligned_positions", pixel_aligned_positions)
     ),
     "model.num_queries": of_new_model(lambda context: queries(context.sources.index)),
-    "imgsz": of_new_model(lambda context: input_size(context.sources.index, model_of(context.config).finest_stride)),
+    "query_groups": of_new_model(lambda context: groups(context.config)),
+    "imgsz": of_new_model(image_size),
     "init_from": of_new_model(lambda context: beginning(context.config, context.sources.class_names)),
     "batch": of_new_model(lambda context: batch(context.config, free_bytes(choose_device(context.config.device)))),
     "progressive_resize_from": lambda context: growth(context.config, context.model),
@@ -111,51 +110,22 @@ def with_choice(config: RunConfig, choice: Choice) -> RunConfig:
 
 
 def queries(train: SplitIndex) -> Choice:
-    """Choose twice as many queries as the fullest training image has objects, because new images may have more."""
-    most = int(np.diff(train.first).max())
-    wanted = math.ceil(most * HEADROOM / 10) * 10
+    """Choose twice as many queries as usual images have objects, and some more than the fullest image has."""
+    counts = np.diff(train.first)
+    most, usual = int(counts.max()), int(np.quantile(counts, USUAL, method="higher"))
+    wanted = math.ceil(max(HEADROOM * usual, MARGIN * most) / 10) * 10
     value = min(max(MIN_QUERIES, wanted), max(MAX_QUERIES, most))
-    return Choice("model.num_queries", value, f"a training image has up to {most} objects")
-
-
-def input_size(train: SplitIndex, stride: int) -> Choice:
-    """Choose the shorter side, px, so that small objects are about 1.5 cells of the feature map wide.
-
-    Each class has the same weight, as in AP. The result is at least the images' own size or 320 px, whichever is less,
-    because objects have details that the sizes of their boxes do not show. It is at most 640 px or twice the images' own
-    size, whichever is less.
-    """
-    shortest = train.sizes_hw.min(1)
-    owners = np.repeat(np.arange(len(train)), np.diff(train.first))
-    sides = np.sqrt(np.prod(train.boxes_xyxy[:, 2:] - train.boxes_xyxy[:, :2], axis=1))
-    weights = 1 / np.bincount(train.labels).clip(min=FEW)[train.labels]
-    small = float(np.quantile(sides / shortest[owners], SMALL, weights=weights, method="inverted_cdf"))
-    native = float(np.median(shortest))
-    wanted = CELLS * stride / small
-    low, high = min(DEFAULT_IMGSZ, native), min(MAX_IMGSZ, MAX_ENLARGEMENT * native)
-    value = max(MULTIPLE, round(min(max(wanted, low), high) / MULTIPLE) * MULTIPLE)
-    reason = (
-        f"small objects (10th percentile) are then {small * value:.0f} px wide; the aim is {CELLS * stride:g} px, "
-        f"{CELLS:g} cells of the feature map, rounded to a multiple of {MULTIPLE} px"
-    )
-    return Choice("imgsz", value, reason)
-
-
-def growth(config: RunConfig, model: ModelConfig | None) -> Choice:
-    """Choose the image size at the start of progressive resizing, at least 160 px."""
-    if model is None or not model.pixel_aligned_positions:
-        return Choice(
-            "progressive_resize_from", 1.0, "without pixel_aligned_positions, training on smaller images gives inexact boxes"
-        )
-    value = min(1.0, max(config.training.progressive_resize_from, SMALLEST_AT_FIRST / config.imgsz))
-    if value == 1:
-        return Choice("progressive_resize_from", value, "images are small enough to train at full size from the start")
-    first = round(value * config.imgsz)
     return Choice(
-        "progressive_resize_from",
-        value,
-        f"training starts with images of {first} px, which are faster, and uses the full size for the last fifth of the run",
+        "model.num_queries", value, f"{USUAL:.0%} of the training images have up to {usual} objects, all up to {most}"
     )
+
+
+def groups(config: RunConfig) -> Choice | None:
+    """Choose fewer query groups if a group is large; None if the recipe's number is not too many."""
+    queries, wanted = model_of(config).num_queries, config.training.query_groups
+    value = max(1, min(wanted, MAX_TRAINING_QUERIES // queries))
+    reason = f"more groups of {queries} queries would make a step too slow"
+    return None if value == wanted else Choice("query_groups", value, reason)
 
 
 def repeats(index: SplitIndex) -> Choice | None:

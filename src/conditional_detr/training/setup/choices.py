@@ -11,6 +11,7 @@ from conditional_detr.config.run import RunConfig
 from conditional_detr.config.schema import ModelConfig
 from conditional_detr.data.index import SplitIndex
 from conditional_detr.training.setup.invariance import EdgeProfiles, edge_profiles
+from conditional_detr.training.setup.step_speed import StepSpeed, measured_speed
 from conditional_detr.weights.discovery import read_checkpoint
 from conditional_detr.weights.recognise import find_checkpoint
 
@@ -33,6 +34,7 @@ class Sources:
 
     index: SplitIndex
     model_source: str
+    speed: Callable[..., StepSpeed] = measured_speed
 
     @property
     def class_names(self) -> list[str]:
