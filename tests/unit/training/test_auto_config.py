@@ -54,9 +54,8 @@ def test_queries_leave_room_over_the_fullest_image(most: int, expected: int):
 def test_one_crowded_image_does_not_double_the_queries_of_all():
     data = index([squares(9, 20)] * 99 + [squares(9, 100)], [(100, 100)] * 100)
     assert queries(data).value == 120  # not 200
-    assert (
-        queries(index([squares(9, 20)] * 9 + [squares(9, 100)], [(100, 100)] * 10)).value == 200
-    )  # every tenth is no exception
+    data = index([squares(9, 20)] * 9 + [squares(9, 100)], [(100, 100)] * 10)
+    assert queries(data).value == 200  # every tenth image is no exception
 
 
 @pytest.mark.parametrize(("queries", "expected"), [(40, None), (130, None), (150, 2), (230, 1), (900, 1)])
@@ -154,10 +153,7 @@ def test_choices_are_made_for_a_new_model_and_said():
     )
     assert chosen.training.init_from == "conditional-detr-tiny-shapes"
     assert len(lines) == 9  # the start is said where weights are taken
-    assert any(
-        line.startswith("model.num_queries = 30: 98% of the training images have up to 14 objects, all up to 14")
-        for line in lines
-    )
+    assert any(line.startswith("model.num_queries = 30: a training image has up to 14 objects") for line in lines)
 
 
 def test_what_somebody_asked_for_stays():

@@ -115,9 +115,8 @@ def queries(train: SplitIndex) -> Choice:
     most, usual = int(counts.max()), int(np.quantile(counts, USUAL, method="higher"))
     wanted = math.ceil(max(HEADROOM * usual, MARGIN * most) / 10) * 10
     value = min(max(MIN_QUERIES, wanted), max(MAX_QUERIES, most))
-    return Choice(
-        "model.num_queries", value, f"{USUAL:.0%} of the training images have up to {usual} objects, all up to {most}"
-    )
+    fullest = f"a training image has up to {most} objects"
+    return Choice("model.num_queries", value, fullest if usual == most else f"{fullest}, {USUAL:.0%} of them at most {usual}")
 
 
 def groups(config: RunConfig) -> Choice | None:
