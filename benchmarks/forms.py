@@ -17,6 +17,7 @@ from typing import Any
 
 from conditional_detr.device.processor import processor_name
 from conditional_detr.evaluation.coco import evaluation_of
+from conditional_detr.inference.detector import Detector
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 LEVELS = {"model.strides": [8, 16, 32], "model.neck": "last"}
@@ -48,7 +49,7 @@ def result_of(data: Path, form: str, seed: int, options: argparse.Namespace) -> 
         with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
             subprocess.run([*map(str, command)], check=True, stdout=log, stderr=log)
         split = "test" if (data / "test").exists() else "valid"
-        found = evaluation_of(folder, data, split).coco.to_dict()
+        found = evaluation_of(Detector(folder), data, split).coco.to_dict()
         epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         found |= {"epochs": len(epochs), "valid": max(row["AP"] or 0 for row in epochs), "processor": processor_name()}
         file.write_text(json.dumps(found, indent=1), encoding="utf-8")

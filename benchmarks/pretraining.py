@@ -21,6 +21,7 @@ from typing import Any
 from conditional_detr.config.presets import PRESETS
 from conditional_detr.device.processor import processor_name
 from conditional_detr.evaluation.coco import evaluation_of
+from conditional_detr.inference.detector import Detector
 
 MODELS = ("conditional-detr-tiny", "up-detr-tiny")
 METRICS = ("AP", "AP50", "AP75")
@@ -52,7 +53,7 @@ def trained(model: str, is_pretrained: bool, seed: int, options: argparse.Namesp
         start = [options.output / f"{model}-pretraining"] if is_pretrained else [model, *as_preset(model)]
         command("train", folder, "--data", options.data, "--minutes", options.minutes, "--seed", seed, "--model", *start)
         split = "test" if (options.data / "test").exists() else "valid"
-        found = evaluation_of(folder, options.data, split).coco.to_dict()
+        found = evaluation_of(Detector(folder), options.data, split).coco.to_dict()
         epochs = len((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         file.write_text(json.dumps(found | {"epochs": epochs, "processor": processor_name()}, indent=1), encoding="utf-8")
     return dict(json.loads(file.read_text(encoding="utf-8")))

@@ -24,6 +24,7 @@ from peers import PEERS
 from conditional_detr.config.presets import PRESETS
 from conditional_detr.device.processor import processor_name
 from conditional_detr.evaluation.coco import evaluation_of
+from conditional_detr.inference.detector import Detector
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 HERE = Path(__file__).parent
@@ -43,7 +44,7 @@ def trained(model: str, data: Path, folder: Path, options: argparse.Namespace, s
         csv.writer(file).writerows([["seconds", "epoch", "AP", "AP50"], *rows])
     config = tomllib.loads((folder / "run/config.toml").read_text(encoding="utf-8"))
     split = "test" if (data / "test").exists() else "valid"
-    found = evaluation_of(folder / "run", data, split).coco.to_dict()
+    found = evaluation_of(Detector(folder / "run"), data, split).coco.to_dict()
     start = config["training"]["init_from"] or "ImageNet"
     return found | {
         "start": start, "epochs": len(epochs), "seconds": spent[-1], "imgsz": config["imgsz"], "split": split

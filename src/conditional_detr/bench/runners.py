@@ -18,6 +18,7 @@ from conditional_detr.images.decoding import decode, decode_array
 from conditional_detr.inference.batching import Model, PreparedImage, detect, run_batch, stages_of
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import first_line
+from conditional_detr.inference.tiles import Window
 
 STAGES = ("decode", "preprocess", "model", "postprocess")
 Times = tuple[float, ...]  # seconds of each stage
@@ -43,7 +44,8 @@ class LibraryRunner:
         clock = [time.perf_counter()]
         rgb = decode_array(file)
         clock.append(time.perf_counter())
-        prepared = PreparedImage(0, rgb, self.prepare(rgb, self.model.preprocessor))
+        whole = Window(0, 0, rgb.shape[1], rgb.shape[0])
+        prepared = PreparedImage(0, rgb, whole, self.prepare(rgb, self.model.preprocessor))
         clock.append(time.perf_counter())
         timed = _Timed(self.model)
         run_batch(timed, [prepared])

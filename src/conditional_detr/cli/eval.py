@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from conditional_detr.cli.parameters import Batch, Data, Device, Output, Source, Split, Threads
+from conditional_detr.cli.parameters import Batch, Data, Device, Output, Overlap, Source, Split, Threads, Tile
 from conditional_detr.cli.printing import (
     make_folder,
     print_metrics,
@@ -21,6 +21,8 @@ def evaluate(
     *,
     data: Data,
     split: Split = "valid",
+    tile: Tile = None,
+    overlap: Overlap = None,
     batch: Batch = 8,
     device: Device = "auto",
     threads: Threads = 0,
@@ -34,11 +36,12 @@ def evaluate(
     from conditional_detr.device.threads import set_threads
     from conditional_detr.evaluation.coco import evaluation_of
     from conditional_detr.evaluation.report import facts, write_report
+    from conditional_detr.inference.detector import Detector
     from conditional_detr.storage.run_files import BEST_FIGURES, PREDICTIONS, REPORT
 
     print_source_notes(source)
     set_threads(threads)
-    evaluation = evaluation_of(source, data, split, batch, device, track)
+    evaluation = evaluation_of(Detector(source, device=device, tile=tile, overlap=overlap), data, split, batch, track)
     print_text(f"{split}: {evaluation.summary}")
     for line in (*evaluation.index.report, *(f"left out: {reason}" for reason in evaluation.skipped.values())):
         print_note(line)

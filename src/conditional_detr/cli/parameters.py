@@ -42,4 +42,18 @@ Split = Annotated[str, option("Data", "Split: train, valid or test.", "NAME")]
 Batch = Annotated[int, option("Hardware", "Batch size. Does not change the results.", "N")]
 Device = Annotated[str, option("Hardware", "Device: auto, cpu, cuda, cuda:1 or mps.", "NAME")]
 Threads = Annotated[int, option("Hardware", "Number of CPU threads for the model. 0: as many as are available.", "N")]
+Tile = Annotated[
+    int | None,
+    option(
+        "Model",
+        "Cut larger images into overlapping tiles with this side, px of the image. Objects are searched in the whole image and "
+        "in each tile. 0: whole images only.",
+        "N",
+        "as the model was trained",
+    ),
+]
+Overlap = Annotated[
+    float | None,
+    option("Model", "Overlap of neighbouring tiles, as a share of their side.", "SHARE", "the model's, usually 0.2"),
+]
 Output = Annotated[Path, option("Output", "Output folder. Created if needed; files of the same name are replaced.", "DIR")]

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
-from conditional_detr.cli.parameters import Batch, Device, Output, Source, Threads, argument, option
+from conditional_detr.cli.parameters import Batch, Device, Output, Overlap, Source, Threads, Tile, argument, option
 from conditional_detr.cli.printing import print_note, print_source_notes, print_text, track
 from conditional_detr.errors import ConditionalDETRError, plural, shortened_list
 
@@ -24,6 +24,8 @@ def predict(
     /,
     *images: Annotated[str, argument("Image files, folders, patterns such as 'new/*.jpg', or URLs.")],
     conf: Conf = None,
+    tile: Tile = None,
+    overlap: Overlap = None,
     batch: Batch = 8,
     device: Device = "auto",
     threads: Threads = 0,
@@ -44,7 +46,7 @@ def predict(
 
     print_source_notes(source)
     set_threads(threads)
-    detector = Detector(source, device=device)
+    detector = Detector(source, device=device, tile=tile, overlap=overlap)
     done = run_prediction(detector, files, output, conf, batch, track)
     for sentence in done.unreadable:
         print_note(f"left out: {sentence}")

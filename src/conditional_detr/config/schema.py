@@ -129,6 +129,10 @@ class PreprocessorConfig(Settings):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     size_multiple: int = Field(1, ge=1, le=256, description="Images are padded to multiples of this size, px.")
+    tile: int = Field(
+        0, ge=0, le=32_768, description="Side of the tiles that larger images are cut into, px of the image; 0 = whole images."
+    )
+    overlap: float = Field(0.2, ge=0, le=0.9, description="Overlap of neighbouring tiles, as a share of their side.")
 
     @property
     def longest(self) -> int:

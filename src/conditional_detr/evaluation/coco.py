@@ -22,6 +22,7 @@ from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.progress import Track, untracked
 from conditional_detr.inference.results import rows_of
+from conditional_detr.inference.tiles import Tiling
 
 Result = dict[str, Any]
 
@@ -266,12 +267,14 @@ class Evaluation:
         return " ".join(notes)
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 · what the command offers
     source: str | Path | DetectionModel,
     data: str | Path,
     split: str = "valid",
     batch: int = 8,
     device: str = "auto",
+    tile: int | None = None,
+    overlap: float | None = None,
 ) -> CocoMetrics:
     """Compute the COCO metrics of a model on a split of a data set.
 
@@ -281,31 +284,31 @@ def evaluate(
     data : folder of the data set
     split : "train", "valid" or "test"
     batch : largest batch size; the metrics do not depend on it
-    device : see `Detector`
+    device, tile, overlap : see `Detector`
     """
-    return evaluation_of(source, data, split, batch, device).metrics
+    return evaluation_of(Detector(source, device=device, tile=tile, overlap=overlap), data, split, batch).metrics
 
 
 def evaluation_of(
-    source: str | Path | DetectionModel,
-    data: str | Path,
-    split: str = "valid",
-    batch: int = 8,
-    device: str = "auto",
-    track: Track = untracked,
+    detector: Detector, data: str | Path, split: str = "valid", batch: int = 8, track: Track = untracked
 ) -> Evaluation:
     """Like `evaluate`, but returns everything that a report needs. `track` shows the progress."""
-    model = Detector(source, device=device).model
+    model = detector.model
     index = load_split(data, split)
     started = time.monotonic()
-    detections, skipped = detections_of(model, index, batch, track=track)
+    detections, skipped = detections_of(model, index, batch, track=track, tiling=detector.tiling)
     seconds = time.monotonic() - started
     index = index.without(skipped)
     return Evaluation(model, index, split, detections, coco_evaluate(index.ground_truth(), detections), seconds, skipped)
 
 
 def detections_of(
-    model: Model, index: SplitIndex, batch: int, share: slice = slice(None), track: Track = untracked
+    model: Model,
+    index: SplitIndex,
+    batch: int,
+    share: slice = slice(None),
+    track: Track = untracked,
+    tiling: Tiling | None = None,
 ) -> tuple[list[Result], dict[int, str]]:
     """Detect objects in the images of a split, or in a part of them: at most 100 per image, with the highest scores.
 
@@ -313,6 +316,7 @@ def detections_of(
     ----------
     share : slice of the positions in the index; by default all images
     track : shows the progress
+    tiling : how large images are cut; None = as the model's preprocessing says
 
     Returns
     -------
@@ -327,7 +331,7 @@ def detections_of(
     def leave_out(position: int, error: ConditionalDETRError) -> None:
         skipped[chosen[position]] = str(error)
 
-    detected = detect(model, [index.paths[i] for i in chosen], batch, leave_out)
+    detected = detect(model, [index.paths[i] for i in chosen], batch, leave_out, tiling)
     for position, rgb, result in track(detected, len(chosen), "evaluating"):
         try:
             index.check_size(chosen[position], (rgb.shape[0], rgb.shape[1]))

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,8 +13,9 @@ from conditional_detr.config.schema import ModelConfig, PreprocessorConfig
 from conditional_detr.device.threads import usable_cores
 from conditional_detr.errors import CheckpointError, ConfigError, ImageError
 from conditional_detr.images.decoding import ImageInput, decode_array
+from conditional_detr.inference.tiles import Tiling, Window, merged, tiling_of, windows
 
-TOP_K = 100  # detections per image
+TOP_K = 100  # detections per image, or per window of an image that is cut into tiles
 WAITING_BATCHES = 2  # maximum number of prepared images waiting for others of their size, in batches
 DECODERS = 4  # maximum number of decoding threads; a large JPEG takes longer to decode than a small model to run
 
@@ -39,10 +41,19 @@ class Model(Protocol):
 
 
 class PreparedImage(NamedTuple):
-    """An image ready for the model: its position in the input, the decoded image, and the preprocessed image."""
+    """An image, or a window of one, ready for the model.
+
+    Attributes
+    ----------
+    position : position of the image in the input
+    rgb : the decoded image, uint8 [H, W, 3]
+    window : the part of the image that is prepared
+    image : the preprocessed window
+    """
 
     position: int
     rgb: np.ndarray
+    window: Window
     image: Any
 
 
@@ -56,6 +67,7 @@ def detect(
     images: Iterable[ImageInput],
     batch: int = 8,
     on_unreadable: Callable[[int, ImageError], None] | None = None,
+    tiling: Tiling | None = None,
 ) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
     """Detect objects in many images, on the model's device.
 
@@ -67,6 +79,7 @@ def detect(
     images : images, which are decoded in background threads ahead of the model
     batch : largest batch size
     on_unreadable : called with position and error for each image that cannot be read; None = the error is raised
+    tiling : how large images are cut; None = as the model's preprocessing says
 
     Yields
     ------
@@ -81,41 +94,69 @@ def detect(
     """
     if batch < 1:
         raise ConfigError(f"batch must be at least 1, not {batch}")
+    tiling = tiling_of(model.preprocessor) if tiling is None else tiling
+    found: dict[int, dict[Window, dict[str, np.ndarray]]] = {}  # by position, of images whose windows are not all done
+    for group in _batches(_windows(_prepared(model, images, tiling, ahead=batch), on_unreadable), batch):
+        for prepared, result in zip(group, run_batch(model, group), strict=True):
+            parts = found.setdefault(prepared.position, {})
+            parts[prepared.window] = result
+            of_image = windows(*prepared.rgb.shape[:2], tiling)
+            if len(parts) == len(of_image):
+                del found[prepared.position]
+                yield prepared.position, prepared.rgb, merged([parts[window] for window in of_image], of_image, tiling)
+
+
+def _batches(images: Iterable[PreparedImage], batch: int) -> Iterator[list[PreparedImage]]:
+    """Collect images of the same size. A group that is not full comes when too many images wait, or at the end."""
     waiting: dict[tuple[int, int], list[PreparedImage]] = {}
-    for position, prepared in _prepared(model, images, ahead=batch):
-        if isinstance(prepared, ImageError):
-            if on_unreadable is None:
-                raise prepared
+    for prepared in images:
+        size = prepared.image.shape[-2], prepared.image.shape[-1]
+        waiting.setdefault(size, []).append(prepared)
+        if len(waiting[size]) == batch:
+            yield waiting.pop(size)
+        elif sum(map(len, waiting.values())) >= WAITING_BATCHES * batch:
+            yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
+    yield from waiting.values()
+
+
+def _windows(
+    images: Iterable[tuple[int, Iterator[PreparedImage] | ImageError]], on_unreadable: Callable[[int, ImageError], None] | None
+) -> Iterator[PreparedImage]:
+    """Yield the windows of all images that could be read."""
+    for position, prepared in images:
+        if not isinstance(prepared, ImageError):
+            yield from prepared
+        elif on_unreadable is None:
+            raise prepared
+        else:
             on_unreadable(position, prepared)
-            continue
-        group = waiting.setdefault((prepared.image.shape[-2], prepared.image.shape[-1]), [])
-        group.append(prepared)
-        if len(group) < batch and sum(map(len, waiting.values())) >= WAITING_BATCHES * batch:
-            group = max(waiting.values(), key=len)
-        elif len(group) < batch:
-            continue
-        yield from run_batch(model, group)
-        group.clear()
-    for group in waiting.values():
-        if group:
-            yield from run_batch(model, group)
 
 
-def _prepared(model: Model, images: Iterable[ImageInput], ahead: int) -> Iterator[tuple[int, PreparedImage | ImageError]]:
-    """Decode and preprocess images in background threads while the model runs. Yields them in order, with their positions."""
+def _prepared(
+    model: Model, images: Iterable[ImageInput], tiling: Tiling, ahead: int
+) -> Iterator[tuple[int, Iterator[PreparedImage] | ImageError]]:
+    """Decode and preprocess images in background threads while the model runs.
+
+    Yields their windows in order, with the position of the image.
+    """
     stages = stages_of(model)
 
-    def prepare(position: int, image: ImageInput) -> tuple[int, PreparedImage | ImageError]:
+    def prepare(position: int, image: ImageInput) -> tuple[int, Iterator[PreparedImage] | ImageError]:
         try:
             rgb = decode_array(image)
         except ImageError as error:
             return position, error
-        return position, PreparedImage(position, rgb, stages.prepare(rgb, model.preprocessor))
+
+        def prepared(window: Window) -> PreparedImage:
+            return PreparedImage(position, rgb, window, stages.prepare(window.of(rgb), model.preprocessor))
+
+        first, *others = windows(*rgb.shape[:2], tiling)
+        return position, chain([prepared(first)], map(prepared, others))  # the others when they are needed, to save memory
 
     if isinstance(images, Sequence) and len(images) == 1:
         yield prepare(0, images[0])
         return
-    coming: deque[Future[tuple[int, PreparedImage | ImageError]]] = deque()
+    coming: deque[Future[tuple[int, Iterator[PreparedImage] | ImageError]]] = deque()
     pool = ThreadPoolExecutor(max_workers=min(DECODERS, usable_cores()))
     try:
         for position, image in enumerate(images):
@@ -128,13 +169,13 @@ def _prepared(model: Model, images: Iterable[ImageInput], ahead: int) -> Iterato
         pool.shutdown(cancel_futures=True)
 
 
-def run_batch(model: Model, group: Sequence[PreparedImage]) -> list[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
-    """Run the model on a batch of prepared images of one size. Returns what `detect` yields."""
-    sizes_hw = np.array([prepared.rgb.shape[:2] for prepared in group])
+def run_batch(model: Model, group: Sequence[PreparedImage]) -> list[dict[str, np.ndarray]]:
+    """Run the model on a batch of prepared images of one size. Returns the detections of each, in px of its window."""
+    sizes_hw = np.array([prepared.window.size_hw for prepared in group])
     stages = stages_of(model)
     with stages.inference_mode():
         output = model(*stages.inputs_of(model, [prepared.image for prepared in group]), **stages.OPTIONS)
-        results = stages.records_of(model, output, sizes_hw, TOP_K)
+        results: list[dict[str, np.ndarray]] | None = stages.records_of(model, output, sizes_hw, TOP_K)
     if results is None:
         raise CheckpointError("the model's scores are NaN or infinite: its weights are damaged, or its training diverged")
-    return [(prepared.position, prepared.rgb, result) for prepared, result in zip(group, results, strict=True)]
+    return results

@@ -9,6 +9,7 @@ from conditional_detr.images.decoding import ImageInput
 from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.engines import ENGINES, EngineModel, best_engine
 from conditional_detr.inference.results import clip_to_image, selected, to_detections
+from conditional_detr.inference.tiles import tiling_of
 from conditional_detr.weights.exported import read_exported
 from conditional_detr.weights.recognise import find_checkpoint, is_export
 
@@ -38,6 +39,9 @@ class Detector:
     runtime : "torch" for checkpoints; "onnx" or "openvino" for exported folders, on the CPU (OpenVINO also runs ONNX exports);
         "auto" = torch for a checkpoint, and for an export the engine of its format, which its proof was made with
     device : "auto", "cpu", "cuda", "cuda:1", "mps"
+    tile : side of the overlapping tiles that larger images are cut into, px; 0 = whole images; None = as the model was trained.
+        Objects are searched in the whole image and in each tile
+    overlap : overlap of neighbouring tiles, as a share of their side; None = the model's, 0.2 unless it was trained otherwise
 
     Examples
     --------
@@ -50,7 +54,12 @@ class Detector:
     """
 
     def __init__(
-        self, source: "str | Path | DetectionModel", runtime: str = "auto", device: "str | torch.device" = "auto"
+        self,
+        source: "str | Path | DetectionModel",
+        runtime: str = "auto",
+        device: "str | torch.device" = "auto",
+        tile: int | None = None,
+        overlap: float | None = None,
     ) -> None:
         if runtime not in RUNTIMES:
             raise ConfigError(f"runtime must be {' or '.join([', '.join(RUNTIMES[:-1]), RUNTIMES[-1]])}, not {runtime!r}")
@@ -58,10 +67,11 @@ class Detector:
         self.model: Model
         if path is not None and is_export(path):
             self.model = _engine_model(path, runtime, str(device))
-            return
-        if runtime in ENGINES:
+        elif runtime in ENGINES:
             raise ConfigError(f"runtime {runtime} runs exported folders: cdetr export SOURCE DIR --format {runtime} makes one")
-        self.model = _torch_model(source, device)
+        else:
+            self.model = _torch_model(source, device)
+        self.tiling = tiling_of(self.model.preprocessor, tile, overlap)
 
     @property
     def device(self) -> "torch.device | str":
@@ -84,8 +94,8 @@ class Detector:
         Returns
         -------
         a list with one `supervision.Detections` per image, in input order, also for a single image. Each has at most 100
-        detections, highest score first: `xyxy` in pixels of the original image, clipped to it, `confidence`, `class_id` (class
-        index), `data["class_name"]` and `data["category_id"]` (the id in the data set)
+        detections, or 100 per tile, highest score first: `xyxy` in pixels of the original image, clipped to it, `confidence`,
+        `class_id` (class index), `data["class_name"]` and `data["category_id"]` (the id in the data set)
 
         Raises
         ------
@@ -96,7 +106,7 @@ class Detector:
         inputs: list[ImageInput] = list(images) if is_list else [images]  # type: ignore[arg-type,list-item]
         detections = {
             position: to_detections(selected(clip_to_image(rgb, result), self.model, conf), self.model)
-            for position, rgb, result in detect(self.model, inputs, batch)
+            for position, rgb, result in detect(self.model, inputs, batch, tiling=self.tiling)
         }
         return [detections[i] for i in range(len(inputs))]
 

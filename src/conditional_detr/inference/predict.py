@@ -106,7 +106,7 @@ def predict(
     errors: dict[int, ImageError] = {}
     names = _output_names(images, output)
     rows: dict[int, list[dict[str, Any]]] = {}
-    detected = detect(model, images, batch, on_unreadable=errors.__setitem__)
+    detected = detect(model, images, batch, errors.__setitem__, detector.tiling)
     for position, rgb, found in track(detected, len(images), "predicting"):
         result = selected(clip_to_image(rgb, found), model, conf)
         found_rows = rows_of(result)

@@ -18,6 +18,7 @@ from conditional_detr.errors import DataError
 from conditional_detr.evaluation.coco import coco_evaluate, coco_metrics
 from conditional_detr.evaluation.duplicates import find_duplicates
 from conditional_detr.images.preprocessing import Preprocessor
+from conditional_detr.inference.detector import Detector
 
 BOX = [10, 10, 20, 20]
 
@@ -504,7 +505,7 @@ def test_evaluation_says_that_classes_are_not_labelled(tmp_path, small_model):
     from conditional_detr.evaluation.coco import evaluation_of
 
     write(tmp_path, {1: ["0"], 2: ["1"]}, ["0", "1", "2"], "valid", p1=[10, 30])
-    assert "In 1 of 2 images only some classes are labelled." in evaluation_of(small_model, tmp_path).note
+    assert "In 1 of 2 images only some classes are labelled." in evaluation_of(Detector(small_model), tmp_path).note
 
 
 def test_lists_follow_their_classes_if_splits_number_them_differently(tmp_path, capsys):

@@ -179,7 +179,7 @@ def test_damaged_weights_are_reported_instead_of_nan_scores(detector, digits_fol
 
 
 def test_evaluation_leaves_out_images_of_another_size_than_their_file_says(detector, wrongly_sized):
-    evaluation = evaluation_of(small_for_digits(detector.model), wrongly_sized, "valid", device="cpu")
+    evaluation = evaluation_of(Detector(small_for_digits(detector.model), device="cpu"), wrongly_sized)
     ((place, reason),) = evaluation.skipped.items()
     assert re.search(r"00001.png is 64 x 64 px after EXIF rotation, but .* says 99 x 64", reason)
     assert len(evaluation.index) == 5

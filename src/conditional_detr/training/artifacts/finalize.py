@@ -12,6 +12,7 @@ from conditional_detr.evaluation.greedy_matching import match, thresholds_by_cla
 from conditional_detr.evaluation.pages import duration
 from conditional_detr.evaluation.report import write_report
 from conditional_detr.factory.build import DetectionModel
+from conditional_detr.inference.detector import Detector
 from conditional_detr.storage.run_files import BEST_FIGURES, PREDICTIONS, REPORT
 from conditional_detr.storage.writing import writing
 from conditional_detr.training.artifacts.run_folder import RunFolder
@@ -27,7 +28,7 @@ def finalize_run(folder: RunFolder, config: RunConfig, facts: dict[str, str], st
     ------
     ConditionalDETRError : the evaluation failed or a file cannot be written
     """
-    evaluation = evaluation_of(folder.best, config.data, "valid", config.training.batch, config.device)
+    evaluation = evaluation_of(Detector(folder.best, device=config.device), config.data, "valid", config.training.batch)
     if isinstance(evaluation.model, DetectionModel):
         evaluation.model.thresholds = learned_thresholds(evaluation)
         evaluation.model.nms_iou = duplicates_of(evaluation).nms_iou
