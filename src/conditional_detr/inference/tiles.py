@@ -84,7 +84,7 @@ def starts(length: int, tiling: Tiling) -> list[int]:
 def merged(parts: Sequence[Record], of: Sequence[Window], tiling: Tiling) -> Record:
     """Join the detections of the windows of an image, as `windows` lists them. Boxes are in px of the image.
 
-    An object that fits into the overlap is whole in one of the tiles, so boxes that end at a cut are left out. Larger objects
+    An object that fits into the overlap, not touching both of its sides, is whole in one of the tiles, so boxes that end at a cut are left out. Larger objects
     come from the whole image. If two windows show the same object, the detection with the higher score stays. Detections of
     one window do not suppress each other.
     """
@@ -93,7 +93,7 @@ def merged(parts: Sequence[Record], of: Sequence[Window], tiling: Tiling) -> Rec
     moved = [
         part | {"boxes": part["boxes"] + np.array([w.left, w.top] * 2, np.float32)} for part, w in zip(parts, of, strict=True)
     ]
-    whole, least = moved[0], tiling.overlap * tiling.size
+    whole, least = moved[0], (tiling.overlap - 2 * AT_BORDER) * tiling.size
     large = (whole["boxes"][:, 2:] - whole["boxes"][:, :2]).max(1, initial=0) > least
     kept = [large, *(~ends_at_cut(part["boxes"], window, of[0]) for part, window in zip(moved[1:], of[1:], strict=True))]
     owners = np.repeat(np.arange(len(parts)), [int(mask.sum()) for mask in kept])
