@@ -84,9 +84,9 @@ def starts(length: int, tiling: Tiling) -> list[int]:
 def merged(parts: Sequence[Record], of: Sequence[Window], tiling: Tiling) -> Record:
     """Join the detections of the windows of an image, as `windows` lists them. Boxes are in px of the image.
 
-    An object that fits into the overlap, not touching both of its sides, is whole in one of the tiles, so boxes that end at a cut are left out. Larger objects
-    come from the whole image. If two windows show the same object, the detection with the higher score stays. Detections of
-    one window do not suppress each other.
+    An object that fits into the overlap, without touching both of its sides, is whole in one of the tiles. So boxes that end at
+    a cut are left out, and larger objects come from the whole image. If two windows show the same object, the detection with
+    the higher score stays. Detections of one window do not suppress each other.
     """
     if len(parts) == 1:
         return parts[0]
