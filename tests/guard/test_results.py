@@ -42,6 +42,7 @@ def test_every_row_has_settings_that_build_and_names_only_rows_that_are_there(ta
         "vflip": 0.0,
         "transpose": 0.0,
         "repeat_threshold": 0.0,
+        "tile": 0,
     }  # than the curves; off unless asked for
     assert {key: getattr(RecipeConfig(), key) for key in younger} == younger
     # All else is frozen: nothing is left to defaults.

@@ -107,6 +107,13 @@ class RecipeConfig(RecipeOptions):
     scales: tuple[Scale, Scale] = Field(
         (0.6, 1.0), description="Range of the shorter side after resizing, as a multiple of imgsz."
     )
+    tile: int = Field(
+        0,
+        ge=0,
+        le=32_768,
+        description="Train on windows of about this size, px of the image, as well as on whole images, and predict in "
+        "overlapping tiles of this size; 0 = whole images only.",
+    )
     crop: float = Field(0.5, ge=0, le=1, description="Probability of a random crop before resizing.")
     color_jitter: float = Field(0.0, ge=0, le=1, description="Strength of the brightness, contrast and saturation jitter.")
 

@@ -1,5 +1,6 @@
 """The paper's augmentation, scaled to the input size of the model."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,8 @@ from conditional_detr.images.sizes import resized_hw
 SCALE_STEPS = 11  # 480, 512, …, 800
 CROP_FROM = (400, 500, 600)  # assumed lengths of the shorter side when a crop is drawn, px
 CROP_SIDES = (384, 600)  # shortest and longest side of a crop at that length, px
+WINDOWS = 0.75  # fraction of the training images that are windows, if prediction uses tiles
+WINDOW_SIDES = (0.8, 1.25)  # shortest and longest side of a window, as a fraction of a tile
 
 
 class Augmentation:
@@ -30,11 +33,18 @@ class Augmentation:
     if the file has more pixels than that.
 
     Source: DETR, appendix A.4 and released code. This library adds colour jitter, vertical flip and transposition. The paper's
-    recipe does not use them.
+    recipe does not use them. If prediction uses tiles, three quarters of the images are windows of about their size instead of
+    step 2.
+
+    Parameters
+    ----------
+    recipe : probabilities and ranges
+    imgsz : shorter side of the model's input, px
+    tile : side of the tiles, px of the image; 0 = none
     """
 
-    def __init__(self, recipe: RecipeConfig, imgsz: int) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: RecipeConfig, imgsz: int, tile: int = 0) -> None:
+        self.recipe, self.tile = recipe, tile
         low, high = recipe.scales
         self.sizes = [round(imgsz * (low + (high - low) * i / (SCALE_STEPS - 1))) for i in range(SCALE_STEPS)]
 
@@ -60,7 +70,9 @@ class Augmentation:
             image, boxes = TF.vertical_flip(image), TF.vertical_flip(boxes)
         if self.recipe.transpose and chance(self.recipe.transpose):
             image, boxes = transposed(image, boxes)
-        if chance(self.recipe.crop):
+        if self.tile and chance(WINDOWS):
+            image, boxes, labels = self._window(image, boxes, labels)
+        elif chance(self.recipe.crop):
             image, boxes, labels = self._cropped(image, boxes, labels)
         image, boxes = self._resized(image, boxes, pick(self.sizes))
         if self.recipe.color_jitter:
@@ -82,11 +94,32 @@ class Augmentation:
         least, most = (max(1, round(side * pixels)) for side in CROP_SIDES)
         crop_w = between(min(least, width), min(width, most))
         crop_h = between(min(least, height), min(height, most))
-        top, left = between(0, height - crop_h), between(0, width - crop_w)
-        image = TF.crop(image, top, left, crop_h, crop_w)
-        boxes = TF.clamp_bounding_boxes(TF.crop(boxes, top, left, crop_h, crop_w))
-        kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        return image, tv_tensors.wrap(boxes[kept], like=boxes), labels[kept]
+        return cut(image, boxes, labels, (between(0, height - crop_h), between(0, width - crop_w), crop_h, crop_w))
+
+    def _window(
+        self, image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes, labels: Tensor
+    ) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes, Tensor]:
+        """A window about as large as a tile, around a random object if there is one."""
+        sides = image.shape[-2], image.shape[-1]
+        size = [min(side, between(*(round(self.tile * share) for share in WINDOW_SIDES))) for side in sides]
+        low, high = [0, 0], [side - length for side, length in zip(sides, size, strict=True)]
+        if len(boxes):
+            x0, y0, x1, y1 = boxes[between(0, len(boxes) - 1)].tolist()
+            for axis, centre in enumerate(((y0 + y1) / 2, (x0 + x1) / 2)):
+                low[axis] = min(max(0, math.ceil(centre) - size[axis]), high[axis])
+                high[axis] = max(low[axis], min(high[axis], math.floor(centre)))
+        top, left = (between(*limits) for limits in zip(low, high, strict=True))
+        return cut(image, boxes, labels, (top, left, *size))
+
+
+def cut(
+    image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes, labels: Tensor, window: tuple[int, int, int, int]
+) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes, Tensor]:
+    """Crop an image to a window (top, left, height, width), px, and its boxes to the parts that can be seen."""
+    image = TF.crop(image, *window)
+    boxes = TF.clamp_bounding_boxes(TF.crop(boxes, *window))
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return image, tv_tensors.wrap(boxes[kept], like=boxes), labels[kept]
 
 
 def transposed(image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:

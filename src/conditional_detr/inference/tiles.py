@@ -1,6 +1,6 @@
 """Cut large images into overlapping tiles, and merge what is found in them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import NamedTuple
 
@@ -79,6 +79,11 @@ def starts(length: int, tiling: Tiling) -> list[int]:
         return [0]
     count = ceil(room / (tiling.size * (1 - tiling.overlap))) + 1
     return np.linspace(0, room, count).round().astype(int).tolist()
+
+
+def number_of_windows(sizes_hw: Iterable[tuple[int, int]], tiling: Tiling) -> int:
+    """Number of windows of all images of a split together."""
+    return sum(len(windows(height, width, tiling)) for height, width in sizes_hw)
 
 
 def merged(parts: Sequence[Record], of: Sequence[Window], tiling: Tiling) -> Record:

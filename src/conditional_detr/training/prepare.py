@@ -18,6 +18,7 @@ from conditional_detr.data.loader import EpochBatches, TrainingImages
 from conditional_detr.data.loader_processes import lacking_for_processes
 from conditional_detr.data.repeat_sampling import repeat_factors
 from conditional_detr.device.threads import set_threads
+from conditional_detr.inference.tiles import number_of_windows, tiling_of
 from conditional_detr.training.artifacts.console_logger import ConsoleLogger
 from conditional_detr.training.artifacts.fingerprint import fingerprint
 from conditional_detr.training.artifacts.run_folder import RunFolder
@@ -114,7 +115,7 @@ def prepare(
     state = folder.load_last(extra_modules(learning, average), learning.optimizer) if begun else TrainerState()
     factors = repeat_factors(train, recipe.repeat_threshold) if recipe.repeat_threshold else None
     batches = EpochBatches(len(train), recipe.batch, config.seed, processes.rank, processes.world, factors)
-    schedule = RunSchedule(recipe, len(batches), len(valid))
+    schedule = RunSchedule(recipe, len(batches), number_of_windows(valid.sizes_hw.tolist(), tiling_of(model.preprocessor)))
     logger = ConsoleLogger(schedule, recipe.batch, options.quiet or not processes.is_main)
     amp = "off" if processes.any(autocast_dtype(config.amp, processes.device) is None) else "bf16"
     step = build_step(learning, recipe, amp, processes.accelerator, logger.say, task.objective)

@@ -72,7 +72,9 @@ class Detection:
 
     def images(self, train: SplitIndex, model: DetectionModel, config: RunConfig) -> TrainingImages:
         """The training images with their targets."""
-        return TrainingImages(train, Augmentation(config.training, config.imgsz), Preprocessor(model.preprocessor))
+        return TrainingImages(
+            train, Augmentation(config.training, config.imgsz, model.preprocessor.tile), Preprocessor(model.preprocessor)
+        )
 
     def evaluate(
         self, model: DetectionModel, index: SplitIndex, batch: int, processes: Distributed

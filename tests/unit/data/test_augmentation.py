@@ -103,3 +103,44 @@ def test_what_is_not_asked_for_draws_nothing():
     torch.manual_seed(3)
     torch.rand(()), torch.rand(()), torch.randint(0, 11, ())  # the flip, whether to crop, the size
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def small_objects() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Black, 300 x 500 px, with squares of 12 px in four corners, one of them at the border."""
+    rgb, boxes = torch.zeros(3, 300, 500, dtype=torch.uint8), []
+    for x, y in ((0, 0), (450, 20), (30, 250), (470, 280)):
+        rgb[:, y : y + 12, x : x + 12] = 255
+        boxes.append([x, y, x + 12, y + 12])
+    return rgb, torch.tensor(boxes, dtype=torch.float32), torch.arange(4)
+
+
+def test_windows_are_as_large_as_tiles_and_show_an_object():
+    augment = Augmentation(RecipeConfig(crop=0, hflip=0, scales=(1, 1)), imgsz=200, tile=100)
+    seen, windows = set(), 0
+    for seed in range(80):
+        torch.manual_seed(seed)
+        rgb, boxes, labels = augment(*small_objects())
+        sides = boxes[:, 2:] - boxes[:, :2]
+        assert len(boxes)
+        seen |= set(labels.tolist())
+        if rgb.shape[-2] == 200 and rgb.shape[-1] == round(200 * 500 / 300):  # the whole image
+            continue
+        windows += 1
+        zoom = 200 / min(80, 300), 200 / 125  # the shorter side of a window has 80 to 125 px
+        assert (sides <= 12 * zoom[0] + 2).all()
+        assert sides.max() >= 6 * zoom[1] - 1  # the centre of one object is inside
+        white = rgb[0] > 127
+        area = (sides[:, 0] * sides[:, 1]).sum()
+        assert abs(float(white.sum() - area)) < 0.15 * area + 8
+    assert seen == {0, 1, 2, 3}
+    assert 40 < windows < 75
+
+
+def test_images_without_objects_and_smaller_than_a_tile_pass():
+    augment = Augmentation(RecipeConfig(crop=0, hflip=0, scales=(1, 1)), imgsz=64, tile=100)
+    for height, width in ((40, 300), (300, 40), (50, 50), (400, 400)):
+        for seed in range(5):
+            torch.manual_seed(seed)
+            rgb, boxes, _ = augment(torch.zeros(3, height, width, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0))
+            assert min(rgb.shape[-2:]) >= 1
+            assert len(boxes) == 0

@@ -12,7 +12,7 @@ from conditional_detr.training.setup.architecture import beginning
 from conditional_detr.training.setup.augmentations import flips
 from conditional_detr.training.setup.auto_config import RULES, batch, groups, queries, resolve_auto
 from conditional_detr.training.setup.choices import Choice, Context, Sources
-from conditional_detr.training.setup.image_size import growth, image_size, wanted_size
+from conditional_detr.training.setup.image_size import growth, image_size, tile, wanted_size
 from conditional_detr.training.setup.memory_estimate import activation_bytes
 from conditional_detr.training.setup.step_speed import StepSpeed, measured_speed
 from conditional_detr.weights.recognise import shipped
@@ -80,6 +80,23 @@ def test_the_input_is_no_larger_than_the_time_allows(minutes: float, seconds: fl
     choice = image_size(Context(asked, Sources(data, asked.model, lambda *_: StepSpeed(0.0, seconds / 480**2))))
     assert choice.value == expected
     assert ("small objects ask for 480 px, but 20 minutes leave" in choice.reason) == (expected < 480)
+
+
+@pytest.mark.parametrize(
+    ("side", "image", "expected"),
+    [
+        (20, (480, 640), None),  # 1.7 cells at 640 px
+        (2, (100, 100), None),  # no tile is smaller than such images
+        (8, (600, 900), 160),  # twice as large at 320 px
+        (20, (1500, 2000), 288),  # more tiles would take too long
+        (30, (3000, 4000), 544),
+    ],
+)
+def test_small_objects_in_large_images_are_seen_in_tiles(side: float, image: tuple[int, int], expected: int | None):
+    data = index([squares(side, 10)] * 5, [image] * 5)
+    asked = config()
+    choice = tile(Context(asked, Sources(data, asked.model)))
+    assert (choice and choice.value) == expected
 
 
 def test_measuring_a_step_leaves_no_trace():

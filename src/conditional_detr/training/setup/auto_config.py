@@ -25,7 +25,7 @@ from conditional_detr.training.setup.architecture import (
 )
 from conditional_detr.training.setup.augmentations import flips, turn
 from conditional_detr.training.setup.choices import Choice, Context, Rule, Sources, model_of, of_new_model
-from conditional_detr.training.setup.image_size import growth, image_size
+from conditional_detr.training.setup.image_size import growth, image_size, tile
 from conditional_detr.training.setup.memory_estimate import activation_bytes, free_bytes
 
 MIN_QUERIES, MAX_QUERIES = 20, 1000
@@ -53,6 +53,7 @@ RULES: dict[str, Rule] = {
     ),
     "model.num_queries": of_new_model(lambda context: queries(context.sources.index)),
     "query_groups": of_new_model(lambda context: groups(context.config)),
+    "tile": of_new_model(tile),
     "imgsz": of_new_model(image_size),
     "init_from": of_new_model(lambda context: beginning(context.config, context.sources.class_names)),
     "batch": of_new_model(lambda context: batch(context.config, free_bytes(choose_device(context.config.device)))),

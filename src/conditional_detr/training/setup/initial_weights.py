@@ -70,6 +70,8 @@ def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, li
         model.class_names, model.category_ids = names, ids
     if config.imgsz != model.preprocessor.imgsz:
         model.preprocessor = updated(model.preprocessor, {"imgsz": config.imgsz, "max_size": 0}, "train")
+    if config.training.tile:
+        model.preprocessor = updated(model.preprocessor, {"tile": config.training.tile}, "train")
     return model, notes
 
 
