@@ -1,7 +1,7 @@
 """Make the images of shapes that the bundled model `conditional-detr-tiny-shapes` is trained on.
 
 An image holds between one large object and two hundred small ones, of one kind or several. Objects may touch and occlude each
-other, and have an inside: a core, spots, stripes, a texture. The background is a photograph, noise or a plain colour. Images may
+other, and have an inside: a core, spots, stripes, a texture. The background is a photograph, noise or a plain colour. They may
 look as if seen through a microscope, by a thermal camera or from above, and be blurred, noisy or strongly compressed. The only
 external sources are scikit-learn's two photographs and its digits.
 

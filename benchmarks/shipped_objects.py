@@ -20,7 +20,7 @@ from conditional_detr import train
 NAME = "conditional-detr-tiny-objects"
 MINUTES = {160: 60.0, 256: 90.0, 320: 110.0}  # of training, by image size in px
 MODEL = {"num_queries": 100, "box_refinement": True, "cross_attention": "box_conditional"}
-RECIPE = {"batch": 8, "query_groups": 2, "scales": (0.6, 1.4), "progressive_resize_from": 1.0, "weight_average": 0.2}
+RECIPE = {"batch": 8, "query_groups": 2, "scales": (0.6, 1.4), "progressive_resize_from": 1.0}
 
 
 def main() -> None:
@@ -34,8 +34,8 @@ def main() -> None:
     options = parser.parse_args()
     run = options.work / f"{options.stage}px"
     train(
-        options.data, output=run, minutes=options.minutes or MINUTES[options.stage], imgsz=options.stage, threads=options.threads,
-        model_overrides=MODEL, recipe_overrides=RECIPE | {"init_from": options.start}, resume=True,
+        options.data, output=run, minutes=options.minutes or MINUTES[options.stage], imgsz=options.stage,
+        threads=options.threads, model_overrides=MODEL, recipe_overrides=RECIPE | {"init_from": options.start}, resume=True,
     )  # fmt: skip
     ship(run, NAME)
 
