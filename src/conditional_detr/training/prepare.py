@@ -17,6 +17,7 @@ from conditional_detr.data.index import SplitIndex
 from conditional_detr.data.loader import EpochBatches, TrainingImages
 from conditional_detr.data.loader_processes import lacking_for_processes
 from conditional_detr.data.repeat_sampling import repeat_factors
+from conditional_detr.device.allocator import freed_memory_kept
 from conditional_detr.device.threads import set_threads
 from conditional_detr.inference.tiles import number_of_windows, tiling_of
 from conditional_detr.training.artifacts.console_logger import ConsoleLogger
@@ -84,7 +85,7 @@ def prepared_run(options: TrainOptions, task: Detection = DETECTION) -> Iterator
     check_trackers(config.log)
     set_threads(config.threads or cores_of_process())
     lock = nullcontext() if launched("rank") else RunFolder(config.output).held()
-    with lock, Distributed(config.device) as processes:
+    with lock, freed_memory_kept(), Distributed(config.device) as processes:
         yield prepare(config, options, processes, started, task)
 
 
