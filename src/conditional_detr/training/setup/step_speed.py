@@ -11,7 +11,7 @@ from conditional_detr.device.choose import choose_device
 from conditional_detr.factory.build import DetectionModel, preprocessing_for
 from conditional_detr.training.train_step import TrainStep, build_step, trainable
 
-ROUNDS = 3  # timed steps per image size, after one that is not timed; the fastest counts
+WARM_UP, ROUNDS = 2, 4  # steps per image size that are not timed, and that are; the fastest counts
 
 
 class StepSpeed(NamedTuple):
@@ -27,6 +27,8 @@ class StepSpeed(NamedTuple):
 
 def measured_speed(config: RunConfig, architecture: ModelConfig, sides: tuple[int, int], objects: int) -> StepSpeed:
     """Time training steps on random square images of two sizes. The random state stays unchanged.
+
+    On the CPU, time in which other programs run does not count: a burst at the start says nothing about the run.
 
     Parameters
     ----------
@@ -54,9 +56,11 @@ def measured_speed(config: RunConfig, architecture: ModelConfig, sides: tuple[in
 def _seconds(step: TrainStep, side: int, batch: int, target: dict[str, torch.Tensor]) -> float:
     """Duration of the fastest step."""
     images = torch.randn(batch, 3, side, side, device=target["boxes"].device)
+    clocks = (time.perf_counter, time.process_time) if images.device.type == "cpu" else (time.perf_counter,)
     times = []
-    for _ in range(1 + ROUNDS):
-        start = time.perf_counter()
-        step(images, None, [target] * batch)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    for _ in range(WARM_UP + ROUNDS):
+        starts = [clock() for clock in clocks]
+        losses = step(images, None, [target] * batch)
+        float(losses["loss"])  # waits for a GPU
+        times.append(min(clock() - start for clock, start in zip(clocks, starts, strict=True)))
+    return min(times[WARM_UP:])
