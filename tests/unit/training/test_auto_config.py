@@ -327,10 +327,14 @@ def test_who_begins_with_a_model_gets_its_parts(tmp_path):
 @pytest.mark.parametrize(("names", "expected"), [(list("0123456789"), "digits"), (["0", "1"], "shapes"), (["cell"], "shapes")])
 def test_a_model_with_the_parts_of_one_that_comes_with_the_package_begins_with_its_weights(names: list[str], expected: str):
     assert shipped() == ["conditional-detr-tiny-digits", "conditional-detr-tiny-shapes"]
-    alike = config(model_overrides={"reference_points": "encoder", **CELLS, "num_queries": 7})
+    parts = {"reference_points": "encoder", **CELLS, "num_queries": 7}
+    alike = config(model_overrides=parts | BOXES)
     choice = beginning(alike, names)
     assert choice is not None
     assert (choice.setting, choice.value) == ("init_from", f"conditional-detr-tiny-{expected}")
     assert beginning(config(model_overrides={**alike.model_overrides, "lambda_q": "scalar"}), names) is None
     assert beginning(alike.model_copy(update={"pretrained_backbone": False}), names) is None
     assert beginning(config(model="conditional-detr-r18"), names) is None
+    simpler = beginning(config(model_overrides=parts), names)  # only the digits have a shared box head
+    assert simpler is not None
+    assert simpler.value == "conditional-detr-tiny-digits"
