@@ -1,7 +1,7 @@
 """Batches for training. Each batch depends only on the seed, the epoch and its position, not on the number of workers."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError
 from conditional_detr.images.decoding import decode
 from conditional_detr.images.preprocessing import Preprocessor
 
+T = TypeVar("T")
 Target = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor | None, list[Target]]
 MAX_TRIES = 100  # images tried for one item of a batch before loading fails
@@ -153,6 +154,24 @@ class CollateToSend(Collate):
         return (sendable(images), None if padding_mask is None else sendable(padding_mask), arrays), unusable
 
 
+def on_one_thread(items: Iterable[T]) -> Iterator[T]:
+    """Make each item with one thread of PyTorch.
+
+    Images are small, so more threads would mostly wait for each other, for long if another program keeps the cores busy.
+    """
+    remaining = iter(items)
+    while True:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            item = next(remaining)
+        except StopIteration:
+            return
+        finally:
+            torch.set_num_threads(threads)
+        yield item
+
+
 def training_batches(
     dataset: TrainingImages,
     batches: EpochBatches,
@@ -183,7 +202,7 @@ def training_batches(
         pin_memory=torch.cuda.is_available(),
         timeout=POLL_SECONDS if workers else 0,
     )
-    for found in from_processes(loader, while_waiting) if workers else loader:
+    for found in from_processes(loader, while_waiting) if workers else on_one_thread(loader):
         if isinstance(found, ConditionalDETRError):
             raise found
         (images, padding_mask, targets), unusable = found
