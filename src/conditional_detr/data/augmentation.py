@@ -1,15 +1,14 @@
 """The paper's augmentation, scaled to the input size of the model."""
 
 import math
-from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from conditional_detr.config.recipes import RecipeConfig
 from conditional_detr.config.schema import LONGEST_PER_SHORTEST
+from conditional_detr.device.draws import GLOBAL, Draws
 from conditional_detr.images.sizes import resized_hw
 
 SCALE_STEPS = 11  # 480, 512, …, 800
@@ -48,14 +47,15 @@ class Augmentation:
         low, high = recipe.scales
         self.sizes = [round(imgsz * (low + (high - low) * i / (SCALE_STEPS - 1))) for i in range(SCALE_STEPS)]
 
-    def __call__(self, rgb: Tensor, boxes_xyxy: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Augment an image and its boxes, with random numbers from torch's global generator.
+    def __call__(self, rgb: Tensor, boxes_xyxy: Tensor, labels: Tensor, draws: Draws = GLOBAL) -> tuple[Tensor, Tensor, Tensor]:
+        """Augment an image and its boxes.
 
         Parameters
         ----------
         rgb : uint8 [3, H, W]
         boxes_xyxy : float32 [M, 4] px
         labels : int64 [M]
+        draws : source of random numbers
 
         Returns
         -------
@@ -63,20 +63,20 @@ class Augmentation:
         """
         image = tv_tensors.Image(rgb)
         boxes = tv_tensors.BoundingBoxes(boxes_xyxy, format="XYXY", canvas_size=rgb.shape[-2:])
-        if chance(self.recipe.hflip):
+        if draws.chance(self.recipe.hflip):
             image, boxes = TF.horizontal_flip(image), TF.horizontal_flip(boxes)
         # With a probability of 0 no random number is drawn, so the paper's recipe does not depend on these options.
-        if self.recipe.vflip and chance(self.recipe.vflip):
+        if self.recipe.vflip and draws.chance(self.recipe.vflip):
             image, boxes = TF.vertical_flip(image), TF.vertical_flip(boxes)
-        if self.recipe.transpose and chance(self.recipe.transpose):
+        if self.recipe.transpose and draws.chance(self.recipe.transpose):
             image, boxes = transposed(image, boxes)
-        if self.tile and chance(WINDOWS):
-            image, boxes, labels = self._window(image, boxes, labels)
-        elif chance(self.recipe.crop):
-            image, boxes, labels = self._cropped(image, boxes, labels)
-        image, boxes = self._resized(image, boxes, pick(self.sizes))
+        if self.tile and draws.chance(WINDOWS):
+            image, boxes, labels = self._window(image, boxes, labels, draws)
+        elif draws.chance(self.recipe.crop):
+            image, boxes, labels = self._cropped(image, boxes, labels, draws)
+        image, boxes = self._resized(image, boxes, draws.pick(self.sizes))
         if self.recipe.color_jitter:
-            image = jitter_color(image, self.recipe.color_jitter)
+            image = jitter_color(image, self.recipe.color_jitter, draws)
         return image.as_subclass(Tensor), boxes.as_subclass(Tensor), labels
 
     def _resized(
@@ -87,28 +87,28 @@ class Augmentation:
         return TF.resize(image, size, antialias=True), TF.resize(boxes, size)
 
     def _cropped(
-        self, image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes, labels: Tensor
+        self, image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes, labels: Tensor, draws: Draws
     ) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes, Tensor]:
         height, width = image.shape[-2:]
-        pixels = min(height, width) / pick(CROP_FROM)
+        pixels = min(height, width) / draws.pick(CROP_FROM)
         least, most = (max(1, round(side * pixels)) for side in CROP_SIDES)
-        crop_w = between(min(least, width), min(width, most))
-        crop_h = between(min(least, height), min(height, most))
-        return cut(image, boxes, labels, (between(0, height - crop_h), between(0, width - crop_w), crop_h, crop_w))
+        crop_w = draws.between(min(least, width), min(width, most))
+        crop_h = draws.between(min(least, height), min(height, most))
+        return cut(image, boxes, labels, (draws.between(0, height - crop_h), draws.between(0, width - crop_w), crop_h, crop_w))
 
     def _window(
-        self, image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes, labels: Tensor
+        self, image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes, labels: Tensor, draws: Draws
     ) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes, Tensor]:
         """A window about as large as a tile, around a random object if there is one."""
         sides = image.shape[-2], image.shape[-1]
-        size = [min(side, between(*(round(self.tile * share) for share in WINDOW_SIDES))) for side in sides]
+        size = [min(side, draws.between(*(round(self.tile * share) for share in WINDOW_SIDES))) for side in sides]
         low, high = [0, 0], [side - length for side, length in zip(sides, size, strict=True)]
         if len(boxes):
-            x0, y0, x1, y1 = boxes[between(0, len(boxes) - 1)].tolist()
+            x0, y0, x1, y1 = boxes[draws.between(0, len(boxes) - 1)].tolist()
             for axis, centre in enumerate(((y0 + y1) / 2, (x0 + x1) / 2)):
                 low[axis] = min(max(0, math.ceil(centre) - size[axis]), high[axis])
                 high[axis] = max(low[axis], min(high[axis], math.floor(centre)))
-        top, left = (between(*limits) for limits in zip(low, high, strict=True))
+        top, left = (draws.between(*limits) for limits in zip(low, high, strict=True))
         return cut(image, boxes, labels, (top, left, *size))
 
 
@@ -132,23 +132,8 @@ def transposed(image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes) -> tupl
     )
 
 
-def jitter_color(image: tv_tensors.Image, strength: float) -> tv_tensors.Image:
+def jitter_color(image: tv_tensors.Image, strength: float, draws: Draws) -> tv_tensors.Image:
     """Multiply brightness, contrast and saturation by random factors between 1 − strength and 1 + strength."""
     for adjust in (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation):
-        image = adjust(image, 1 + strength * (2 * float(torch.rand(())) - 1))
+        image = adjust(image, 1 + strength * (2 * draws.uniform() - 1))
     return image
-
-
-def chance(probability: float) -> bool:
-    """Return True with the given probability."""
-    return float(torch.rand(())) < probability
-
-
-def between(low: int, high: int) -> int:
-    """Random integer from low to high, both included."""
-    return int(torch.randint(low, high + 1, ()))
-
-
-def pick(values: Sequence[int]) -> int:
-    """Choose one of the values at random."""
-    return values[between(0, len(values) - 1)]

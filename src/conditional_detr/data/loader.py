@@ -1,6 +1,7 @@
 """Batches for training. Each batch depends only on the seed, the epoch and its position, not on the number of workers."""
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.index import SplitIndex
 from conditional_detr.data.loader_processes import POLL_SECONDS, from_processes, prepare_process, sendable
 from conditional_detr.data.repeat_sampling import drawn, epoch_size
-from conditional_detr.device.seeding import seed_generators
+from conditional_detr.device.draws import Draws
 from conditional_detr.errors import ConditionalDETRError, ConfigError, DataError, plural
 from conditional_detr.images.decoding import decode
 from conditional_detr.images.preprocessing import Preprocessor
@@ -44,7 +45,13 @@ class TrainingImages(Dataset[Item | ConditionalDETRError]):
 
     An image that cannot be used is replaced by a random one, drawn with the seed of the item, so batches keep their size.
     Errors are returned, not raised, because PyTorch would print the whole traceback of an exception from a worker process.
+
+    Attributes
+    ----------
+    draws_alone : whether no random number comes from torch's global generator, so that images can be loaded during a step
     """
+
+    draws_alone = True
 
     def __init__(self, index: SplitIndex, augmentation: Augmentation, preprocessor: Preprocessor) -> None:
         self.index, self.augmentation, self.preprocessor = index, augmentation, preprocessor
@@ -65,9 +72,7 @@ class TrainingImages(Dataset[Item | ConditionalDETRError]):
         rgb = decode(self.index.paths[i])
         self.index.check_size(i, (rgb.shape[-2], rgb.shape[-1]))
         boxes, labels = (torch.from_numpy(array) for array in self.index.objects(i))
-        with torch.random.fork_rng(devices=[]):
-            seed_generators(seed, rgb.device)
-            rgb, boxes, labels = self.augmentation(rgb, boxes, labels)
+        rgb, boxes, labels = self.augmentation(rgb, boxes, labels, Draws.seeded(seed))
         height, width = rgb.shape[-2:]
         target = {"labels": labels, "boxes": xyxy_to_cxcywh(boxes) / torch.tensor([width, height, width, height])}
         if self.index.labelled is not None:
@@ -154,22 +159,20 @@ class CollateToSend(Collate):
         return (sendable(images), None if padding_mask is None else sendable(padding_mask), arrays), unusable
 
 
-def on_one_thread(items: Iterable[T]) -> Iterator[T]:
-    """Make each item with one thread of PyTorch.
+def in_background(items: Iterable[T], ahead: bool) -> Iterator[T]:
+    """Make items in a thread that uses one thread of PyTorch, and the next item while the caller works, if `ahead`.
 
     Images are small, so more threads would mostly wait for each other, for long if another program keeps the cores busy.
     """
     remaining = iter(items)
-    while True:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            item = next(remaining)
-        except StopIteration:
-            return
-        finally:
-            torch.set_num_threads(threads)
-        yield item
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        coming = pool.submit(next, remaining, None)
+        while (item := coming.result()) is not None:
+            if ahead:
+                coming = pool.submit(next, remaining, None)
+            yield item
+            if not ahead:
+                coming = pool.submit(next, remaining, None)
 
 
 def training_batches(
@@ -202,7 +205,7 @@ def training_batches(
         pin_memory=torch.cuda.is_available(),
         timeout=POLL_SECONDS if workers else 0,
     )
-    for found in from_processes(loader, while_waiting) if workers else on_one_thread(loader):
+    for found in from_processes(loader, while_waiting) if workers else in_background(loader, dataset.draws_alone):
         if isinstance(found, ConditionalDETRError):
             raise found
         (images, padding_mask, targets), unusable = found

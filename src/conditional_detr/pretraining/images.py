@@ -9,11 +9,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from conditional_detr.boxes import xyxy_to_cxcywh
-from conditional_detr.data.augmentation import between, chance, pick
 from conditional_detr.data.clean import Category
 from conditional_detr.data.findings import Finding, counted
 from conditional_detr.data.index import SplitIndex
 from conditional_detr.data.loader import TrainingImages
+from conditional_detr.device.draws import GLOBAL
 from conditional_detr.device.seeding import seed_generators
 from conditional_detr.errors import DataError, ImageError, plural, shortened_list
 from conditional_detr.images.decoding import decode
@@ -86,8 +86,8 @@ def random_boxes(size_hw: tuple[int, int], count: int) -> Tensor:
     """
     boxes = []
     for _ in range(count):
-        height, width = (between(LEAST_SIDE, side - LEAST_SIDE) for side in size_hw)
-        top, left = between(0, size_hw[0] - height - 1), between(0, size_hw[1] - width - 1)
+        height, width = (GLOBAL.between(LEAST_SIDE, side - LEAST_SIDE) for side in size_hw)
+        top, left = GLOBAL.between(0, size_hw[0] - height - 1), GLOBAL.between(0, size_hw[1] - width - 1)
         boxes.append([left, top, left + width, top + height])
     return torch.tensor(boxes)
 
@@ -108,6 +108,8 @@ class PatchImages(TrainingImages):
     imgsz : largest length of the shorter side, px
     count, num_queries : number of patches per image, and of queries
     """
+
+    draws_alone = False
 
     def __init__(self, index: SplitIndex, preprocessor: Preprocessor, imgsz: int, count: int, num_queries: int) -> None:
         self.index, self.preprocessor, self.imgsz = index, preprocessor, imgsz
@@ -132,7 +134,7 @@ class PatchImages(TrainingImages):
             seed_generators(seed, rgb.device)
             boxes = random_boxes((height, width), self.count)
             patches = [self.patch(rgb[:, y0:y1, x0:x1]) for x0, y0, x1, y1 in boxes.tolist()]
-            shortest = round(self.imgsz * (SMALLEST + (1 - SMALLEST) * pick(range(SCALE_STEPS)) / (SCALE_STEPS - 1)))
+            shortest = round(self.imgsz * (SMALLEST + (1 - SMALLEST) * GLOBAL.pick(range(SCALE_STEPS)) / (SCALE_STEPS - 1)))
             kept = torch.rand(self.num_queries) < KEPT
         size = resized_hw((height, width), shortest, round(self.imgsz * LONGEST))
         image = v2.functional.resize(rgb, list(size), antialias=True)
@@ -143,11 +145,11 @@ class PatchImages(TrainingImages):
     def patch(self, crop: Tensor) -> Tensor:
         """Resize a patch and distort its colours and sharpness: uint8 [3, h, w] → uint8 [3, 128, 128]."""
         patch: Tensor = v2.functional.resize(crop, [PATCH_SIDE, PATCH_SIDE], antialias=True)
-        if chance(0.8):
+        if GLOBAL.chance(0.8):
             patch = self.jitter(patch)
-        if chance(0.2):
+        if GLOBAL.chance(0.2):
             patch = v2.functional.rgb_to_grayscale(patch, num_output_channels=3)
-        if chance(0.5):
-            sigma = 0.1 + 1.9 * float(torch.rand(()))
+        if GLOBAL.chance(0.5):
+            sigma = 0.1 + 1.9 * GLOBAL.uniform()
             patch = v2.functional.gaussian_blur(patch, [2 * round(3 * sigma) + 1] * 2, [sigma, sigma])
         return patch
