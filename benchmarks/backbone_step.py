@@ -1,7 +1,7 @@
 """Time of a backbone's forward and backward pass, with this library's frozen norms and with timm's.
 
-This library folds frozen norms into the convolutions and has its own backward pass for large and dilated depthwise convolutions.
-The two networks are timed in turns.
+This library folds frozen norms into the convolutions and has its own backward pass for large and dilated depthwise
+convolutions. The two networks are timed in turns.
 
 Command: python benchmarks/backbone_step.py        Time: about 2 minutes on 2 cores.
 """
