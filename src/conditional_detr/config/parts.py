@@ -60,6 +60,8 @@ def check_parts(model: ModelConfig) -> None:
     """
     if model.cross_attention == "box_conditional" and not model.box_refinement:
         raise ConfigError("cross_attention = 'box_conditional' needs the boxes of the layer before: set box_refinement = true")
+    if model.reference_points == "encoder_boxes" and not model.box_refinement:
+        raise ConfigError("reference_points = 'encoder_boxes' starts queries from boxes: set box_refinement = true")
     for field, cause in unused_fields(model).items():
         if getattr(model, field) != IDLE[field]:
             raise ConfigError(_conflict(model, field, cause))

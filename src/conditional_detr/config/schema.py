@@ -71,7 +71,11 @@ class ModelConfig(Settings):
     )
     spatial_query: Literal["conditional", "intermediate", "point", "lambda", "content"] = "conditional"
     lambda_q: Literal["diagonal", "identity", "scalar", "block", "full"] = "diagonal"
-    reference_points: Literal["predicted", "linear", "learned", "origin", "encoder"] = "predicted"
+    reference_points: Literal["predicted", "linear", "learned", "origin", "encoder", "encoder_boxes"] = Field(
+        "predicted",
+        description="encoder_boxes: a box is predicted from each cell of the encoder's output, and queries start from the best "
+        "ones; needs box_refinement.",
+    )
     box_offset: bool = True
     box_refinement: bool = Field(
         False, description="Each decoder layer starts from the boxes of the layer before, with a box head of its own."
@@ -81,7 +85,7 @@ class ModelConfig(Settings):
         ge=-10,
         le=10,
         description="Initial logit of the width and height of boxes: 0 = half of the image. Not used if the "
-        "references are boxes (reference_points = encoder with several levels).",
+        "references are boxes (reference_points = encoder_boxes, or encoder with several levels).",
     )
     classification: Literal["focal", "softmax"] = "focal"
     patches: int = Field(

@@ -22,7 +22,13 @@ from conditional_detr.model.heads.classification import CLASS_HEADS
 from conditional_detr.model.initialisation import init_local_spatial_attention, initialise_transformer
 from conditional_detr.model.patches import FeatureHead, PatchInContent, PatchInPosition, with_patches
 from conditional_detr.model.positional import EXTENTS, Grid
-from conditional_detr.model.query_init import FIRST_CONTENT, REFERENCE_POINTS, REFERENCE_POINTS_OF_SEVERAL_LEVELS, QueryInit
+from conditional_detr.model.query_init import (
+    FIRST_CONTENT,
+    REFERENCE_POINTS,
+    REFERENCE_POINTS_OF_SEVERAL_LEVELS,
+    EncoderReferencePoints,
+    QueryInit,
+)
 from conditional_detr.model.spatial_query import LAMBDA_Q, SPATIAL_QUERIES, SpatialQuery
 
 SAME_PADDING_MULTIPLE = 32
@@ -164,9 +170,10 @@ def query_init_of(config: ModelConfig, content: nn.Module, channels: int) -> Que
     kind = kinds[config.reference_points]
     if not config.patches:
         return kind(config.hidden_dim, config.num_queries, content)
-    if config.reference_points == "encoder":
+    if issubclass(kind, EncoderReferencePoints):
         raise ConfigError(
-            "patches and reference_points = 'encoder' cannot be combined: the score that chooses the points learns from objects"
+            f"patches and reference_points = {config.reference_points!r} cannot be combined: the score that chooses the points "
+            "learns from objects"
         )
     carrying = PatchInPosition if config.cross_attention == "additive" else PatchInContent
     return with_patches(kind, carrying)(config.hidden_dim, config.num_queries, content, channels, config.patches)

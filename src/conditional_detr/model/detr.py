@@ -16,7 +16,7 @@ from conditional_detr.model.memory import Memory, build_memory
 from conditional_detr.model.positional import Grid
 from conditional_detr.model.precision import float32_region
 from conditional_detr.model.queries import Decoded, in_groups
-from conditional_detr.model.query_init import QueryInit
+from conditional_detr.model.query_init import Initial, QueryInit
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class DetectionOutput:
     memory : the encoder's output with the positions of its cells; None if the earlier layers were not requested
     objectness : [B, N], logits for how near each memory cell is to the centre of an object; None if the earlier layers were
         not requested or the reference points are not chosen by this score
+    cell_boxes : [B, N, 4], box predicted from each memory cell; None as `objectness`, or if none are predicted
     pred_features, aux_features : [B, Q, C] and [L−1, B, Q, C], predicted features of patches in pre-training, otherwise None
     patch_features : [B, x, C], the backbone's features of the patches in pre-training, not normalised; otherwise None
     """
@@ -41,6 +42,7 @@ class DetectionOutput:
     aux_boxes: Float[Tensor, "A B Q 4"] | None = None
     memory: Memory | None = None
     objectness: Float[Tensor, "B N"] | None = None
+    cell_boxes: Float[Tensor, "B N 4"] | None = None
     pred_features: Float[Tensor, "B Q C"] | None = None
     aux_features: Float[Tensor, "A B Q C"] | None = None
     patch_features: Float[Tensor, "B x C"] | None = None
@@ -119,10 +121,11 @@ class DETR(nn.Module):
         """
         memory = self.encode(images, padding_mask)
         with float32_region(images):  # in 16 bits, points and boxes can be off by whole pixels
-            queries, objectness = self.reference_points(self.object_query, memory)
+            initial = self.reference_points(self.object_query, memory)
+            queries = initial.queries
             if extra_queries is not None:
                 queries = in_groups([queries, *(self.reference_points(group, memory).queries for group in extra_queries)])
-        return self.predicted(self.decoder(queries, memory, self.box_head.refine), memory, aux, objectness)
+        return self.predicted(self.decoder(queries, memory, self.box_head.refine), memory, aux, initial)
 
     def encode(self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None) -> Memory:
         """Compute the memory of a batch of images."""
@@ -131,7 +134,7 @@ class DETR(nn.Module):
         return encoded
 
     def predicted(
-        self, decoded: Decoded, memory: Memory, aux: bool | None = None, objectness: Tensor | None = None
+        self, decoded: Decoded, memory: Memory, aux: bool | None = None, initial: Initial | None = None
     ) -> DetectionOutput:
         """Predict classes and boxes from the decoder's output; `aux` is as in `forward`."""
         with_aux = self.training if aux is None else aux
@@ -144,4 +147,5 @@ class DETR(nn.Module):
         if not with_aux:
             return DetectionOutput(**last)
         earlier = {f"aux_{name}": layers[:-1] for name, layers in predicted.items()}
-        return DetectionOutput(**last, **earlier, memory=memory, objectness=objectness)
+        learned = {} if initial is None else {"objectness": initial.objectness, "cell_boxes": initial.cell_boxes}
+        return DetectionOutput(**last, **earlier, memory=memory, **learned)

@@ -29,10 +29,12 @@ class Initial(NamedTuple):
     queries : queries with zero content
     objectness : [B, N], logits for how near each memory cell is to the centre of an object; None if the reference points are
         not chosen by this score
+    cell_boxes : [B, N, 4], the box predicted from each memory cell, (cx, cy, w, h) in [0, 1]; None if none are predicted
     """
 
     queries: Queries
     objectness: Tensor | None = None
+    cell_boxes: Tensor | None = None
 
 
 class ZeroContent(nn.Module):
@@ -155,7 +157,7 @@ class EncoderReferencePoints(QueryInit):
 
     def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory) -> Initial:
         objectness = self.scorer(memory.tokens.float())[..., 0]
-        reference = inverse_sigmoid(self.highest_cells(objectness.detach(), memory)).sigmoid()
+        reference = inverse_sigmoid(self.highest_cells(objectness.detach(), self.candidates(memory), memory)).sigmoid()
         return Initial(Queries.start(object_query + self.embedded(reference), reference, self.content()), objectness)
 
     def embedded(self, reference: Float[Tensor, "B Q R"]) -> Float[Tensor, "B Q D"]:
@@ -166,9 +168,11 @@ class EncoderReferencePoints(QueryInit):
         """The reference point or box of each cell."""
         return memory.centres
 
-    def highest_cells(self, scores: Float[Tensor, "B N"], memory: Memory) -> Float[Tensor, "B Q R"]:
+    def highest_cells(
+        self, scores: Float[Tensor, "B N"], references: Float[Tensor, "_ N R"], memory: Memory
+    ) -> Float[Tensor, "B Q R"]:
         """References of the Q cells with the highest scores, filled up with the middle of the image if there are too few."""
-        references = self.candidates(memory).expand(scores.shape[0], -1, -1)
+        references = references.expand(scores.shape[0], -1, -1)
         if memory.is_padding is not None:
             scores = scores.masked_fill(memory.is_padding, -torch.inf)
         scores = torch.cat([scores, scores.new_full((scores.shape[0], self.num_queries), FILLER_SCORE)], dim=1)
@@ -197,11 +201,40 @@ class EncoderReferenceBoxes(EncoderReferencePoints):
         return torch.cat([memory.centres, memory.typical_sizes.clamp(max=LARGEST_START)], dim=-1)
 
 
+class EncoderBoxes(EncoderReferenceBoxes):
+    """As `EncoderReferenceBoxes`, but each cell also predicts a box, and queries start from the boxes of the best cells.
+
+    b = sigmoid(MLP(token) + logit(b_0)), where b_0 lies at the cell and has the typical size of its level. The boxes are
+    detached before the decoder, and have a loss of their own.
+
+    Source: two-stage Deformable DETR (Zhu et al., ICLR 2021).
+    """
+
+    def __init__(self, dim: int, num_queries: int, content: nn.Module | None = None) -> None:
+        super().__init__(dim, num_queries, content)
+        self.box = MLP(dim, dim, 4, num_layers=3)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Start with the typical box of each cell."""
+        nn.init.zeros_(self.box.last.weight)
+        nn.init.zeros_(self.box.last.bias)
+
+    def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory) -> Initial:
+        tokens = memory.tokens.float()
+        objectness = self.scorer(tokens)[..., 0]
+        boxes = (self.box(tokens) + inverse_sigmoid(self.candidates(memory))).sigmoid()
+        reference = self.highest_cells(objectness.detach(), boxes.detach(), memory)
+        return Initial(Queries.start(object_query + self.embedded(reference), reference, self.content()), objectness, boxes)
+
+
 REFERENCE_POINTS: dict[str, type[QueryInit]] = {
     "predicted": PredictedReferencePoints,
     "linear": LinearReferencePoints,
     "learned": LearnedReferencePoints,
     "origin": OriginReferencePoints,
     "encoder": EncoderReferencePoints,
+    "encoder_boxes": EncoderBoxes,
 }
 REFERENCE_POINTS_OF_SEVERAL_LEVELS: dict[str, type[QueryInit]] = REFERENCE_POINTS | {"encoder": EncoderReferenceBoxes}

@@ -42,7 +42,7 @@ def test_at_the_start_boxes_are_reference_points_of_half_size_and_every_class_ha
     model = small()
     with torch.no_grad():
         output = model(torch.randn(2, 3, 64, 64), aux=True)
-        queries, objectness = model.reference_points(model.object_query, output.memory)
+        queries, objectness, _ = model.reference_points(model.object_query, output.memory)
     assert objectness is None
     torch.testing.assert_close(output.pred_boxes[..., :2], queries.reference.expand(2, -1, -1), atol=1e-6, rtol=0)
     assert output.pred_boxes[..., 2:].eq(0.5).all()

@@ -140,7 +140,7 @@ def test_cells_of_padding_change_nothing(name: str, variant: dict):
 def after_encoder(model: DetectionModel, memory: Memory) -> list[torch.Tensor]:
     """What the heads predict of a memory; the way from there is the forward's."""
     memory = model.encoder(memory)
-    queries, _ = model.reference_points(model.object_query, memory)
+    queries = model.reference_points(model.object_query, memory).queries
     decoded = model.decoder(queries, memory, model.box_head.refine)
     return [model.get_submodule(name)(decoded, memory) for name in model.head_names]
 
@@ -374,7 +374,7 @@ def with_objects(cells: list[int]) -> Memory:
 
 def test_points_from_the_encoder_are_the_centres_of_the_cells_of_each_image_that_score_highest():
     model, memory = from_the_encoder(num_queries=2), with_objects([5, 0])
-    queries, objectness = model.reference_points(model.object_query, memory)
+    queries, objectness, _ = model.reference_points(model.object_query, memory)
     expected = torch.tensor([[[0.375, 0.5], [0.125, 1 / 6]], [[0.625, 0.5], [0.875, 5 / 6]]])
     torch.testing.assert_close(queries.reference, expected, atol=1e-5, rtol=0)
     assert objectness.equal(memory.tokens[..., 0])
@@ -384,7 +384,7 @@ def test_no_point_lies_on_padding_and_spare_queries_look_from_the_middle():
     model, memory = from_the_encoder(num_queries=7), with_objects([5, 0])
     is_padding = torch.zeros(2, 12, dtype=torch.bool)
     is_padding[0, 3:] = True  # three cells are left, and seven queries look for places
-    queries, _ = model.reference_points(model.object_query, memory._replace(is_padding=is_padding))
+    queries = model.reference_points(model.object_query, memory._replace(is_padding=is_padding)).queries
     points = queries.reference[0]
     torch.testing.assert_close(points[0], memory.centres[0, 0], atol=1e-5, rtol=0)
     left = {tuple(p) for p in memory.centres[0, :3].tolist()}

@@ -66,3 +66,17 @@ def test_refined_boxes_start_as_the_first_layer_of_a_shared_head():
     torch.testing.assert_close(has.aux_boxes[0], had.aux_boxes[0])
     torch.testing.assert_close(has.pred_boxes, had.aux_boxes[0])
     assert differing_fields(trained.config, new.config) == ["cross_attention", "box_refinement"]  # not the other way
+
+
+def test_queries_that_start_from_boxes_start_as_those_that_start_from_points():
+    trained = model(3, 4, reference_points="encoder", box_refinement=True)
+    new = model(3, 4, reference_points="encoder_boxes", box_refinement=True)
+    take_weights(new, trained, "a")
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        memory = new.encode(images, None)
+        queries, scores, boxes = new.reference_points(new.object_query, memory)
+        assert scores.equal(trained.reference_points(trained.object_query, trained.encode(images, None)).objectness)
+        first = new(images, aux=True).aux_boxes[0]
+    torch.testing.assert_close(first, queries.reference, atol=1e-5, rtol=1e-4)
+    assert boxes.shape[-1] == 4

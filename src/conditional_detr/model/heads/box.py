@@ -93,6 +93,10 @@ class LayerBox(nn.Module):
     def __init__(self, dim: int, size_logit: float) -> None:
         super().__init__()
         self.mlp = MLP(dim, dim, 4, num_layers=3)
+        self.keep_reference(size_logit)
+
+    def keep_reference(self, size_logit: float = 0.0) -> None:
+        """Predict the references again, as an untrained layer does."""
         start_at_reference(self.mlp, size_logit)
 
     def forward(self, embedding: Float[Tensor, "B Q D"], reference: Float[Tensor, "_ Q R"]) -> Float[Tensor, "B Q 4"]:

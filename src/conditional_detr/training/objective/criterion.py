@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from conditional_detr.errors import ConfigError
 from conditional_detr.model.detr import DetectionOutput
+from conditional_detr.training.objective.cell_boxes import cell_box_loss
 from conditional_detr.training.objective.losses import LABELLED, Totals
 from conditional_detr.training.objective.matcher import hungarian_match
 from conditional_detr.training.objective.objectness import objectness_loss
@@ -71,7 +72,8 @@ class SetCriterion(nn.Module):
         -------
         scalars: "loss", the weighted total over all layers; unweighted "loss_ce", "loss_bbox", "loss_giou" of the last layer
         and "loss_ce_0", … of the earlier layers. If reference points are chosen from the encoder's output, also
-        "loss_objectness", which "loss" contains with weight 1. In pre-training also "loss_feature", see `FeatureTerm`
+        "loss_objectness", and if boxes are predicted there "loss_cell_boxes". "loss" contains both with weight 1. In
+        pre-training also "loss_feature", see `FeatureTerm`
 
         Raises
         ------
@@ -94,6 +96,9 @@ class SetCriterion(nn.Module):
             if output.memory is not None and output.objectness is not None:
                 losses["loss_objectness"] = objectness_loss(output.objectness, output.memory, targets) / counted.num_boxes
                 losses["loss"] = losses["loss"] + losses["loss_objectness"]
+            if output.memory is not None and output.cell_boxes is not None:
+                losses["loss_cell_boxes"] = cell_box_loss(output.cell_boxes, output.memory, targets) / counted.num_boxes
+                losses["loss"] = losses["loss"] + losses["loss_cell_boxes"]
         for name, values in terms.items():
             losses[name] = values[-1]
             losses |= {f"{name}_{i}": value for i, value in enumerate(values[:-1])}

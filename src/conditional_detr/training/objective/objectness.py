@@ -60,10 +60,17 @@ def gaussian_targets(
     """
     if not len(boxes_cxcywh):
         return centres.new_zeros(len(centres))
+    return gaussians(centres, sizes, boxes_cxcywh).amax(1)
+
+
+def gaussians(
+    centres: Float[Tensor, "N 2"], sizes: Float[Tensor, "N 2"], boxes_cxcywh: Float[Tensor, "M 4"]
+) -> Float[Tensor, "N M"]:
+    """The Gaussian of each box, at least one, see `gaussian_targets`."""
     offset = centres[:, None] - boxes_cxcywh[None, :, :2].float()
     half = boxes_cxcywh[None, :, 2:].float().clamp(min=1e-6) / 2
     height = torch.exp(-(offset / half).square().sum(-1) / (2 * WIDTH**2))
     unlike = (sizes.log().sum(-1)[:, None] - (2 * half[0]).log().sum(-1)).abs()  # of areas
     belongs = unlike <= unlike.amin(0) + SAME_LEVEL
     nearest = offset.abs().sum(-1).masked_fill(~belongs, torch.inf).argmin(0)
-    return height.masked_fill(~belongs, 0).scatter(0, nearest[None], 1.0).amax(1)
+    return height.masked_fill(~belongs, 0).scatter(0, nearest[None], 1.0)

@@ -29,13 +29,15 @@ def as_source_has(context: Context, field: str, rule: Callable[[ModelConfig], Ch
 
 
 def reference_points(model: ModelConfig) -> Choice | None:
-    """Choose reference points from the encoder's output; None if the model has none, or not the paper's variant of them."""
+    """Choose references from the encoder's output; None if the model has none, or not the paper's variant of them."""
     if (
         model.reference_points != "predicted"
         or "spatial_query" in unused_fields(model)
         or "reference_points" in unused_fields(model)
     ):
         return None
+    if model.box_refinement:
+        return Choice("model.reference_points", "encoder_boxes", "queries start from boxes that the encoder's output predicts")
     return Choice("model.reference_points", "encoder", "queries start at likely object centres, which speeds up training")
 
 

@@ -44,9 +44,9 @@ RULES: dict[str, Rule] = {
     "hflip": lambda context: flips(context.sources.class_names),
     "vflip": lambda context: turned(context, "vflip"),
     "transpose": lambda context: turned(context, "transpose"),
-    "model.reference_points": of_new_model(lambda context: as_source_has(context, "reference_points", reference_points)),
     "model.box_refinement": of_new_model(lambda context: as_source_has(context, "box_refinement", box_refinement)),
     "model.cross_attention": of_new_model(lambda context: as_source_has(context, "cross_attention", cross_attention)),
+    "model.reference_points": of_new_model(lambda context: as_source_has(context, "reference_points", reference_points)),
     "model.neck": of_new_model(lambda context: as_source_has(context, "neck", neck)),
     "model.pixel_aligned_positions": of_new_model(
         lambda context: as_source_has(context, "pixel_aligned_positions", pixel_aligned_positions)

@@ -15,7 +15,11 @@ from conditional_detr.weights.recognise import find_checkpoint, shipped
 # Parameters with a row for each query.
 PER_QUERY = {"object_query", "reference_points.points", "reference_points.content.weight"}
 # Field → values of a simpler model and of the model that can start from its weights.
-EXTENSIONS = {"box_refinement": (False, True), "cross_attention": ("conditional", "box_conditional")}
+EXTENSIONS = {
+    "box_refinement": (False, True),
+    "cross_attention": ("conditional", "box_conditional"),
+    "reference_points": ("encoder", "encoder_boxes"),
+}
 
 
 def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, list[str]]:
@@ -94,7 +98,8 @@ def take_weights(model: DetectionModel, source: DetectionModel, name: str, has_c
     """Copy the weights of another model into a new model, in place. The number of queries may differ.
 
     The class head is only copied if both models have the same class names in the same order. Modules that only the new model
-    has start as they are: a box head that refines boxes starts from the shared head of the other model.
+    has start as they are: a box head that refines boxes starts from the shared head of the other model. Its first layer starts
+    anew if only the new model has references with a size.
 
     Parameters
     ----------
@@ -124,6 +129,8 @@ def take_weights(model: DetectionModel, source: DetectionModel, name: str, has_c
     for key in state.keys() & PER_QUERY:  # nearest by index, that is, by the order of their reference points
         state[key] = state[key][nearest]
     model.load_state_dict(state, strict=False)
+    if model.reference_points.gives_boxes and not source.reference_points.gives_boxes:
+        model.box_head.layers[0].keep_reference()  # it has learned to place boxes at points
     return same
 
 
