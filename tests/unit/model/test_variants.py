@@ -42,7 +42,10 @@ PARTS = {
     "box_refinement": {refined: head for (refined, offset), head in BOX_HEADS.items() if offset},
     "classification": CLASS_HEADS,
 }
-NEEDS = {"box_conditional": {"box_refinement": True}}  # other fields that a value needs
+NEEDS = {
+    "box_conditional": {"box_refinement": True},
+    "encoder_boxes": {"box_refinement": True},
+}  # other fields that a value needs
 VARIANTS = [
     ("conditional-detr-tiny", {field: value, **NEEDS.get(value, {})})
     for field, known in PARTS.items()
@@ -258,7 +261,7 @@ def test_every_lambda_is_a_linear_map_of_the_embedded_point(value: str):
 
 def test_at_the_origin_all_queries_look_from_the_middle_and_no_parameter_says_otherwise():
     model = build("conditional-detr-tiny", {"reference_points": "origin"})
-    queries, _ = model.reference_points(model.object_query, random_memory())
+    queries = model.reference_points(model.object_query, random_memory()).queries
     assert queries.reference.eq(0.5).all()
     assert not list(model.reference_points.parameters())
     assert queries.embedded.equal(queries.embedded[:, :1].expand_as(queries.embedded))
@@ -296,7 +299,7 @@ def test_detrs_heads_start_as_pytorch_starts_them():
 @pytest.mark.parametrize("which", ["first", "later"])
 def test_with_additive_cross_attention_layers_get_no_spatial_query_and_ask_for_none(which: str):
     model = build("conditional-detr-tiny", {"cross_attention": "additive"})  # which has points, for the boxes' offset
-    spatial_query, (queries, _) = model.decoder.spatial_query, model.reference_points(model.object_query, random_memory())
+    spatial_query, queries = model.decoder.spatial_query, model.reference_points(model.object_query, random_memory()).queries
     assert type(spatial_query) is NoSpatialQuery
     assert not list(spatial_query.parameters())
     assert not [key for key in model.state_dict() if "spatial" in key or "lambda" in key]
