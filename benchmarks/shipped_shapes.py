@@ -17,7 +17,6 @@ from conditional_detr import train
 
 NAME = "conditional-detr-tiny-shapes"
 TRAIN, VALID = 6000, 200
-MODEL = {"num_queries": 100, "box_refinement": True, "cross_attention": "box_conditional"}
 RECIPE = {"init_from": DIGITS, "batch": 4, "lr_backbone": 1e-4, "scales": (0.6, 1.4), "crop": 0.3}
 
 
@@ -31,7 +30,7 @@ def main() -> None:
     if not data.exists():
         make_shapes(data, TRAIN, VALID)
     train(
-        data, output=run, minutes=arguments.minutes, imgsz=192, threads=arguments.threads, model_overrides=MODEL,
+        data, output=run, minutes=arguments.minutes, imgsz=192, threads=arguments.threads, model_overrides={"num_queries": 100},
         recipe_overrides=RECIPE, resume=True,
     )  # fmt: skip
     ship(run, NAME)

@@ -20,7 +20,6 @@ from conditional_detr.weights.save import save_model
 from models import small
 
 CELLS = {"neck": "space_to_depth", "pixel_aligned_positions": True}
-BOXES = {"box_refinement": True, "cross_attention": "box_conditional"}
 
 
 def index(boxes: list[list[list[float]]], sizes_hw: list[tuple[int, int]], names: tuple[str, ...] = ("cell",)) -> SplitIndex:
@@ -164,12 +163,12 @@ def test_choices_are_made_for_a_new_model_and_said():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
     chosen, lines = resolve_auto(config(), set(), data)
     assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == (
-        {"reference_points": "encoder", **BOXES, **CELLS, "num_queries": 30},
+        {"reference_points": "encoder", **CELLS, "num_queries": 30},
         384,
         0.0,
     )
     assert chosen.training.init_from == "conditional-detr-tiny-shapes"
-    assert len(lines) == 9  # the start is said where weights are taken
+    assert len(lines) == 7  # the start is said where weights are taken
     assert any(line.startswith("model.num_queries = 30: a training image has up to 14 objects") for line in lines)
 
 
@@ -180,7 +179,6 @@ def test_what_somebody_asked_for_stays():
         model_overrides={
             "num_queries": 7,
             "reference_points": "learned",
-            "box_refinement": False,
             "neck": "last",
             "pixel_aligned_positions": False,
         },
@@ -191,7 +189,6 @@ def test_what_somebody_asked_for_stays():
             "imgsz",
             "model.num_queries",
             "hflip",
-            "model.box_refinement",
             "model.neck",
             "model.pixel_aligned_positions",
             "progressive_resize_from",
@@ -328,13 +325,10 @@ def test_who_begins_with_a_model_gets_its_parts(tmp_path):
 def test_a_model_with_the_parts_of_one_that_comes_with_the_package_begins_with_its_weights(names: list[str], expected: str):
     assert shipped() == ["conditional-detr-tiny-digits", "conditional-detr-tiny-shapes"]
     parts = {"reference_points": "encoder", **CELLS, "num_queries": 7}
-    alike = config(model_overrides=parts | BOXES)
+    alike = config(model_overrides=parts)
     choice = beginning(alike, names)
     assert choice is not None
     assert (choice.setting, choice.value) == ("init_from", f"conditional-detr-tiny-{expected}")
     assert beginning(config(model_overrides={**alike.model_overrides, "lambda_q": "scalar"}), names) is None
     assert beginning(alike.model_copy(update={"pretrained_backbone": False}), names) is None
     assert beginning(config(model="conditional-detr-r18"), names) is None
-    simpler = beginning(config(model_overrides=parts), names)  # only the digits have a shared box head
-    assert simpler is not None
-    assert simpler.value == "conditional-detr-tiny-digits"

@@ -36,24 +36,7 @@ def reference_points(model: ModelConfig) -> Choice | None:
         or "reference_points" in unused_fields(model)
     ):
         return None
-    if model.box_refinement:
-        return Choice("model.reference_points", "encoder_boxes", "queries start from boxes that the encoder's output predicts")
     return Choice("model.reference_points", "encoder", "queries start at likely object centres, which speeds up training")
-
-
-def box_refinement(model: ModelConfig) -> Choice | None:
-    """Refine boxes from layer to layer; None if the model does, on several levels, or if the decoder is not the paper's."""
-    single = len(model.strides) == 1
-    if model.box_refinement or not model.box_offset or not single or model.cross_attention != "conditional":
-        return None
-    return Choice("model.box_refinement", True, "each decoder layer improves the boxes of the one before")
-
-
-def cross_attention(model: ModelConfig) -> Choice | None:
-    """Tell the cross-attention the boxes of the layer before; None if there are none, or if it is not the paper's."""
-    if not model.box_refinement or model.cross_attention != "conditional":
-        return None
-    return Choice("model.cross_attention", "box_conditional", "it then knows how far each cell lies from the sides of a box")
 
 
 def neck(model: ModelConfig) -> Choice | None:
