@@ -100,7 +100,7 @@ def detect(
         for prepared, result in zip(group, run_batch(model, group), strict=True):
             parts = found.setdefault(prepared.position, {})
             parts[prepared.window] = result
-            of_image = windows(*prepared.rgb.shape[:2], tiling)
+            of_image = windows(prepared.rgb.shape[0], prepared.rgb.shape[1], tiling)
             if len(parts) == len(of_image):
                 del found[prepared.position]
                 yield prepared.position, prepared.rgb, merged([parts[window] for window in of_image], of_image, tiling)
@@ -150,7 +150,7 @@ def _prepared(
         def prepared(window: Window) -> PreparedImage:
             return PreparedImage(position, rgb, window, stages.prepare(window.of(rgb), model.preprocessor))
 
-        first, *others = windows(*rgb.shape[:2], tiling)
+        first, *others = windows(rgb.shape[0], rgb.shape[1], tiling)
         return position, chain([prepared(first)], map(prepared, others))  # the others when they are needed, to save memory
 
     if isinstance(images, Sequence) and len(images) == 1:

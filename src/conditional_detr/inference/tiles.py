@@ -78,7 +78,7 @@ def starts(length: int, tiling: Tiling) -> list[int]:
     if room <= 0:
         return [0]
     count = ceil(room / (tiling.size * (1 - tiling.overlap))) + 1
-    return np.linspace(0, room, count).round().astype(int).tolist()
+    return [int(start) for start in np.linspace(0, room, count).round()]
 
 
 def number_of_windows(sizes_hw: Iterable[tuple[int, int]], tiling: Tiling) -> int:
@@ -114,7 +114,8 @@ def ends_at_cut(boxes: np.ndarray, window: Window, image: Window) -> np.ndarray:
     near = AT_BORDER * max(window.size_hw)
     low, high = boxes[:, :2] - np.array(window[:2]) < near, np.array(window[2:]) - boxes[:, 2:] < near
     inside = np.array(window[:2]) > np.array(image[:2]), np.array(window[2:]) < np.array(image[2:])
-    return (low & inside[0] | high & inside[1]).any(1)
+    ends: np.ndarray = (low & inside[0] | high & inside[1]).any(1)
+    return ends
 
 
 def seen_first(boxes: np.ndarray, labels: np.ndarray, owners: np.ndarray) -> np.ndarray:

@@ -147,5 +147,5 @@ class DETR(nn.Module):
         if not with_aux:
             return DetectionOutput(**last)
         earlier = {f"aux_{name}": layers[:-1] for name, layers in predicted.items()}
-        learned = {} if initial is None else {"objectness": initial.objectness, "cell_boxes": initial.cell_boxes}
-        return DetectionOutput(**last, **earlier, memory=memory, **learned)
+        objectness, cell_boxes = (None, None) if initial is None else (initial.objectness, initial.cell_boxes)
+        return DetectionOutput(**last, **earlier, memory=memory, objectness=objectness, cell_boxes=cell_boxes)

@@ -51,16 +51,18 @@ class Depthwise(torch.autograd.Function):
     def forward(ctx, x, weight, form, weight_gradient):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, weight)
         ctx.form, ctx.weight_gradient = form, weight_gradient
-        return F.conv2d(x, weight, None, *form, groups=x.shape[1])
+        return F.conv2d(x, weight, None, form.stride, form.padding, form.dilation, groups=x.shape[1])
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
         form, of_x, of_weight = ctx.form, None, None
         if ctx.needs_input_grad[0] and ctx.weight_gradient is by_taps:  # correlation with the flipped kernel
-            of_x = F.conv2d(gradient, weight.flip(2, 3), None, *form, groups=x.shape[1])
+            of_x = F.conv2d(gradient, weight.flip(2, 3), None, 1, form.padding, form.dilation, groups=x.shape[1])
         elif ctx.needs_input_grad[0]:
-            of_x = conv2d_input(x.shape, weight, gradient, *form, groups=x.shape[1])
+            of_x = conv2d_input(  # type: ignore[no-untyped-call]
+                x.shape, weight, gradient, form.stride, form.padding, form.dilation, groups=x.shape[1]
+            )
         if ctx.needs_input_grad[1]:
             of_weight = ctx.weight_gradient(x, gradient, weight.shape, form).to(weight.dtype)
         return of_x, of_weight, None, None
@@ -79,7 +81,7 @@ def by_blocks(x: Tensor, gradient: Tensor, shape: torch.Size, form: Form) -> Ten
     for i in starts(shape[2]):
         for j in starts(shape[3]):
             seen = x[:, :, i : i + height, j : j + width].contiguous(memory_format=torch.channels_last)
-            found = conv2d_weight(seen, part, gradient, form.stride, groups=shape[0])
+            found = conv2d_weight(seen, part, gradient, form.stride, groups=shape[0])  # type: ignore[no-untyped-call]
             of_weight[:, :, i : i + FAST, j : j + FAST] = found
     return of_weight
 

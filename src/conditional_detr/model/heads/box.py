@@ -80,11 +80,18 @@ class RefinedBoxHead(nn.Module):
         with float32_region(embedding):
             return queries.with_reference(self.layers[number](embedding.float(), queries.reference).detach())
 
+    def keep_references(self) -> None:
+        """The first layer predicts the references again, as before training."""
+        first = self.layers[0]
+        assert isinstance(first, LayerBox)
+        start_at_reference(first.mlp, 0.0)
+
     def start_from(self, shared: BoxHead) -> None:
         """Start from a trained head that all layers share: the first layer predicts its boxes, the later ones keep them."""
-        for layer in self.layers[1:]:
-            layer.mlp.layers[:-1].load_state_dict(shared.mlp.layers[:-1].state_dict())
-        self.layers[0].mlp.load_state_dict(shared.mlp.state_dict())
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, LayerBox)
+            trained = shared.mlp.layers if number == 0 else shared.mlp.layers[:-1]
+            layer.mlp.layers[: len(trained)].load_state_dict(trained.state_dict())
 
 
 class LayerBox(nn.Module):
@@ -93,10 +100,6 @@ class LayerBox(nn.Module):
     def __init__(self, dim: int, size_logit: float) -> None:
         super().__init__()
         self.mlp = MLP(dim, dim, 4, num_layers=3)
-        self.keep_reference(size_logit)
-
-    def keep_reference(self, size_logit: float = 0.0) -> None:
-        """Predict the references again, as an untrained layer does."""
         start_at_reference(self.mlp, size_logit)
 
     def forward(self, embedding: Float[Tensor, "B Q D"], reference: Float[Tensor, "_ Q R"]) -> Float[Tensor, "B Q 4"]:

@@ -9,6 +9,7 @@ from conditional_detr.data.index import SplitIndex
 from conditional_detr.errors import ConfigError, RunError, shortened_list
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
+from conditional_detr.model.heads.box import RefinedBoxHead
 from conditional_detr.weights.discovery import load_model, with_new_class_head
 from conditional_detr.weights.recognise import find_checkpoint, shipped
 
@@ -124,13 +125,15 @@ def take_weights(model: DetectionModel, source: DetectionModel, name: str, has_c
     state = {key: value for key, value in source.state_dict().items() if same or not key.startswith("class_head.")}
     if model.config.box_refinement and not source.config.box_refinement:
         state = {key: value for key, value in state.items() if not key.startswith("box_head.")}
+        assert isinstance(model.box_head, RefinedBoxHead)
         model.box_head.start_from(source.box_head)
     nearest = torch.arange(model.config.num_queries) * source.config.num_queries // model.config.num_queries
     for key in state.keys() & PER_QUERY:  # nearest by index, that is, by the order of their reference points
         state[key] = state[key][nearest]
     model.load_state_dict(state, strict=False)
     if model.reference_points.gives_boxes and not source.reference_points.gives_boxes:
-        model.box_head.layers[0].keep_reference()  # it has learned to place boxes at points
+        assert isinstance(model.box_head, RefinedBoxHead)
+        model.box_head.keep_references()  # the first layer has learned to place boxes at points
     return same
 
 
