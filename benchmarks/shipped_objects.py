@@ -19,7 +19,7 @@ from conditional_detr import train
 
 NAME = "conditional-detr-tiny-objects"
 MINUTES = {160: 60.0, 256: 90.0, 320: 110.0}  # of training, by image size in px
-MODEL = {"num_queries": 100, "box_refinement": True, "cross_attention": "box_conditional"}
+MODEL = {"num_queries": 100, "reference_points": "encoder_boxes", "box_refinement": True, "cross_attention": "box_conditional"}
 RECIPE = {"batch": 8, "query_groups": 2, "scales": (0.6, 1.4), "progressive_resize_from": 1.0}
 
 
