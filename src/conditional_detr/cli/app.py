@@ -23,6 +23,7 @@ from conditional_detr.cli.predict import predict
 from conditional_detr.cli.pretrain import pretrain
 from conditional_detr.cli.printing import print_text
 from conditional_detr.cli.replay import replay
+from conditional_detr.cli.serve import serve
 from conditional_detr.cli.train import train
 from conditional_detr.device.threads import prepare_threads
 from conditional_detr.errors import ConditionalDETRError
@@ -41,6 +42,7 @@ VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
     ("data", "digits"): digits,
     ("compare",): compare,
     ("explain",): explain,
+    ("serve",): serve,
     ("bench",): bench,
     ("info",): info,
     ("replay",): replay,

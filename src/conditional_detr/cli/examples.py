@@ -32,6 +32,11 @@ EXAMPLES: dict[tuple[str, ...], list[str]] = {
         "cdetr export runs/cells cells-int8 --precision int8 --data cells",
         "cdetr export runs/cells cells-onnx --format onnx --precision fp32",
     ],
+    ("serve",): [
+        "cdetr serve runs/cells",
+        "cdetr serve cells-openvino --port 9000 --max-batch 4",
+        "CDETR_TOKEN=secret cdetr serve cells-openvino --host 0.0.0.0",
+    ],
     ("bench",): [
         "cdetr bench runs/cells cells-openvino cells-int8",
         "cdetr bench runs/cells --images new-images/ --threads 1",

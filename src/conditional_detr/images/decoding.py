@@ -51,20 +51,40 @@ def decode_array(image: ImageInput) -> np.ndarray:
             raise error if isinstance(error, ImageError) else ImageError(f"a PIL image cannot be read: {error}") from None
     if not isinstance(image, str | Path):
         raise ImageError(f"an image must be a path, a PIL image or an array, not {type(image).__name__}")
-    data = _fetch(str(image)) if is_url(image) else _read(Path(image))
+    return decode_bytes(_fetch(str(image)) if is_url(image) else _read(Path(image)), str(image))
+
+
+def decode_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode the content of an image file, like `decode_array`.
+
+    Parameters
+    ----------
+    data : content of the file
+    name : what to call it in messages
+    max_pixels : largest number of pixels of all frames together, known before they are decoded
+    """
     if not data:
-        raise ImageError(f"{image} is an empty file")
+        raise ImageError(f"{name} is an empty file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with open_image(io.BytesIO(data)) as opened:
-                return _to_rgb(opened, str(image))
+                _check_pixels(opened, name, max_pixels)
+                return _to_rgb(opened, name)
     except ImageError:
         raise
     except Exception as error:  # the codecs of Pillow raise many kinds of exceptions
         unknown = f"unknown image format (supported: {', '.join(sorted(IMAGE_FORMATS))})"
         reason = unknown if "cannot identify" in str(error) else str(error)
-        raise ImageError(f"{image} cannot be read as an image: {reason}") from None
+        raise ImageError(f"{name} cannot be read as an image: {reason}") from None
+
+
+def _check_pixels(image: Image.Image, name: str, max_pixels: int) -> None:
+    """Check the size that the header states. Frames count only below Pillow's limit, which protects the memory of one image."""
+    frames = getattr(image, "n_frames", 1) if max_pixels < MAX_PIXELS else 1
+    if image.width * image.height * frames > max_pixels:
+        of = f" in {frames} frames" if frames > 1 else ""
+        raise ImageError(f"{name} must not have more than {max_pixels} pixels: it has {image.width} x {image.height}{of}")
 
 
 def is_url(image: str | Path) -> bool:
@@ -91,8 +111,7 @@ def _fetch(url: str) -> bytes:
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"{name} must not have more than {MAX_PIXELS} pixels: it has {image.width} x {image.height}")
+    _check_pixels(image, name, MAX_PIXELS)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16 or more bits per channel, or floating-point values
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
