@@ -1,6 +1,7 @@
 """A server in the process of a test, and a client that speaks plain HTTP."""
 
 import http.client
+import io
 import json
 import socket
 import threading
@@ -9,6 +10,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
 
 from conditional_detr.inference.detector import Detector
 from conditional_detr.serving.app import Service
@@ -59,12 +63,28 @@ class Client:
 
     def raw(self, content: bytes, seconds: float = 10) -> bytes:
         """Send bytes, and return all that comes back until the server closes the connection."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
+        with self.connected(seconds) as connection:
             connection.sendall(content)
-            received = b""
-            while part := connection.recv(65536):
-                received += part
-            return received
+            return rest_of(connection)
+
+    def connected(self, seconds: float = 10) -> socket.socket:
+        """A connection on which nothing has been sent yet."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=seconds)
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    """All that comes back until the server closes the connection."""
+    received = b""
+    while part := connection.recv(65536):
+        received += part
+    return received
+
+
+def png(height: int = 40, width: int = 60, seed: int = 0) -> bytes:
+    """A PNG file of random pixels."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
 
 
 def form(files: Sequence[tuple[str, bytes]], field: str = "images") -> tuple[bytes, str]:

@@ -22,6 +22,7 @@ from conditional_detr.cli.parsing import normalised, parse_error
 from conditional_detr.cli.predict import predict
 from conditional_detr.cli.pretrain import pretrain
 from conditional_detr.cli.printing import print_text
+from conditional_detr.cli.push import push
 from conditional_detr.cli.replay import replay
 from conditional_detr.cli.serve import serve
 from conditional_detr.cli.train import train
@@ -43,6 +44,7 @@ VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
     ("compare",): compare,
     ("explain",): explain,
     ("serve",): serve,
+    ("push",): push,
     ("bench",): bench,
     ("info",): info,
     ("replay",): replay,

@@ -1,5 +1,7 @@
 """What the server answers, as pydantic models: they are also the schema in `/openapi.json`."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from conditional_detr.inference.batching import Model
@@ -23,22 +25,34 @@ class ImageResult(BaseModel):
     detections: list[FoundObject]
 
 
-EXAMPLE = {
-    "images": [
-        {
-            "file_name": "cells.jpg",
-            "width": 640,
-            "height": 480,
-            "detections": [{"category_id": 1, "category_name": "RBC", "bbox": [12.5, 30.0, 98.2, 101.7], "score": 0.93}],
-        }
-    ]
+FOUND: dict[str, Any] = {"category_id": 1, "category_name": "RBC", "bbox": [12.5, 30.0, 98.2, 101.7], "score": 0.93}
+IMAGE: dict[str, Any] = {"file_name": "cells.jpg", "width": 640, "height": 480, "detections": [FOUND]}
+MODEL: dict[str, Any] = {
+    "name": "cells",
+    "summary": "13.8 M parameters",
+    "class_names": ["RBC", "WBC"],
+    "category_ids": [1, 2],
+    "thresholds": [0.41, 0.37],
+    "explains": True,
 }
+MAPS: dict[str, Any] = {
+    "layers": 1,
+    "heads": 1,
+    "rows": 2,
+    "columns": 3,
+    "cell_width": 213.3,
+    "cell_height": 240.0,
+    "spatial": "AAD/QAAA",
+    "content": "/wAAAAAA",
+    "combined": "AAD/IAAA",
+}
+EXPLAINED: dict[str, Any] = IMAGE | {"detections": [FOUND | {"reference_point": [61.6, 80.8], "maps": MAPS}]}
 
 
 class Predictions(BaseModel):
     """The images of a request, in the order of the form."""
 
-    model_config = ConfigDict(json_schema_extra={"example": EXAMPLE})
+    model_config = ConfigDict(json_schema_extra={"example": {"images": [IMAGE]}})
 
     images: list[ImageResult]
 
@@ -61,6 +75,8 @@ class Problem(BaseModel):
 
 class ModelInfo(BaseModel):
     """The model behind the server."""
+
+    model_config = ConfigDict(json_schema_extra={"example": MODEL})
 
     name: str = Field(description="name of the checkpoint or export, without its path")
     summary: str = Field(description="size, or format and engine")
@@ -95,6 +111,8 @@ class ExplainedObject(FoundObject):
 
 class Explanations(BaseModel):
     """The detections of an image with their attention."""
+
+    model_config = ConfigDict(json_schema_extra={"example": EXPLAINED})
 
     file_name: str
     width: int

@@ -29,7 +29,7 @@ class Waiting(NamedTuple):
 
 
 class Batcher:
-    """A thread that runs the model on waiting images, the oldest first, and other work for the model between batches.
+    """A thread that runs the model on waiting images, and does other work for the model between batches, the oldest first.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Batcher:
     def __init__(self, model: Model, batch: int, wait_s: float, metrics: Metrics) -> None:
         self.model, self.batch, self.wait_s, self.metrics = model, batch, wait_s, metrics
         self._images: list[Waiting] = []
-        self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._calls: list[tuple[float, Callable[[], Any], Future[Any]]] = []
         self._changed = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -63,7 +63,7 @@ class Batcher:
         result: Future[Any] = Future()
         with self._changed:
             self._check_running()
-            self._calls.append((work, result))
+            self._calls.append((time.monotonic(), work, result))
             self._changed.notify()
         return result
 
@@ -87,8 +87,8 @@ class Batcher:
         with self._changed:
             while True:
                 self._images = [each for each in self._images if not each.result.cancelled()]
-                if self._calls:
-                    call, result = self._calls.pop(0)
+                if self._calls and (not self._images or self._calls[0][0] < self._images[0].since):
+                    _, call, result = self._calls.pop(0)
                     return lambda: _run(call, result)
                 if not self._images and self._stopped:
                     return None

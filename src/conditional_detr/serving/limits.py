@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from conditional_detr.errors import ConfigError
 
+BODIES = 16  # the bodies of all requests together may be this many times as large as one of them
+
 
 class Refused(Exception):
     """A request that is answered with a status and a sentence.
@@ -14,16 +16,18 @@ class Refused(Exception):
     status : HTTP status
     detail : what is wrong, for the client
     retry_after : seconds after which the client may try again; None = trying again does not help
+    closes : whether the connection is closed after the answer
     """
 
-    def __init__(self, status: int, detail: str, retry_after: int | None = None) -> None:
+    def __init__(self, status: int, detail: str, retry_after: int | None = None, closes: bool = False) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.retry_after = status, detail, retry_after
+        self.status, self.detail, self.retry_after, self.closes = status, detail, retry_after, closes
 
     @property
     def headers(self) -> dict[str, str]:
         """Additional headers of the answer."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        retry = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return retry | ({"Connection": "close"} if self.closes else {})
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Limits:
     upload_mb : size of a request, MB
     megapixels : pixels of an image, in millions; the frames of an animation count together
     images : images in a request
-    queue : images that are read, decoded, waiting or in the model, in all requests together
+    queue : images that are decoded, waiting or in the model, in all requests together
     seconds : time of a request, from its first byte to its answer
     batch : largest batch size
     wait_ms : longest time that an image waits for others to share a batch, in ms
@@ -67,6 +71,11 @@ class Limits:
     def upload_bytes(self) -> int:
         """Size of a request, bytes."""
         return int(self.upload_mb * 1e6)
+
+    @property
+    def bodies_bytes(self) -> int:
+        """Size of all requests in memory together, bytes."""
+        return BODIES * self.upload_bytes
 
     @property
     def pixels(self) -> int:

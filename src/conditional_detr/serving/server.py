@@ -10,21 +10,18 @@ import time
 from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from conditional_detr.errors import ConfigError, RunError
 from conditional_detr.inference.detector import Detector
 from conditional_detr.serving.app import Service, create_app
+from conditional_detr.serving.connections import Connection
 from conditional_detr.serving.guard import to_stderr
 from conditional_detr.serving.limits import Access, Limits
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-HEADER_SECONDS = 10.0  # time in which a connection must send the header of its next request
 DRAIN_SECONDS = 1.0  # time after SIGTERM in which new requests are still answered, with 503
-CONNECTIONS = 512  # further ones are answered with 503
 BACKLOG = 2048
 
 
@@ -100,7 +97,6 @@ def configured(service: Service, access: Access, log: Callable[[str], None] = to
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
         backlog=BACKLOG,
         timeout_graceful_shutdown=int(service.limits.seconds) + 5,
     )
@@ -140,28 +136,6 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter) or time.monotonic() >= self.ends_at
 
 
-class Connection(H11Protocol):
-    """A connection that is closed if the header of its next request does not arrive in time."""
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self.idle_since = time.monotonic()
-        self._check()
-
-    def on_response_complete(self) -> None:
-        self.idle_since = time.monotonic()
-        super().on_response_complete()
-
-    def _check(self) -> None:
-        if self.transport.is_closing():
-            return
-        is_idle = self.cycle is None or self.cycle.response_complete
-        if is_idle and time.monotonic() - self.idle_since >= HEADER_SECONDS:
-            self.transport.close()
-        else:
-            self.loop.call_later(HEADER_SECONDS / 4, self._check)
-
-
 class JsonFormatter(logging.Formatter):
     """Messages of uvicorn as lines of JSON, like those of requests."""
 
@@ -182,8 +156,10 @@ class _ToStderr(logging.Handler):
 
 
 def log_as_json() -> None:
-    """Send the warnings and errors of uvicorn to the log."""
+    """Send the warnings and errors of the libraries to the log."""
     handler = _ToStderr(logging.WARNING)
     handler.setFormatter(JsonFormatter())
-    logger = logging.getLogger("uvicorn.error")
-    logger.handlers, logger.propagate = [handler], False
+    for name in ("uvicorn.error", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a client that sends no form is told so

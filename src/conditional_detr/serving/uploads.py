@@ -1,23 +1,21 @@
 """Read the images of a request, and prepare them for the model."""
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import numpy as np
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from conditional_detr.errors import ImageError
 from conditional_detr.images.decoding import decode_bytes
 from conditional_detr.inference.batching import Model, PreparedImage, stages_of
-from conditional_detr.inference.tiles import Tiling, windows
+from conditional_detr.inference.tiles import Window
+from conditional_detr.serving.forms import Part, read_form
 from conditional_detr.serving.limits import Limits, Refused
 
 FIELD = "images"  # name of the multipart field of the images
 OTHER_FIELDS = 4  # fields without a file that are read, to name them in the answer
-FIELD_BYTES = 1000
 LONGEST_NAME = 255  # characters of a file name
 DISCONNECTED = 499  # status in the log of a request whose client left
 
@@ -25,43 +23,49 @@ DISCONNECTED = 499  # status in the log of a request whose client left
 class Upload:
     """An image of a request: file name and content."""
 
-    def __init__(self, name: str, content: bytes) -> None:
+    def __init__(self, name: str, content: bytes | bytearray) -> None:
         self.name, self.content = name, content
 
+    @property
+    def called(self) -> str:
+        """The name in messages: without control characters, and without what could pass for a part of the sentence."""
+        return "".join(c if c.isprintable() else "?" for c in self.name) or "the image"
 
-async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
-    """Read the images of a request.
+
+async def read_uploads(request: Request, limits: Limits, take: Callable[[int], None]) -> list[Upload]:
+    """Read the images of a request. `take` is told the bytes of each piece, and may refuse them.
 
     Raises
     ------
     Refused : the request is no form with images, or has too many
     """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "multipart/form-data":
+    kind = request.headers.get("content-type", "")
+    if kind.split(";")[0].strip().lower() != "multipart/form-data":
         raise Refused(415, f"send the images as multipart/form-data, in fields with the name {FIELD!r}")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise Refused(415, "send the form as it is: a compressed one is not read")
+
+    async def body() -> AsyncIterator[bytes]:
+        async for data in request.stream():
+            take(len(data))
+            yield data
+
     try:
-        async with request.form(max_files=limits.images, max_fields=OTHER_FIELDS, max_part_size=FIELD_BYTES) as form:
-            return [Upload(_name(each), await each.read()) for each in _files(form)]
-    except HTTPException as error:
-        raise Refused(400, f"the form cannot be read: {error.detail}") from None
+        parts = await read_form(kind, body(), limits.images, OTHER_FIELDS)
     except ClientDisconnect:
         raise Refused(DISCONNECTED, "the client left") from None
+    return [Upload((each.file_name or "")[:LONGEST_NAME], each.content) for each in _images(parts)]
 
 
-def _files(form: FormData) -> list[UploadFile]:
-    others = sorted({name for name, value in form.multi_items() if name != FIELD})
+def _images(parts: list[Part]) -> list[Part]:
+    others = sorted({each.field for each in parts if each.field != FIELD})
     if others:
         raise Refused(400, f"unknown field {others[0][:LONGEST_NAME]!r}: send the images in fields with the name {FIELD!r}")
-    files = form.getlist(FIELD)
-    if not files:
+    if not parts:
         raise Refused(400, f"the form has no image: send at least one file in a field with the name {FIELD!r}")
-    if not all(isinstance(each, UploadFile) for each in files):
+    if any(each.file_name is None for each in parts):
         raise Refused(400, f"a field with the name {FIELD!r} has text: it must be a file with a file name")
-    return files  # type: ignore[return-value]
-
-
-def _name(file: UploadFile) -> str:
-    return (file.filename or "")[:LONGEST_NAME]
+    return parts
 
 
 class Preparation:
@@ -70,13 +74,12 @@ class Preparation:
     Parameters
     ----------
     model : the model that the images are for
-    tiling : how large images are cut
     limits : pixels of an image
     took : function that records the seconds of a stage
     """
 
-    def __init__(self, model: Model, tiling: Tiling, limits: Limits, took: Callable[[str, float], None]) -> None:
-        self.model, self.tiling, self.limits, self.took = model, tiling, limits, took
+    def __init__(self, model: Model, limits: Limits, took: Callable[[str, float], None]) -> None:
+        self.model, self.limits, self.took = model, limits, took
         self.stages: Any = stages_of(model)
 
     def decoded(self, upload: Upload) -> np.ndarray:
@@ -86,19 +89,27 @@ class Preparation:
         ------
         Refused : it cannot be read, or has too many pixels
         """
+        started = time.monotonic()
         try:
-            return decode_bytes(upload.content, upload.name or "the image", self.limits.pixels)
+            return decode_bytes(bytes(upload.content), upload.called, self.limits.pixels)
         except ImageError as error:
             raise Refused(400, str(error)) from None
+        finally:
+            upload.content = b""
+            self.took("decode", time.monotonic() - started)
 
-    def __call__(self, upload: Upload) -> list[PreparedImage]:
-        """The windows of an image, ready for the model. They keep the size of the image, but not its pixels."""
+    def windows(self, rgb: np.ndarray, windows: Sequence[Window]) -> list[PreparedImage]:
+        """Windows of an image, ready for the model. They keep the size of the image, but not its pixels."""
         started = time.monotonic()
-        rgb = self.decoded(upload)
         shape_only = np.broadcast_to(np.uint8(0), rgb.shape)
         prepared = [
             PreparedImage(0, shape_only, window, self.stages.prepare(window.of(rgb), self.model.preprocessor))
-            for window in windows(*rgb.shape[:2], self.tiling)
+            for window in windows
         ]
-        self.took("decode", time.monotonic() - started)
+        self.took("prepare", time.monotonic() - started)
         return prepared
+
+    def whole(self, upload: Upload) -> PreparedImage:
+        """A whole image, ready for the model."""
+        rgb = self.decoded(upload)
+        return self.windows(rgb, [Window(0, 0, rgb.shape[1], rgb.shape[0])])[0]

@@ -108,6 +108,20 @@ def test_other_work_runs_in_the_thread_of_the_model(batcher):
         batcher.call(lambda: 1 / 0).result(5)
 
 
+def test_other_work_takes_its_turn(batcher, runs):
+    runs.gate.clear()
+    first = batcher.detect([image(name=0)])
+    time.sleep(0.1)  # it is in the model now
+    images, order = batcher.detect([image(name=1)]), []
+    calls = [batcher.call(lambda number=number: order.append((number, len(runs.batches)))) for number in range(3)]
+    images += batcher.detect([image(8, 6, 2)])
+    runs.gate.set()
+    for each in (*first, *images, *calls):
+        each.result(5)
+    assert runs.batches == [[0], [1], [2]]
+    assert order == [(0, 2), (1, 2), (2, 2)]
+
+
 def test_stopping_finishes_what_was_accepted_and_accepts_nothing_more(runs):
     batcher = Batcher(None, batch=2, wait_s=60, metrics=Metrics())
     runs.gate.clear()

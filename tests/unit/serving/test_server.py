@@ -14,39 +14,21 @@ from PIL import Image
 from conditional_detr.errors import ConfigError
 from conditional_detr.inference.detector import Detector
 from conditional_detr.serving import batcher
+from conditional_detr.serving.app import WHOLE
+from conditional_detr.serving.guard import to_stderr
 from conditional_detr.serving.limits import Access, Limits
 from conditional_detr.serving.server import access_of
-from models import perturbed, small
-from servers import form, serving
-
-
-def png(height: int = 40, width: int = 60, seed: int = 0) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    few = {"num_queries": 12, "encoder_layers": 1, "decoder_layers": 2, "hidden_dim": 32, "feedforward_dim": 48}
-    model = perturbed(small("conditional-detr-tiny", 3, class_names=["<b>a</b>", "b", "c"], **few))
-    model.category_ids = [5, 7, 9]
-    model.preprocessor = model.preprocessor.model_copy(update={"imgsz": 64})
-    return Detector(model, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def client(detector):
-    with serving(detector, Limits(upload_mb=0.2, megapixels=0.1, images=3, queue=8, seconds=20)) as made:
-        yield made
+from conditional_detr.serving.uploads import Preparation
+from servers import form, png, serving
 
 
 def test_results_equal_the_detectors_for_many_clients_at_once(client, detector):
     images = {f"{i}.png": png(40 + 8 * (i % 3), 60, i) for i in range(9)}
-    expected = {name: detector(Image.open(io.BytesIO(content)), conf=0.1)[0] for name, content in images.items()}
+    expected = {name: detector(Image.open(io.BytesIO(content)), conf=0.01)[0] for name, content in images.items()}
+    assert min(map(len, expected.values())) > 5
 
     def ask(name: str) -> None:
-        while (answer := client.predict((name, images[name]), query="?conf=0.1")).status == 503:
+        while (answer := client.predict((name, images[name]), query="?conf=0.01")).status == 503:
             time.sleep(0.05)
         (found,) = answer.content["images"]
         assert (found["file_name"], found["height"]) == (name, 40 + 8 * (int(name[0]) % 3))
@@ -58,6 +40,32 @@ def test_results_equal_the_detectors_for_many_clients_at_once(client, detector):
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(ask, [*images] * 3))
+
+
+def test_results_equal_the_detectors_for_tiles(detector):
+    tiled = Detector(detector.model, device="cpu", tile=48)
+    content = png(150, 200)
+    (expected,) = tiled(Image.open(io.BytesIO(content)), conf=0.01)
+    with serving(tiled, Limits(batch=3)) as client:
+        (found,) = client.predict(("a.png", content), query="?conf=0.01").content["images"]
+    assert len(expected) > 36  # more than a window can have
+    boxes = np.array([each["bbox"] for each in found["detections"]]).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    np.testing.assert_allclose(boxes, expected.xyxy, atol=1e-2)
+
+
+def test_few_large_images_are_kept_at_a_time(detector, monkeypatch):
+    gate, kept = Gate(monkeypatch), []
+    decoded = Preparation.decoded
+    monkeypatch.setattr(Preparation, "decoded", lambda *given: kept.append(1) or decoded(*given))
+    with serving(Detector(detector.model, device="cpu", tile=48)) as client, ThreadPoolExecutor(10) as pool:
+        going = [pool.submit(client.predict, ("a.png", png(100, 100))) for _ in range(10)]
+        while client.service.queue.images < 10:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        assert len(kept) == WHOLE
+        gate.opened.set()
+        assert [each.result().status for each in going] == [200] * 10
 
 
 def test_several_images_in_a_request_come_back_in_their_order(client):
@@ -126,14 +134,15 @@ def test_a_wrong_threshold_is_refused(client, conf: str):
 
 
 def test_too_many_files_and_fields_are_refused_while_the_body_streams(client):
-    assert "Too many files" in client.predict(*[(f"{i}.png", png(8, 8)) for i in range(500)]).detail
+    assert "too many files: at most 3" in client.predict(*[(f"{i}.png", png(8, 8)) for i in range(500)]).detail
     fields = b"".join(f'--x\r\nContent-Disposition: form-data; name="f{i}"\r\n\r\n1\r\n'.encode() for i in range(500))
     answer = client.ask("POST", "/predict", fields + b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"})
-    assert (answer.status, "Too many fields" in answer.detail) == (400, True)
+    assert (answer.status, "too many fields" in answer.detail) == (400, True)
 
 
 @pytest.mark.parametrize("is_honest", [True, False])
-def test_a_body_that_is_too_large_is_refused_before_it_is_read_whole(client, is_honest: bool):
+def test_a_body_that_is_too_large_is_refused_before_it_is_read_whole(client, is_honest: bool, monkeypatch):
+    monkeypatch.setattr("conditional_detr.serving.bodies.REST_SECONDS", 0.3)
     body, kind = form([("a.png", b"0" * 300_000)])
     head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
     if is_honest:
@@ -221,11 +230,13 @@ def test_a_checkpoint_explains_what_it_found(client):
 
 def test_metrics_count_requests_images_and_times(client):
     client.predict(("a.png", png()))
+    client.get("/nothing")
     text = client.get("/metrics").body.decode()
     assert re.search(r'cdetr_requests_total\{path="/predict",status="200"\} [1-9]', text)
     assert re.search(r'cdetr_requests_total\{path="other",status="404"\} [1-9]', text)
     assert "cdetr_queue_images 0.0" in text
-    for stage in ("read", "decode", "wait", "model"):
+    assert "cdetr_body_bytes 0.0" in text
+    for stage in ("read", "decode", "prepare", "wait", "model", "answer"):
         assert re.search(rf'cdetr_stage_seconds_count\{{stage="{stage}"\}} [1-9]', text)
 
 
@@ -237,6 +248,17 @@ def test_the_log_has_a_line_of_json_for_each_request(client):
     assert (mine["status"], mine["method"], mine["path"]) == (404, "GET", '/nothing\n{"')
     assert not any(line["request_id"] == "{bad}" for line in lines)
     assert all("\n" not in line for line in client.lines)
+    client.predict(("a\n.png", b""), **{"X-Request-ID": "my-id.2"})
+    mine = next(line for line in map(json.loads, client.lines) if line["request_id"] == "my-id.2")
+    assert (mine["status"], mine["images"], mine["detail"]) == (400, 1, "a?.png is an empty file")
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(detector, monkeypatch):
+    def broken(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", broken)
+    to_stderr("{}")
 
 
 def test_openapi_describes_every_path_and_answer(client):
@@ -265,7 +287,7 @@ def test_a_full_queue_is_said_and_health_goes_on(detector, monkeypatch):
     gate = Gate(monkeypatch)
     with serving(detector, Limits(images=2, queue=2, batch=1)) as client, ThreadPoolExecutor(2) as pool:
         going = [pool.submit(client.predict, ("a.png", png())) for _ in range(2)]
-        while client.service.in_queue < 2:
+        while client.service.queue.images < 2:
             time.sleep(0.01)
         refused = client.predict(("a.png", png()))
         assert (refused.status, refused.headers["retry-after"]) == (503, "1")
@@ -274,7 +296,7 @@ def test_a_full_queue_is_said_and_health_goes_on(detector, monkeypatch):
         assert client.get("/health/ready").status == 200
         gate.opened.set()
         assert [each.result().status for each in going] == [200, 200]
-        assert client.service.in_queue == 0
+        assert client.service.queue.images == 0
         assert client.predict(("a.png", png())).status == 200
 
 
@@ -284,11 +306,12 @@ def test_a_server_that_is_too_slow_says_so_and_forgets_the_image(detector, monke
         answer = client.predict(("a.png", png()))
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert "no result within 0.5 s" in answer.detail
-        assert client.service.in_queue == 0
+        assert client.service.queue.images == 0
         gate.opened.set()
 
 
-def test_a_client_that_sends_slowly_is_cut_off(detector):
+def test_a_client_that_sends_slowly_is_cut_off(detector, monkeypatch):
+    monkeypatch.setattr("conditional_detr.serving.bodies.REST_SECONDS", 0.3)
     with serving(detector, Limits(seconds=0.5)) as client:
         head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
         received = client.raw(head + b"Content-Length: 900\r\n\r\n--x")
@@ -297,7 +320,7 @@ def test_a_client_that_sends_slowly_is_cut_off(detector):
 
 
 def test_a_connection_without_a_complete_header_is_closed(detector, monkeypatch):
-    monkeypatch.setattr("conditional_detr.serving.server.HEADER_SECONDS", 0.4)
+    monkeypatch.setattr("conditional_detr.serving.connections.HEADER_SECONDS", 0.4)
     with serving(detector) as client:
         assert client.raw(b"GET / HTTP/1.1\r\nHost: local") == b""
         assert client.raw(b"") == b""
@@ -317,7 +340,7 @@ def test_a_fault_of_the_model_is_answered_without_its_text(detector, monkeypatch
         assert b"shapes" not in answer.body
         assert "cdetr_errors_total 1.0" in client.get("/metrics").body.decode()
         assert "/secret/path" in client.lines[0]
-        assert client.service.in_queue == 0
+        assert client.service.queue.images == 0
 
 
 def test_a_token_is_needed_for_all_but_health(detector):
