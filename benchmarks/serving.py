@@ -1,7 +1,7 @@
 """Compare the throughput of `cdetr serve` with that of `Detector` in batches of 8, on the same images.
 
-The server, its clients and the detector each have a process of their own. All share the cores of this machine, and the clients
-take part of them. Server and detector take turns, and the first of a round changes from round to round. `--busy` lets other programs
+The server, its clients and the detector each have a process of their own. All share the cores of this machine, also the
+clients. Server and detector take turns, and the first of a round changes from round to round. `--busy` lets other programs
 compute at the same time. With `--requests`, only the server runs, and its memory is printed at intervals.
 
 Command: python benchmarks/serving.py                      Time: about 2 minutes on 2 cores.
@@ -35,6 +35,7 @@ from conditional_detr.device.threads import usable_cores
 from conditional_detr.images.synthetic import synthetic_images
 
 MODEL, BATCH, SECONDS = "conditional-detr-tiny-shapes", 8, 60
+IDLE_SECONDS = 1.0  # after which a client opens another connection
 BOUNDARY = "part-of-a-form"
 
 
@@ -47,7 +48,7 @@ class Sent(NamedTuple):
 
 
 class Clients:
-    """Clients of a server, each with a connection that stays open. They send the images in turns."""
+    """Clients of a server, each with a connection that stays open while it is used. They send the images in turns."""
 
     def __init__(self, port: int, files: list[Path]) -> None:
         self.port, self.here = port, threading.local()
@@ -63,9 +64,9 @@ class Clients:
     def ask(self, number: int) -> tuple[float, str]:
         """Send a request. Returns its seconds, and what went wrong, or ""."""
         start = time.perf_counter()
+        if start - getattr(self.here, "used", 0.0) > IDLE_SECONDS:  # the server may have closed the connection
+            self.here.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
         try:
-            if not hasattr(self.here, "connection"):
-                self.here.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
             self.here.connection.request("POST", "/predict", self.bodies[number % len(self.bodies)], self.header)
             response = self.here.connection.getresponse()
             response.read()
@@ -73,7 +74,8 @@ class Clients:
         except (OSError, http.client.HTTPException) as error:
             self.here.connection.close()
             problem = type(error).__name__
-        return time.perf_counter() - start, problem
+        self.here.used = time.perf_counter()
+        return self.here.used - start, problem
 
 
 def send(pipe: Connection, port: int, files: list[Path], clients: int) -> None:
@@ -217,6 +219,8 @@ def main() -> None:
             else:
                 detector = started(detect, options.model, files)
                 sent = compare(clients, detector, options)
+                detector.send(0)
+            clients.send(0)
             report(sent, memory, options)
 
 
@@ -236,11 +240,10 @@ def report(sent: list[Sent], memory: Memory, options: argparse.Namespace) -> Non
     times = [1000 * seconds for each in sent for seconds in each.each]
     failures = sum((Counter(each.failures) for each in sent), Counter())
     rate = len(times) / sum(each.total for each in sent)
-    print(
-        f"{usable_cores()} cores, {options.busy} of them busy, {options.clients} clients: {len(times)} requests, {rate:.1f} a second"
-    )
+    print(f"{usable_cores()} cores, {options.busy} kept busy, {options.clients} clients")
+    print(f"{len(times)} requests, {rate:.1f} a second; failures: {dict(failures) or 'none'}")
     print(f"time of a request: median {median(times):.0f} ms, 95 % within {quantiles(times, n=20)[-1]:.0f} ms")
-    print(f"memory of the server: at most {memory.peak:.0f} MB; failures: {dict(failures) or 'none'}")
+    print(f"memory of the server: at most {memory.peak:.0f} MB")
 
 
 if __name__ == "__main__":

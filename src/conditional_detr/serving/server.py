@@ -20,6 +20,7 @@ from conditional_detr.serving.connections import Connection
 from conditional_detr.serving.guard import to_stderr
 from conditional_detr.serving.limits import Access, Limits
 
+LAST_PORT = 65_535
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 DRAIN_SECONDS = 1.0  # time after SIGTERM in which new requests are still answered, with 503
 BACKLOG = 2048
@@ -40,7 +41,7 @@ def access_of(host: str, token: str, no_auth: bool, hosts: list[str], origins: l
         )
     if (token and not token.isascii()) or any(c.isspace() for c in token):
         raise ConfigError("the token must be ASCII text without spaces")
-    names = {*LOOPBACK, *hosts} if is_local else set(hosts)
+    names = {*LOOPBACK, *hosts} if is_local or hosts else set()  # a container's own health check calls it localhost
     return Access(token, frozenset(name.lower() for name in names), frozenset(origin.rstrip("/") for origin in origins))
 
 
@@ -49,14 +50,17 @@ def listen(host: str, port: int) -> socket.socket:
 
     Raises
     ------
+    ConfigError : there is no such port
     RunError : the address cannot be used
     """
+    if not 0 <= port <= LAST_PORT:  # the system would use another one
+        raise ConfigError(f"--port must be from 0 to {LAST_PORT}, not {port}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         opened = socket.socket(family, kind, protocol)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise RunError(f"{host}, port {port} cannot be used: {getattr(error, 'strerror', None) or error}") from None
     return opened
 

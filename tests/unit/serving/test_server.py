@@ -363,7 +363,7 @@ def test_other_machines_need_a_token_or_a_promise():
         access_of("0.0.0.0", "", False, [], [])
     assert access_of("0.0.0.0", "abc", False, [], []).hosts == frozenset()
     assert access_of("0.0.0.0", "", True, [], []).token == ""
-    assert access_of("0.0.0.0", "abc", False, ["Cells.org"], []).hosts == {"cells.org"}
+    assert access_of("0.0.0.0", "abc", False, ["Cells.org"], []).hosts == {"cells.org", "localhost", "127.0.0.1", "::1"}
     assert access_of("127.0.0.1", "", False, ["box"], ["https://a.org/"]) == Access(
         "", frozenset({"localhost", "127.0.0.1", "::1", "box"}), frozenset({"https://a.org"})
     )
