@@ -15,7 +15,7 @@ def freed_memory_kept() -> Iterator[None]:
     """Context manager in which glibc keeps freed memory for later allocations, and returns it to the system at the end.
 
     A training step allocates and frees the same large blocks again and again. By default many of them come from the system,
-    which clears them page by page: 7 % of a step of `conditional-detr-tiny`. Other C libraries are left as they are.
+    which clears them page by page. Other C libraries are left as they are.
     """
     glibc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
     if glibc is None:

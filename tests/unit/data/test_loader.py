@@ -1,5 +1,6 @@
 import re
 import shutil
+import threading
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from conditional_detr.config.recipes import RECIPES
 from conditional_detr.config.schema import PreprocessorConfig
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.index import load_split
-from conditional_detr.data.loader import EpochBatches, TrainingImages, Unusable, training_batches
+from conditional_detr.data.loader import EpochBatches, TrainingImages, Unusable, in_background, training_batches
 from conditional_detr.errors import DataError
 from conditional_detr.images.preprocessing import Preprocessor
 
@@ -127,3 +128,33 @@ def test_a_data_set_of_broken_images_is_refused(digits_folder, tmp_path):
         file.write_bytes(b"broken")
     with pytest.raises(DataError, match="none of 100 training images tried can be used, e.g. .*png cannot be read"):
         list(training_batches(training_images(tmp_path / "d"), EpochBatches(12, batch=4, seed=0), 0, lambda _: None))
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_next_batch_is_loaded_while_the_caller_works_only_if_asked(ahead: bool):
+    started = [threading.Event() for _ in range(3)]
+
+    def items():
+        for number, event in enumerate(started):
+            event.set()
+            yield number, torch.get_num_threads(), threading.current_thread()
+
+    found = []
+    for number, threads, thread in in_background(items(), ahead):
+        assert threads == 1
+        assert thread is not threading.current_thread()
+        following = started[number + 1 : number + 2]
+        assert all(event.wait(10 if ahead else 0.05) == ahead for event in following)
+        found.append(number)
+    assert found == [0, 1, 2]
+
+
+def test_an_error_in_the_background_reaches_the_caller():
+    def items():
+        yield 1
+        raise DataError("no image can be used")
+
+    found = in_background(items(), True)
+    assert next(found) == 1
+    with pytest.raises(DataError, match="no image can be used"):
+        next(found)

@@ -11,7 +11,8 @@ from conditional_detr.device.choose import choose_device
 from conditional_detr.factory.build import DetectionModel, preprocessing_for
 from conditional_detr.training.train_step import TrainStep, build_step, trainable
 
-WARM_UP, ROUNDS = 2, 4  # steps per image size that are not timed, and that are; the fastest counts
+STEPS = 6  # per image size; the fastest counts, except for the first, which also prepares
+ENOUGH_SECONDS = 5.0  # after this time there are fewer steps, but at least two
 
 
 class StepSpeed(NamedTuple):
@@ -57,10 +58,10 @@ def _seconds(step: TrainStep, side: int, batch: int, target: dict[str, torch.Ten
     """Duration of the fastest step."""
     images = torch.randn(batch, 3, side, side, device=target["boxes"].device)
     clocks = (time.perf_counter, time.process_time) if images.device.type == "cpu" else (time.perf_counter,)
-    times = []
-    for _ in range(WARM_UP + ROUNDS):
+    times: list[float] = []
+    while len(times) < STEPS and (len(times) < 2 or sum(times) < ENOUGH_SECONDS):
         starts = [clock() for clock in clocks]
         losses = step(images, None, [target] * batch)
         float(losses["loss"])  # waits for a GPU
         times.append(min(clock() - start for clock, start in zip(clocks, starts, strict=True)))
-    return min(times[WARM_UP:])
+    return min(times[1:])
