@@ -26,6 +26,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "single scale": {},
     "refined boxes": REFINED,
     "box-conditional": {**REFINED, "model.cross_attention": "box_conditional"},
+    "encoder boxes": {**REFINED, "model.cross_attention": "box_conditional", "model.reference_points": "encoder_boxes"},
     "three scales": LEVELS,
     "three scales, refined": {**LEVELS, **REFINED},
     "three scales, deformable encoder": {**LEVELS, "model.encoder_attention": "deformable"},

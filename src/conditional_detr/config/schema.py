@@ -103,7 +103,7 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _strides_rise(self) -> "ModelConfig":
-        if any(coarser != 2 * finer for finer, coarser in pairwise(self.strides)) or self.strides == (64,):
+        if any(coarse != 2 * fine for fine, coarse in pairwise(self.strides)) or self.strides == (64,):
             given = list(self.strides)
             raise ValueError(
                 f"strides must double from level to level, the finest first, and 64 needs 32 before it, not {given}"

@@ -133,8 +133,8 @@ class CoarsestEncoder(Encoder):
         coarsest = memory.only(-1)
         for layer in self.layers:
             coarsest = layer(coarsest)
-        *finer, _ = memory.levels(memory.tokens)
-        fused: Memory = self.fusion(memory._replace(tokens=joined([*finer, self.norm(coarsest.tokens)])))
+        *fine_levels, _ = memory.levels(memory.tokens)
+        fused: Memory = self.fusion(memory._replace(tokens=joined([*fine_levels, self.norm(coarsest.tokens)])))
         return fused
 
 

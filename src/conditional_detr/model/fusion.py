@@ -44,15 +44,15 @@ class FusionStep(nn.Module):
 
     def forward(
         self,
-        finer: Float[Tensor, "B D h w"],
-        coarser: Float[Tensor, "B D _ _"],
+        fine: Float[Tensor, "B D h w"],
+        coarse: Float[Tensor, "B D _ _"],
         is_padding: Bool[Tensor, "B 1 h w"] | None,
     ) -> Float[Tensor, "B D h w"]:
-        enlarged = twice_as_large(coarser, finer)
-        hidden = F.relu(self.join(torch.cat([finer, enlarged], dim=1)))
+        enlarged = twice_as_large(coarse, fine)
+        hidden = F.relu(self.join(torch.cat([fine, enlarged], dim=1)))
         if is_padding is not None:  # the convolution sees zeros there, as beyond the border
             hidden = hidden.masked_fill(is_padding, 0)
-        fused = finer + self.out(F.relu(hidden + self.mixed(hidden)))
+        fused = fine + self.out(F.relu(hidden + self.mixed(hidden)))
         return self.norm(fused.movedim(1, -1)).movedim(-1, 1)
 
     def mixed(self, x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
@@ -64,13 +64,13 @@ class FusionStep(nn.Module):
         return mixed
 
 
-def twice_as_large(coarser: Float[Tensor, "B D _ _"], finer: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
+def twice_as_large(coarse: Float[Tensor, "B D _ _"], fine: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
     """Enlarge a map twofold, to the size of a finer one.
 
     Cell (i, j) of the result is cell (i // 2, j // 2), or the last one where a backbone rounds sizes down.
     """
     rows, columns = (
-        (torch.arange(size, device=coarser.device) // 2).clamp(max=given - 1)
-        for size, given in zip(finer.shape[-2:], coarser.shape[-2:], strict=True)
+        (torch.arange(size, device=coarse.device) // 2).clamp(max=given - 1)
+        for size, given in zip(fine.shape[-2:], coarse.shape[-2:], strict=True)
     )
-    return coarser[:, :, rows[:, None], columns]
+    return coarse[:, :, rows[:, None], columns]
