@@ -17,7 +17,7 @@ from conditional_detr.model.decoder import DECODER_LAYERS, DECODER_NORMS, Decode
 from conditional_detr.model.detr import DETR
 from conditional_detr.model.encoder import ENCODER_LAYERS, CoarsestEncoder, Encoder, EncoderLayer, LevelEmbedding
 from conditional_detr.model.fusion import UpwardFusion
-from conditional_detr.model.heads.box import BOX_HEADS
+from conditional_detr.model.heads.box import BOX_CODINGS, BOX_HEADS
 from conditional_detr.model.heads.classification import CLASS_HEADS
 from conditional_detr.model.initialisation import init_local_spatial_attention, initialise_transformer
 from conditional_detr.model.patches import FeatureHead, PatchInContent, PatchInPosition, with_patches
@@ -150,7 +150,10 @@ def parts_of(config: ModelConfig) -> dict[str, Any]:
     heads: dict[str, nn.Module] = {
         "class_head": CLASS_HEADS[config.classification](dim, config.num_classes),
         "box_head": BOX_HEADS[config.box_refinement, config.box_offset](
-            dim, config.decoder_layers, 0.0 if reference_points.gives_boxes else config.size_logit
+            dim,
+            config.decoder_layers,
+            0.0 if reference_points.gives_boxes else config.size_logit,
+            BOX_CODINGS[reference_points.gives_boxes],
         ),
     }
     if config.patches:

@@ -124,7 +124,8 @@ class DETR(nn.Module):
             initial = self.reference_points(self.object_query, memory)
             queries = initial.queries
             if extra_queries is not None:
-                queries = in_groups([queries, *(self.reference_points(group, memory).queries for group in extra_queries)])
+                extra = [self.reference_points.extra_group(group, memory, initial) for group in extra_queries]
+                queries = in_groups([queries, *extra])
         return self.predicted(self.decoder(queries, memory, self.box_head.refine), memory, aux, initial)
 
     def encode(self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None) -> Memory:

@@ -8,9 +8,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from conditional_detr.model.heads.box import relative_to_reference
 from conditional_detr.model.heads.classification import PRIOR_LOGIT
-from conditional_detr.model.memory import Memory
+from conditional_detr.model.memory import Memory, joined
 from conditional_detr.model.mlp import MLP
 from conditional_detr.model.positional import inverse_sigmoid, sine_embedding
 from conditional_detr.model.precision import FLOAT32
@@ -18,6 +20,7 @@ from conditional_detr.model.queries import Queries
 
 # Score of the entries that are appended in case an image has too few cells: above padding (−inf), below every real cell.
 FILLER_SCORE = -1e4
+NEIGHBOUR_PENALTY = 2.0  # what a cell beside one with a higher score loses, in logits
 LARGEST_START = 0.5  # largest width and height that a box starts with, as in the paper; near 1 a sigmoid has no gradient
 
 
@@ -82,6 +85,10 @@ class QueryInit(nn.Module):
         reference = self.reference_logits(object_query).sigmoid()
         return Initial(Queries.start(object_query[None], reference[None], self.content()))
 
+    def extra_group(self, object_query: Float[Tensor, "Q D"], memory: Memory, first: Initial) -> Queries:
+        """Queries of another group, with object queries of its own, for training. `first` is the model's own group."""
+        return self(object_query, memory).queries
+
     def reference_logits(self, object_query: Float[Tensor, "Q D"]) -> Float[Tensor, "Q 2"]:
         """Reference points s before the sigmoid."""
         raise NotImplementedError
@@ -142,9 +149,10 @@ class EncoderReferencePoints(QueryInit):
     """Reference points are the centres of the Q memory cells with the highest objectness, the highest first.
 
     A scorer predicts from the token of each cell how near it is to the centre of an object. The queries of an image thus start
-    at its objects instead of being spread over the image. The reference point no longer follows from the object query, but
-    queries need to know each other's positions in self-attention. Therefore the embedding of the point is added to the object
-    query. If an image has fewer cells than there are queries, the remaining queries start at the middle of the image.
+    at its objects instead of being spread over the image. Cells beside one with a higher score come later, see `prefer_peaks`.
+    The reference point no longer follows from the object query, but queries need to know each other's positions in
+    self-attention. Therefore the embedding of the point is added to the object query. If an image has fewer cells than there
+    are queries, the remaining queries start at the middle of the image.
 
     Source: the idea of Conditional DETR V2 (Chen et al., 2022) and of DINO's mixed query selection (Zhang et al., ICLR 2023).
     """
@@ -158,7 +166,14 @@ class EncoderReferencePoints(QueryInit):
     def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory) -> Initial:
         objectness = self.scorer(memory.tokens.float())[..., 0]
         reference = inverse_sigmoid(self.highest_cells(objectness.detach(), self.candidates(memory), memory)).sigmoid()
-        return Initial(Queries.start(object_query + self.embedded(reference), reference, self.content()), objectness)
+        return Initial(self.start(object_query, reference), objectness)
+
+    def extra_group(self, object_query: Float[Tensor, "Q D"], memory: Memory, first: Initial) -> Queries:
+        return self.start(object_query, first.queries.reference)  # which do not depend on object queries
+
+    def start(self, object_query: Float[Tensor, "Q D"], reference: Float[Tensor, "B Q R"]) -> Queries:
+        """Queries at these references."""
+        return Queries.start(object_query + self.embedded(reference), reference, self.content())
 
     def embedded(self, reference: Float[Tensor, "B Q R"]) -> Float[Tensor, "B Q D"]:
         """What is added to the object queries, so that they know their reference points."""
@@ -175,10 +190,25 @@ class EncoderReferencePoints(QueryInit):
         references = references.expand(scores.shape[0], -1, -1)
         if memory.is_padding is not None:
             scores = scores.masked_fill(memory.is_padding, -torch.inf)
+        scores = prefer_peaks(scores, memory)
         scores = torch.cat([scores, scores.new_full((scores.shape[0], self.num_queries), FILLER_SCORE)], dim=1)
         middle = references.new_full((references.shape[0], self.num_queries, references.shape[-1]), 0.5)
         highest = scores.topk(self.num_queries, dim=1).indices
         return torch.cat([references, middle], dim=1).gather(1, highest[..., None].expand(-1, -1, references.shape[-1]))
+
+
+def prefer_peaks(scores: Float[Tensor, "B N"], memory: Memory) -> Float[Tensor, "B N"]:
+    """Lower the scores of cells that have a neighbour with a higher score, to the left or right, above or below.
+
+    All cells around the centre of an object score high. They would take the places of other objects.
+
+    Source: the idea of the peaks of CenterNet (Zhou et al., 2019, section 4), which drops such cells.
+    """
+    levels = []
+    for x in memory.maps(scores[..., None]):
+        row, column = F.max_pool2d(x, (1, 3), stride=1, padding=(0, 1)), F.max_pool2d(x, (3, 1), stride=1, padding=(1, 0))
+        levels.append((x - NEIGHBOUR_PENALTY * (x < torch.maximum(row, column))).flatten(2).transpose(1, 2))
+    return joined(levels)[..., 0]
 
 
 class EncoderReferenceBoxes(EncoderReferencePoints):
@@ -204,10 +234,10 @@ class EncoderReferenceBoxes(EncoderReferencePoints):
 class EncoderBoxes(EncoderReferenceBoxes):
     """As `EncoderReferenceBoxes`, but each cell also predicts a box, and queries start from the boxes of the best cells.
 
-    b = sigmoid(MLP(token) + logit(b_0)), where b_0 lies at the cell and has the typical size of its level. The boxes are
+    b = relative_to_reference(MLP(token), b_0), where b_0 lies at the cell and has the typical size of its level. The boxes are
     detached before the decoder, and have a loss of their own.
 
-    Source: two-stage Deformable DETR (Zhu et al., ICLR 2021).
+    Source: two-stage Deformable DETR (Zhu et al., ICLR 2021), with another box coding.
     """
 
     def __init__(self, dim: int, num_queries: int, content: nn.Module | None = None) -> None:
@@ -224,9 +254,9 @@ class EncoderBoxes(EncoderReferenceBoxes):
     def forward(self, object_query: Float[Tensor, "Q D"], memory: Memory) -> Initial:
         tokens = memory.tokens.float()
         objectness = self.scorer(tokens)[..., 0]
-        boxes = (self.box(tokens) + inverse_sigmoid(self.candidates(memory))).sigmoid()
+        boxes = relative_to_reference(self.box(tokens), self.candidates(memory))
         reference = self.highest_cells(objectness.detach(), boxes.detach(), memory)
-        return Initial(Queries.start(object_query + self.embedded(reference), reference, self.content()), objectness, boxes)
+        return Initial(self.start(object_query, reference), objectness, boxes)
 
 
 REFERENCE_POINTS: dict[str, type[QueryInit]] = {

@@ -6,7 +6,7 @@ import torch
 from conditional_detr.boxes import cxcywh_to_xyxy, iou
 from conditional_detr.errors import ConfigError
 from conditional_detr.factory.create import create_model
-from conditional_detr.model.positional import inverse_sigmoid
+from conditional_detr.model.query_init import prefer_peaks
 from conditional_detr.training.objective.cell_boxes import NEAR, cell_box_loss
 from conditional_detr.training.objective.criterion import SetCriterion
 from conditional_detr.training.objective.objectness import gaussians
@@ -31,11 +31,12 @@ def test_queries_start_from_the_boxes_of_the_best_cells(overrides):
         queries, scores, boxes = detector.reference_points(detector.object_query, memory)
     cells = memory.tokens.shape[1]
     assert boxes.shape == (2, cells, 4)
-    best = scores.topk(5, dim=1).indices
+    best = prefer_peaks(scores, memory).topk(5, dim=1).indices
     torch.testing.assert_close(queries.reference, boxes.gather(1, best[..., None].expand(-1, -1, 4)))
     start = torch.cat([memory.centres, memory.typical_sizes.clamp(max=0.5)], -1)
-    offset = detector.reference_points.box(memory.tokens)
-    torch.testing.assert_close(inverse_sigmoid(boxes), offset + inverse_sigmoid(start).expand_as(offset), atol=1e-3, rtol=1e-3)
+    shift, log_scale = detector.reference_points.box(memory.tokens).split(2, dim=-1)
+    centre, size = start.split(2, dim=-1)
+    torch.testing.assert_close(boxes, torch.cat([centre + shift * size, size * log_scale.exp()], -1))
 
 
 def test_untrained_cells_predict_boxes_of_their_level_at_their_place():
@@ -97,3 +98,31 @@ def test_conflicting_settings_name_the_way_out():
         create_model("conditional-detr-tiny", 3, False, reference_points="encoder_boxes")
     with pytest.raises(ConfigError, match="patches and reference_points = 'encoder_boxes' cannot be combined"):
         create_model("conditional-detr-tiny", 3, False, patches=4, **PARTS)
+
+
+@pytest.mark.parametrize("strides", [[16], [16, 32]])
+def test_neighbours_of_a_better_cell_come_after_the_peaks_of_other_objects(strides: list[int]):
+    memory = model(strides=strides).encode(torch.rand(1, 3, 96, 128), None)
+    height, width = memory.shapes[0]
+    scores = torch.full((1, memory.tokens.shape[1]), -9.0)
+    first = scores[0, : height * width].view(height, width)  # a view: the finest level
+    first[1, 1:4] = torch.tensor([2.0, 3.0, 2.0])
+    first[4, 6] = 1.5  # a weaker object
+    first[2, 3] = 2.5  # diagonal to the peak, below 2.0
+    preferred = prefer_peaks(scores, memory)[0, : height * width].view(height, width)
+    assert preferred[1].tolist()[1:4] == [0, 3, 0]
+    assert preferred[4, 6] == 1.5
+    assert preferred[2, 3] == 2.5
+    assert preferred[0, 0] == -9  # no neighbour is higher
+    assert preferred[1, 0] == -11
+
+
+def test_padding_is_never_a_peak_and_hides_none():
+    memory = model().encode(torch.rand(1, 3, 96, 128), None)
+    height, width = memory.shapes[0]
+    scores = torch.randn(1, height * width)
+    scores.view(height, width)[:, 4:] = -torch.inf
+    preferred = prefer_peaks(scores, memory).view(height, width)
+    assert preferred[:, 4:].isneginf().all()
+    highest = scores.argmax()
+    assert preferred.flatten()[highest] == scores[0, highest]
