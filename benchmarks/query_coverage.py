@@ -1,8 +1,8 @@
 """Measure on how many objects queries start, how many the last layer finds, and whether the layers improve the boxes.
 
 For each object, the query counts whose box in the last layer overlaps it most, whatever its score. Printed are the fraction of
-objects with an IoU above 0.5 and the median IoU, for the reference boxes and for the boxes of each decoder layer. Cells beside one
-with a higher objectness lose --penalty logits before the best ones are chosen; 0 switches this off.
+objects with an IoU above 0.5 and the median IoU, for the reference boxes and for the boxes of each decoder layer. Cells beside
+one with a higher objectness lose --penalty logits before the best ones are chosen; 0 switches this off.
 
 Command: python benchmarks/query_coverage.py DATA SOURCE --split test --penalty 0 2        Time: about ten images per second.
 """

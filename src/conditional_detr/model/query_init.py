@@ -205,10 +205,13 @@ def prefer_peaks(scores: Float[Tensor, "B N"], memory: Memory) -> Float[Tensor, 
     Source: the idea of the peaks of CenterNet (Zhou et al., 2019, section 4), which drops such cells.
     """
     levels = []
-    for x in memory.maps(scores[..., None]):
-        row, column = F.max_pool2d(x, (1, 3), stride=1, padding=(0, 1)), F.max_pool2d(x, (3, 1), stride=1, padding=(1, 0))
-        levels.append((x - NEIGHBOUR_PENALTY * (x < torch.maximum(row, column))).flatten(2).transpose(1, 2))
-    return joined(levels)[..., 0]
+    for level, shape in zip(memory.levels(scores), memory.shapes, strict=True):
+        x = level.unflatten(1, shape)
+        around = F.pad(x, (1, 1, 1, 1), value=-torch.inf)
+        in_row = torch.maximum(around[:, 1:-1, :-2], around[:, 1:-1, 2:])
+        in_column = torch.maximum(around[:, :-2, 1:-1], around[:, 2:, 1:-1])
+        levels.append((x - NEIGHBOUR_PENALTY * (x < torch.maximum(in_row, in_column))).flatten(1))
+    return joined(levels)
 
 
 class EncoderReferenceBoxes(EncoderReferencePoints):

@@ -20,6 +20,7 @@ from conditional_detr.weights.save import save_model
 from models import small
 
 CELLS = {"neck": "space_to_depth", "pixel_aligned_positions": True}
+BOXES = {"box_refinement": True, "cross_attention": "box_conditional", "reference_points": "encoder_boxes"}
 
 
 def index(boxes: list[list[list[float]]], sizes_hw: list[tuple[int, int]], names: tuple[str, ...] = ("cell",)) -> SplitIndex:
@@ -163,12 +164,12 @@ def test_choices_are_made_for_a_new_model_and_said():
     data = index([squares(30, 14)], [(480, 480)], names=("0", "1"))
     chosen, lines = resolve_auto(config(), set(), data)
     assert (chosen.model_overrides, chosen.imgsz, chosen.training.hflip) == (
-        {"reference_points": "encoder", **CELLS, "num_queries": 30},
+        {**BOXES, **CELLS, "num_queries": 30},
         384,
         0.0,
     )
     assert chosen.training.init_from == "conditional-detr-tiny-shapes"
-    assert len(lines) == 7  # the start is said where weights are taken
+    assert len(lines) == 9  # the start is said where weights are taken
     assert any(line.startswith("model.num_queries = 30: a training image has up to 14 objects") for line in lines)
 
 
@@ -179,6 +180,7 @@ def test_what_somebody_asked_for_stays():
         model_overrides={
             "num_queries": 7,
             "reference_points": "learned",
+            "box_refinement": False,
             "neck": "last",
             "pixel_aligned_positions": False,
         },
@@ -189,6 +191,7 @@ def test_what_somebody_asked_for_stays():
             "imgsz",
             "model.num_queries",
             "hflip",
+            "model.box_refinement",
             "model.neck",
             "model.pixel_aligned_positions",
             "progressive_resize_from",
@@ -247,7 +250,7 @@ def test_what_an_image_keeps_grows_with_its_area():
 def test_only_the_papers_form_of_reference_points_is_exchanged(overrides: dict):
     data = index([squares(30, 14)], [(480, 480)])
     chosen, _ = resolve_auto(config(model_overrides=overrides), set(), data)
-    expected = overrides.get("reference_points", None if overrides else "encoder")
+    expected = overrides.get("reference_points", None if overrides else "encoder_boxes")
     assert chosen.model_overrides.get("reference_points") == expected
     detr, _ = resolve_auto(config(model="detr-tiny"), set(), data)
     assert "reference_points" not in detr.model_overrides
@@ -324,11 +327,22 @@ def test_who_begins_with_a_model_gets_its_parts(tmp_path):
 @pytest.mark.parametrize(("names", "expected"), [(list("0123456789"), "digits"), (["0", "1"], "shapes"), (["cell"], "shapes")])
 def test_a_model_with_the_parts_of_one_that_comes_with_the_package_begins_with_its_weights(names: list[str], expected: str):
     assert shipped() == ["conditional-detr-tiny-digits", "conditional-detr-tiny-shapes"]
-    parts = {"reference_points": "encoder", **CELLS, "num_queries": 7}
-    alike = config(model_overrides=parts)
+    alike = config(model_overrides={**BOXES, **CELLS, "num_queries": 7})
     choice = beginning(alike, names)
     assert choice is not None
     assert (choice.setting, choice.value) == ("init_from", f"conditional-detr-tiny-{expected}")
     assert beginning(config(model_overrides={**alike.model_overrides, "lambda_q": "scalar"}), names) is None
     assert beginning(alike.model_copy(update={"pretrained_backbone": False}), names) is None
     assert beginning(config(model="conditional-detr-r18"), names) is None
+
+
+def test_who_has_the_classes_of_a_bundled_model_gets_its_parts_and_its_weights():
+    digits = index([squares(30, 14)], [(480, 480)], names=tuple("0123456789"))
+    chosen, lines = resolve_auto(config(), set(), digits)
+    assert chosen.training.init_from == "conditional-detr-tiny-digits"
+    assert chosen.model_overrides == {"reference_points": "encoder", **CELLS, "num_queries": 30}
+    assert "model.reference_points = encoder: as in conditional-detr-tiny-digits (initial weights)" in lines
+    larger, _ = resolve_auto(config(model="conditional-detr-r18"), set(), digits)  # another architecture: nothing to fit
+    assert larger.model_overrides["box_refinement"]
+    fresh, _ = resolve_auto(config(pretrained_backbone=False), set(), digits)
+    assert fresh.model_overrides["box_refinement"]

@@ -12,12 +12,18 @@ from conditional_detr.weights.description import read_configs, read_description
 from conditional_detr.weights.discovery import read_checkpoint
 from conditional_detr.weights.recognise import SHIPPED, find_checkpoint, shipped
 
+# Fields that rules choose, so that they fit the model whose weights are taken.
+CHOSEN = {"box_refinement", "cross_attention", "reference_points", "neck", "pixel_aligned_positions"}
 DEFAULT_START = "conditional-detr-tiny-shapes"  # the preferred bundled model if none was trained on the same classes
 
 
 def as_source_has(context: Context, field: str, rule: Callable[[ModelConfig], Choice | None]) -> Choice | None:
-    """Choose a field of a new model: the value of the model whose weights initialise it, otherwise the choice of the rule."""
-    model, source = model_of(context.config), context.config.training.init_from
+    """Choose a field of a new model: the value of the model whose weights initialise it, otherwise the choice of the rule.
+
+    This model is known before if the user named it, or if a bundled one was trained on the same classes.
+    """
+    model = model_of(context.config)
+    source = context.config.training.init_from or trained_on_same_classes(context.config, context.sources.class_names)
     path = find_checkpoint(source) if source else None
     if path is None:
         return rule(model)
@@ -36,7 +42,24 @@ def reference_points(model: ModelConfig) -> Choice | None:
         or "reference_points" in unused_fields(model)
     ):
         return None
+    if model.box_refinement:
+        return Choice("model.reference_points", "encoder_boxes", "queries start from boxes that the encoder's output predicts")
     return Choice("model.reference_points", "encoder", "queries start at likely object centres, which speeds up training")
+
+
+def box_refinement(model: ModelConfig) -> Choice | None:
+    """Refine boxes from layer to layer; None if the model does, on several levels, or if the decoder is not the paper's."""
+    single = len(model.strides) == 1
+    if model.box_refinement or not model.box_offset or not single or model.cross_attention != "conditional":
+        return None
+    return Choice("model.box_refinement", True, "each decoder layer improves the boxes of the one before")
+
+
+def cross_attention(model: ModelConfig) -> Choice | None:
+    """Tell the cross-attention the boxes of the layer before; None if there are none, or if it is not the paper's."""
+    if not model.box_refinement or model.cross_attention != "conditional":
+        return None
+    return Choice("model.cross_attention", "box_conditional", "it then knows how far each cell lies from the sides of a box")
 
 
 def neck(model: ModelConfig) -> Choice | None:
@@ -50,6 +73,15 @@ def neck(model: ModelConfig) -> Choice | None:
 def pixel_aligned_positions(model: ModelConfig) -> Choice:
     """Compute the positions of cells from pixels."""
     return Choice("model.pixel_aligned_positions", True, "positions in the feature map do not depend on the image size")
+
+
+def trained_on_same_classes(config: RunConfig, names: list[str]) -> str:
+    """Name of a bundled model with these classes that differs from the new model at most in `CHOSEN`; "" if there is none."""
+    for name in shipped() if config.pretrained_backbone else []:
+        same = read_description(SHIPPED / name)["class_names"] == names
+        if same and set(differing_fields(model_of(config), read_configs(SHIPPED / name)[0])) <= CHOSEN:
+            return name
+    return ""
 
 
 def beginning(config: RunConfig, names: list[str]) -> Choice | None:

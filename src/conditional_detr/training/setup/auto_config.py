@@ -17,6 +17,8 @@ from conditional_detr.training.objective.objective import class_loss_fits
 from conditional_detr.training.setup.architecture import (
     as_source_has,
     beginning,
+    box_refinement,
+    cross_attention,
     neck,
     pixel_aligned_positions,
     reference_points,
@@ -42,6 +44,8 @@ RULES: dict[str, Rule] = {
     "hflip": lambda context: flips(context.sources.class_names),
     "vflip": lambda context: turned(context, "vflip"),
     "transpose": lambda context: turned(context, "transpose"),
+    "model.box_refinement": of_new_model(lambda context: as_source_has(context, "box_refinement", box_refinement)),
+    "model.cross_attention": of_new_model(lambda context: as_source_has(context, "cross_attention", cross_attention)),
     "model.reference_points": of_new_model(lambda context: as_source_has(context, "reference_points", reference_points)),
     "model.neck": of_new_model(lambda context: as_source_has(context, "neck", neck)),
     "model.pixel_aligned_positions": of_new_model(
