@@ -206,7 +206,7 @@ def prefer_peaks(scores: Float[Tensor, "B N"], memory: Memory) -> Float[Tensor, 
     """
     levels = []
     for level, shape in zip(memory.levels(scores), memory.shapes, strict=True):
-        x = level.unflatten(1, shape)
+        x = level.view(-1, *shape)
         around = F.pad(x, (1, 1, 1, 1), value=-torch.inf)
         in_row = torch.maximum(around[:, 1:-1, :-2], around[:, 1:-1, 2:])
         in_column = torch.maximum(around[:, :-2, 1:-1], around[:, 2:, 1:-1])
