@@ -597,7 +597,7 @@ def test_settings_that_the_data_decide_are_said_and_written_down(digits_folder, 
     config = (tmp_path / "a" / "config.toml").read_text()
     assert "num_queries = 20" in config
     assert "hflip = 0.0" in config
-    assert 'reference_points = "encoder"' in config
+    assert 'reference_points = "encoder_boxes"' in config
 
 
 def test_a_recipes_loss_that_the_model_rules_out_falls_away_and_a_chosen_one_is_an_error(digits_folder, tmp_path, capsys):
