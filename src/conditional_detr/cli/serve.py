@@ -1,0 +1,83 @@
+"""`cdetr serve`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from conditional_detr.cli.parameters import GROUP, Device, Overlap, Source, Threads, Tile, option
+from conditional_detr.cli.printing import print_note, print_source_notes, print_text
+
+TOKEN = "CDETR_TOKEN"
+Names = Annotated[
+    list[str] | None,
+    Parameter(
+        help="Name that clients may use for this machine, beside localhost.", group=GROUP["Access"], metavar="NAME", negative=""
+    ),
+]
+Origins = Annotated[
+    list[str] | None,
+    Parameter(
+        help="Site whose pages may send requests, such as https://example.org.",
+        group=GROUP["Access"],
+        metavar="ORIGIN",
+        negative="",
+    ),
+]
+
+
+def serve(
+    source: Source,
+    /,
+    *,
+    host: Annotated[str, option("Access", "Address to listen on. 0.0.0.0: all of this machine.", "HOST")] = "127.0.0.1",
+    port: Annotated[int, option("Access", "Port to listen on. 0: any free one.", "PORT")] = 8000,
+    token: Annotated[str, option("Access", "Token that requests must have. Better set CDETR_TOKEN.", "TOKEN", "none")] = "",
+    no_auth: Annotated[
+        bool, Parameter(help="Serve other machines without a token.", group=GROUP["Access"], negative="")
+    ] = False,
+    allow_host: Names = None,
+    allow_origin: Origins = None,
+    max_batch: Annotated[int, option("Limits", "Batch size.", "N")] = 8,
+    max_wait: Annotated[
+        float, option("Limits", "Longest time that an image waits for others to share a batch, ms.", "MS")
+    ] = 5.0,
+    max_upload: Annotated[float, option("Limits", "Size of a request, MB.", "MB")] = 32.0,
+    max_pixels: Annotated[
+        float, option("Limits", "Pixels of an image, in millions. Frames count together.", "MILLIONS")
+    ] = 50.0,
+    max_images: Annotated[int, option("Limits", "Images in a request.", "N")] = 16,
+    queue: Annotated[int, option("Limits", "Images in work at a time. Further requests are answered with 503.", "N")] = 64,
+    timeout: Annotated[float, option("Limits", "Time of a request, from its first byte to its answer, seconds.", "S")] = 30.0,
+    tile: Tile = None,
+    overlap: Overlap = None,
+    runtime: Annotated[str, option("Hardware", "Runtime: auto, torch, onnx or openvino.", "NAME")] = "auto",
+    device: Device = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Serve a model over HTTP: POST /predict, a page at /, health, metrics and /openapi.json."""
+    from conditional_detr.device.threads import set_threads
+    from conditional_detr.inference.detector import Detector
+    from conditional_detr.inference.engines import import_package
+    from conditional_detr.serving.limits import Limits
+
+    for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
+        import_package(package)
+    from conditional_detr.serving.server import access_of, listen, url_of
+    from conditional_detr.serving.server import serve as run_server
+
+    secret = token or os.environ.get(TOKEN, "")
+    access = access_of(host, secret, no_auth, allow_host or [], allow_origin or [])
+    limits = Limits(max_upload, max_pixels, max_images, queue, timeout, max_batch, max_wait)
+    limits.check()
+    print_source_notes(source)
+    set_threads(threads)
+    detector = Detector(source, runtime, device, tile, overlap)
+    opened = listen(host, port)
+    where = url_of(opened)
+    print_text(f"{source} at {where}", "bold")
+    print_text(f"POST {where}/predict with images, or open {where}/ in a browser. Ctrl-C stops.")
+    if no_auth and not secret:
+        print_note("anyone who can reach this address can use the server")
+    run_server(detector, Path(source).name, opened, limits, access)
