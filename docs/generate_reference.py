@@ -98,9 +98,9 @@ def limits_of_server() -> str:
     """Table of what a server accepts."""
     own = Limits()
     rows = [
-        ("size of a request", "--max-upload", f"{own.upload_mb:g} MB", "413"),
+        ("size of a request", "--max-bytes", f"{own.upload_bytes / 1e6:g} MB", "413"),
         ("all requests in memory together", "", f"{BODIES} times that", "503"),
-        ("pixels of an image, all its frames together", "--max-pixels", f"{own.megapixels:g} million", "400"),
+        ("pixels of an image, all its frames together", "--max-pixels", f"{own.pixels / 1e6:g} million", "400"),
         ("images in a request", "--max-images", own.images, "400"),
         ("other fields of a form", "", OTHER_FIELDS, "400"),
         ("header of a part of a form", "", f"{HEADER_BYTES} bytes", "400"),

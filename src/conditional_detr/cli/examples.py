@@ -34,7 +34,7 @@ EXAMPLES: dict[tuple[str, ...], list[str]] = {
     ],
     ("serve",): [
         "cdetr serve runs/cells",
-        "cdetr serve cells-openvino --port 9000 --max-batch 4",
+        "cdetr serve cells-openvino --port 9000 --batch 4",
         "CDETR_TOKEN=secret cdetr serve cells-openvino --host 0.0.0.0",
     ],
     ("push",): [

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from conditional_detr.cli.parameters import GROUP, Device, Overlap, Source, Threads, Tile, option
+from conditional_detr.cli.parameters import GROUP, Conf, Device, Overlap, Source, Threads, Tile, option
 from conditional_detr.cli.printing import print_note, print_source_notes, print_text
 
 TOKEN = "CDETR_TOKEN"
@@ -39,14 +39,13 @@ def serve(
     ] = False,
     allow_host: Names = None,
     allow_origin: Origins = None,
-    max_batch: Annotated[int, option("Limits", "Batch size.", "N")] = 8,
+    conf: Conf = None,
+    batch: Annotated[int, option("Limits", "Largest batch size.", "N")] = 8,
     max_wait: Annotated[
         float, option("Limits", "Longest time that an image waits for others to share a batch, ms.", "MS")
     ] = 5.0,
-    max_upload: Annotated[float, option("Limits", "Size of a request, MB.", "MB")] = 32.0,
-    max_pixels: Annotated[
-        float, option("Limits", "Pixels of an image, in millions. Frames count together.", "MILLIONS")
-    ] = 50.0,
+    max_bytes: Annotated[int, option("Limits", "Size of a request, bytes.", "N")] = 32_000_000,
+    max_pixels: Annotated[int, option("Limits", "Pixels of an image. Frames count together.", "N")] = 50_000_000,
     max_images: Annotated[int, option("Limits", "Images in a request.", "N")] = 16,
     queue: Annotated[int, option("Limits", "Images in work at a time. Further requests are answered with 503.", "N")] = 64,
     timeout: Annotated[float, option("Limits", "Time of a request, from its first byte to its answer, seconds.", "S")] = 30.0,
@@ -69,7 +68,7 @@ def serve(
 
     secret = token or os.environ.get(TOKEN, "")
     access = access_of(host, secret, no_auth, allow_host or [], allow_origin or [])
-    limits = Limits(max_upload, max_pixels, max_images, queue, timeout, max_batch, max_wait)
+    limits = Limits(max_bytes, max_pixels, max_images, queue, timeout, batch, max_wait)
     limits.check()
     print_source_notes(source)
     set_threads(threads)
@@ -80,4 +79,4 @@ def serve(
     print_text(f"POST {where}/predict with images, or open {where}/ in a browser. Ctrl-C stops.")
     if no_auth and not secret:
         print_note("anyone who can reach this address can use the server")
-    run_server(detector, Path(source).name, opened, limits, access)
+    run_server(detector, Path(source).name, opened, limits, access, conf)

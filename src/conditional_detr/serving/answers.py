@@ -120,13 +120,13 @@ class Explanations(BaseModel):
     detections: list[ExplainedObject]
 
 
-def info_of(model: Model, name: str) -> ModelInfo:
-    """Describe a model without its path."""
+def info_of(model: Model, name: str, conf: float | None) -> ModelInfo:
+    """Describe a model without its path. `conf` replaces its thresholds."""
     return ModelInfo(
         name=name,
         summary=model.summary,
         class_names=model.class_names,
         category_ids=model.category_ids,
-        thresholds=model.thresholds,
+        thresholds=model.thresholds if conf is None else [conf] * len(model.class_names),
         explains=not model.takes_arrays,
     )

@@ -48,16 +48,17 @@ PAGE = {
 Conf = Annotated[
     float | None,
     Query(
-        ge=0, le=1, description="Score threshold. Without it, the thresholds of the model; 0.3 if it has none.", examples=[0.5]
+        ge=0, le=1, description="Score threshold. Without it, that of the server; if it has none, those of the model; else 0.3.", examples=[0.5]
     ),
 ]
 
 
 class Service:
-    """A model behind the application, and what all requests share."""
+    """A model behind the application, and what all requests share. `conf` is the score threshold of requests without one."""
 
-    def __init__(self, detector: Detector, name: str, limits: Limits) -> None:
+    def __init__(self, detector: Detector, name: str, limits: Limits, conf: float | None = None) -> None:
         self.model, self.tiling, self.name, self.limits = detector.model, detector.tiling, name, limits
+        self.conf = conf
         self.metrics = Metrics()
         self.queue = Queue(limits, self.metrics)
         self.batcher = Batcher(self.model, limits.batch, limits.wait_ms / 1000, self.metrics)
@@ -214,12 +215,12 @@ def _add_health(app: FastAPI, service: Service) -> None:
 def _add_predictions(app: FastAPI, service: Service) -> None:
     @app.get("/model", summary="The model and its classes", tags=["detection"], responses=problems())
     async def model() -> ModelInfo:
-        return info_of(service.model, service.name)
+        return info_of(service.model, service.name, service.conf)
 
     @app.post("/predict", summary="Detect objects in images", tags=["detection"], **form(service.limits.images))
     async def predict(request: Request, conf: Conf = None) -> Predictions:
         async with service.uploads(request) as uploads:
-            return Predictions(images=await service.detect_all(uploads, conf))
+            return Predictions(images=await service.detect_all(uploads, service.conf if conf is None else conf))
 
     @app.post(
         "/explain", summary="Detect objects in one image, and show what the model looked at", tags=["detection"], **form(1)
@@ -230,7 +231,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
                 raise Refused(400, "an export cannot explain its detections: serve the checkpoint that it was made from")
             if len(uploads) > 1:
                 raise Refused(400, f"send one image, not {len(uploads)}")
-            return await service.explain(uploads[0], conf)
+            return await service.explain(uploads[0], service.conf if conf is None else conf)
 
 
 def _add_page(app: FastAPI) -> None:

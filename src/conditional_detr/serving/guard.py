@@ -137,7 +137,7 @@ class Guard:
             raise Refused(401, "the header 'Authorization: Bearer TOKEN' is missing, or its token is wrong")
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > self.limits.upload_bytes:
-            raise Refused(413, f"a request must not be larger than {self.limits.upload_mb:g} MB", closes=True)
+            raise Refused(413, f"a request must not be larger than {self.limits.upload_bytes / 1e6:g} MB", closes=True)
 
 
 class Line:

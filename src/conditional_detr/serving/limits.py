@@ -36,8 +36,8 @@ class Limits:
 
     Attributes
     ----------
-    upload_mb : size of a request, MB
-    megapixels : pixels of an image, in millions; the frames of an animation count together
+    upload_bytes : size of a request, bytes
+    pixels : pixels of an image; the frames of an animation count together
     images : images in a request
     queue : images that are decoded, waiting or in the model, in all requests together
     seconds : time of a request, from its first byte to its answer
@@ -45,8 +45,8 @@ class Limits:
     wait_ms : longest time that an image waits for others to share a batch, in ms
     """
 
-    upload_mb: float = 32.0
-    megapixels: float = 50.0
+    upload_bytes: int = 32_000_000
+    pixels: int = 50_000_000
     images: int = 16
     queue: int = 64
     seconds: float = 30.0
@@ -68,19 +68,9 @@ class Limits:
             raise ConfigError(f"the queue must have room for the images of a request: {self.queue} is less than {self.images}")
 
     @property
-    def upload_bytes(self) -> int:
-        """Size of a request, bytes."""
-        return int(self.upload_mb * 1e6)
-
-    @property
     def bodies_bytes(self) -> int:
         """Size of all requests in memory together, bytes."""
         return BODIES * self.upload_bytes
-
-    @property
-    def pixels(self) -> int:
-        """Pixels of an image."""
-        return int(self.megapixels * 1e6)
 
 
 class Access(NamedTuple):

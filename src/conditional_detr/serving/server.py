@@ -71,7 +71,9 @@ def url_of(opened: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(detector: Detector, name: str, opened: socket.socket, limits: Limits, access: Access) -> None:
+def serve(  # noqa: PLR0913 · one parameter per part
+    detector: Detector, name: str, opened: socket.socket, limits: Limits, access: Access, conf: float | None = None
+) -> None:
     """Serve a model until SIGTERM or Ctrl-C. Work that has begun is finished.
 
     Parameters
@@ -80,8 +82,9 @@ def serve(detector: Detector, name: str, opened: socket.socket, limits: Limits, 
     name : what clients are told about it
     opened : socket, see `listen`
     limits, access : what is accepted, and from whom
+    conf : score threshold of requests without one; None = the thresholds of the model
     """
-    service = Service(detector, name, limits)
+    service = Service(detector, name, limits, conf)
     log_as_json()
     try:
         Server(configured(service, access), service).run(sockets=[opened])

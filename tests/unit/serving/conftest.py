@@ -19,5 +19,5 @@ def detector() -> Detector:
 
 @pytest.fixture(scope="module")
 def client(detector):
-    with serving(detector, Limits(upload_mb=0.2, megapixels=0.1, images=3, queue=8, seconds=20)) as made:
+    with serving(detector, Limits(upload_bytes=200_000, pixels=100_000, images=3, queue=8, seconds=20)) as made:
         yield made

@@ -85,7 +85,7 @@ def test_a_body_may_be_announced_first(client):
 @pytest.mark.parametrize("headers", [{}, {"Host": "evil.org"}, {"Origin": "http://evil.org"}, {"Content-Type": "image/png"}])
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_client_sees_the_answer_although_it_still_sends(detector, headers: dict[str, str], is_chunked: bool):
-    with serving(detector, Limits(upload_mb=1)) as client:
+    with serving(detector, Limits(upload_bytes=1_000_000)) as client:
         body, kind = form([("a.png", bytes(12_000_000))])
         pieces = iter([body[at : at + 65_536] for at in range(0, len(body), 65_536)])
         sent = {"Content-Type": kind, "Connection": "close"} | headers

@@ -116,7 +116,7 @@ def test_no_file_is_written(detector, monkeypatch):
 
 def test_all_bodies_together_have_a_limit(detector, monkeypatch):
     monkeypatch.setattr("conditional_detr.serving.limits.BODIES", 2)
-    with serving(detector, Limits(upload_mb=0.1)) as client:
+    with serving(detector, Limits(upload_bytes=100_000)) as client:
         body, kind = form([("a.png", bytes(90_000))])
         head = (
             f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()

@@ -23,7 +23,7 @@ NOT_CHECKED = [positive_data_acceptance]  # a schema cannot say that a file is a
 @pytest.fixture(scope="module")
 def schema(detector) -> Iterator[Any]:
     """The description of a server in this process."""
-    service = Service(detector, "cells", Limits(upload_mb=0.2, megapixels=0.1, images=3))
+    service = Service(detector, "cells", Limits(upload_bytes=200_000, pixels=100_000, images=3))
     yield schemathesis.openapi.from_asgi("/openapi.json", create_app(service, Access(), lambda line: None))
     assert "cdetr_errors_total 0.0" in service.metrics.text().decode()
     service.close()

@@ -375,7 +375,7 @@ def test_other_machines_need_a_token_or_a_promise():
     ("given", "text"),
     [
         ({"images": 0}, "images must be at least 1"),
-        ({"upload_mb": -1}, "upload_mb"),
+        ({"upload_bytes": -1}, "upload_bytes"),
         ({"queue": 3}, "room for the images"),
         ({"seconds": float("nan")}, "seconds"),
     ],
