@@ -14,7 +14,7 @@ from conditional_detr.config.schema import ModelConfig
 from conditional_detr.serving.connections import CONNECTIONS, HEADER_SECONDS
 from conditional_detr.serving.description import REASONS
 from conditional_detr.serving.forms import HEADER_BYTES
-from conditional_detr.serving.limits import BODIES, Limits
+from conditional_detr.serving.limits import BODIES, OPTIONS, Limits
 from conditional_detr.serving.metrics import Metrics
 from conditional_detr.serving.uploads import OTHER_FIELDS
 
@@ -98,15 +98,15 @@ def limits_of_server() -> str:
     """Table of what a server accepts."""
     own = Limits()
     rows = [
-        ("size of a request", "--max-bytes", f"{own.upload_bytes / 1e6:g} MB", "413"),
+        ("size of a request", OPTIONS["upload_bytes"], f"{own.upload_bytes / 1e6:g} MB", "413"),
         ("all requests in memory together", "", f"{BODIES} times that", "503"),
-        ("pixels of an image, all its frames together", "--max-pixels", f"{own.pixels / 1e6:g} million", "400"),
-        ("images in a request", "--max-images", own.images, "400"),
+        ("pixels of an image, all its frames together", OPTIONS["pixels"], f"{own.pixels / 1e6:g} million", "400"),
+        ("images in a request", OPTIONS["images"], own.images, "400"),
         ("other fields of a form", "", OTHER_FIELDS, "400"),
         ("header of a part of a form", "", f"{HEADER_BYTES} bytes", "400"),
-        ("images in work, in all requests", "--queue", own.queue, "503"),
-        ("time of a request", "--timeout", f"{own.seconds:g} s", "408 if it is not complete, else 503"),
-        ("time to read an answer", "--timeout", f"{own.seconds:g} s", "the connection is closed"),
+        ("images in work, in all requests", OPTIONS["queue"], own.queue, "503"),
+        ("time of a request", OPTIONS["seconds"], f"{own.seconds:g} s", "408 if it is not complete, else 503"),
+        ("time to read an answer", OPTIONS["seconds"], f"{own.seconds:g} s", "the connection is closed"),
         ("time to send a header", "", f"{HEADER_SECONDS:g} s", "the connection is closed"),
         ("connections", "", CONNECTIONS, "one that waits is closed; if none waits, 503"),
     ]

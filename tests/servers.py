@@ -104,11 +104,12 @@ def serving(
     detector: Detector,
     limits: Limits = DEFAULT,
     access: Access | None = None,
+    conf: float | None = None,
 ) -> Iterator[Client]:
     """Serve a model on a free port, in a thread."""
     access = access_of("127.0.0.1", "", False, [], []) if access is None else access
     lines: list[str] = []
-    service, opened = Service(detector, "cells", limits), listen("127.0.0.1", 0)
+    service, opened = Service(detector, "cells", limits, conf), listen("127.0.0.1", 0)
     server = Server(configured(service, access, lines.append), service)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
     thread.start()

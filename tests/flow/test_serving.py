@@ -105,11 +105,27 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
         assert process.wait(20) == 0
 
 
+def test_options_reach_the_server(tmp_path):
+    options = {"--conf": 0.4, "--max-bytes": 20_000, "--max-pixels": 4_000, "--max-images": 2, "--queue": 2}
+    with started(tmp_path, *(str(part) for option in options.items() for part in option)) as (_, port):
+        model = json.loads(ask(port, "GET", "/model")[1])
+        assert model["thresholds"] == [0.4] * len(model["class_names"])
+        for files, expected in (
+            ([png(200, 200)], (413, "a request must not be larger than 0.02 MB")),
+            ([png(50, 81)], (400, "0.png must not have more than 4000 pixels: it has 81 x 50")),
+            ([png(8, 8)] * 3, (400, "the form has too many files: at most 2")),
+        ):
+            status, answer = ask(port, "POST", "/predict", *form([(f"{i}.png", file) for i, file in enumerate(files)]))
+            assert (status, json.loads(answer)["detail"]) == expected
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         (["--host", "0.0.0.0"], "can be reached from other machines: set a token"),
         (["--max-images", "9", "--queue", "3"], "the queue must have room for the images of a request"),
+        (["--conf", "1.5"], "conf must be in [0, 1], not 1.5"),
+        (["--max-bytes", "0"], "--max-bytes must be at least 1, not 0"),
         (["--port", "TAKEN"], "cannot be used"),
         (["--port", "99999"], "--port must be from 0 to 65535, not 99999"),
         (["--port=-1"], "--port must be from 0 to 65535, not -1"),

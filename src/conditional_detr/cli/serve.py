@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from conditional_detr.cli.parameters import GROUP, Conf, Device, Overlap, Source, Threads, Tile, option
+from conditional_detr.cli.parameters import GROUP, STORED_THRESHOLDS, Device, Overlap, Source, Threads, Tile, option
 from conditional_detr.cli.printing import print_note, print_source_notes, print_text
 
 TOKEN = "CDETR_TOKEN"
@@ -39,7 +39,9 @@ def serve(
     ] = False,
     allow_host: Names = None,
     allow_origin: Origins = None,
-    conf: Conf = None,
+    conf: Annotated[
+        float | None, option("Model", "Score threshold of requests that have none of their own.", "SCORE", STORED_THRESHOLDS)
+    ] = None,
     batch: Annotated[int, option("Limits", "Largest batch size.", "N")] = 8,
     max_wait: Annotated[
         float, option("Limits", "Longest time that an image waits for others to share a batch, ms.", "MS")
@@ -57,7 +59,7 @@ def serve(
 ) -> None:
     """Serve a model over HTTP: POST /predict, a page at /, health, metrics and /openapi.json."""
     from conditional_detr.device.threads import set_threads
-    from conditional_detr.inference.detector import Detector
+    from conditional_detr.inference.detector import Detector, check_conf
     from conditional_detr.inference.engines import import_package
     from conditional_detr.serving.limits import Limits
 
@@ -70,6 +72,7 @@ def serve(
     access = access_of(host, secret, no_auth, allow_host or [], allow_origin or [])
     limits = Limits(max_bytes, max_pixels, max_images, queue, timeout, batch, max_wait)
     limits.check()
+    check_conf(conf)
     print_source_notes(source)
     set_threads(threads)
     detector = Detector(source, runtime, device, tile, overlap)

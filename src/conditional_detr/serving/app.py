@@ -48,7 +48,10 @@ PAGE = {
 Conf = Annotated[
     float | None,
     Query(
-        ge=0, le=1, description="Score threshold. Without it, that of the server; if it has none, those of the model; else 0.3.", examples=[0.5]
+        ge=0,
+        le=1,
+        description="Score threshold. Without it, that of the server; if it has none, those of the model; else 0.3.",
+        examples=[0.5],
     ),
 ]
 

@@ -5,6 +5,11 @@ from typing import NamedTuple
 
 from conditional_detr.errors import ConfigError
 
+# Limits → their options of `cdetr serve`
+OPTIONS = {
+    "upload_bytes": "--max-bytes", "pixels": "--max-pixels", "images": "--max-images", "queue": "--queue",
+    "seconds": "--timeout", "batch": "--batch", "wait_ms": "--max-wait",
+}  # fmt: skip
 BODIES = 16  # the bodies of all requests together may be this many times as large as one of them
 
 
@@ -63,9 +68,12 @@ class Limits:
         for name, value in vars(self).items():
             least = 0 if name == "wait_ms" else 1 if isinstance(value, int) else 0.001
             if not least <= value < float("inf"):
-                raise ConfigError(f"the limit {name} must be at least {least:g}, not {value:g}")
+                raise ConfigError(f"{OPTIONS[name]} must be at least {least:g}, not {value:g}")
         if self.queue < self.images:
-            raise ConfigError(f"the queue must have room for the images of a request: {self.queue} is less than {self.images}")
+            raise ConfigError(
+                f"the queue must have room for the images of a request: --queue {self.queue} is less than "
+                f"--max-images {self.images}"
+            )
 
     @property
     def bodies_bytes(self) -> int:

@@ -71,7 +71,7 @@ def url_of(opened: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(  # noqa: PLR0913 · one parameter per part
+def serve(
     detector: Detector, name: str, opened: socket.socket, limits: Limits, access: Access, conf: float | None = None
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C. Work that has begun is finished.

@@ -126,6 +126,32 @@ def test_a_request_that_is_no_form_with_images_is_refused(client):
     assert (answer.status, "must be a file" in answer.detail) == (400, True)
 
 
+def scores_of(detector: Detector) -> list[float]:
+    """Scores of all detections in an image of `png()`."""
+    return detector(Image.open(io.BytesIO(png())), conf=0)[0].confidence.tolist()
+
+
+def test_the_threshold_of_a_server_is_that_of_requests_without_one(detector):
+    scores = scores_of(detector)
+    conf = float(np.median(scores))
+    expected = [score for score in scores if score >= conf]
+    assert 0 < len(expected) < len(scores)
+    with serving(detector, conf=conf) as client:
+        predicted = client.predict(("a.png", png())).content["images"][0]
+        explained = client.predict(("a.png", png()), path="/explain").content
+        for answer in (predicted, explained):
+            np.testing.assert_allclose([each["score"] for each in answer["detections"]], expected, atol=1e-4)
+        asked = client.predict(("a.png", png()), query="?conf=0").content["images"][0]
+        assert len(asked["detections"]) == len(scores)
+        assert client.get("/model").content["thresholds"] == [conf] * 3
+
+
+def test_without_a_threshold_a_server_has_those_of_its_model(detector, client):
+    expected = sum(score >= 0.3 for score in scores_of(detector))
+    assert len(client.predict(("a.png", png())).content["images"][0]["detections"]) == expected
+    assert client.get("/model").content["thresholds"] is None
+
+
 @pytest.mark.parametrize("conf", ["7", "-0.1", "nan", "many", "inf"])
 def test_a_wrong_threshold_is_refused(client, conf: str):
     answer = client.predict(("a.png", png()), query=f"?conf={conf}")
@@ -374,10 +400,11 @@ def test_other_machines_need_a_token_or_a_promise():
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"images": 0}, "images must be at least 1"),
-        ({"upload_bytes": -1}, "upload_bytes"),
-        ({"queue": 3}, "room for the images"),
-        ({"seconds": float("nan")}, "seconds"),
+        ({"images": 0}, "--max-images must be at least 1, not 0"),
+        ({"upload_bytes": -1}, "--max-bytes must be at least 1, not -1"),
+        ({"queue": 3}, "room for the images of a request: --queue 3 is less than --max-images 16"),
+        ({"seconds": float("nan")}, "--timeout must be at least 0.001, not nan"),
+        ({"wait_ms": -1}, "--max-wait must be at least 0, not -1"),
     ],
 )
 def test_limits_that_cannot_work_are_refused(given: dict, text: str):
