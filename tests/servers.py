@@ -44,6 +44,7 @@ class Client:
 
     def __init__(self, port: int, service: Service, lines: list[str]) -> None:
         self.port, self.service, self.lines = port, service, lines
+        self.address = f"http://127.0.0.1:{port}"
 
     def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

@@ -8,12 +8,11 @@ from pathlib import Path
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.weights.description import describe
 
-# Files of the page → their names in the folder. `worker.js` runs the network.
-PAGE = {
-    "index.html": "index.html", "page.css": "page.css", "page.js": "page.js", "geometry.js": "geometry.js",
-    "results.js": "results.js", "local.js": "backend.js", "worker.js": "worker.js", "pixels.js": "pixels.js",
-    "postprocess.js": "postprocess.js",
-}  # fmt: skip
+OWN = ("worker.js", "pixels.js", "postprocess.js")  # run the network
+SHARED = (
+    "index.html", "page.css", "attention.js", "camera.js", "drawing.js", "geometry.js", "gestures.js", "page.js", "results.js",
+)  # fmt: skip
+PAGE = {"local.js": "backend.js", **{name: name for name in (*SHARED, *OWN)}}  # files of the page → their names in the folder
 RUNTIME = "ort"  # folder of ONNX Runtime Web
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "LICENSE.txt")
 COMPRESSED = "ort-wasm-simd-threaded.wasm.xz"

@@ -1,6 +1,6 @@
 // Choose among detections, and write them down.
 
-const DEFAULT = 0.3; // score threshold of a model without learned ones
+export const DEFAULT = 0.3; // score threshold of a model without learned ones
 
 export function visible(detections, { info, learned, threshold, hiddenClasses }) {
   const lowest = ({ category_id }) => {

@@ -39,11 +39,12 @@ from conditional_detr.serving.uploads import Preparation, Upload, read_uploads
 
 DECODERS = 4  # threads that decode images, at most one for each core
 WHOLE = 4  # images whose pixels are kept while the model works: those that are cut into tiles, or explained
-SCRIPTS = {"/page.js": "page.js", "/geometry.js": "geometry.js", "/results.js": "results.js", "/backend.js": "server.js"}
+SCRIPTS = ("attention.js", "camera.js", "drawing.js", "geometry.js", "gestures.js", "page.js", "results.js")
 PAGE = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
-    **{path: (name, "text/javascript") for path, name in SCRIPTS.items()},
+    "/backend.js": ("server.js", "text/javascript"),
+    **{f"/{name}": (name, "text/javascript") for name in SCRIPTS},
 }
 Conf = Annotated[
     float | None,

@@ -14,7 +14,7 @@ from PIL import Image
 from conditional_detr.errors import ConfigError
 from conditional_detr.inference.detector import Detector
 from conditional_detr.serving import batcher
-from conditional_detr.serving.app import WHOLE
+from conditional_detr.serving.app import PAGE, WHOLE
 from conditional_detr.serving.guard import to_stderr
 from conditional_detr.serving.limits import Access, Limits
 from conditional_detr.serving.server import access_of
@@ -232,11 +232,10 @@ def test_a_page_of_another_site_reaches_nothing(client):
 def test_the_page_comes_from_here_alone_and_names_are_text(client):
     page = client.get("/").body.decode()
     assert not re.search(r"https?://|//[a-z]", page)
-    for path in ("page.js", "page.css", "geometry.js", "results.js", "backend.js"):
-        answer = client.get(f"/{path}")
+    for path in PAGE:
+        answer = client.get(path)
         assert answer.status == 200
-        assert not re.search(r"https?://", answer.body.decode())
-    assert "innerHTML" not in client.get("/page.js").body.decode()
+        assert not re.search(r"https?://|innerHTML", answer.body.decode())
     assert client.get("/model").content["class_names"] == ["<b>a</b>", "b", "c"]
     assert client.get("/model").headers["content-type"] == "application/json"
 
