@@ -50,7 +50,8 @@ def opened(browser: Browser, address: str, expected: str = "", **window: Any) ->
     page.goto(f"{address}/")
     yield page
     context.close()
-    assert [fault for fault in faults if not expected or expected not in fault] == []
+    unexpected = [fault for fault in faults if not expected or expected not in fault]
+    assert not unexpected, unexpected
     assert not expected or faults, f"there was no error with the text {expected!r}"
 
 
