@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from supervision import Detections
 
-from browsers import chromium, needs_browser, opened, overflow, violations
+from browsers import DROP, chromium, drop, needs_browser, opened, overflow, violations
 from conditional_detr.inference.detector import Detector
 from conditional_detr.serving.limits import Access
 from servers import Client, serving
@@ -22,11 +21,6 @@ SCENE = Path(__file__).parents[2] / "docs" / "images" / "scene.png"
 SIDE = 256  # px of the scene
 WIDE, PHONE = {"width": 1100, "height": 800}, {"width": 390, "height": 844}
 HOSTILE = "<img src=x onerror=alert(1)>"
-DROP = """([content, name]) => {
-  const data = new DataTransfer();
-  data.items.add(new File([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))], name, {type: "image/png"}));
-  document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
-}"""
 
 pytestmark = needs_browser
 
@@ -54,12 +48,6 @@ def page(browser, client) -> Iterator[Page]:
     with opened(browser, client.address, viewport=WIDE, permissions=["clipboard-read", "clipboard-write"]) as page:
         drop(page, SCENE.read_bytes(), "scene.png")
         yield page
-
-
-def drop(page: Page, content: bytes, name: str) -> None:
-    """Drop an image on the page, and wait for its detections."""
-    page.evaluate(DROP, [base64.b64encode(content).decode(), name])
-    expect(page.locator("#canvas")).to_have_attribute("aria-label", re.compile(f"^{re.escape(name)} with \\d+ detection"))
 
 
 def found_by(detector: Detector, conf: float | None = None) -> Detections:

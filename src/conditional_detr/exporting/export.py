@@ -300,7 +300,7 @@ class Exporter:
         made = "synthetic images without labels: no AP is compared, so the check cannot fail"
         what = {
             "format": self.format, "precision": precision,
-            "opset": (self.opset or DEFAULT) if self.format == "onnx" else None,
+            "opset": (self.opset or DEFAULT) if ENGINE_OF[self.format] == "onnx" else None,
             "data": made if self.index is None else str(self.index.file), "images": len(self.found),
             "unreadable": len(self.images) - len(self.found) + (0 if self.index is None else len(self.index.missing)),
             "calibrated_on": self.calibrated_on,

@@ -63,6 +63,7 @@ function roundHalfEven(x) {
 export function merged(parts, of, tile, overlap) {
   if (parts.length === 1) return parts[0];
   const image = of[0];
+  const least = (overlap - 2 * AT_BORDER) * tile; // smaller objects are whole in one of the tiles
   const all = parts.flatMap((part, owner) =>
     part
       .map((found) => {
@@ -70,7 +71,7 @@ export function merged(parts, of, tile, overlap) {
         const [x0, y0, x1, y1] = found.box;
         return { ...found, owner, box: [x0 + left, y0 + top, x1 + left, y1 + top] };
       })
-      .filter(({ box: [x0, y0, x1, y1] }) => (owner ? !endsAtCut([x0, y0, x1, y1], of[owner], image) : Math.max(x1 - x0, y1 - y0) > overlap * tile)),
+      .filter(({ box: [x0, y0, x1, y1] }) => (owner ? !endsAtCut([x0, y0, x1, y1], of[owner], image) : Math.max(x1 - x0, y1 - y0) > least)),
   );
   all.sort((a, b) => b.score - a.score);
   const kept = [];
