@@ -132,7 +132,7 @@ class ProofHandler(SimpleHTTPRequestHandler):
         path = self.path.lstrip("/")
         if path in ("proof.html", "proof.js"):
             self._send(
-                files("conditional_detr").joinpath("page", path).read_bytes(),
+                files("conditional_detr").joinpath("page", "local", path).read_bytes(),
                 "text/html" if path.endswith("l") else TYPES[".js"],
             )
         elif path == "proof/images":

@@ -8,11 +8,10 @@ from pathlib import Path
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.weights.description import describe
 
-OWN = ("worker.js", "pixels.js", "postprocess.js")  # run the network
+LOCAL = ("local/backend.js", "local/pixels.js", "local/postprocess.js", "local/worker.js")  # run the network
 SHARED = (
     "index.html", "page.css", "attention.js", "camera.js", "drawing.js", "geometry.js", "gestures.js", "page.js", "results.js",
 )  # fmt: skip
-PAGE = {"local.js": "backend.js", **{name: name for name in (*SHARED, *OWN)}}  # files of the page → their names in the folder
 RUNTIME = "ort"  # folder of ONNX Runtime Web
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "LICENSE.txt")
 COMPRESSED = "ort-wasm-simd-threaded.wasm.xz"
@@ -28,8 +27,8 @@ def write_page(model: DetectionModel, folder: Path, name: str) -> None:
     name : what the page calls the model
     """
     source = files("conditional_detr").joinpath("page")
-    for file, target in PAGE.items():
-        (folder / target).write_bytes(source.joinpath(file).read_bytes())
+    for file in (*SHARED, *LOCAL):
+        (folder / Path(file).name).write_bytes(source.joinpath(file).read_bytes())
     runtime = folder / RUNTIME
     runtime.mkdir(exist_ok=True)
     for file in RUNTIME_FILES:
