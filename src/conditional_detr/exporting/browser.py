@@ -66,7 +66,7 @@ def run_in_browser(folder: Path, images: Sequence[ImageInput], browser: str, rep
     """
     messages: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
     with served(folder, images, messages) as address, started(browser, f"{address}/proof.html"):
-        results, times, problem = {}, [], None
+        results, times, problem = dict[int, dict[str, Any]](), list[float](), None
         while True:
             try:
                 path, content = messages.get(timeout=PATIENCE_S)

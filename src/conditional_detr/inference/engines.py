@@ -16,7 +16,7 @@ from conditional_detr.weights.exported import ENGINE_OF, Exported
 
 INPUTS, OUTPUTS = ("images", "padding_mask"), ("logits", "boxes")  # input and output names of every exported graph
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
-EXTRAS = {"onnx": "onnx", "openvino": ("openvino", "nncf")}  # first letters of their packages; all others belong to `serve`
+EXTRAS = {"onnx": ("onnx",), "openvino": ("openvino", "nncf")}  # first letters of their packages; all others belong to `serve`
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 Engine = tuple[Run, str]  # the function that runs a batch, and the name of its floating-point type
 # OpenVINO's names: capability of the processor → precision to compute in.

@@ -36,7 +36,8 @@ SECURITY_HEADERS = {
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }
-CHALLENGE = 'Bearer realm="cdetr", Basic realm="cdetr: any name, the token as password"'
+# How to give the token: each in a header of its own, because browsers know only the first scheme of a header.
+CHALLENGES = ('Basic realm="cdetr: any name, the token as password"', 'Bearer realm="cdetr"')
 
 
 class Guard:
@@ -197,8 +198,11 @@ def has_token(headers: Headers, token: str) -> bool:
 
 def refusal(error: Refused) -> JSONResponse:
     """The answer to a refused request."""
-    headers = error.headers | ({"WWW-Authenticate": CHALLENGE} if error.status == 401 else {})
-    return JSONResponse({"detail": error.detail}, error.status, headers)
+    answer = JSONResponse({"detail": error.detail}, error.status, error.headers)
+    if error.status == 401:
+        for challenge in CHALLENGES:
+            answer.headers.append("WWW-Authenticate", challenge)
+    return answer
 
 
 def to_stderr(line: str) -> None:
