@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,6 +23,8 @@ from conditional_detr.exporting.export import Exporter
 from conditional_detr.images.array_preprocessing import collate_arrays, prepare_array
 from conditional_detr.images.decoding import decode_array
 from conditional_detr.inference.detector import Detector
+from conditional_detr.inference.results import not_suppressed
+from conditional_detr.inference.tiles import Record, Tiling, merged, windows
 from conditional_detr.weights.save import save_model
 from exported import labelled_by
 from models import perturbed, small
@@ -33,6 +35,12 @@ INPUT = """async (content) => {
   const made = await input(new Blob([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))]));
   return [Array.from(made.images), Array.from(made.padding), made.height, made.width];
 }"""
+WINDOWS = 'async (given) => (await import("./postprocess.js")).windows(...given)'
+JOINED = """async ([parts, size, tile, overlap]) => {
+  const { merged, windows } = await import("./postprocess.js");
+  return merged(parts, windows(size, tile, overlap), tile, overlap);
+}"""
+SUPPRESSED = 'async (given) => (await import("./postprocess.js")).notSuppressed(...given)'
 
 
 class Exported(NamedTuple):
@@ -49,7 +57,7 @@ def exported(tmp_path_factory, digits_folder) -> Iterator[Exported]:
     """An export whose images are larger than a tile, served as a folder of static files."""
     folder = tmp_path_factory.mktemp("web")
     torch.manual_seed(1)
-    model = perturbed(small(num_classes=10, num_queries=12, encoder_layers=1, decoder_layers=2, hidden_dim=32))
+    model = perturbed(small(num_classes=10, num_queries=12, encoder_layers=1, decoder_layers=1, hidden_dim=32))
     with torch.no_grad():
         model.class_head.bias += 4  # some boxes with a score that counts as sure
     model.preprocessor = model.preprocessor.model_copy(update={"imgsz": 64, "tile": 48})
@@ -60,6 +68,7 @@ def exported(tmp_path_factory, digits_folder) -> Iterator[Exported]:
     done = subprocess.run([sys.executable, "-m", "conditional_detr", *map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "python -m http.server" in done.stdout
+    assert (folder / "web" / "ort").stat().st_mode == (folder / "web").stat().st_mode  # other users can open it too
     images = [Path(path) for path in load_split(folder / "data", "valid").paths]
     with served(folder / "web", [], queue.Queue()) as address:
         yield Exported(folder / "web", folder / "model", images, address)
@@ -118,6 +127,47 @@ def test_pixels_differ_from_those_of_python_by_at_most_one(exported, browser):
             assert np.array_equal(np.array(is_padding, bool).reshape(padding.shape), padding)
             differences = np.abs(np.array(values, np.float32).reshape(expected.shape) - expected) * std * 255
             assert differences.max() < 1.001
+
+
+def parts_of(height: int, width: int, tiling: Tiling, seed: int) -> list[Record]:
+    """Detections in each window of an image: 100 boxes of 3 to 300 px, many of them at the cuts and on each other."""
+    rng, parts = np.random.default_rng(seed), []
+    for window in windows(height, width, tiling):
+        sides = np.array(window.size_hw[::-1])
+        centre, half = rng.uniform(0, 1, (100, 2)) * sides, 10 ** rng.uniform(0.5, 2.5, (100, 2)) / 2
+        boxes = np.concatenate([centre - half, centre + half], axis=1).clip(0, np.tile(sides, 2)).astype(np.float32)
+        scores = np.sort(rng.uniform(0, 1, 100).astype(np.float32))[::-1]
+        parts.append({"boxes": boxes, "labels": rng.integers(0, 2, 100), "scores": scores})
+    return parts
+
+
+def as_given(part: Record) -> list[dict[str, Any]]:
+    """Detections as the scripts of the page have them."""
+    rows = zip(*(part[key].tolist() for key in ("scores", "labels", "boxes")), strict=True)
+    return [{"score": score, "label": label, "box": box} for score, label, box in rows]
+
+
+@needs_browser
+def test_tiles_are_cut_and_joined_as_in_python(exported, browser):
+    with opened(browser, exported.address) as page:
+        for height, width, tiling in ((300, 500, Tiling(300)), (301, 777, Tiling(120, 0.3)), (90, 50, Tiling(64, 0.0))):
+            places = windows(height, width, tiling)
+            assert page.evaluate(WINDOWS, [[height, width], *tiling]) == [place._asdict() for place in places]
+            parts = parts_of(height, width, tiling, seed=1)
+            expected = merged(parts, places, tiling)
+            found = page.evaluate(JOINED, [list(map(as_given, parts)), [height, width], *tiling])
+            assert [each["score"] for each in found] == expected["scores"].tolist()
+            np.testing.assert_allclose([each["box"] for each in found], expected["boxes"], atol=1e-3)
+
+
+@needs_browser
+def test_overlapping_boxes_are_left_out_as_in_python(exported, browser):
+    (part,) = parts_of(300, 300, Tiling(), seed=1)
+    kept = not_suppressed(part["boxes"], part["labels"], part["scores"], 0.3)
+    assert 0 < kept.sum() < len(kept)
+    with opened(browser, exported.address) as page:
+        found = page.evaluate(SUPPRESSED, [as_given(part), 0.3])
+    assert [each["score"] for each in found] == part["scores"][kept].tolist()
 
 
 @needs_browser
