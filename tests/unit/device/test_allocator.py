@@ -20,8 +20,7 @@ def faults():
 
 usual = faults()
 with freed_memory_kept():
-    faults()
-    kept = faults()
+    kept = min(faults() for _ in range(8))  # small objects may take a part of a freed block at first
 print(usual, kept, faults())
 """
 
