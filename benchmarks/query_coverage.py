@@ -35,9 +35,11 @@ def overlaps(model: DetectionModel, data: SplitIndex) -> Iterator[tuple[str, str
         height, width = image.shape[-2:]
         objects = torch.from_numpy(boxes) / torch.tensor([width, height, width, height])
         batch, is_padding = prepare.collate([prepare(image)])
-        output = model(batch, is_padding, aux=True)
+        memory = model.encode(batch, is_padding)
+        queries = model.reference_points(model.object_query, memory).queries
+        output = model.predicted(model.decoder(queries, memory, model.box_head.refine), memory, aux=True)
         stages = {f"layer {n + 1}": layer[0] for n, layer in enumerate(output.all_layers()["boxes"])}
-        reference = model.reference_points(model.object_query, model.encode(batch, is_padding)).queries.reference
+        reference = queries.reference
         if reference.shape[-1] == 4:
             stages = {"references": reference[0], **stages}
         *_, last = stages.values()

@@ -74,10 +74,10 @@ def test_an_export_equals_its_model_at_any_size_and_batch(exports, format):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_proof_finds_the_models_boxes(exports, kind):
     proof = json.loads((exports / kind / "proof.json").read_text())
-    assert proof["AP"]["original"] > 0.3
+    chooses = load_model(exports / "model").config.reference_points == "encoder_boxes"  # near-equal cells change places in bf16
+    assert proof["AP"]["original"] > (0.3 if chooses else 0.5)
     boxes, precision = proof["boxes"], proof["precision"]
     assert boxes["original"] > 10
-    chooses = load_model(exports / "model").config.reference_points == "encoder_boxes"  # near-equal cells change places in bf16
     assert boxes["rank_difference"] < {"fp32": 1e-4, "bf16": 0.2 if chooses else 0.05, "int8": 0.2}[precision]
     if precision != "int8":  # random weights have no margin between objects and background, which integers need
         assert boxes["matched"] >= {"fp32": 1, "bf16": 0.8 if chooses else 0.9}[precision] * boxes["original"]

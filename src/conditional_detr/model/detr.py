@@ -26,7 +26,8 @@ class DetectionOutput:
     Attributes
     ----------
     pred_logits : [B, Q, K], class logits of the last decoder layer
-    pred_boxes : [B, Q, 4], boxes (cx, cy, w, h) of the last decoder layer, in [0, 1] relative to the unpadded image
+    pred_boxes : [B, Q, 4], boxes (cx, cy, w, h) of the last decoder layer, in [0, 1] relative to the unpadded image. Boxes that
+        start from reference boxes may reach beyond it
     aux_logits, aux_boxes : [L−1, B, Q, K or 4], the same for the earlier layers; None if they were not requested
     memory : the encoder's output with the positions of its cells; None if the earlier layers were not requested
     objectness : [B, N], logits for how near each memory cell is to the centre of an object; None if the earlier layers were

@@ -126,3 +126,27 @@ def test_padding_is_never_a_peak_and_hides_none():
     assert preferred[:, 4:].isneginf().all()
     highest = scores.argmax()
     assert preferred.flatten()[highest] == scores[0, highest]
+
+
+def test_layers_predict_boxes_in_units_of_their_reference():
+    detector = model()
+    with torch.no_grad():
+        memory = detector.encode(torch.rand(2, 3, 96, 128), None)
+        initial = detector.reference_points(detector.object_query, memory)
+        decoded = detector.decoder(initial.queries, memory, detector.box_head.refine)
+        boxes = detector.box_head(decoded, memory)
+        for layer, head in enumerate(detector.box_head.layers):
+            shift, log_scale = head.mlp(decoded.embeddings[layer]).split(2, dim=-1)
+            centre, size = decoded.references[layer].split(2, dim=-1)
+            torch.testing.assert_close(boxes[layer], torch.cat([centre + shift * size, size * log_scale.exp()], -1))
+
+
+def test_an_extra_group_starts_from_the_same_boxes_with_object_queries_of_its_own():
+    detector = model()
+    with torch.no_grad():
+        memory = detector.encode(torch.rand(2, 3, 96, 128), None)
+        points, other = detector.reference_points, torch.randn_like(detector.object_query)
+        extra = points.extra_group(other, memory, points(detector.object_query, memory))
+        expected = points(other, memory).queries
+    for got, wanted in zip(extra[:4], expected[:4], strict=True):
+        assert got.equal(wanted)

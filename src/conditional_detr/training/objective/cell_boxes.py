@@ -20,7 +20,7 @@ def cell_box_loss(cell_boxes: Float[Tensor, "B N 4"], memory: Memory, targets: l
 
     Parameters
     ----------
-    cell_boxes : predicted boxes (cx, cy, w, h) in [0, 1]
+    cell_boxes : predicted boxes (cx, cy, w, h) relative to the image
     memory : positions and padding of the cells
     targets : one dict per image, see `SetCriterion`
     """
