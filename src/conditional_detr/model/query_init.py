@@ -32,7 +32,7 @@ class Initial(NamedTuple):
     queries : queries with zero content
     objectness : [B, N], logits for how near each memory cell is to the centre of an object; None if the reference points are
         not chosen by this score
-    cell_boxes : [B, N, 4], the box predicted from each memory cell, (cx, cy, w, h) relative to the image; None if there are none
+    cell_boxes : [B, N, 4], the box predicted from each cell, (cx, cy, w, h) relative to the image; None if there is none
     """
 
     queries: Queries
