@@ -59,7 +59,7 @@ def cross_attention(model: ModelConfig) -> Choice | None:
     """Tell the cross-attention the boxes of the layer before; None if there are none, or if it is not the paper's."""
     if not model.box_refinement or model.cross_attention != "conditional":
         return None
-    return Choice("model.cross_attention", "box_conditional", "heads see how far each cell lies from the sides of the box before")
+    return Choice("model.cross_attention", "box_conditional", "heads see how far a cell lies from the sides of the box before")
 
 
 def neck(model: ModelConfig) -> Choice | None:
