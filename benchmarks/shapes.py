@@ -1,15 +1,19 @@
-"""Make the images of shapes that the bundled model `conditional-detr-tiny-shapes` is trained on.
+"""Make images of drawn shapes. The bundled model `conditional-detr-tiny-objects` is trained on them, and on photographs.
 
-An image holds between one large object and sixty small ones, of one kind or several. Objects may touch and occlude each other.
-The background is a photograph, noise or a plain colour. The only external sources are scikit-learn's two photographs and its
-digits.
+The weights of `conditional-detr-tiny-shapes` come from simpler images: those that this file drew at commit 8b85a45.
 
-    python benchmarks/shapes.py DIR --train 6000 --valid 200        # four minutes on one core: 6,000 images, 78,207 objects
+An image holds between one large object and two hundred small ones, of one kind or several. Objects may touch and occlude each
+other, and have an inside: a core, spots, stripes, a texture. The background is a photograph, noise or a plain colour. They may
+look as if seen through a microscope, by a thermal camera or from above, and be blurred, noisy or strongly compressed. The only
+external sources are scikit-learn's two photographs and its digits.
+
+    python benchmarks/shapes.py DIR --train 6000 --valid 200
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -17,9 +21,10 @@ from sklearn.datasets import load_digits, load_sample_images
 
 KINDS = ("ellipse", "rectangle", "triangle", "star", "ring", "cross", "blob", "crescent", "digit", "letter-like")
 SIDES = (160, 320)  # smallest and largest side of an image, px
-SMALLEST, LARGEST = 0.04, 0.7  # typical size of an object, as a fraction of the image's shorter side
-SMALLEST_PX = 8  # smallest size of an object
-MOST = 60  # objects per image
+SMALLEST, LARGEST = 0.04, 0.75  # typical size of an object, as a fraction of the image's shorter side
+SMALLEST_PX = 6  # smallest size of an object
+MOST = 200  # objects per image
+TOO_FAINT = 6.0  # an object that changes the image by less than this on average, in grey levels, is not labelled, so not drawn
 COVERED = 0.45  # largest fraction of the image area that objects of the typical size, taken as squares, may cover
 MOST_HIDDEN = 0.6  # largest fraction of an object that one later object may occlude
 LEAST_SEEN = 0.35  # smallest fraction of an object that must be inside the image
@@ -147,6 +152,8 @@ class Painter:
             "rim": self.rng.random() < 0.3,
             "core": self.rng.random() < 0.25,
             "surface": self.rng.random() < 0.35,
+            "inside": str(self.rng.choice(["plain", "plain", "spots", "stripes", "shells"])),
+            "contrast": self.between(20, 110) * self.rng.choice([-1, 1]),
         }
 
     def fill(self, alpha: Array, style: dict) -> Array:
@@ -161,7 +168,20 @@ class Painter:
             n = alpha.shape[0]
             y, x = (np.mgrid[:n, : alpha.shape[1]] - np.array(alpha.shape).reshape(2, 1, 1) / 2) / n
             fill = fill + self.between(-90, 90) * np.exp(-((x**2 + y**2) / self.between(0.005, 0.04)))[..., None]
-        return fill
+        return fill + style["contrast"] * self.inside(style["inside"], alpha.shape[0])[..., None]
+
+    def inside(self, kind: str, n: int) -> Array:
+        """Inner structure of an object, [n, n] in [0, 1]."""
+        if kind == "plain":
+            return np.zeros((n, n), np.float32)
+        v, u = np.mgrid[-1 : 1 : n * 1j, -1 : 1 : n * 1j].astype(np.float32)
+        if kind == "spots":
+            at = self.rng.uniform(-0.6, 0.6, (int(self.rng.integers(1, 8)), 2))
+            width = self.log_between(0.003, 0.05)
+            return np.clip(sum(np.exp(-((u - x) ** 2 + (v - y) ** 2) / width) for x, y in at), 0, 1)
+        angle, often = self.between(0, 3.14), self.between(4, 16)
+        waves = np.cos(often * (np.hypot(u, v) if kind == "shells" else u * np.cos(angle) + v * np.sin(angle)))
+        return (waves + 1) / 2
 
     def image(self) -> tuple[Array, list[list[float]], list[int]]:
         """Draw one image: pixels uint8 [H, W, 3], boxes (x, y, w, h) in px, and class indices."""
@@ -174,7 +194,7 @@ class Painter:
         sorts = [(int(rng.integers(len(KINDS))), self.style()) for _ in range(int(rng.integers(1, 5)))]
         spread, crowded = self.between(0.05, 0.5), rng.random() < 0.35
         centre = np.array([self.between(0.2, 0.8) * width, self.between(0.2, 0.8) * height])
-        masks: list[Array] = []
+        masks: list[Mask] = []
         kinds: list[int] = []
         for _ in range(wanted):
             kind, style = sorts[int(rng.integers(len(sorts)))]
@@ -186,16 +206,34 @@ class Painter:
             if mask is not None:
                 masks.append(mask)
                 kinds.append(kind)
-        canvas += rng.normal(0, self.between(0, 8), canvas.shape)
-        image = Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
-        if rng.random() < 0.3:
-            image = image.filter(ImageFilter.GaussianBlur(self.between(0.3, 1.0)))
-        return np.asarray(image), [box_of(mask) for mask in masks], kinds
+        if rng.random() < 0.35:
+            canvas = self.toned(canvas)
+        if rng.random() < 0.35:
+            blurred = Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
+            canvas = np.asarray(blurred.filter(ImageFilter.GaussianBlur(self.log_between(0.3, 1.6))), dtype=np.float32)
+        canvas = canvas + rng.normal(0, self.between(0, 12), canvas.shape)
+        return canvas.round().clip(0, 255).astype(np.uint8), [mask.box for mask in masks], kinds
 
-    def put(self, canvas: Array, alpha: Array, style: dict, place: list[int], before: list[Array]) -> Array | None:
+    def toned(self, canvas: Array) -> Array:
+        """The image as a microscope, a thermal camera or a camera above the ground might see it."""
+        height, width = canvas.shape[:2]
+        kind = self.rng.choice(["microscope", "thermal", "above"])
+        grey = canvas.mean(-1, keepdims=True)
+        if kind == "microscope":  # stained, bright in the middle
+            v, u = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+            stain = np.array([self.between(150, 250), self.between(130, 230), self.between(150, 250)])
+            mixed = 0.4 * canvas + 0.6 * (grey / 255 * self.between(0.3, 0.7) + self.between(0.3, 0.5)) * stain
+            return mixed * (1 - self.between(0, 0.45) * (u**2 + v**2) / 2)[..., None]
+        if kind == "thermal":
+            grey = 255 - grey if self.rng.random() < 0.5 else grey
+            return np.repeat(255 * (grey.clip(0, 255) / 255) ** self.between(0.5, 1.8), 3, -1)
+        ground = np.array([self.between(60, 130), self.between(80, 150), self.between(40, 100)])
+        return (0.5 * grey + 0.25 * canvas + 0.35 * (ground - 30)) * self.between(0.7, 1.1)
+
+    def put(self, canvas: Array, alpha: Array, style: dict, place: list[int], before: list["Mask"]) -> "Mask | None":
         """Paint an object onto the canvas, with the upper left corner of its opacity map at `place` (x, y).
 
-        Returns its mask, bool [H, W]. Returns None and paints nothing if the object would occlude an earlier one too much or be
+        Returns its mask. Returns None and paints nothing if the object would occlude an earlier one too much or be
         mostly outside the image.
         """
         (height, width), (x, y) = canvas.shape[:2], place
@@ -203,21 +241,41 @@ class Painter:
         if bottom - top < 4 or right - left < 4:
             return None
         cut = (slice(top - y, bottom - y), slice(left - x, right - x))
-        mask = np.zeros((height, width), bool)
-        mask[top:bottom, left:right] = alpha[cut] > INSIDE
-        if mask.sum() < max(LEAST_SEEN * (alpha > INSIDE).sum(), SMALLEST_AREA):
+        mask = Mask(left, top, alpha[cut] > INSIDE)
+        if mask.inside.sum() < max(LEAST_SEEN * (alpha > INSIDE).sum(), SMALLEST_AREA):
             return None
-        if any((other & mask).sum() > MOST_HIDDEN * other.sum() for other in before):
+        if any(mask.covered(other) > MOST_HIDDEN * other.inside.sum() for other in before):
             return None
         a, there = (alpha * style["opaque"])[cut][..., None], canvas[top:bottom, left:right]
-        there += (self.fill(alpha, style)[cut] - there) * a
+        change = (self.fill(alpha, style)[cut] - there) * a
+        if abs(change)[mask.inside].mean() < TOO_FAINT:
+            return None
+        there += change
         return mask
 
 
-def box_of(mask: Array) -> list[float]:
-    """Tight bounding box (x, y, w, h) of a mask, in px."""
-    rows, columns = np.where(mask.any(1))[0], np.where(mask.any(0))[0]
-    return [float(columns[0]), float(rows[0]), float(columns[-1] - columns[0] + 1), float(rows[-1] - rows[0] + 1)]
+class Mask(NamedTuple):
+    """The pixels of an object: bool [h, w], and the place of their upper left corner in the image, px."""
+
+    left: int
+    top: int
+    inside: Array
+
+    @property
+    def box(self) -> list[float]:
+        """Tight bounding box (x, y, w, h), px."""
+        rows, columns = np.where(self.inside.any(1))[0], np.where(self.inside.any(0))[0]
+        width, height = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+        return [float(self.left + columns[0]), float(self.top + rows[0]), float(width), float(height)]
+
+    def covered(self, other: "Mask") -> int:
+        """Number of pixels of another mask that this one covers."""
+        left, top = max(self.left, other.left), max(self.top, other.top)
+        right, bottom = (min(a[i] + a.inside.shape[1 - i] for a in (self, other)) for i in (0, 1))
+        if right <= left or bottom <= top:
+            return 0
+        parts = (m.inside[top - m.top : bottom - m.top, left - m.left : right - m.left] for m in (self, other))
+        return int(np.logical_and(*parts).sum())
 
 
 def make_shapes(folder: Path, train: int, valid: int, seed: int = 0) -> None:
@@ -229,7 +287,7 @@ def make_shapes(folder: Path, train: int, valid: int, seed: int = 0) -> None:
         for image_id in range(1, number + 1):
             rgb, boxes, kinds = painter.image()
             name = f"{image_id:05d}.jpg"
-            Image.fromarray(rgb).save(folder / split / name, quality=92)
+            Image.fromarray(rgb).save(folder / split / name, quality=int(painter.rng.integers(55, 96)))
             images.append({"id": image_id, "file_name": name, "width": rgb.shape[1], "height": rgb.shape[0]})
             for box, kind in zip(boxes, kinds, strict=True):
                 annotations.append(

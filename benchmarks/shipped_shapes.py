@@ -1,7 +1,7 @@
 """Train the bundled model `conditional-detr-tiny-shapes` and store its weights in the package, as 16-bit floats.
 
-A new `conditional-detr-tiny` with the recipe `fast` starts from it, unless its classes are the ten digits. It is trained on the
-images of benchmarks/shapes.py, starting from `conditional-detr-tiny-digits`.
+It is trained on images of benchmarks/shapes.py, starting from `conditional-detr-tiny-digits`. The weights in the package were
+trained with the simpler images of commit 8b85a45.
 
     python benchmarks/shipped_shapes.py --work DIR    # forty minutes on two cores: AP 0.154, AP50 0.396 on 200 new images
 """

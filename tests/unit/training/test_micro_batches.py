@@ -7,6 +7,7 @@ import torch
 from batches import batch
 from conditional_detr.config.messages import updated
 from conditional_detr.config.recipes import RECIPES, RecipeConfig
+from conditional_detr.data.loader import Batch
 from conditional_detr.errors import RunError
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.training.execution.micro_batches import trimmed
@@ -16,11 +17,40 @@ from models import small
 OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to ..."
 
 
+def without_padding() -> Batch:
+    """Images of one size, which may share a part."""
+    images, _, targets = batch()
+    return images, None, targets
+
+
+def sizes_of_parts(model: DetectionModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of images of each forward pass from now on."""
+    sizes: list[int] = []
+    forward = model.forward
+
+    def noted(images: torch.Tensor, *arguments: object, **named: object) -> object:
+        sizes.append(len(images))
+        return forward(images, *arguments, **named)
+
+    monkeypatch.setattr(model, "forward", noted)
+    return sizes
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_on_the_cpu_no_image_is_padded_to_the_size_of_another_one(small_model, monkeypatch, threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    sizes = sizes_of_parts(small_model, monkeypatch)
+    step = make_step(small_model, amp="off", recipe=RECIPES["paper"])
+    step(*batch())
+    step(*without_padding())
+    assert sizes == [1, 1, 1, 1] + [[4], [2, 2]][threads - 1]
+
+
 def test_a_batch_in_parts_is_the_same_step(small_model):
     twin = copy.deepcopy(small_model)
     whole = make_step(small_model, amp="off", recipe=updated(RECIPES["paper"], {"grad_accum_steps": 1}, ""))
     parts = make_step(twin, amp="off", recipe=updated(RECIPES["paper"], {"grad_accum_steps": 3}, ""))
-    a, b = whole(*batch()), parts(*batch())
+    a, b = whole(*without_padding()), parts(*without_padding())
     torch.testing.assert_close(a["loss"], b["loss"], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(a["gradient_norm"], b["gradient_norm"], atol=1e-3, rtol=1e-3)
 
@@ -77,7 +107,7 @@ def test_a_part_without_memory_has_the_others_wait_and_all_of_them_taken_again(s
         return forward(images, *arguments, **named)
 
     monkeypatch.setattr(small_model, "forward", scarce)
-    assert torch.isfinite(step(*batch())["loss"])
+    assert torch.isfinite(step(*without_padding())["loss"])
     assert said == ["not enough memory: each batch is processed in 2 parts from now on (same result)"]
     assert sizes == [2, 2, 2, 2]
 
@@ -143,7 +173,7 @@ def test_a_batch_that_is_too_large_for_the_memory_is_worked_through_in_parts(sma
     whole = step_of(small_model, RECIPES["paper"])
     parts = step_of(with_room_for(1, twin), RECIPES["paper"], said.append)
     for _ in range(2):
-        a, b = whole(*batch()), parts(*batch())
+        a, b = whole(*without_padding()), parts(*without_padding())
         torch.testing.assert_close(a["loss"], b["loss"], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(a["gradient_norm"], b["gradient_norm"], atol=1e-3, rtol=1e-3)
     assert [text.split("processed ")[1] for text in said] == [f"in {parts} parts from now on (same result)" for parts in (2, 4)]
@@ -152,7 +182,7 @@ def test_a_batch_that_is_too_large_for_the_memory_is_worked_through_in_parts(sma
 def test_a_step_that_is_taken_again_for_want_of_memory_draws_the_same():
     """Dropout must not notice: losses and random state are those of a step that was in as many parts from the start."""
     model = small(num_classes=3, dropout=0.5)
-    images, mask, targets = batch()
+    images, mask, targets = without_padding()
     recipe = RECIPES["paper"].model_copy(update={"grad_accum_steps": len(images)})
     states = []
     for most in (1, len(images)):  # the first run is in parts from the start, the second learns that it must be

@@ -89,6 +89,8 @@ class MicroBatches:
         totals = batch_totals(targets, self.objective.num_queries(self.model.config), self.device)
         side_by_side = self._num_parallel(len(images))
         size = -(-len(images) // max(side_by_side, self.grad_accum_steps))
+        if padding_mask is not None and self.device.type == "cpu" and self.accelerator is None:
+            size = 1  # no image is padded to the size of another one, which costs more than operations on single images
         parts = [slice(start, start + size) for start in range(0, len(images), size)]
 
         def losses_of(part: slice) -> Losses:
@@ -99,7 +101,7 @@ class MicroBatches:
             return self.objective(*own, targets[part], totals, len(images))
 
         self._zero_gradients()
-        return self._parallel(losses_of, parts) if side_by_side > 1 else self._sequential(losses_of, parts)
+        return self._parallel(losses_of, parts, side_by_side) if side_by_side > 1 else self._sequential(losses_of, parts)
 
     def _sequential(self, losses_of: LossesOf, parts: list[slice]) -> Losses:
         total: Losses = {}
@@ -110,15 +112,15 @@ class MicroBatches:
             total = added(total, losses)
         return total
 
-    def _parallel(self, losses_of: LossesOf, parts: list[slice]) -> Losses:
-        """Process all parts in parallel threads. Gradients are added in the order of the parts, as in `_sequential`.
+    def _parallel(self, losses_of: LossesOf, parts: list[slice], side_by_side: int) -> Losses:
+        """Process the parts in parallel threads. Gradients are added in the order of the parts, as in `_sequential`.
 
         The rest of the step uses as few threads as one part. If another program keeps the cores busy, threads that wait for
         each other would lose whole time slices.
         """
-        threads = -(-torch.get_num_threads() // len(parts))
+        threads = -(-torch.get_num_threads() // side_by_side)
         if self.pool is None:
-            self.pool = ThreadPoolExecutor(len(parts), initializer=torch.set_num_threads, initargs=(threads,))
+            self.pool = ThreadPoolExecutor(side_by_side, initializer=torch.set_num_threads, initargs=(threads,))
 
         def work(part: slice) -> tuple[tuple[Tensor | None, ...], Losses]:
             losses = losses_of(part)
@@ -126,11 +128,15 @@ class MicroBatches:
 
         total: Losses = {}
         running = [self.pool.submit(work, part) for part in parts]
-        wait(running)  # wait for all parts, even if one has failed
         torch.set_num_threads(threads)
-        for gradients, losses in (each.result() for each in running):
-            total = added(total, losses)
-            add_gradients(self.parameters, gradients)
+        try:
+            while running:
+                gradients, losses = running[0].result()
+                total = added(total, losses)
+                add_gradients(self.parameters, gradients)
+                del running[0], gradients  # their memory is free for the next part
+        finally:
+            wait(running)  # also if a part has failed
         return total
 
     def _num_parallel(self, images: int) -> int:
