@@ -3,8 +3,9 @@ import copy
 import pytest
 import timm
 import torch
-from timm.layers import freeze_batch_norm_2d
+from timm.layers import Conv2dSame, freeze_batch_norm_2d
 from torch import nn
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from conditional_detr.errors import ConfigError
 from conditional_detr.model.backbone.depthwise import Depthwise, Form, by_blocks, by_taps, weight_gradient_of
@@ -99,6 +100,22 @@ def test_the_depthwise_backward_equals_pytorchs(kernel: int, stride: int, paddin
         results.append([out, *torch.autograd.grad((out**3).sum(), (x, weight))])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)  # taps are summed in float32
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [(3, 1), (3, 6), (5, 6), (7, 6), ((3, 5), 6)])
+@pytest.mark.parametrize("size", [(8, 10), (9, 12), (7, 11)])
+def test_same_padding_without_a_copy_is_timms(kernel: int, groups: int, size: tuple[int, int]):
+    torch.manual_seed(0)
+    theirs = Conv2dSame(6, 6, kernel, stride=2, groups=groups, bias=False)
+    norm = filled(FrozenBatchNorm2d(6))
+    ours = FoldedConv2d(theirs, norm)
+    results = []
+    for convolve in (ours, lambda x: norm(theirs(x))):
+        x = torch.randn(2, 6, *size, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        out = convolve(x)
+        results.append([out, *torch.autograd.grad((out**3).sum(), (x, theirs.weight))])
+    for mine, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(mine, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_where_pytorchs_gradient_is_fast_it_is_used():

@@ -1,6 +1,7 @@
 """Depthwise convolutions with a backward pass that is fast on the CPU. `python benchmarks/backbone_step.py` compares."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -35,11 +36,20 @@ def trains_on_cpu(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def weight_gradient_of(shape: torch.Size, form: Form) -> WeightGradient | None:
-    """A gradient of the weights that is faster than oneDNN's; None if oneDNN's is fast, or ours does not fit."""
+def weight_gradient_of(shape: torch.Size, form: Form, zeros: Pair = (0, 0)) -> WeightGradient | None:
+    """A gradient of the weights that is faster than oneDNN's; None if oneDNN's is fast, or ours does not fit.
+
+    Parameters
+    ----------
+    shape : of the weight
+    form : how the convolution moves
+    zeros : number of first rows and columns of the kernel that are zero and need no gradient
+    """
     kernel = (shape[-2], shape[-1])
     if form.dilation == (1, 1):
-        return by_blocks if min(kernel) >= FAST and max(kernel) > FAST else None
+        own = [k - zero for k, zero in zip(kernel, zeros, strict=True)]
+        fits = min(own) >= FAST and max(kernel) > FAST
+        return (partial(by_blocks, zeros=zeros) if any(zeros) else by_blocks) if fits else None
     keeps_size = form.padding == tuple(d * (k // 2) for d, k in zip(form.dilation, kernel, strict=True))
     return by_taps if keeps_size and form.stride == (1, 1) and all(k % 2 for k in kernel) else None
 
@@ -68,7 +78,7 @@ class Depthwise(torch.autograd.Function):
         return of_x, of_weight, None, None
 
 
-def by_blocks(x: Tensor, gradient: Tensor, shape: torch.Size, form: Form) -> Tensor:
+def by_blocks(x: Tensor, gradient: Tensor, shape: torch.Size, form: Form, zeros: Pair = (0, 0)) -> Tensor:
     """The gradient of a large kernel, from gradients of 3 × 3 parts of it, for which oneDNN is fast.
 
     Part (i, j) of the kernel sees the padded input from row i and column j on. Parts may overlap.
@@ -76,23 +86,23 @@ def by_blocks(x: Tensor, gradient: Tensor, shape: torch.Size, form: Form) -> Ten
     (up, left), sides = form.padding, gradient.shape[-2:]
     x = F.pad(x, (left, left, up, up))
     height, width = ((n - 1) * s + FAST for n, s in zip(sides, form.stride, strict=True))
-    of_weight = torch.empty(shape, dtype=x.dtype)
+    of_weight = torch.zeros(shape, dtype=x.dtype)
     part = torch.Size([shape[0], 1, FAST, FAST])
-    for i in starts(shape[2]):
-        for j in starts(shape[3]):
+    for i in starts(shape[2], zeros[0]):
+        for j in starts(shape[3], zeros[1]):
             seen = x[:, :, i : i + height, j : j + width].contiguous(memory_format=torch.channels_last)
             found = conv2d_weight(seen, part, gradient, form.stride, groups=shape[0])  # type: ignore[no-untyped-call]
             of_weight[:, :, i : i + FAST, j : j + FAST] = found
     return of_weight
 
 
-def starts(kernel: int) -> list[int]:
-    """First rows of parts of FAST rows that cover a kernel.
+def starts(kernel: int, first: int = 0) -> list[int]:
+    """First rows of parts of FAST rows that cover a kernel from row `first` on.
 
-    >>> starts(5), starts(7), starts(3)
-    ([0, 2], [0, 3, 4], [0])
+    >>> starts(5), starts(7), starts(3), starts(4, 1), starts(6, 1)
+    ([0, 2], [0, 3, 4], [0], [1], [1, 3])
     """
-    return [*range(0, kernel - FAST, FAST), kernel - FAST]
+    return [*range(first, kernel - FAST, FAST), kernel - FAST]
 
 
 def by_taps(x: Tensor, gradient: Tensor, shape: torch.Size, form: Form) -> Tensor:

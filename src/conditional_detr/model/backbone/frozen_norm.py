@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from conditional_detr.model.backbone.depthwise import Depthwise, Form, is_depthwise, trains_on_cpu, weight_gradient_of
+from conditional_detr.model.backbone.depthwise import Depthwise, Form, Pair, is_depthwise, trains_on_cpu, weight_gradient_of
 from conditional_detr.model.precision import autocast_on_cpu, float32_region
 
 FROZEN_NORMS = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
@@ -46,11 +46,29 @@ class FoldedConv2d(nn.Conv2d):
         norm = self.__dict__["norm"]
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight, bias = self.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
-        x, padding = (self._pad_same(x), (0, 0)) if self.pads_same else (x, self.padding)
+        zeros, padding = (0, 0), self.padding
+        if self.pads_same and self.dilation == (1, 1) and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            weight, zeros, padding = self._with_same_padding(weight, x.shape[-2:])
+        elif self.pads_same:
+            x, padding = self._pad_same(x), (0, 0)
         form = Form(self.stride, padding, self.dilation)  # type: ignore[arg-type]
-        if trains_on_cpu(x) and is_depthwise(self) and (gradient := weight_gradient_of(weight.shape, form)):
+        if trains_on_cpu(x) and is_depthwise(self) and (gradient := weight_gradient_of(weight.shape, form, zeros)):
             return Depthwise.apply(x, weight, form, gradient) + bias[:, None, None]
         return F.conv2d(x, weight, bias, *form, self.groups)
+
+    def _with_same_padding(self, weight: Tensor, size: torch.Size) -> tuple[Tensor, Pair, Pair]:
+        """Kernel and symmetric padding that replace "SAME" padding, in which the end may get one row or column more.
+
+        A kernel with a row of zeros before its first row gives the same result with equal padding on both sides. This saves a
+        copy of the feature map.
+
+        Returns
+        -------
+        the kernel, the number of its first (rows, columns) that are zero, and the padding
+        """
+        total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, self.kernel_size, self.stride, strict=True)]
+        zeros = (total[0] % 2, total[1] % 2)
+        return F.pad(weight, (zeros[1], 0, zeros[0], 0)), zeros, (-(-total[0] // 2), -(-total[1] // 2))
 
     def _pad_same(self, x: Tensor) -> Tensor:
         """Apply "SAME" padding, which depends on the input size.
