@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conditional_detr.errors import ConfigError
-from conditional_detr.training.setup.initial_weights import differing_fields, take_weights
+from conditional_detr.training.setup.initial_weights import differing_fields, starts_boxes, take_weights
 from models import perturbed, small
 
 PARTS = {"hidden_dim": 32, "feedforward_dim": 48, "encoder_layers": 1, "decoder_layers": 2}
@@ -71,6 +71,8 @@ def test_refined_boxes_start_as_the_first_layer_of_a_shared_head():
 def test_queries_that_start_from_boxes_start_as_those_that_start_from_points():
     trained = model(3, 4, reference_points="encoder", box_refinement=True)
     new = model(3, 4, reference_points="encoder_boxes", box_refinement=True)
+    assert starts_boxes(new, trained)
+    assert not starts_boxes(new, new)
     take_weights(new, trained, "a")
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():

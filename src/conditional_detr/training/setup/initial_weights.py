@@ -45,7 +45,8 @@ def build_model(config: RunConfig, data: SplitIndex) -> tuple[DetectionModel, li
         whose = f"{source}, bundled with the package" if source in shipped() else source
         was = "other classes" if has_classes else "pre-trained without labels"
         classes = "same classes, so the class head is kept" if same else f"{was}, so the class head is newly initialised"
-        notes = [f"initial weights: {whose}; {classes}"]
+        boxes = "; its boxes start from points, so the box heads are newly initialised" if starts_boxes(model, other) else ""
+        notes = [f"initial weights: {whose}; {classes}{boxes}"]
     elif find_checkpoint(config.model) is None:
         model = create_model(config.model, len(names), config.pretrained_backbone, names, ids, **config.model_overrides)
         start = (
@@ -94,6 +95,11 @@ def differing_fields(model: ModelConfig, other: ModelConfig) -> list[str]:
     ]
 
 
+def starts_boxes(model: DetectionModel, source: DetectionModel) -> bool:
+    """Whether a model predicts boxes from reference boxes, and the source of its weights from reference points."""
+    return model.reference_points.gives_boxes and not source.reference_points.gives_boxes
+
+
 @torch.no_grad()
 def take_weights(model: DetectionModel, source: DetectionModel, name: str, has_classes: bool = True) -> bool:
     """Copy the weights of another model into a new model, in place. The number of queries may differ.
@@ -131,7 +137,7 @@ def take_weights(model: DetectionModel, source: DetectionModel, name: str, has_c
     for key in state.keys() & PER_QUERY:  # nearest by index, that is, by the order of their reference points
         state[key] = state[key][nearest]
     model.load_state_dict(state, strict=False)
-    if model.reference_points.gives_boxes and not source.reference_points.gives_boxes:
+    if starts_boxes(model, source):
         assert isinstance(model.box_head, RefinedBoxHead)
         model.box_head.keep_references()  # the first layer has learned to place boxes at points
     return same
