@@ -1,10 +1,12 @@
-"""Learn from few images in a few minutes: one table for several data sets, models and seeds.
+"""Learn from few images in a few minutes: one table for several data sets, models, times, numbers of images and seeds.
 
 Finished runs are not repeated, so the command continues where it was stopped. Each run keeps its learning curve on the
 validation split as `curve.csv`; `results.csv` has one row per run.
 
 Command: python benchmarks/small_data.py DATA… --minutes 20 --seeds 1
          python benchmarks/small_data.py DATA… --minutes 10 --peers
+         python benchmarks/small_data.py DATA… --minutes 5 10 20 40       # AP over the time
+         python benchmarks/small_data.py DATA… --images 50 100 200        # AP over the number of training images
 Time: minutes × data sets × models × seeds, and about a minute per run for the evaluation.
 """
 
@@ -12,6 +14,7 @@ import argparse
 import csv
 import itertools
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -27,12 +30,33 @@ from conditional_detr.evaluation.coco import evaluation_of
 from conditional_detr.inference.detector import Detector
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-HERE = Path(__file__).parent
+HERE, ANNOTATIONS = Path(__file__).parent, "_annotations.coco.json"
 
 
-def trained(model: str, data: Path, folder: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+def part_of(data: Path, images: int, output: Path) -> Path:
+    """A data set with the first images of a random order of the training images; 0 = all. Parts contain smaller parts."""
+    if not images:
+        return data
+    part = output / f"{data.name}-{images}-images"
+    if part.exists():
+        return part
+    (part / "train").mkdir(parents=True)
+    content = json.loads((data / "train" / ANNOTATIONS).read_text(encoding="utf-8"))
+    content["images"] = random.Random(0).sample(content["images"], len(content["images"]))[:images]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [each for each in content["annotations"] if each["image_id"] in kept]
+    (part / "train" / ANNOTATIONS).write_text(json.dumps(content), encoding="utf-8")
+    for image in content["images"]:
+        (part / "train" / image["file_name"]).symlink_to((data / "train" / image["file_name"]).resolve())
+    for split in ("valid", "test"):
+        if (data / split).exists():
+            (part / split).symlink_to((data / split).resolve())
+    return part
+
+
+def trained(model: str, data: Path, folder: Path, minutes: float, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Train one of our models with its defaults, and evaluate it."""
-    command = ["-m", "conditional_detr", "train", "--data", data, "--model", model, "--minutes", options.minutes]
+    command = ["-m", "conditional_detr", "train", "--data", data, "--model", model, "--minutes", minutes]
     command += ["--output", folder / "run", "--seed", seed, *(["--threads", options.threads] if options.threads else [])]
     for setting in options.set:
         command += ["--set", setting]
@@ -51,9 +75,9 @@ def trained(model: str, data: Path, folder: Path, options: argparse.Namespace, s
     }  # fmt: skip
 
 
-def peer(model: str, data: Path, folder: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+def peer(model: str, data: Path, folder: Path, minutes: float, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Train and evaluate a detector of another library."""
-    command = [HERE / "peers.py", model, data, "--output", folder, "--minutes", options.minutes, "--seed", seed]
+    command = [HERE / "peers.py", model, data, "--output", folder, "--minutes", minutes, "--seed", seed]
     _python([*command, *(["--threads", options.threads] if options.threads else [])], folder)
     return dict(json.loads((folder / "result.json").read_text(encoding="utf-8")))
 
@@ -63,9 +87,9 @@ def _python(command: list[Any], folder: Path) -> None:
         subprocess.run([sys.executable, *map(str, command)], check=True, stdout=log, stderr=log)
 
 
-def result_of(model: str, data: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+def result_of(model: str, data: Path, minutes: float, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """The result of a run, from its file if it has one."""
-    folder = options.output / data.name / f"{model}-{options.minutes:g}min-seed{seed}"
+    folder = options.output / data.name / f"{model}-{minutes:g}min-seed{seed}"
     file = folder / "result.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     settings = {"path": str(data.resolve()), "threads": options.threads, "set": [] if model in PEERS else options.set}
@@ -73,8 +97,8 @@ def result_of(model: str, data: Path, options: argparse.Namespace, seed: int) ->
         raise SystemExit(f"{file} was made with {known['settings']}, not {settings}: give another --output")
     if "settings" not in known:
         folder.mkdir(parents=True, exist_ok=True)
-        known = (peer if model in PEERS else trained)(model, data, folder, options, seed)
-        known |= {"data": data.name, "model": model, "minutes": options.minutes, "seed": seed, "processor": processor_name()}
+        known = (peer if model in PEERS else trained)(model, data, folder, minutes, options, seed)
+        known |= {"data": data.name, "model": model, "minutes": minutes, "seed": seed, "processor": processor_name()}
         known["settings"] = settings
         file.write_text(json.dumps(known, indent=1), encoding="utf-8")
     return dict(known)
@@ -86,7 +110,16 @@ def row_of(results: list[dict[str, Any]]) -> list[str]:
     values = [_mean([result[name] for result in results]) for name in METRICS]
     low, high = first["intervals"]["AP"]
     rest = [_mean([result[name] for result in results], 1 if name == "epochs" else 0) for name in ("epochs", "seconds")]
-    return [first["data"], first["model"], first["start"], str(first["imgsz"]), *values, f"{low:.3f}–{high:.3f}", *rest]
+    return [
+        first["data"],
+        first["model"],
+        f"{first['minutes']:g}",
+        first["start"],
+        str(first["imgsz"]),
+        *values,
+        f"{low:.3f}–{high:.3f}",
+        *rest,
+    ]
 
 
 def _mean(values: list[float | None], digits: int = 3) -> str:
@@ -97,7 +130,8 @@ def _mean(values: list[float | None], digits: int = 3) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="+", help="data sets as COCO folders; the split test is used if there is one")
-    parser.add_argument("--minutes", type=float, default=20.0, help="training time of a run, with its evaluations")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[20.0], help="training time of a run, with its evaluations")
+    parser.add_argument("--images", type=int, nargs="+", default=[0], help="number of training images; 0 (default): all")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0")
     parser.add_argument("--models", nargs="+", choices=[*PRESETS, *PEERS], default=["conditional-detr-tiny"])
     parser.add_argument("--peers", action="store_true", help="also the detectors of other libraries")
@@ -106,14 +140,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("small-data"))
     options = parser.parse_args()
     models = [*options.models, *(name for name in PEERS if options.peers and name not in options.models)]
-    columns = ["data", "model", "start", "px", *METRICS, "95 % interval of AP", "epochs", "seconds"]
+    columns = ["data", "model", "minutes", "start", "px", *METRICS, "95 % interval of AP", "epochs", "seconds"]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
     every = []
-    for data in options.data:
-        for model in models:
-            results = [result_of(model, data, options, seed) for seed in range(options.seeds)]
-            every += results
-            print("| " + " | ".join(row_of(results)) + " |", flush=True)
+    parts = [part_of(data, images, options.output) for data in options.data for images in options.images]
+    for data, model, minutes in itertools.product(parts, models, options.minutes):
+        results = [result_of(model, data, minutes, options, seed) for seed in range(options.seeds)]
+        every += results
+        print("| " + " | ".join(row_of(results)) + " |", flush=True)
     print(f"\nProcessor: {', '.join(sorted({result['processor'] for result in every}))}")
     fields = ["data", "model", "seed", "minutes", "start", "imgsz", *METRICS, "epochs", "seconds", "processor"]
     with (options.output / "results.csv").open("w", encoding="utf-8", newline="") as file:
