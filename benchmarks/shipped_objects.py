@@ -19,7 +19,8 @@ from conditional_detr import train
 
 NAME = "conditional-detr-tiny-objects"
 MINUTES = {160: 60.0, 256: 90.0, 320: 110.0}  # of training, by image size in px
-MODEL = {"num_queries": 100, "reference_points": "encoder_boxes", "box_refinement": True, "cross_attention": "box_conditional"}
+QUERIES = {160: 60, 256: 100, 320: 100}  # at 160 px there are about 100 cells
+MODEL = {"reference_points": "encoder_boxes", "box_refinement": True, "cross_attention": "box_conditional"}
 RECIPE = {"batch": 8, "query_groups": 2, "scales": (0.6, 1.4), "progressive_resize_from": 1.0}
 
 
@@ -33,9 +34,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 (default) = all available")
     options = parser.parse_args()
     run = options.work / f"{options.stage}px"
+    model, recipe = MODEL | {"num_queries": QUERIES[options.stage]}, RECIPE | {"init_from": options.start}
     train(
         options.data, output=run, minutes=options.minutes or MINUTES[options.stage], imgsz=options.stage,
-        threads=options.threads, model_overrides=MODEL, recipe_overrides=RECIPE | {"init_from": options.start}, resume=True,
+        threads=options.threads, model_overrides=model, recipe_overrides=recipe, resume=True,
     )  # fmt: skip
     ship(run, NAME)
 

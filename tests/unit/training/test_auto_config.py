@@ -168,7 +168,7 @@ def test_choices_are_made_for_a_new_model_and_said():
         384,
         0.0,
     )
-    assert chosen.training.init_from == "conditional-detr-tiny-shapes"
+    assert chosen.training.init_from == "conditional-detr-tiny-objects"
     assert len(lines) == 9  # the start is said where weights are taken
     assert any(line.startswith("model.num_queries = 30: a training image has up to 14 objects") for line in lines)
 
@@ -324,13 +324,17 @@ def test_who_begins_with_a_model_gets_its_parts(tmp_path):
     assert f"model.neck = space_to_depth: as in {tmp_path / 'trained'} (initial weights)" in lines
 
 
-@pytest.mark.parametrize(("names", "expected"), [(list("0123456789"), "digits"), (["0", "1"], "shapes"), (["cell"], "shapes")])
+@pytest.mark.parametrize(("names", "expected"), [([*"0123456789"], "digits"), (["0", "1"], "objects"), (["cell"], "objects")])
 def test_a_model_with_the_parts_of_one_that_comes_with_the_package_begins_with_its_weights(names: list[str], expected: str):
-    assert shipped() == ["conditional-detr-tiny-digits", "conditional-detr-tiny-shapes"]
+    assert shipped() == [f"conditional-detr-tiny-{name}" for name in ("digits", "objects", "shapes")]
     alike = config(model_overrides={**BOXES, **CELLS, "num_queries": 7})
     choice = beginning(alike, names)
     assert choice is not None
     assert (choice.setting, choice.value) == ("init_from", f"conditional-detr-tiny-{expected}")
+    without_boxes = {**alike.model_overrides, "box_refinement": False, "cross_attention": "conditional"}
+    older = beginning(config(model_overrides=without_boxes | {"reference_points": "encoder"}), ["cell"])
+    assert older is not None
+    assert older.value == "conditional-detr-tiny-shapes"
     assert beginning(config(model_overrides={**alike.model_overrides, "lambda_q": "scalar"}), names) is None
     assert beginning(alike.model_copy(update={"pretrained_backbone": False}), names) is None
     assert beginning(config(model="conditional-detr-r18"), names) is None

@@ -14,7 +14,8 @@ from conditional_detr.weights.recognise import SHIPPED, find_checkpoint, shipped
 
 # Fields that rules choose, so that they fit the model whose weights are taken.
 CHOSEN = {"box_refinement", "cross_attention", "reference_points", "neck", "pixel_aligned_positions"}
-DEFAULT_START = "conditional-detr-tiny-shapes"  # the preferred bundled model if none was trained on the same classes
+# bundled models to start from if none was trained on the same classes; the first that fits the architecture is used
+USUAL_STARTS = ("conditional-detr-tiny-objects", "conditional-detr-tiny-shapes")
 
 
 def as_source_has(context: Context, field: str, rule: Callable[[ModelConfig], Choice | None]) -> Choice | None:
@@ -94,5 +95,5 @@ def beginning(config: RunConfig, names: list[str]) -> Choice | None:
     if not fitting or not config.pretrained_backbone:
         return None
     knowing = [name for name in fitting if read_description(SHIPPED / name)["class_names"] == names]
-    usual = [name for name in fitting if name == DEFAULT_START]
+    usual = [name for name in USUAL_STARTS if name in fitting]
     return Choice("init_from", [*knowing, *usual, *fitting][0], "bundled with the package")
