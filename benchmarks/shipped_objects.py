@@ -1,7 +1,8 @@
 """Train the bundled model `conditional-detr-tiny-objects` in stages, and store its weights in the package, as 16-bit floats.
 
 The training images are photographs of many public data sets that label different classes, merged with drawn shapes. Each stage
-uses larger images and starts from the stage before. A stage may be stopped and resumed.
+uses larger images and starts from the stage before. A stage may be stopped and resumed. PHOTOGRAPHS is a COCO folder with the
+images of the sets that NOTICE.md beside the weights lists; `labelled_category_ids` names the classes that each image labels.
 
     python benchmarks/shapes.py DIR/shapes --train 5000 --valid 100 --seed 1
     cdetr data merge PHOTOGRAPHS DIR/shapes DIR/merged

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conditional_detr.config.model_costs import LANDSCAPE, ModelCost
 from conditional_detr.images.sizes import input_hw
+from conditional_detr.model.backbone.frozen_norm import copies_to_pad
 
 if TYPE_CHECKING:
     from conditional_detr.factory.build import DetectionModel
@@ -28,6 +29,6 @@ def multiply_adds(model: "DetectionModel", height: int, width: int) -> int:
     images = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
     # Detached, because the counter adds hooks to tensors that require gradients.
     detached = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with copies_to_pad(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         functional_call(model, detached, (images,))
     return int(counter.get_total_flops()) // 2

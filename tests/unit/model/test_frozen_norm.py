@@ -5,11 +5,12 @@ import timm
 import torch
 from timm.layers import Conv2dSame, freeze_batch_norm_2d
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from conditional_detr.errors import ConfigError
 from conditional_detr.model.backbone.depthwise import Depthwise, Form, by_blocks, by_taps, weight_gradient_of
-from conditional_detr.model.backbone.frozen_norm import FoldedConv2d
+from conditional_detr.model.backbone.frozen_norm import FoldedConv2d, copies_to_pad
 from conditional_detr.model.backbone.neck import space_to_depth
 from conditional_detr.model.backbone.timm_backbone import Backbone
 
@@ -116,6 +117,20 @@ def test_same_padding_without_a_copy_is_timms(kernel: int, groups: int, size: tu
         results.append([out, *torch.autograd.grad((out**3).sum(), (x, theirs.weight))])
     for mine, wanted in zip(*results, strict=True):
         torch.testing.assert_close(mine, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_operations_are_counted_without_added_zeros():
+    theirs = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(3,))
+    ours = Backbone("tf_efficientnet_lite0", [16])
+    for number, stage in enumerate(ours.body.blocks):
+        if isinstance(stage, nn.Identity):  # not built, because nothing uses it
+            theirs.blocks[number] = nn.Identity()
+    counts = []
+    for network in (freeze_batch_norm_2d(theirs).eval(), ours.eval()):
+        with torch.no_grad(), copies_to_pad(network), FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 3, 64, 96))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1]
 
 
 def test_where_pytorchs_gradient_is_fast_it_is_used():

@@ -1,5 +1,8 @@
 """Convolutions followed by a frozen BatchNorm, folded into one operation for faster training with the same result."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import FrozenBatchNormAct2d
@@ -33,7 +36,7 @@ class FoldedConv2d(nn.Conv2d):
             bias=False, device="meta",
         )  # fmt: skip
         self.weight = convolution.weight
-        self.pads_same = isinstance(convolution, Conv2dSame)
+        self.pads_same, self.copies_to_pad = isinstance(convolution, Conv2dSame), False
         self.__dict__["norm"] = norm  # not registered as a child: the norm keeps its name in the state dict
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,7 +50,8 @@ class FoldedConv2d(nn.Conv2d):
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight, bias = self.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
         zeros, padding = (0, 0), self.padding
-        if self.pads_same and self.dilation == (1, 1) and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        keeps_map = self.dilation == (1, 1) and x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if self.pads_same and keeps_map and not self.copies_to_pad:
             weight, zeros, padding = self._with_same_padding(weight, x.shape[-2:])
         elif self.pads_same:
             x, padding = self._pad_same(x), (0, 0)
@@ -81,6 +85,19 @@ class FoldedConv2d(nn.Conv2d):
         total = [max((k - 1) * d + 1 - s, 0) for k, s, d in zip(self.kernel_size, self.stride, self.dilation, strict=True)]
         top, left = (t // 2 for t in total)
         return F.pad(x, (left, total[1] - left, top, total[0] - top))
+
+
+@contextmanager
+def copies_to_pad(network: nn.Module) -> Iterator[None]:
+    """Context manager in which no kernel gets zeros, so that operations can be counted."""
+    convolutions = [module for module in network.modules() if isinstance(module, FoldedConv2d)]
+    for convolution in convolutions:
+        convolution.copies_to_pad = True
+    try:
+        yield
+    finally:
+        for convolution in convolutions:
+            convolution.copies_to_pad = False
 
 
 def is_exporting() -> bool:
