@@ -69,9 +69,9 @@ def test_large_groups_of_queries_are_fewer(queries: int, expected: int | None):
     [
         (0, 1.0, 480),  # without a limit the objects decide
         (20, 0.05, 480),
-        (20, 0.5, 416),
-        (20, 1.0, 288),
-        (20, 50.0, 256),  # never less than half as large: then there would be nothing to see
+        (20, 0.5, 480),
+        (20, 1.0, 352),
+        (20, 50.0, 288),  # never less than 0.6 times as large: then there would be nothing to see
     ],
 )
 def test_the_input_is_no_larger_than_the_time_allows(minutes: float, seconds: float, expected: int):
@@ -80,6 +80,15 @@ def test_the_input_is_no_larger_than_the_time_allows(minutes: float, seconds: fl
     choice = image_size(Context(asked, Sources(data, asked.model, lambda *_: StepSpeed(0.0, seconds / 480**2))))
     assert choice.value == expected
     assert ("small objects ask for 480 px, but 20 minutes leave" in choice.reason) == (expected < 480)
+
+
+def test_wide_images_take_more_of_the_time():
+    sizes = []
+    for width in (480, 960):
+        data = index([squares(24, 10)] * 50, [(480, width)] * 50)
+        asked = config(training=RECIPES["fast"].model_copy(update={"minutes": 20}))
+        sizes.append(image_size(Context(asked, Sources(data, asked.model, lambda *_: StepSpeed(0.0, 0.7 / 480**2)))).value)
+    assert sizes == [480, 352]
 
 
 @pytest.mark.parametrize(

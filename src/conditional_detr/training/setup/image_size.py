@@ -20,8 +20,8 @@ TILE_CELLS = 2.5  # width of such objects in a tile, in cells
 MAX_TILES = 40  # about as many tiles of an image at most, on average
 MULTIPLE = 32  # the image size is a multiple of this, px
 SMALLEST_AT_FIRST = 160  # minimum shorter side at the start of progressive resizing, px
-ENOUGH = 4000  # training images, counted once per epoch, that a run should process before larger images are worth their time
-LEAST_FRACTION = 0.5  # the time never makes images smaller than this fraction of the size that the objects need
+ENOUGH = 2000  # training images, counted once per epoch, that a run should process before larger images are worth their time
+LEAST_FRACTION = 0.6  # the time never makes images smaller than this fraction of the size that the objects need
 LEAST_SIZE = 160  # nor smaller than this, px
 LEARNING_FRACTION = 0.85  # estimated fraction of `minutes` that is spent on training steps
 
@@ -36,12 +36,13 @@ def image_size(context: Context) -> Choice:
     if not config.training.minutes or len(sizes) < 2:
         return Choice("imgsz", size, reason)
     speed = context.sources.speed(config, model_of(config), (LEAST_SIZE, size), round(len(index.labels) / len(index)))
-    largest = images_in_time(size, speed, config)
-    chosen = next((s for s in sizes if images_in_time(s, speed, config) >= ENOUGH), sizes[-1])
-    time, left = f"{config.training.minutes:g} minutes", epochs(largest, index)
+    long_side = float(np.median(index.sizes_hw.max(1) / index.sizes_hw.min(1)))
+    images = {s: images_in_time(s, long_side, speed, config) for s in sizes}
+    chosen = next((s for s in sizes if images[s] >= ENOUGH), sizes[-1])
+    time, left = f"{config.training.minutes:g} minutes", epochs(images[size], index)
     if chosen == size:
         return Choice("imgsz", size, f"{reason}; {time} are enough for {left}")
-    now = epochs(images_in_time(chosen, speed, config), index)
+    now = epochs(images[chosen], index)
     reason = f"small objects ask for {size} px, but {time} leave {left} at that size, and {now} at this one"
     return Choice("imgsz", chosen, reason)
 
@@ -65,10 +66,10 @@ def tile(context: Context) -> Choice | None:
     return Choice("tile", value, reason)
 
 
-def images_in_time(size: int, speed: StepSpeed, config: RunConfig) -> float:
-    """Estimated number of images that a run processes."""
+def images_in_time(size: int, long_side: float, speed: StepSpeed, config: RunConfig) -> float:
+    """Estimated number of images that a run processes. Their longer side is `long_side` times the shorter one, `size` px."""
     recipe = config.training.model_copy(update={"progressive_resize_from": first_fraction(size, config)})
-    return LEARNING_FRACTION * 60 * recipe.minutes / speed.at(size**2 * mean_cost(0.0, 1.0, recipe))
+    return LEARNING_FRACTION * 60 * recipe.minutes / speed.at(size**2 * long_side * mean_cost(0.0, 1.0, recipe))
 
 
 def epochs(images: float, index: SplitIndex) -> str:
