@@ -14,7 +14,7 @@ test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
 
 soak: $(STAMP)  ## slow tests: kills, full disks, tens of thousands of generated inputs
-	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest --override-ini addopts= tests/soak tests/unit/test_fuzz.py tests/unit/data/test_fuzz_files.py
+	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest --override-ini addopts= tests/soak tests/unit/test_fuzz.py tests/unit/data/test_fuzz_files.py tests/unit/serving/test_fuzz_server.py
 
 check: $(STAMP)  ## formatting, lint, types and the order of imports
 	$(BIN)/ruff check src tests benchmarks

@@ -1,29 +1,27 @@
 """The pages as a browser shows them: nothing is cut off on a phone, on a screen or on paper, and nothing fails to load."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from browsers import BROWSER, OFFLINE, needs_browser
 from conditional_detr.data.index import load_split
 from conditional_detr.evaluation.coco import Evaluation, coco_evaluate
 from conditional_detr.evaluation.report import write_report
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OFFLINE = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 ASK = """<script>
 const broken = [...document.images].filter(i => !i.naturalWidth).length;
 document.title = JSON.stringify({wide: document.documentElement.scrollWidth, window: innerWidth, broken});
 </script>"""
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed to look at pages with")
+pytestmark = needs_browser
 
 
 def browse(page: Path, tmp_path: Path, *options: str) -> str:
     profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = [BROWSER, *OFFLINE, profile, *options, page.as_uri()]
+    command = [BROWSER, "--headless", *OFFLINE, profile, *options, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 

@@ -1,5 +1,6 @@
 """The documents: links lead somewhere, shown commands are accepted, and the reference says what the code says."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from conditional_detr.cli.app import VERBS, app
 from conditional_detr.cli.examples import EXAMPLES
@@ -49,20 +51,35 @@ def test_examples_of_the_help_are_accepted(command: str):
     accept(command)
 
 
+def test_commands_in_images_and_manifests_are_accepted():
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    images = re.findall(r"^ENTRYPOINT (\[.*\])$", text, re.MULTILINE)
+    serving = next(command for command in map(json.loads, images) if command[1] == "serve")
+    commands = [serving]
+    for block in re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        for document in yaml.safe_load_all(block):
+            services = document.get("services", {}).values()
+            pods = document.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
+            commands += [[*serving, *each["command"]] for each in services] + [[*serving, *each["args"]] for each in pods]
+    assert len(commands) == 3  # also in the compose file and in the manifest
+    for command in commands:
+        accept(shlex.join(command))
+
+
 def test_every_command_has_examples():
     assert set(VERBS) <= set(EXAMPLES)
 
 
 def test_the_reference_is_up_to_date(tmp_path):
-    names = ("command-line.md", "settings.md")
-    code = "import sys; from pathlib import Path; import generate_reference as g; g.write(Path(sys.argv[1]))"
+    names = ("reference/command-line.md", "reference/settings.md", "guide/serve.md")
+    code = "import sys; from pathlib import Path; import generate_reference as g; g.write(Path('.'), Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT / "docs")
     for name in names:
-        written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
+        written = (ROOT / "docs" / name).read_text(encoding="utf-8")
         assert (tmp_path / name).read_text(encoding="utf-8") == written, "run `make docs`"
 
 
 def accept(command: str) -> None:
-    tokens = shlex.split(command, comments=True)[1:]
+    tokens = shlex.split(re.sub(r"^(\w+=\S+ )+", "", command), comments=True)[1:]  # without variables of the environment
     if "--version" not in tokens:
         app.parse_args(normalised(tokens, VERBS), exit_on_error=False, print_error=False)

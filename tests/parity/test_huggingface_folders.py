@@ -69,6 +69,7 @@ def test_written_back_it_is_the_same_to_the_last_bit_for_them_and_for_us(kind: s
     ours = load_model(saved[kind])
     ours.class_names = ["person", "dog", "ß", "a b", "e", "f", "g"]
     ours.category_ids = [1, 18, 3, 4, 90, 6, 7]
+    ours.thresholds, ours.nms_iou = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 0.65
     ours.preprocessor = PreprocessorConfig(imgsz=480, max_size=640, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
     save_model(ours, tmp_path / "back", format="huggingface")
     before, after = load_file(saved[kind] / "model.safetensors"), load_file(tmp_path / "back" / "model.safetensors")
@@ -79,6 +80,7 @@ def test_written_back_it_is_the_same_to_the_last_bit_for_them_and_for_us(kind: s
     back = load_model(tmp_path / "back")
     assert same(ours, back)
     assert (back.class_names, back.category_ids) == (ours.class_names, ours.category_ids)
+    assert (back.thresholds, back.nms_iou) == (ours.thresholds, ours.nms_iou)
     assert back.preprocessor == ours.preprocessor
 
     theirs = KINDS[kind][1].from_pretrained(tmp_path / "back").eval()
@@ -348,7 +350,7 @@ def test_a_repository_on_the_hub_is_fetched_whole_and_of_one_revision(saved, mon
         return str(saved["detr"] / file)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr("conditional_detr.storage.hub._out_of_reach", lambda: None)
+    monkeypatch.setattr("conditional_detr.storage.hub.out_of_reach", lambda: None)
     assert find_checkpoint("facebook/detr") == saved["detr"]
     assert asked[0] == ("config.json", None)
     assert {revision for _, revision in asked[1:]} == {saved["detr"].name}
@@ -380,6 +382,23 @@ def test_a_format_refuses_what_it_has_no_room_for_and_names_the_field(
         save_model(model, tmp_path / "m", format=format)
     assert f"the format {format!r} {text}" in str(caught.value)
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("values", [{"tile": 640}, {"size_multiple": 32}])
+def test_preprocessing_that_transformers_does_not_have_is_not_saved(values: dict, saved, tmp_path):
+    model = load_model(saved["conditional"])
+    model.preprocessor = PreprocessorConfig(imgsz=480, **values)
+    with pytest.raises(CheckpointError, match=f"cannot hold a preprocessor's {next(iter(values))}. Save it as 'native'"):
+        save_model(model, tmp_path / "m", format="huggingface")
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("thresholds", ["high", [0.5], [2.0] * 7, {"a": 1}])
+def test_damaged_thresholds_are_said(thresholds: object, saved, tmp_path):
+    folder = copied(saved["conditional"], tmp_path)
+    edit(folder, thresholds=thresholds)
+    with pytest.raises(CheckpointError, match=r"config.json describes a model that cannot be built"):
+        load_model(folder)
 
 
 def test_what_a_folder_is_is_told(saved):

@@ -22,7 +22,9 @@ from conditional_detr.cli.parsing import normalised, parse_error
 from conditional_detr.cli.predict import predict
 from conditional_detr.cli.pretrain import pretrain
 from conditional_detr.cli.printing import print_text
+from conditional_detr.cli.push import push
 from conditional_detr.cli.replay import replay
+from conditional_detr.cli.serve import serve
 from conditional_detr.cli.train import train
 from conditional_detr.device.threads import prepare_threads
 from conditional_detr.errors import ConditionalDETRError
@@ -41,6 +43,8 @@ VERBS: dict[tuple[str, ...], Callable[..., None]] = {  # in the order of work
     ("data", "digits"): digits,
     ("compare",): compare,
     ("explain",): explain,
+    ("serve",): serve,
+    ("push",): push,
     ("bench",): bench,
     ("info",): info,
     ("replay",): replay,

@@ -32,6 +32,16 @@ EXAMPLES: dict[tuple[str, ...], list[str]] = {
         "cdetr export runs/cells cells-int8 --precision int8 --data cells",
         "cdetr export runs/cells cells-onnx --format onnx --precision fp32",
     ],
+    ("serve",): [
+        "cdetr serve runs/cells",
+        "cdetr serve cells-openvino --port 9000 --batch 4",
+        "CDETR_TOKEN=secret cdetr serve cells-openvino --host 0.0.0.0",
+    ],
+    ("push",): [
+        "cdetr push runs/cells me/cells --licence cc-by-4.0 --dry-run",
+        "cdetr push hub me/cells",
+        "cdetr push runs/cells me/cells --licence apache-2.0 --private",
+    ],
     ("bench",): [
         "cdetr bench runs/cells cells-openvino cells-int8",
         "cdetr bench runs/cells --images new-images/ --threads 1",

@@ -25,7 +25,9 @@ def export(
     max_drop: Annotated[
         float | None, option("Data", "Largest drop in AP that passes the proof.", "AP", "0.005; 0.01 for int8")
     ] = None,
-    format: Annotated[str, option("Model", "Format: openvino or onnx.", "NAME")] = "openvino",
+    format: Annotated[
+        str, option("Model", "Format: openvino, onnx, or web: a page that runs the model in a browser.", "NAME")
+    ] = "openvino",
     precision: Annotated[
         str,
         option(
@@ -64,7 +66,10 @@ def export(
     else:
         print_facts(_proof_lines(proof, data, split))
     print_written(output, output / PROOF)
-    print_next("use the export", "cdetr", "predict", output, "IMAGES")
+    if format == "web":
+        print_next("open the page", "python", "-m", "http.server", "--bind", "127.0.0.1", "--directory", output, "8000")
+    else:
+        print_next("use the export", "cdetr", "predict", output, "IMAGES")
 
 
 def _proof_lines(proof: dict[str, Any], data: str | None, split: str) -> dict[str, str]:

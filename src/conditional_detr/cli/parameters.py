@@ -9,6 +9,7 @@ from conditional_detr.config.options import GROUPS
 
 GROUP = {name: Group(name, sort_key=place) for place, name in enumerate(GROUPS)}
 FORMATS = "COCO, YOLO, Pascal VOC or Hugging Face imagefolder"
+STORED_THRESHOLDS = "the thresholds stored in the model, one per class; 0.3 if it has none"  # the default of --conf
 
 
 def argument(text: str, name: str | None = None) -> Parameter:

@@ -4,7 +4,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
-from conditional_detr.cli.parameters import Batch, Device, Output, Overlap, Source, Threads, Tile, argument, option
+from conditional_detr.cli.parameters import (
+    STORED_THRESHOLDS,
+    Batch,
+    Device,
+    Output,
+    Overlap,
+    Source,
+    Threads,
+    Tile,
+    argument,
+    option,
+)
 from conditional_detr.cli.printing import print_note, print_source_notes, print_text, track
 from conditional_detr.errors import ConditionalDETRError, plural, shortened_list
 
@@ -14,7 +25,7 @@ Conf = Annotated[
         "Model",
         "Score threshold. Detections with a lower score are dropped.",
         "SCORE",
-        "the thresholds stored in the model, one per class; 0.3 if it has none",
+        STORED_THRESHOLDS,
     ),
 ]
 

@@ -17,7 +17,16 @@ from conditional_detr.config.schema import Settings
 
 MAY_DIFFER = ("epochs", "minutes", "device", "workers", "threads")  # when a run goes on
 MAY_DIFFER_TEXT = f"{', '.join(MAY_DIFFER[:-1])} and {MAY_DIFFER[-1]}"
-GROUPS = ("Data", "Model", "Training", "Schedule", "Hardware", "Output")  # of options, in the order of `--help`
+GROUPS = (
+    "Data",
+    "Model",
+    "Training",
+    "Schedule",
+    "Access",
+    "Limits",
+    "Hardware",
+    "Output",
+)  # of options, in the order of `--help`
 
 
 class TrainOptions(RunOptions, RecipeOptions, RunPaths):

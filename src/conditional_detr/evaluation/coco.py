@@ -54,6 +54,20 @@ class CocoMetrics:
         return asdict(self)
 
 
+FIGURE_MEANINGS = {
+    "AP": "IoU 0.50–0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "small objects",
+    "APm": "medium objects",
+    "APl": "large objects",
+    "AR1": "1 detection per image",
+    "AR10": "10 detections",
+    "AR100": "100 detections",
+    "ARs": "small objects",
+    "ARm": "medium objects",
+    "ARl": "large objects",
+}
 FIGURES = tuple(f.name for f in fields(CocoMetrics) if f.name != "per_class")
 
 

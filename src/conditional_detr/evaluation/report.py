@@ -11,7 +11,7 @@ from PIL import Image
 
 from conditional_detr.data.index import SplitIndex, match_categories
 from conditional_detr.evaluation import plots
-from conditional_detr.evaluation.coco import Evaluation, mean_precision
+from conditional_detr.evaluation.coco import FIGURE_MEANINGS, Evaluation, mean_precision
 from conditional_detr.evaluation.duplicates import duplicates_of
 from conditional_detr.evaluation.error_analysis import ImageErrors, image_errors, most_right, most_wrong, truth_and_prediction
 from conditional_detr.evaluation.greedy_matching import Matches, Thresholds, confusion, match, thresholds
@@ -23,20 +23,6 @@ LONGEST_SIDE = 640  # longer side of an image in the report, px
 SURE_PRECISION = 0.9  # precision of the second threshold that the report recommends
 HARDLY = 0.1  # below this F1 the report says that the model needs more training
 MAX_CLASSES = 20  # maximum number of classes in the confusion matrix
-FIGURE_MEANINGS = {
-    "AP": "IoU 0.50–0.95",
-    "AP50": "IoU 0.50",
-    "AP75": "IoU 0.75",
-    "APs": "small objects",
-    "APm": "medium objects",
-    "APl": "large objects",
-    "AR1": "1 detection per image",
-    "AR10": "10 detections",
-    "AR100": "100 detections",
-    "ARs": "small objects",
-    "ARm": "medium objects",
-    "ARl": "large objects",
-}
 LEARNING = {  # plots of a run: columns of metrics.jsonl with the labels of their lines, and the caption
     "loss": ({"loss": "training loss"}, "Weighted sum over all decoder layers and auxiliary losses."),
     "loss terms": (

@@ -4,10 +4,10 @@ import copy
 import importlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.export import ExportedProgram
 
@@ -21,21 +21,22 @@ from conditional_detr.errors import (
     did_you_mean,
 )
 from conditional_detr.exporting import graph
+from conditional_detr.exporting.browser import find_browser, run_in_browser
 from conditional_detr.exporting.mixed_precision import keep_in_float32, nodes_in_float32
 from conditional_detr.exporting.opset import DEFAULT, OPSETS
 from conditional_detr.exporting.quantisation import Calibration, quantised_onnx, quantised_openvino
 from conditional_detr.exporting.rounding import modules_in_float32, modules_not_in_integers
 from conditional_detr.exporting.verification import Found, agreement, average_precision, detect_all, latencies_ms
+from conditional_detr.exporting.web import write_page
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.images.decoding import ImageInput
 from conditional_detr.images.synthetic import synthetic_images
-from conditional_detr.inference.batching import Model
 from conditional_detr.inference.detector import Detector
 from conditional_detr.inference.engines import first_line, import_openvino, import_package
 from conditional_detr.inference.progress import Report, unreported
 from conditional_detr.storage.atomic import atomic_folder
 from conditional_detr.weights.discovery import load_detector
-from conditional_detr.weights.exported import GRAPHS, PRECISIONS, PROOF, write_description
+from conditional_detr.weights.exported import ENGINE_OF, GRAPHS, PRECISIONS, PROOF, write_description
 from conditional_detr.weights.recognise import is_export
 
 MAX_DROP = {"fp32": 0.005, "bf16": 0.005, "int8": 0.01}  # largest drop of AP that passes, by precision
@@ -63,7 +64,7 @@ def export(  # noqa: PLR0913 · public interface
     ----------
     source : see `load_model`, or a model, which is copied
     folder : output folder. It must be new, empty or an earlier export, which is replaced
-    format : "onnx" or "openvino"
+    format : "onnx"; "openvino"; or "web", an ONNX graph with a page that runs it in a browser
     precision : "fp32"; "bf16" = 16-bit weights, and computation in 16 bits if the processor supports it; "int8" = calibrated on
         the training images of `data`
     data : data set; both models are evaluated on one of its splits. None = they are compared on synthetic images, which is a
@@ -88,9 +89,9 @@ def export(  # noqa: PLR0913 · public interface
         raise ConfigError(f"there is no format {format!r}. {did_you_mean(format, GRAPHS)}")
     if precision not in PRECISIONS:
         raise ConfigError(f"there is no precision {precision!r}. {did_you_mean(precision, PRECISIONS)}")
-    if opset is not None and (format != "onnx" or opset not in OPSETS):
+    if opset is not None and (ENGINE_OF[format] != "onnx" or opset not in OPSETS):
         raise ConfigError(
-            f"opset must be {OPSETS[0]} to {OPSETS[-1]}, with the format onnx only; it is {opset} with {format}. "
+            f"opset must be {OPSETS[0]} to {OPSETS[-1]}, with the formats onnx and web only; it is {opset} with {format}. "
             f"Use --format onnx --opset {OPSETS[0]} (up to {OPSETS[-1]}), or leave --opset out"
         )
     if max_drop is not None and not 0 <= max_drop <= 1:
@@ -110,6 +111,7 @@ def export(  # noqa: PLR0913 · public interface
         match_categories(model.class_names, model.category_ids, index.categories, str(index.file))
     calibration = _calibration_images(data, split) if precision == "int8" else ((), None)
     exporter = Exporter(model.eval().cpu(), format, index, *calibration)
+    exporter.name = Path(source).name if isinstance(source, str | Path) else "model"
     exporter.report = report
     exporter.opset = opset
     return exporter.export(folder, precision, max_drop)
@@ -129,10 +131,29 @@ def _calibration_images(data: str | Path | None, split: str) -> tuple[Sequence[I
 
 def packages_of(format: str, precision: str) -> tuple[str, ...]:
     """Return the names of the packages that an export needs."""
-    if format == "onnx":
+    if ENGINE_OF[format] == "onnx":
         return "onnx", "onnxscript", "onnxruntime"
     import_openvino()  # before NNCF
     return ("openvino", "nncf") if precision == "int8" else ("openvino",)
+
+
+class NoBrowser(ConditionalDETRError):
+    """There is no browser for a proof."""
+
+
+class Run(NamedTuple):
+    """What an export found in the images of a proof.
+
+    Attributes
+    ----------
+    engine : description of the engine
+    found : detections by position of the image
+    latencies_ms : measures the median time of an image, in ms, of the original and of the export
+    """
+
+    engine: str
+    found: Found
+    latencies_ms: Callable[[], list[float]]
 
 
 class Exporter:
@@ -164,6 +185,7 @@ class Exporter:
         self.calibration, self.calibrated_on = calibration, calibrated_on
         self.report: Report = unreported
         self.images: Sequence[ImageInput] = synthetic_images() if index is None else index.paths
+        self.name = "model"  # what the page of an export for browsers calls it
         self.original = Detector(copy.deepcopy(model), device="cpu").model
 
     @cached_property
@@ -175,7 +197,7 @@ class Exporter:
     def converted(self) -> Any:
         program = self.program
         self.report(f"converting the model to {self.format}")
-        if self.format == "onnx":
+        if ENGINE_OF[self.format] == "onnx":
             return graph.to_onnx(self.model, program, self.opset)
         return graph.to_openvino(self.model, program)
 
@@ -212,6 +234,8 @@ class Exporter:
         except Exception as error:  # converters raise errors of any class
             raise ExportError(f"the model cannot be converted to {self.format} in {precision}: {first_line(error)}") from error
         write_description(self.model, folder, self.format, precision)
+        if self.format == "web":
+            write_page(self.model, folder, self.name)
 
     def _write(self, file: Path, precision: str) -> None:
         made = self.converted
@@ -232,18 +256,43 @@ class Exporter:
             self.report("writing the graph")
             graph.write_onnx(graph.with_16_bit_weights(made) if precision == "bf16" else made, file)
 
-    def evaluate(self, folder: Path) -> tuple[Model, Found, dict[str, float | None]]:
-        """Evaluate an export. Returns its model, its detections, and the AP of original and export with the drop."""
+    def run(self, folder: Path) -> Run:
+        """Detect objects with an export in the images of the proof.
+
+        Raises
+        ------
+        CheckpointError : it cannot be run
+        """
+        if self.format == "web":
+            return self._run_in_browser(folder)
         self.report("proof: loading the export")
         engine = Detector(folder).model
         found = detect_all(engine, self.images, self.index, "proof: detections of the export, image", self.report)
+        return Run(engine.summary, found, lambda: latencies_ms([self.original, engine], self.read_images, self.report))
+
+    def _run_in_browser(self, folder: Path) -> Run:
+        browser = find_browser()
+        if browser is None:
+            raise NoBrowser("no Chromium was found on the PATH: install one and export again to prove the result")
+        result = run_in_browser(folder, self.images, browser, self.report)
+        fits = {i: self.index is None or self.index.has_size(i, size) for i, size in result.sizes_hw.items()}
+        found = {i: record for i, record in result.found.items() if fits[i]}
+        ours = latencies_ms([self.original], self.read_images, self.report)[0]
+        return Run(f"ONNX Runtime Web in {result.browser}", found, lambda: [ours, result.ms])
+
+    @property
+    def read_images(self) -> list[ImageInput]:
+        """The images of the proof that can be read."""
+        return [self.images[i] for i in self.found]
+
+    def compare(self, found: Found) -> dict[str, float | None]:
+        """AP of the original and of an export that found this, with the drop, over the images that both could read."""
         if self.index is None:
-            return engine, found, {"original": None, "exported": None, "drop": None}
+            return {"original": None, "exported": None, "drop": None}
         self.report("proof: computing the AP")
-        before, after = (
-            average_precision(model, by, self.index) for model, by in ((self.original, self.found), (engine, found))
-        )
-        return engine, found, {"original": before, "exported": after, "drop": _drop(before, after)}
+        ours = {i: record for i, record in self.found.items() if i in found}
+        before, after = (average_precision(self.original, by, self.index) for by in (ours, found))
+        return {"original": before, "exported": after, "drop": _drop(before, after)}
 
     def prove(self, folder: Path, precision: str, allowed: float) -> dict[str, Any]:
         """Return the content of `proof.json` for the export in a folder. "passed" is None if no AP can be compared."""
@@ -251,24 +300,26 @@ class Exporter:
         made = "synthetic images without labels: no AP is compared, so the check cannot fail"
         what = {
             "format": self.format, "precision": precision,
-            "opset": (self.opset or DEFAULT) if self.format == "onnx" else None,
+            "opset": (self.opset or DEFAULT) if ENGINE_OF[self.format] == "onnx" else None,
             "data": made if self.index is None else str(self.index.file), "images": len(self.found),
             "unreadable": len(self.images) - len(self.found) + (0 if self.index is None else len(self.index.missing)),
             "calibrated_on": self.calibrated_on,
             "versions": {name: importlib.import_module(name).__version__ for name in packages},
         }  # fmt: skip
         try:
-            engine, found, ap = self.evaluate(folder)
+            run = self.run(folder)
+        except NoBrowser as error:
+            return {"passed": None, "fault": str(error)} | what
         except CheckpointError as error:  # scores are not finite, or the engine cannot run the graph
             return {"passed": None if self.index is None else False, "fault": str(error)} | what
-        ours, theirs = latencies_ms([self.original, engine], [self.images[i] for i in self.found], self.report)
+        ap, (ours, theirs) = self.compare(run.found), run.latencies_ms()
         return {
             # None without objects, or if the original has AP 0.
             "passed": ap["drop"] <= allowed if ap["original"] and ap["drop"] is not None else None,
             "AP": ap | {"max_drop": allowed},
-            "boxes": agreement(self.found, found).to_dict(),
+            "boxes": agreement({i: self.found[i] for i in run.found}, run.found).to_dict(),
             "latency_ms": {"original": ours, "exported": theirs, "of": "a decoded image to its boxes, median"},
-            "run_by": engine.summary,
+            "run_by": run.engine,
         } | what  # fmt: skip
 
     def _refusal(self, folder: Path, precision: str, proof: dict[str, Any], max_drop: float | None) -> str:
@@ -286,7 +337,7 @@ class Exporter:
             with tempfile.TemporaryDirectory() as scratch:
                 try:
                     self.write(Path(scratch), other)
-                    drop = self.evaluate(Path(scratch))[2]["drop"]
+                    drop = self.compare(self.run(Path(scratch)).found)["drop"]
                 except (CheckpointError, ExportError):
                     continue
             if drop is not None and drop <= (MAX_DROP[other] if max_drop is None else max_drop):

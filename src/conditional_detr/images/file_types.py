@@ -73,15 +73,15 @@ NOTES = frozenset(
 SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "icon\r"})  # system files of macOS and Windows, in lower case
 
 
-def open_image(source: Path | str | IO[bytes]) -> Image.Image:
-    """Open an image in one of `IMAGE_FORMATS`, recognised by its content, not its suffix. Pixels are not decoded yet.
+def open_image(source: Path | str | IO[bytes], formats: Sequence[str] = IMAGE_FORMATS) -> Image.Image:
+    """Open an image in one of these formats, recognised by its content, not its suffix. Pixels are not decoded yet.
 
     Raises
     ------
     any error of Pillow's codecs; PIL.UnidentifiedImageError for a file of another format
     """
     Image.init()
-    return Image.open(source, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
+    return Image.open(source, formats=[name for name in formats if name in Image.OPEN])
 
 
 def is_image_name(file: Path) -> bool:

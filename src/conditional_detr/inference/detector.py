@@ -10,7 +10,7 @@ from conditional_detr.inference.batching import Model, detect
 from conditional_detr.inference.engines import ENGINES, EngineModel, best_engine
 from conditional_detr.inference.results import clip_to_image, selected, to_detections
 from conditional_detr.inference.tiles import tiling_of
-from conditional_detr.weights.exported import read_exported
+from conditional_detr.weights.exported import ENGINE_OF, read_exported
 from conditional_detr.weights.recognise import find_checkpoint, is_export
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _torch_model(source: "str | Path | DetectionModel", device: "str | torch.dev
 def _engine_model(folder: Path, runtime: str, device: str) -> EngineModel:
     """Load an exported folder with an engine. Exports run on the CPU only."""
     export = read_exported(folder)
-    if runtime == "torch" or (runtime == "onnx" and export.format != "onnx"):
+    if runtime == "torch" or (runtime == "onnx" and ENGINE_OF[export.format] != "onnx"):
         raise ConfigError(f"{folder} is exported to {export.format}: runtime {runtime} cannot run it, runtime auto can")
     if device not in ("auto", "cpu"):
         raise ConfigError(f"{folder} is an export and runs on the CPU: device must be auto or cpu, not {device}")

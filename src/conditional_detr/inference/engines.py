@@ -12,10 +12,11 @@ import numpy as np
 
 from conditional_detr.device.threads import current_threads
 from conditional_detr.errors import CheckpointError, UnavailableError
-from conditional_detr.weights.exported import Exported
+from conditional_detr.weights.exported import ENGINE_OF, Exported
 
 INPUTS, OUTPUTS = ("images", "padding_mask"), ("logits", "boxes")  # input and output names of every exported graph
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+EXTRAS = {"onnx": ("onnx",), "openvino": ("openvino", "nncf")}  # first letters of their packages; all others belong to `serve`
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 Engine = tuple[Run, str]  # the function that runs a batch, and the name of its floating-point type
 # OpenVINO's names: capability of the processor → precision to compute in.
@@ -112,7 +113,7 @@ ENGINES: dict[str, Callable[[Exported, int], Engine]] = {"onnx": onnx_engine, "o
 
 def best_engine(exported: Exported) -> str:
     """Default engine for an export: that of its format, which the proof was made with. OpenVINO is a fallback for ONNX."""
-    can = ("onnx", "openvino") if exported.format == "onnx" else ("openvino",)
+    can = ("onnx", "openvino") if ENGINE_OF[exported.format] == "onnx" else ("openvino",)
     return next((name for name in can if find_spec(PACKAGES[name])), can[0])
 
 
@@ -150,7 +151,7 @@ def import_package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        extra = "onnx" if name.startswith("onnx") else "openvino"
+        extra = next((extra for extra, start in EXTRAS.items() if name.startswith(start)), "serve")
         if find_spec(name.split(".")[0]) is None:
             raise UnavailableError(f"{name} is not installed: pip install 'conditional-detr[{extra}]'") from None
         raise UnavailableError(

@@ -61,14 +61,13 @@ def not_suppressed(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, io
     >>> not_suppressed(boxes, np.array([0, 0, 1]), np.array([0.9, 0.8, 0.7]), 0.5).tolist()
     [True, False, True]
     """
-    low, high = np.maximum(boxes[:, None, :2], boxes[:, :2]), np.minimum(boxes[:, None, 2:], boxes[:, 2:])
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], -1)
-    shared = np.prod((high - low).clip(0), -1)
-    union = areas[:, None] + areas - shared
-    overlaps = (shared > iou * union) & (labels[:, None] == labels)
     kept = np.zeros(len(boxes), dtype=bool)
-    for i in np.argsort(-scores, kind="stable"):
-        kept[i] = not (overlaps[i] & kept).any()
+    for i in np.argsort(-scores, kind="stable"):  # one box at a time: an image in tiles may have tens of thousands
+        rivals = np.flatnonzero(kept & (labels == labels[i]))
+        low, high = np.maximum(boxes[i, :2], boxes[rivals, :2]), np.minimum(boxes[i, 2:], boxes[rivals, 2:])
+        shared = np.prod((high - low).clip(0), -1)
+        kept[i] = not (shared > iou * (areas[i] + areas[rivals] - shared)).any()
     return kept
 
 

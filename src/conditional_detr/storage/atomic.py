@@ -43,8 +43,11 @@ def backup_of(folder: Path) -> Path:
 
 
 def _replace(folder: Path, new: Path) -> None:
-    for file in new.iterdir():
-        file.chmod(new.stat().st_mode & 0o666)  # safetensors makes files readable by their owner only
+    mode = new.stat().st_mode
+    for file in new.rglob("*"):
+        if file.is_dir():
+            continue
+        file.chmod(mode & 0o666)  # safetensors makes files readable by their owner only
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Download files from the Hugging Face Hub.
+"""Download files from the Hugging Face Hub, and find out whether it can be reached.
 
 The Hub is contacted only if the user names a repository on it. If it is unreachable, an error is raised within seconds.
 """
@@ -27,7 +27,7 @@ def fetch(repo: str, files: list[str], revision: str | None = None) -> list[Path
         return [Path(hf_hub_download(repo, file, revision=revision, local_files_only=True)) for file in files]
     except (LocalEntryNotFoundError, ValueError, OSError):
         pass
-    if reason := _out_of_reach():
+    if reason := out_of_reach():
         raise UnavailableError(f"{repo} is not in the local cache and the Hub is unreachable ({reason})")
     try:
         return [Path(hf_hub_download(repo, file, revision=revision)) for file in files]
@@ -52,7 +52,7 @@ def fetch_if_there(repo: str, file: str, revision: str | None = None) -> Path | 
         return Path(hf_hub_download(repo, file, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, ValueError, OSError):
         pass
-    if _out_of_reach():  # offline, only cached files can be found
+    if out_of_reach():  # offline, only cached files can be found
         return None
     try:
         return Path(hf_hub_download(repo, file, revision=revision))
@@ -62,7 +62,18 @@ def fetch_if_there(repo: str, file: str, revision: str | None = None) -> Path | 
         raise UnavailableError(f"{file} of {repo} cannot be downloaded from the Hub: {type(error).__name__}") from None
 
 
-def _out_of_reach() -> str | None:
+def is_cached(repo: str, file: str) -> bool:
+    """Whether a file of a Hub repository has been downloaded. Needs no network."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(repo, file), str)
+    except HFValidationError:
+        return False
+
+
+def out_of_reach() -> str | None:
     """Return the reason why the Hub is unreachable, or None. The client of the Hub would retry for most of a minute."""
     from huggingface_hub import constants
 

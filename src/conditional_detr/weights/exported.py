@@ -13,8 +13,9 @@ from conditional_detr.weights.recognise import DESCRIPTION, EXPORT_KEY
 if TYPE_CHECKING:
     from conditional_detr.factory.build import DetectionModel
 
-GRAPHS = {"onnx": "model.onnx", "openvino": "model.xml"}
-WEIGHT_FILES: dict[str, tuple[str, ...]] = {"onnx": (), "openvino": ("model.bin",)}  # additional files of a graph
+GRAPHS = {"onnx": "model.onnx", "openvino": "model.xml", "web": "model.onnx"}
+ENGINE_OF = {"onnx": "onnx", "openvino": "openvino", "web": "onnx"}  # the engine whose graph a format has
+WEIGHT_FILES: dict[str, tuple[str, ...]] = {"onnx": (), "openvino": ("model.bin",), "web": ()}  # additional files of a graph
 PRECISIONS = ("fp32", "bf16", "int8")
 PROOF = "proof.json"
 

@@ -49,6 +49,7 @@ BACKBONE_ONLY = {
 }
 PREPROCESSOR_ONLY = {"do_resize": True, "do_rescale": True, "resample": 2}  # 2 is Pillow's bilinear
 PLACEHOLDER = "LABEL_"
+LEARNED = ("thresholds", "nms_iou")  # attributes of a model under their own names in `config.json`; transformers ignores them
 
 
 def read(path: Path) -> Checkpoint:
@@ -81,7 +82,21 @@ def read(path: Path) -> Checkpoint:
         names = names_of(len(names)) or [str(i) for i in range(len(names))]
     ids = content.get("category_ids")
     keys = KeyTable("huggingface", cross_attention)
-    return Checkpoint(f"Hugging Face folder ({kind})", file, weights, config, preprocessor, names, ids, state, keys)
+    learned = {key: content.get(key) for key in LEARNED}
+    return Checkpoint(f"Hugging Face folder ({kind})", file, weights, config, preprocessor, names, ids, state, keys, **learned)
+
+
+def check_can_be_written(model: DetectionModel) -> None:
+    """Check that the format of transformers can hold a model.
+
+    Raises
+    ------
+    CheckpointError : it cannot; the message names the first field that does not fit
+    """
+    check_can_be_held(model.config, "huggingface")
+    for field, only in {"size_multiple": 1, "tile": 0}.items():
+        if getattr(model.preprocessor, field) != only:
+            raise CheckpointError(f"the format 'huggingface' cannot hold a preprocessor's {field}. Save it as 'native'")
 
 
 def write(model: DetectionModel, folder: Path) -> None:
@@ -92,9 +107,7 @@ def write(model: DetectionModel, folder: Path) -> None:
     CheckpointError : the format of transformers cannot hold this variant
     """
     config = model.config
-    check_can_be_held(config, "huggingface")
-    if model.preprocessor.size_multiple != 1:
-        raise CheckpointError("the format 'huggingface' cannot hold a preprocessor's size_multiple. Save it as 'native'")
+    check_can_be_written(model)
     names = dict(enumerate(model.class_names))
     content = {
         "architectures": [f"{CLASSES[config.cross_attention]}ForObjectDetection"],
@@ -117,6 +130,7 @@ def write(model: DetectionModel, folder: Path) -> None:
         "id2label": names,
         "label2id": {name: i for i, name in names.items()},
         "category_ids": model.category_ids,
+        **{key: value for key in LEARNED if (value := getattr(model, key)) is not None},
     }
     image = model.preprocessor
     preprocessing = {

@@ -17,6 +17,7 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 EXPORT_KEY = "export"  # only the description of an export has it
 RELEASE_FILE, RELEASE_SUFFIXES = "model.pth", (".pth", ".pt")
 PREPROCESSOR, SHARDS, PICKLED = "preprocessor_config.json", "model.safetensors.index.json", "pytorch_model.bin"  # transformers
+FILE_SUFFIXES = (*RELEASE_SUFFIXES, ".safetensors", ".bin", ".onnx")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SHIPPED = Path(__file__).parents[1] / "shipped"  # one folder per trained model that comes with the package
 
@@ -53,6 +54,15 @@ def is_release(path: Path) -> bool:
 def is_model(path: Path) -> bool:
     """Whether a path is a model of any format."""
     return any(claims(path) for claims in (is_huggingface, is_export, is_checkpoint, is_release))
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a Hub id, org/name, and not that of a file name.
+
+    >>> is_hub_id("org/cells"), is_hub_id("runs/model.pth"), is_hub_id("cells")
+    (True, False, False)
+    """
+    return HUB_ID.fullmatch(name) is not None and Path(name).suffix not in FILE_SUFFIXES
 
 
 def shards_of(index: Path) -> list[str]:
@@ -94,8 +104,7 @@ def _look_at(path: Path, name: str) -> Path | None:
         return None
     if name in shipped():
         return SHIPPED / name
-    is_file_name = path.suffix in (*RELEASE_SUFFIXES, ".safetensors", ".bin", ".onnx")
-    if HUB_ID.fullmatch(name) and not is_file_name and not Path(name.split("/")[0]).exists():
+    if is_hub_id(name) and not Path(name.split("/")[0]).exists():
         try:
             return _fetch_from_hub(name)
         except UnavailableError as error:

@@ -9,7 +9,7 @@ import pytest
 from conditional_detr.config.run import RunConfig
 from conditional_detr.data.index import load_split
 from conditional_detr.device.processor import processor_name
-from conditional_detr.training.artifacts.fingerprint import data_hash, fingerprint
+from conditional_detr.training.artifacts.fingerprint import counts_of, data_hash, fingerprint
 
 
 @pytest.fixture
@@ -57,6 +57,23 @@ def test_paths_are_no_settings(digits_folder):
     other = fingerprint(config.model_copy(update={"seed": 1}), train, valid)
     assert (other["settings"] != same["settings"], other["data"] == same["data"]) == (True, True)
     assert "torch" in same["versions"]
+
+
+def test_the_contents_of_each_split_are_counted(digits_folder, copied):
+    for split in ("train", "valid"):
+        file = copied / split / "_annotations.coco.json"
+        content = json.loads(file.read_text())
+        counts = counts_of(load_split(copied, split))
+        assert (counts["images"], counts["objects"]) == (len(content["images"]), len(content["annotations"]))
+        assert (counts["shorter_side_px"], counts["longer_side_px"]) == ([64, 64, 64], [64, 64, 64])
+        for category in content["categories"]:
+            expected = sum(row["category_id"] == category["id"] for row in content["annotations"])
+            assert counts["objects_by_category_id"][str(category["id"])] == expected
+    content["images"][0]["width"], content["images"][1]["height"] = 256, 32
+    file.write_text(json.dumps(content))
+    counts = counts_of(load_split(copied, "valid"))
+    assert (counts["shorter_side_px"], counts["longer_side_px"]) == ([32, 64, 64], [64, 64, 256])
+    json.dumps(counts)
 
 
 def test_the_processor_is_named(tmp_path):

@@ -1,10 +1,12 @@
-"""The fingerprint of a run: hashes of its data and settings, and the versions and the processor it ran with."""
+"""The fingerprint of a run: hashes and counts of its data, a hash of its settings, the versions and the processor."""
 
 import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from conditional_detr.config.run import RunConfig
 from conditional_detr.config.toml import flat
@@ -21,7 +23,7 @@ def fingerprint(config: RunConfig, train: SplitIndex, valid: SplitIndex) -> dict
     Returns
     -------
     "data": hash of both splits; "train", "valid": those of each split; "settings": hash of all settings but the paths;
-    "versions", "processor": texts
+    "versions", "processor": texts; "counts": see `counts_of`, for each split
     """
     splits = {"train": data_hash(train), "valid": data_hash(valid)}
     settings = {key: value for key, value in flat(config.model_dump(mode="json")).items() if key not in NOT_A_SETTING}
@@ -31,6 +33,27 @@ def fingerprint(config: RunConfig, train: SplitIndex, valid: SplitIndex) -> dict
         "settings": _hash(settings),
         "versions": versions(),
         "processor": processor_name(),
+        "counts": {"train": counts_of(train), "valid": counts_of(valid)},
+    }
+
+
+def counts_of(index: SplitIndex) -> dict[str, Any]:
+    """What a split contains.
+
+    Returns
+    -------
+    "images", "objects": their numbers; "objects_by_category_id": number of objects of each category, its id as text;
+    "shorter_side_px", "longer_side_px": smallest, median and largest, over the images
+    """
+    objects = np.bincount(index.labels, minlength=len(index.categories)).tolist()
+    sides = np.sort(index.sizes_hw, axis=1).astype(int)
+    spans = [[int(side.min()), int(np.median(side)), int(side.max())] for side in sides.T]
+    return {
+        "images": len(index),
+        "objects": len(index.labels),
+        "objects_by_category_id": {str(c.id): count for c, count in zip(index.categories, objects, strict=True)},
+        "shorter_side_px": spans[0],
+        "longer_side_px": spans[1],
     }
 
 

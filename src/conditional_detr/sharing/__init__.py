@@ -1,0 +1,1 @@
+"""Push a model with its card to the Hugging Face Hub."""
