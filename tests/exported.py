@@ -10,12 +10,15 @@ import numpy as np
 import torch
 
 from conditional_detr.data.index import load_split
+from conditional_detr.exporting import graph
 from conditional_detr.factory.build import DetectionModel
 from conditional_detr.factory.create import create_model
 from conditional_detr.inference.batching import Model
 from conditional_detr.inference.detector import Detector
+from conditional_detr.inference.engines import INPUTS
 from conditional_detr.weights.discovery import load_model
 from conditional_detr.weights.save import save_model
+from models import perturbed, small
 
 SYSTEMS = {
     "deformable-detr-ss-tiny": {},
@@ -104,3 +107,23 @@ def check_equals_model(exported: Model, model: DetectionModel, batch: int, heigh
     logits, boxes = exported(images.numpy(), is_padding.numpy())
     np.testing.assert_allclose(boxes, expected.pred_boxes, atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(logits, expected.pred_logits, atol=2e-4, rtol=2e-4)
+
+
+def check_operator_set(name: str, opset: int, file_version: int) -> None:
+    """Export a small model of a system with an operator set, and compare the results in ONNX Runtime."""
+    import onnxruntime
+
+    model = perturbed(small(name, 3, hidden_dim=32, encoder_layers=1, decoder_layers=2))
+    proto = graph.to_onnx(model, graph.traced(model), opset)
+    assert [entry.version for entry in proto.opset_import] == [opset]
+    assert proto.ir_version == file_version
+    kinds = {node.op_type for node in proto.graph.node}
+    assert ("LayerNormalization" in kinds) == (opset != 16)
+    images, padding_mask = torch.randn(2, 3, 96, 128), torch.zeros(2, 96, 128, dtype=torch.bool)
+    padding_mask[1, 64:] = True
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, dict(zip(INPUTS, (images.numpy(), padding_mask.numpy()), strict=True)))
+    with torch.no_grad():
+        output = model(images, padding_mask)
+    np.testing.assert_allclose(found[0], output.pred_logits, atol=1e-4)
+    np.testing.assert_allclose(found[1], output.pred_boxes, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Exports of the other systems in float32 and 16 bits. `tests/soak/test_integer_exports.py` has those in 8 bits."""
+"""Exports of the other systems in float32 and 16 bits. `tests/soak/test_exports.py` has those in 8 bits."""
 
 from pathlib import Path
 
