@@ -41,7 +41,7 @@ for format in ("onnx", "openvino"):
     for precision in ("fp32", "bf16", "int8"):
         exporter.export(folder / f"{format}-{precision}", precision, max_drop=1.0)
     (folder / f"{format}-told.txt").write_text("\\n".join(told))
-texts = []
+texts = []  # of OpenVINO, the last of the formats; a refusal does not depend on the format
 for _ in range(2):
     try: exporter.export(folder / "refused", "int8", max_drop=1e-6)
     except ExportError as error: texts.append(str(error))

@@ -36,8 +36,8 @@ def image_size(context: Context) -> Choice:
     if not config.training.minutes or len(sizes) < 2:
         return Choice("imgsz", size, reason)
     speed = context.sources.speed(config, model_of(config), (LEAST_SIZE, size), round(len(index.labels) / len(index)))
-    long_side = float(np.median(index.sizes_hw.max(1) / index.sizes_hw.min(1)))
-    images = {s: images_in_time(s, long_side, speed, config) for s in sizes}
+    aspect = float(np.median(index.sizes_hw.max(1) / index.sizes_hw.min(1)))
+    images = {s: images_in_time(s, aspect, speed, config) for s in sizes}
     chosen = next((s for s in sizes if images[s] >= ENOUGH), sizes[-1])
     time, left = f"{config.training.minutes:g} minutes", epochs(images[size], index)
     if chosen == size:
@@ -66,10 +66,10 @@ def tile(context: Context) -> Choice | None:
     return Choice("tile", value, reason)
 
 
-def images_in_time(size: int, long_side: float, speed: StepSpeed, config: RunConfig) -> float:
-    """Estimated number of images that a run processes. Their longer side is `long_side` times the shorter one, `size` px."""
+def images_in_time(size: int, aspect: float, speed: StepSpeed, config: RunConfig) -> float:
+    """Estimated number of images that a run processes. Their shorter side is `size` px, the longer one `aspect` times that."""
     recipe = config.training.model_copy(update={"progressive_resize_from": first_fraction(size, config)})
-    return LEARNING_FRACTION * 60 * recipe.minutes / speed.at(size**2 * long_side * mean_cost(0.0, 1.0, recipe))
+    return LEARNING_FRACTION * 60 * recipe.minutes / speed.at(size**2 * aspect * mean_cost(0.0, 1.0, recipe))
 
 
 def epochs(images: float, index: SplitIndex) -> str:
